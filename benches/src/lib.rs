@@ -1,0 +1,1 @@
+//! Benchmarks of Leasehold beside its peers.

@@ -1,0 +1,1 @@
+//! Tenant programs of Leasehold.

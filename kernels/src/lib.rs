@@ -1,0 +1,1 @@
+//! CUDA kernels of Leasehold and their variant table.

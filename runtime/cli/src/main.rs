@@ -1,0 +1,2 @@
+//! The program leasehold, a small front that starts the others.
+fn main() {}

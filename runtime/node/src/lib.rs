@@ -1,0 +1,1 @@
+//! The node of Leasehold: control, executor, scheduler, leases, ledger, sandbox.

@@ -1,0 +1,1 @@
+//! WGSL shaders of Leasehold and their table.
