@@ -5,13 +5,25 @@
 //! The map of this crate, its flows and the arrows between its rooms are in `docs/ARCHITECTURE.md`.
 
 pub mod backend;
+mod device;
 mod dtype;
+pub mod engine;
 mod error;
+pub mod exec;
 mod layout;
+mod numerics;
 pub mod op;
+mod ops;
 pub mod order;
+pub mod plan;
+mod tensor;
 
+pub use device::{Device, Found, LEASEHOLD_FD, Queue};
 pub use dtype::{DType, Element};
 pub use error::{Error, Fault, Kind, Result};
 pub use half::{bf16, f16};
 pub use layout::{Dims, Layout, MAX_RANK};
+pub use numerics::Numerics;
+pub use op::{Activation, MapFn, ReduceFn};
+pub use ops::{Attention, Copy, Gather, Map, Matmul, Norm, Reduce, Softmax};
+pub use tensor::{Read, Tensor};

@@ -4,7 +4,7 @@
 use super::{Backend, BlockId, Caps, Mark, Place, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::op::{BoundOp, CheckedOp};
-use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS, UnitRange};
+use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UnitRange};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,7 +68,7 @@ impl Null {
             max_alloc: memory,
             max_binding: memory,
             memory,
-            unit_cap_ns: UNIT_CAP_SLOW_NS,
+            unit_cap_ns: UNIT_CAP_GPU_NS,
             clock: "virtual",
         };
         let blocks = HashMap::new();

@@ -6,6 +6,7 @@ use super::Op;
 use super::operand::{Access, Role, Spec};
 use super::rule::Rule;
 use crate::error::{Error, Result};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// Names an allocation of one engine. Ids are never used twice.
@@ -29,6 +30,16 @@ pub struct CheckedOp {
     op: Op,
     roles: Vec<Role>,
     specs: Vec<Spec>,
+}
+
+/// `check` lets no NaN and no negative zero pass, so equality is an equivalence and equal ops have equal bits.
+impl Eq for CheckedOp {}
+
+impl Hash for CheckedOp {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.op.code().hash(state);
+        self.specs.hash(state);
+    }
 }
 
 impl CheckedOp {

@@ -1,0 +1,200 @@
+//! Devices and queues, and the one place that names the backends. Tenants open a device here.
+
+use crate::backend::{Backend, Caps};
+use crate::dtype::{DType, Element};
+use crate::engine::{Engine, Local, QueueId};
+use crate::error::{Error, Kind, Result};
+use crate::numerics::Numerics;
+use crate::op::Rule;
+use crate::tensor::{Tensor, dims};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+/// The variable that names the inherited session socket of a leased job.
+pub const LEASEHOLD_FD: &str = "LEASEHOLD_FD";
+
+/// A device that runs ops. Clones share it.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    engine: Box<dyn Engine>,
+    why: String,
+    queues: AtomicU32,
+}
+
+/// A device that could be opened, and what is known of it.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The name that [`Device::open_named`] takes: `cpu`, `wgpu:0`.
+    pub name: String,
+    /// What it is and can do.
+    pub caps: Caps,
+}
+
+impl Device {
+    /// The leased device if `LEASEHOLD_FD` is set, and then no other; else the first hardware adapter; else
+    /// the CPU. A software adapter is never chosen here: ask for it by name.
+    ///
+    /// # Errors
+    /// `NoDevice`, `Environment`, or what opening the leased device fails with.
+    pub fn open() -> Result<Self> {
+        let mut why = Vec::new();
+        for found in Self::list() {
+            if found.caps.software && found.caps.backend != "cpu" {
+                why.push(format!("{}: software adapter, passed over", found.name));
+                continue;
+            }
+            match Self::open_found(&found.name) {
+                Ok(engine) => {
+                    why.push(format!("{}: chosen", found.name));
+                    return Ok(Self::from_engine(engine, why.join("; ")));
+                }
+                Err(error) => why.push(format!("{}: {error}", found.name)),
+            }
+        }
+        Err(Kind::NoDevice { why: why.join("; ") }.into())
+    }
+
+    /// The device of this name, as [`Device::list`] gives it.
+    ///
+    /// # Errors
+    /// `NoDevice` with the names that exist; what opening it fails with.
+    pub fn open_named(name: &str) -> Result<Self> {
+        Ok(Self::from_engine(Self::open_found(name)?, format!("{name}: asked for by name")))
+    }
+
+    /// Every device of this machine that this build can open, in the order of choice.
+    pub fn list() -> Vec<Found> {
+        Vec::new()
+    }
+
+    fn open_found(name: &str) -> Result<Box<dyn Engine>> {
+        let names: Vec<String> = Self::list().into_iter().map(|found| found.name).collect();
+        Err(Kind::NoDevice { why: format!("{name:?} asked, there are {}", names.join(", ")) }
+            .into())
+    }
+
+    /// A device on an engine made elsewhere, and why it was chosen.
+    pub fn from_engine(engine: Box<dyn Engine>, why: String) -> Self {
+        Self(Arc::new(Inner { engine, why, queues: AtomicU32::new(1) }))
+    }
+
+    /// A device on a backend of this process; tests use it with `null`.
+    ///
+    /// # Errors
+    /// `System` when its thread cannot be started.
+    pub fn from_backend<B: Backend>(backend: B) -> Result<Self> {
+        Ok(Self::from_engine(boxed(backend)?, "given by the caller".into()))
+    }
+
+    pub(crate) fn engine(&self) -> &dyn Engine {
+        &*self.0.engine
+    }
+
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The device's own name.
+    pub fn name(&self) -> &str {
+        &self.caps().name
+    }
+
+    /// What it is and can do.
+    pub fn caps(&self) -> &Caps {
+        self.engine().caps()
+    }
+
+    /// Why this device was chosen and what was passed over.
+    pub fn why(&self) -> &str {
+        &self.0.why
+    }
+
+    /// Equal id, equal bits.
+    pub fn numerics(&self) -> Numerics {
+        self.engine().numerics()
+    }
+
+    /// Another in-order queue.
+    pub fn queue(&self) -> Queue {
+        Queue { device: self.clone(), id: QueueId(self.0.queues.fetch_add(1, Relaxed)) }
+    }
+
+    pub(crate) fn default_queue(&self) -> Queue {
+        Queue { device: self.clone(), id: QueueId(0) }
+    }
+
+    /// A tensor of `shape` with these elements in row-major order.
+    ///
+    /// # Errors
+    /// `Shape` when the count differs, `OutOfMemory`.
+    pub fn tensor<T: Element, const N: usize>(
+        &self,
+        shape: [usize; N],
+        data: &[T],
+    ) -> Result<Tensor> {
+        self.tensor_of(&shape, data)
+    }
+
+    /// [`Device::tensor`] for a rank known at run time.
+    ///
+    /// # Errors
+    /// As [`Device::tensor`].
+    pub fn tensor_of<T: Element>(&self, shape: &[usize], data: &[T]) -> Result<Tensor> {
+        let shape = dims(shape)?;
+        if shape.product() != data.len() as u128 {
+            let asked = format!("{} elements", data.len());
+            return Err(Error::rejected(Rule::OutDims, None, asked, format!("shape {shape}")));
+        }
+        let tensor = Tensor::empty(self, T::DTYPE, shape)?;
+        tensor.write(data)?;
+        Ok(tensor)
+    }
+
+    /// A tensor of `shape` whose contents are undefined until something is written.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn empty(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        Tensor::empty(self, dtype, dims(shape)?)
+    }
+
+    /// Waits for everything enqueued so far, at most `timeout`, and takes the first error since the last call.
+    ///
+    /// # Errors
+    /// `Timeout`, or that error.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<()> {
+        self.engine().wait(timeout)
+    }
+}
+
+fn boxed<B: Backend>(backend: B) -> Result<Box<dyn Engine>> {
+    Ok(Box::new(Local::new(backend)?))
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.caps().backend)
+    }
+}
+
+/// An in-order queue of a device. Ops of one queue run in call order.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    device: Device,
+    id: QueueId,
+}
+
+impl Queue {
+    pub(crate) fn id(&self) -> QueueId {
+        self.id
+    }
+
+    /// The queue's device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+}

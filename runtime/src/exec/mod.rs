@@ -1,0 +1,227 @@
+//! Runs bound ops on a backend: the table of buffers, the cache of prepared plans, and runs that advance by
+//! whole units. The local engine passes a run's whole range to one launch; a node's executor advances it by
+//! slices, with other tenants' work between. Neither clock nor policy is here.
+
+use crate::backend::{Backend, BlockId, Caps, Mark, Place, Progress};
+use crate::error::{Error, Kind, Result};
+use crate::numerics::Numerics;
+use crate::op::{BoundOp, BufferId, CheckedOp};
+use crate::order::{Plan, UnitRange};
+use crate::plan;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Prepared plans kept; the cache is emptied when it would grow beyond.
+const PREPARED_MAX: usize = 4096;
+
+/// A backend with its buffers and prepared plans. One thread uses it at a time.
+pub struct Core<B: Backend> {
+    backend: B,
+    buffers: HashMap<BufferId, Buffer>,
+    prepared: HashMap<Arc<CheckedOp>, Ready<B>>,
+    numerics: Numerics,
+}
+
+struct Buffer {
+    block: BlockId,
+    len: u64,
+}
+
+struct Ready<B: Backend> {
+    plan: Plan,
+    kernel: B::Prepared,
+}
+
+/// An op under way: which units are done and where its operands lie.
+#[derive(Debug)]
+pub struct Run {
+    op: BoundOp,
+    plan: Plan,
+    places: Vec<Place>,
+    state: Option<Place>,
+    next: u64,
+}
+
+impl Run {
+    /// The op and its bindings.
+    pub fn op(&self) -> &BoundOp {
+        &self.op
+    }
+
+    /// The plan it follows.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Units not yet launched.
+    pub fn remaining(&self) -> u64 {
+        self.units() - self.next
+    }
+
+    /// Most units whose prediction fits `budget_ns`, but at least one while any remains.
+    pub fn units_within(&self, budget_ns: u64) -> u64 {
+        let fit = budget_ns / self.plan.unit_ns.max(1);
+        fit.max(1).min(self.remaining())
+    }
+
+    fn units(&self) -> u64 {
+        // `plan::choose` refused plans whose units exceed 64 bits.
+        u64::try_from(self.plan.units()).unwrap_or(u64::MAX)
+    }
+}
+
+impl<B: Backend> Core<B> {
+    /// A core without buffers.
+    pub fn new(backend: B) -> Self {
+        let numerics = Numerics::of(&backend);
+        Self { backend, buffers: HashMap::new(), prepared: HashMap::new(), numerics }
+    }
+
+    /// What the backend is and can do.
+    pub fn caps(&self) -> &Caps {
+        self.backend.caps()
+    }
+
+    /// The device's numerics id.
+    pub fn numerics(&self) -> Numerics {
+        self.numerics
+    }
+
+    /// The backend itself, for copies and zeroing by block.
+    pub fn backend(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// Allocates `len` bytes under `id`, contents undefined. The caller never uses an id twice.
+    ///
+    /// # Errors
+    /// `Unsupported` over the device's allocation limit, `OutOfMemory`, `DeviceLost`.
+    pub fn alloc(&mut self, id: BufferId, len: u64) -> Result<()> {
+        let max = self.caps().max_alloc;
+        if len > max {
+            let asked = format!("an allocation of {len} bytes");
+            return Err(Kind::Unsupported { asked, allowed: format!("{max} bytes") }.into());
+        }
+        let block = self.backend.alloc(len)?;
+        self.buffers.insert(id, Buffer { block, len });
+        Ok(())
+    }
+
+    /// Frees a buffer; unknown ids are ignored.
+    pub fn free(&mut self, id: BufferId) {
+        if let Some(buffer) = self.buffers.remove(&id) {
+            self.backend.free(buffer.block);
+        }
+    }
+
+    /// The place of byte `offset` of a buffer, if `len` bytes from there lie inside it.
+    ///
+    /// # Errors
+    /// `Bounds`.
+    pub fn place(&self, id: BufferId, offset: u64, len: u64) -> Result<Place> {
+        let end = u128::from(offset) + u128::from(len);
+        match self.buffers.get(&id) {
+            Some(buffer) if end <= u128::from(buffer.len) => {
+                Ok(Place { block: buffer.block, offset })
+            }
+            other => {
+                let allowed = other.map_or(0, |buffer| buffer.len);
+                Err(Kind::Bounds { asked: end.to_string(), allowed: allowed.to_string() }.into())
+            }
+        }
+    }
+
+    /// The plan that the op will follow here; prepared once and cached.
+    ///
+    /// # Errors
+    /// `Unsupported`, `Time`, `OutOfMemory` or `DeviceLost`.
+    pub fn plan(&mut self, op: &Arc<CheckedOp>) -> Result<Plan> {
+        if let Some(ready) = self.prepared.get(op) {
+            return Ok(ready.plan);
+        }
+        let named = |e: Error| e.in_op(op.op().name());
+        self.binding_limits(op).map_err(named)?;
+        let candidates = self.backend.candidates(op).map_err(named)?;
+        let plan = plan::choose(op, &candidates, self.backend.caps())?;
+        let kernel = self.backend.prepare(op, &plan).map_err(named)?;
+        if self.prepared.len() >= PREPARED_MAX {
+            self.prepared.clear();
+        }
+        self.prepared.insert(Arc::clone(op), Ready { plan, kernel });
+        Ok(plan)
+    }
+
+    fn binding_limits(&self, op: &CheckedOp) -> Result<()> {
+        let max = self.caps().max_binding;
+        let over = op.specs().iter().zip(op.roles()).find(|(s, _)| s.span_bytes() > max.into());
+        match over {
+            None => Ok(()),
+            Some((spec, role)) => {
+                let asked = format!("{} of {} bytes", role.name, spec.span_bytes());
+                Err(Kind::Unsupported { asked, allowed: format!("{max} bytes") }.into())
+            }
+        }
+    }
+
+    /// Plans the op and finds its operands; nothing is launched yet.
+    ///
+    /// # Errors
+    /// As [`Core::plan`], or `Bounds` when a buffer is gone.
+    pub fn begin(&mut self, op: BoundOp) -> Result<Run> {
+        let plan = self.plan(op.op())?;
+        let specs = op.op().specs().iter();
+        let places = specs
+            .zip(op.bindings())
+            // A checked spec spans fewer than 2^62 bytes.
+            .map(|(spec, b)| self.place(b.buffer, b.offset, spec.span_bytes() as u64))
+            .collect::<Result<Vec<_>>>()?;
+        let state = match plan.state_bytes {
+            0 => None,
+            bytes => Some(Place { block: self.backend.alloc(bytes)?, offset: 0 }),
+        };
+        Ok(Run { op, plan, places, state, next: 0 })
+    }
+
+    /// Launches the run's next `units` units and returns the range launched.
+    ///
+    /// # Errors
+    /// `DeviceLost`, or what preparing again can fail with.
+    pub fn step(&mut self, run: &mut Run, units: u64) -> Result<UnitRange> {
+        let range = run.next..run.next + units.min(run.remaining());
+        if range.is_empty() {
+            return Ok(range);
+        }
+        // The cache may have been emptied since the run began.
+        self.plan(run.op.op())?;
+        if let Some(ready) = self.prepared.get_mut(run.op.op()) {
+            let kernel = &mut ready.kernel;
+            self.backend.launch(kernel, range.clone(), &run.op, &run.places, run.state)?;
+        }
+        run.next = range.end;
+        Ok(range)
+    }
+
+    /// Gives back what a run holds, whether it ended or was dropped half-way.
+    pub fn end(&mut self, run: &Run) {
+        if let Some(state) = run.state {
+            self.backend.free(state.block);
+        }
+    }
+
+    /// A mark after everything launched so far.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    pub fn mark(&mut self) -> Result<Mark> {
+        self.backend.mark()
+    }
+
+    /// Waits for a mark.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    pub fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress> {
+        self.backend.poll(mark, timeout)
+    }
+}

@@ -1,0 +1,321 @@
+//! Tensors, their views and reads: what a tenant holds. A tensor is a view of a buffer of one device; views
+//! share the buffer, and the last one dropped frees it.
+
+use crate::device::{Device, Queue};
+use crate::dtype::{DType, Element};
+use crate::engine::Ticket;
+use crate::error::{Error, Kind, Result};
+use crate::layout::{Dims, Layout};
+use crate::op::{Binding, BufferId, Rule, Spec};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A buffer of a device, freed when its last view goes.
+struct Buffer {
+    device: Device,
+    id: BufferId,
+    len: u64,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.device.engine().free(self.id);
+    }
+}
+
+/// A view of device memory: dtype, shape and strides (in elements), and where it begins. Clones share memory.
+#[derive(Clone)]
+pub struct Tensor {
+    buffer: Arc<Buffer>,
+    dtype: DType,
+    layout: Layout,
+    /// Bytes from the buffer's start to the first element.
+    offset: u64,
+}
+
+/// `sizes` as [`Dims`], naming the rule when there are too many.
+pub(crate) fn dims(sizes: &[usize]) -> Result<Dims> {
+    let wide: Vec<u64> = sizes.iter().map(|&n| n as u64).collect();
+    Dims::new(&wide).ok_or_else(|| {
+        let asked = format!("{} dimensions", sizes.len());
+        Error::rejected(Rule::Rank, None, asked, format!("at most {}", crate::MAX_RANK))
+    })
+}
+
+impl Tensor {
+    /// A new row-major tensor, contents undefined.
+    pub(crate) fn empty(device: &Device, dtype: DType, shape: Dims) -> Result<Self> {
+        let layout = Layout::contiguous(shape);
+        let bytes = layout.numel().saturating_mul(u128::from(dtype.size()));
+        let len = u64::try_from(bytes).map_err(|_| {
+            Error::rejected(Rule::Elements, None, layout, "fewer than 2^62 elements and bytes")
+        })?;
+        let id = device.engine().alloc(len)?;
+        let buffer = Arc::new(Buffer { device: device.clone(), id, len });
+        Ok(Self { buffer, dtype, layout, offset: 0 })
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Sizes.
+    pub fn shape(&self) -> &[u64] {
+        self.layout.shape()
+    }
+
+    /// Shape and strides.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The device it lies on.
+    pub fn device(&self) -> &Device {
+        &self.buffer.device
+    }
+
+    pub(crate) fn spec(&self) -> Spec {
+        Spec::new(self.dtype, self.layout, self.offset)
+    }
+
+    pub(crate) fn binding(&self) -> Binding {
+        Binding { buffer: self.buffer.id, offset: self.offset, len: self.buffer.len }
+    }
+
+    fn view(&self, layout: Layout, elements: u64) -> Result<Self> {
+        let offset = elements.checked_mul(self.dtype.size());
+        let offset = offset.and_then(|bytes| bytes.checked_add(self.offset));
+        let end = offset.map(|o| u128::from(o) + Spec::new(self.dtype, layout, 0).span_bytes());
+        match (offset, end) {
+            (Some(offset), Some(end)) if end <= u128::from(self.buffer.len) => {
+                Ok(Self { buffer: Arc::clone(&self.buffer), layout, offset, ..*self })
+            }
+            _ => {
+                let asked = end.map_or_else(|| format!("element {elements}"), |e| e.to_string());
+                Err(Error::rejected(Rule::InBounds, None, asked, self.buffer.len))
+            }
+        }
+    }
+
+    /// The same memory under `layout`, which [`Layout`] made from this one without leaving it.
+    pub(crate) fn with_layout(&self, layout: Layout) -> Self {
+        Self { layout, ..self.clone() }
+    }
+
+    /// The last two axes exchanged, without a copy. Below rank 2 the tensor itself.
+    #[must_use]
+    pub fn t(&self) -> Self {
+        self.with_layout(self.layout.transpose().unwrap_or(self.layout))
+    }
+
+    /// The axes in a new order, without a copy.
+    ///
+    /// # Errors
+    /// `Value` unless `order` is a permutation of the axes.
+    pub fn permute(&self, order: &[usize]) -> Result<Self> {
+        let layout = self.layout.permute(order).ok_or_else(|| {
+            let allowed = format!("a permutation of 0..{}", self.layout.rank());
+            Error::rejected(Rule::Axis, None, format!("{order:?}"), allowed)
+        })?;
+        Ok(self.with_layout(layout))
+    }
+
+    /// Entries `start..start + len` of `axis`, without a copy.
+    ///
+    /// # Errors
+    /// `Value` when the axis or the entries do not exist.
+    pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
+        let cut = self.layout.narrow(axis, start as u64, len as u64).ok_or_else(|| {
+            let asked = format!("axis {axis}, {len} entries from {start}");
+            Error::rejected(
+                Rule::Axis,
+                None,
+                asked,
+                format!("inside shape {}", self.layout.shape()),
+            )
+        })?;
+        self.view(cut.0, cut.1)
+    }
+
+    /// The same elements in another shape, without a copy.
+    ///
+    /// # Errors
+    /// `Shape` when the counts differ or the strides would need a copy.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        let shape = dims(shape)?;
+        let layout = self.layout.reshape(&shape).ok_or_else(|| {
+            let allowed =
+                format!("{} elements of {} without a copy", self.layout.numel(), self.layout);
+            Error::rejected(Rule::OutDims, None, shape, allowed)
+        })?;
+        Ok(self.with_layout(layout))
+    }
+
+    /// Repeated to `shape` by NumPy's rule, without a copy.
+    ///
+    /// # Errors
+    /// `Shape` when an axis is neither equal nor 1.
+    pub fn broadcast_to(&self, shape: &[usize]) -> Result<Self> {
+        self.broadcast(&dims(shape)?)
+    }
+
+    pub(crate) fn broadcast(&self, shape: &Dims) -> Result<Self> {
+        let layout = self.layout.broadcast_to(shape).ok_or_else(|| {
+            let allowed = format!("what {} broadcasts to", self.layout.shape());
+            Error::rejected(Rule::SameShape, None, shape, allowed)
+        })?;
+        Ok(self.with_layout(layout))
+    }
+
+    /// A view with any strides and offset, in elements from this view's first.
+    ///
+    /// # Errors
+    /// `Layout` for negative strides or offsets, `Bounds` when it leaves the buffer.
+    pub fn as_strided(&self, shape: &[usize], strides: &[i64], offset: i64) -> Result<Self> {
+        let negative = strides.iter().chain([&offset]).find(|&&s| s < 0);
+        if let Some(value) = negative {
+            return Err(Error::rejected(
+                Rule::OutInjective,
+                None,
+                value,
+                "strides and offsets from 0",
+            ));
+        }
+        let steps: Vec<usize> = strides.iter().map(|&s| s as usize).collect();
+        let (shape, strides) = (dims(shape)?, dims(&steps)?);
+        let layout = Layout::new(shape, strides).ok_or_else(|| {
+            Error::rejected(Rule::Rank, None, strides.rank(), format!("{} strides", shape.rank()))
+        })?;
+        self.view(layout, offset as u64)
+    }
+
+    /// Replaces the contents of a row-major view.
+    ///
+    /// # Errors
+    /// `DType` or `Shape` when `data` is not of this view's dtype and length, `Layout` when it has gaps.
+    pub fn write<T: Element>(&self, data: &[T]) -> Result<()> {
+        self.write_on(&self.device().default_queue(), data)
+    }
+
+    /// [`Tensor::write`] on a queue.
+    ///
+    /// # Errors
+    /// As [`Tensor::write`].
+    pub fn write_on<T: Element>(&self, queue: &Queue, data: &[T]) -> Result<()> {
+        self.has_dtype(T::DTYPE)?;
+        if data.len() as u128 != self.layout.numel() {
+            let asked = format!("{} elements", data.len());
+            return Err(Error::rejected(Rule::OutDims, None, asked, self.layout.numel()));
+        }
+        if !self.layout.is_contiguous() {
+            let asked = self.layout;
+            return Err(Error::rejected(Rule::OutInjective, None, asked, "row-major without gaps"));
+        }
+        let bytes = bytemuck::cast_slice(data);
+        self.device().engine().write(self.buffer.id, self.offset, bytes, queue.id())?;
+        Ok(())
+    }
+
+    /// Starts to read the elements in row-major order; a strided view is made dense on the device first.
+    ///
+    /// # Errors
+    /// `DType` when `T` is not this tensor's element type; what enqueueing fails with.
+    pub fn read<T: Element>(&self) -> Result<Read<T>> {
+        self.read_on(&self.device().default_queue())
+    }
+
+    /// [`Tensor::read`] on a queue.
+    ///
+    /// # Errors
+    /// As [`Tensor::read`].
+    pub fn read_on<T: Element>(&self, queue: &Queue) -> Result<Read<T>> {
+        self.has_dtype(T::DTYPE)?;
+        let dense = if self.layout.is_contiguous() {
+            self.clone()
+        } else {
+            crate::ops::Copy::new(self).on(queue).run()?
+        };
+        // A tensor lies in memory, so its length fits the address space.
+        let len = dense.layout.numel() as usize;
+        let bytes = len as u64 * self.dtype.size();
+        let engine = dense.device().engine();
+        let ticket = engine.read(dense.buffer.id, dense.offset, bytes, queue.id())?;
+        Ok(Read { device: self.device().clone(), ticket, len, taken: false, element: PhantomData })
+    }
+
+    fn has_dtype(&self, dtype: DType) -> Result<()> {
+        if dtype == self.dtype {
+            return Ok(());
+        }
+        Err(Error::rejected(Rule::SameDType, None, dtype, self.dtype))
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{} on {}", self.dtype, self.layout, self.device().name())
+    }
+}
+
+/// Elements on their way to the host.
+#[derive(Debug)]
+pub struct Read<T> {
+    device: Device,
+    ticket: Ticket,
+    len: usize,
+    taken: bool,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> Read<T> {
+    /// Whether the elements, or an error, are here.
+    pub fn ready(&self) -> bool {
+        !matches!(self.device.engine().poll(self.ticket, Some(Duration::ZERO)), Ok(false))
+    }
+
+    /// Waits for the elements, at most `timeout` (`None`: as long as it takes). After a time-out it may be
+    /// called again.
+    ///
+    /// # Errors
+    /// `Timeout`; the first cause when the op that made the tensor failed; `DeviceLost`, `Revoked`.
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Vec<T>> {
+        self.arrived(timeout)?;
+        let mut data = crate::engine::zeroed(self.len)?;
+        self.wait_into(&mut data, timeout)?;
+        Ok(data)
+    }
+
+    fn arrived(&self, timeout: Option<Duration>) -> Result<()> {
+        if self.device.engine().poll(self.ticket, timeout)? {
+            return Ok(());
+        }
+        let waited_ms = timeout.map_or(0, |t| t.as_millis() as u64);
+        Err(Kind::Timeout { waited_ms }.into())
+    }
+
+    /// [`Read::wait`] into a buffer of exactly the tensor's length.
+    ///
+    /// # Errors
+    /// As [`Read::wait`]; `Shape` when `dst` has another length or the elements were taken before.
+    pub fn wait_into(&mut self, dst: &mut [T], timeout: Option<Duration>) -> Result<()> {
+        if dst.len() != self.len || self.taken {
+            let allowed =
+                if self.taken { "none: already taken".into() } else { self.len.to_string() };
+            return Err(Error::rejected(Rule::OutDims, None, dst.len(), allowed));
+        }
+        self.arrived(timeout)?;
+        self.taken = true;
+        self.device.engine().fetch(self.ticket, bytemuck::cast_slice_mut(dst))
+    }
+}
+
+impl<T> Drop for Read<T> {
+    fn drop(&mut self) {
+        if !self.taken {
+            self.device.engine().forget(self.ticket);
+        }
+    }
+}
