@@ -1,12 +1,9 @@
 //! Devices and queues, and the one place that names the backends. Tenants open a device here.
 
 use crate::backend::{Backend, Caps};
-use crate::dtype::{DType, Element};
 use crate::engine::{Engine, Local, QueueId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::numerics::Numerics;
-use crate::op::Rule;
-use crate::tensor::{Tensor, dims};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -125,41 +122,6 @@ impl Device {
 
     pub(crate) fn default_queue(&self) -> Queue {
         Queue { device: self.clone(), id: QueueId(0) }
-    }
-
-    /// A tensor of `shape` with these elements in row-major order.
-    ///
-    /// # Errors
-    /// `Shape` when the count differs, `OutOfMemory`.
-    pub fn tensor<T: Element, const N: usize>(
-        &self,
-        shape: [usize; N],
-        data: &[T],
-    ) -> Result<Tensor> {
-        self.tensor_of(&shape, data)
-    }
-
-    /// [`Device::tensor`] for a rank known at run time.
-    ///
-    /// # Errors
-    /// As [`Device::tensor`].
-    pub fn tensor_of<T: Element>(&self, shape: &[usize], data: &[T]) -> Result<Tensor> {
-        let shape = dims(shape)?;
-        if shape.product() != data.len() as u128 {
-            let asked = format!("{} elements", data.len());
-            return Err(Error::rejected(Rule::OutDims, None, asked, format!("shape {shape}")));
-        }
-        let tensor = Tensor::empty(self, T::DTYPE, shape)?;
-        tensor.write(data)?;
-        Ok(tensor)
-    }
-
-    /// A tensor of `shape` whose contents are undefined until something is written.
-    ///
-    /// # Errors
-    /// `OutOfMemory`.
-    pub fn empty(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
-        Tensor::empty(self, dtype, dims(shape)?)
     }
 
     /// Waits for everything enqueued so far, at most `timeout`, and takes the first error since the last call.

@@ -4,8 +4,7 @@
 
 use super::Op;
 use super::operand::{Access, Role, Spec};
-use super::rule::Rule;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Rule};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 

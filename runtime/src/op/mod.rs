@@ -13,9 +13,9 @@ mod norm;
 mod operand;
 mod reduce;
 mod reserved;
-mod rule;
 mod softmax;
 
+pub use crate::error::Rule;
 pub use attention::{Attention, KeyValue, Lens, Mask};
 pub use check::check;
 pub use checked::{Binding, BoundOp, BufferId, CheckedOp};
@@ -29,7 +29,6 @@ pub use reduce::{Reduce, ReduceFn};
 pub use reserved::{
     ArgMax, AttentionBackward, Quantize, QuantizeFormat, Rope, Scatter, ScatterFn, TopK,
 };
-pub use rule::Rule;
 pub use softmax::Softmax;
 
 /// Which freedom the order has. See the Bits contract in ARCHITECTURE.

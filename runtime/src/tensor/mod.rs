@@ -1,16 +1,18 @@
 //! Tensors, their views and reads: what a tenant holds. A tensor is a view of a buffer of one device; views
 //! share the buffer, and the last one dropped frees it.
 
+pub(crate) mod ops;
+mod read;
+
+pub use read::Read;
+
 use crate::device::{Device, Queue};
 use crate::dtype::{DType, Element};
-use crate::engine::Ticket;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::layout::{Dims, Layout};
 use crate::op::{Binding, BufferId, Rule, Spec};
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A buffer of a device, freed when its last view goes.
 struct Buffer {
@@ -236,14 +238,14 @@ impl Tensor {
         let dense = if self.layout.is_contiguous() {
             self.clone()
         } else {
-            crate::ops::Copy::new(self).on(queue).run()?
+            ops::Copy::new(self).on(queue).run()?
         };
         // A tensor lies in memory, so its length fits the address space.
         let len = dense.layout.numel() as usize;
         let bytes = len as u64 * self.dtype.size();
         let engine = dense.device().engine();
         let ticket = engine.read(dense.buffer.id, dense.offset, bytes, queue.id())?;
-        Ok(Read { device: self.device().clone(), ticket, len, taken: false, element: PhantomData })
+        Ok(Read::new(self.device(), ticket, len))
     }
 
     fn has_dtype(&self, dtype: DType) -> Result<()> {
@@ -260,62 +262,39 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Elements on their way to the host.
-#[derive(Debug)]
-pub struct Read<T> {
-    device: Device,
-    ticket: Ticket,
-    len: usize,
-    taken: bool,
-    element: PhantomData<T>,
-}
-
-impl<T: Element> Read<T> {
-    /// Whether the elements, or an error, are here.
-    pub fn ready(&self) -> bool {
-        !matches!(self.device.engine().poll(self.ticket, Some(Duration::ZERO)), Ok(false))
-    }
-
-    /// Waits for the elements, at most `timeout` (`None`: as long as it takes). After a time-out it may be
-    /// called again.
+impl Device {
+    /// A tensor of `shape` with these elements in row-major order.
     ///
     /// # Errors
-    /// `Timeout`; the first cause when the op that made the tensor failed; `DeviceLost`, `Revoked`.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Vec<T>> {
-        self.arrived(timeout)?;
-        let mut data = crate::engine::zeroed(self.len)?;
-        self.wait_into(&mut data, timeout)?;
-        Ok(data)
+    /// `Shape` when the count differs, `OutOfMemory`.
+    pub fn tensor<T: Element, const N: usize>(
+        &self,
+        shape: [usize; N],
+        data: &[T],
+    ) -> Result<Tensor> {
+        self.tensor_of(&shape, data)
     }
 
-    fn arrived(&self, timeout: Option<Duration>) -> Result<()> {
-        if self.device.engine().poll(self.ticket, timeout)? {
-            return Ok(());
-        }
-        let waited_ms = timeout.map_or(0, |t| t.as_millis() as u64);
-        Err(Kind::Timeout { waited_ms }.into())
-    }
-
-    /// [`Read::wait`] into a buffer of exactly the tensor's length.
+    /// [`Device::tensor`] for a rank known at run time.
     ///
     /// # Errors
-    /// As [`Read::wait`]; `Shape` when `dst` has another length or the elements were taken before.
-    pub fn wait_into(&mut self, dst: &mut [T], timeout: Option<Duration>) -> Result<()> {
-        if dst.len() != self.len || self.taken {
-            let allowed =
-                if self.taken { "none: already taken".into() } else { self.len.to_string() };
-            return Err(Error::rejected(Rule::OutDims, None, dst.len(), allowed));
+    /// As [`Device::tensor`].
+    pub fn tensor_of<T: Element>(&self, shape: &[usize], data: &[T]) -> Result<Tensor> {
+        let shape = dims(shape)?;
+        if shape.product() != data.len() as u128 {
+            let asked = format!("{} elements", data.len());
+            return Err(Error::rejected(Rule::OutDims, None, asked, format!("shape {shape}")));
         }
-        self.arrived(timeout)?;
-        self.taken = true;
-        self.device.engine().fetch(self.ticket, bytemuck::cast_slice_mut(dst))
+        let tensor = Tensor::empty(self, T::DTYPE, shape)?;
+        tensor.write(data)?;
+        Ok(tensor)
     }
-}
 
-impl<T> Drop for Read<T> {
-    fn drop(&mut self) {
-        if !self.taken {
-            self.device.engine().forget(self.ticket);
-        }
+    /// A tensor of `shape` whose contents are undefined until something is written.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn empty(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        Tensor::empty(self, dtype, dims(shape)?)
     }
 }

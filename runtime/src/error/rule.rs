@@ -1,7 +1,7 @@
 //! The rules that `check` enforces, one variant each, so that a rejection names the rule it broke.
 //! `check` is the only caller; the wire carries the number.
 
-use crate::error::Kind;
+use super::Kind;
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident: $class:ident, $text:literal;)*) => {

@@ -1,7 +1,10 @@
 //! The one error of the library: what went wrong, whose fault it is, and whether trying again can help.
 //! Every room of the crate returns it; the wire carries its [`Kind`] by number.
 
-use crate::op::Rule;
+mod rule;
+
+pub use rule::Rule;
+
 use std::fmt;
 
 /// Result of every fallible call of this crate.
