@@ -1,1 +1,5 @@
 //! The node of Leasehold: control, executor, scheduler, leases, ledger, sandbox.
+
+pub mod keys;
+pub mod sched;
+pub mod time;
