@@ -65,10 +65,17 @@ impl Device {
 
     /// Every device of this machine that this build can open, in the order of choice.
     pub fn list() -> Vec<Found> {
-        Vec::new()
+        vec![
+            #[cfg(feature = "cpu")]
+            Found { name: "cpu".into(), caps: crate::backend::cpu::Cpu::caps_of_host() },
+        ]
     }
 
     fn open_found(name: &str) -> Result<Box<dyn Engine>> {
+        #[cfg(feature = "cpu")]
+        if name == "cpu" {
+            return boxed(crate::backend::cpu::Cpu::new()?);
+        }
         let names: Vec<String> = Self::list().into_iter().map(|found| found.name).collect();
         Err(Kind::NoDevice { why: format!("{name:?} asked, there are {}", names.join(", ")) }
             .into())

@@ -10,13 +10,9 @@ pub struct Numerics(pub [u8; 32]);
 impl Numerics {
     /// The id of a backend.
     pub fn of<B: Backend>(backend: &B) -> Self {
-        let mut hash = blake3::Hasher::new();
         let caps = backend.caps();
-        for part in [caps.backend.as_bytes(), caps.arch.as_bytes(), &backend.digest()] {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        Self(*hash.finalize().as_bytes())
+        let parts = [caps.backend.as_bytes(), caps.arch.as_bytes(), &backend.digest()];
+        Self(crate::backend::digest(&parts))
     }
 }
 

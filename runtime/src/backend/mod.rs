@@ -1,6 +1,8 @@
 //! What an engine runs on: the [`Backend`] trait and the values it speaks in. Engines see this trait only;
 //! `device` alone names the backends behind it.
 
+#[cfg(feature = "cpu")]
+pub mod cpu;
 pub mod null;
 
 use crate::error::Result;
@@ -153,4 +155,14 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// `DeviceLost`.
     fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress>;
+}
+
+/// A BLAKE3 over parts that each can change bits, every part with its length, so that no two lists collide.
+pub(crate) fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = blake3::Hasher::new();
+    for part in parts {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    *hash.finalize().as_bytes()
 }

@@ -1,0 +1,316 @@
+//! The attention kernel: a tile of query rows walks the keys in chunks, left to right, with a running maximum
+//! and sum (online softmax, Milakov and Gimelshein 2018). Chunks that no row sees are skipped.
+
+use super::isa::{Isa, Kernel, fma};
+use super::math;
+use super::memory::View;
+use super::plan::{KEY_CHUNK, QUERY_ROWS, Span, attention_per_link};
+use super::pool::Pool;
+use super::scratch::{with_rows, with_tiles};
+use crate::op::{Attention, CheckedOp, Lens, Op};
+
+const ROWS: usize = QUERY_ROWS as usize;
+const KEYS: usize = KEY_CHUNK as usize;
+/// Columns of the register tile; value rows are padded to a multiple of it.
+const COLS: usize = 32;
+/// Rows of the register tile.
+const REG_ROWS: usize = 4;
+
+/// Attention on its operands.
+pub(super) struct Tiles<'a> {
+    isa: Isa,
+    op: &'a Attention,
+    q: &'a View,
+    k: &'a View,
+    v: &'a View,
+    mask: Option<&'a View>,
+    out: &'a View,
+    lse: Option<&'a View>,
+    state: Option<&'a View>,
+    per_link: u64,
+}
+
+/// A tile of query rows, and what its batch entry and head see.
+#[derive(Clone, Copy)]
+struct Tile {
+    batch: u64,
+    head: u64,
+    kv_head: u64,
+    row: u64,
+    rows: u64,
+    /// Keys that exist for this batch entry.
+    len: u64,
+}
+
+/// Running maximum and sum of each row, and the weighted values.
+struct Running<'a> {
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+    acc: &'a mut [f32],
+}
+
+impl<'a> Tiles<'a> {
+    pub(super) fn new(
+        isa: Isa,
+        checked: &'a CheckedOp,
+        views: &'a [View],
+        state: Option<&'a View>,
+    ) -> Option<Self> {
+        let Op::Attention(op) = checked.op() else { return None };
+        let view = |name| checked.position(name).map(|i| &views[i]);
+        let (q, k, v, out) = (view("q")?, view("k")?, view("v")?, view("out")?);
+        let (_, per_link, _) = attention_per_link(q.shape[3], v.shape[3], k.shape[2], isa);
+        let (mask, lse) = (view("mask"), view("lse"));
+        Some(Self { isa, op, q, k, v, mask, out, lse, state, per_link })
+    }
+
+    /// Runs a span of tiles on the pool.
+    pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
+        pool.run(span.tiles, item_ns, |i| {
+            let tile = self.tile(span.first + i);
+            with_tiles(|buffers| self.links(tile, span.from, span.to, buffers));
+        });
+    }
+
+    fn tile(&self, index: u64) -> Tile {
+        let (heads, rows) = (self.q.shape[1], self.q.shape[2]);
+        let blocks = rows.div_ceil(QUERY_ROWS);
+        let (entry, block) = (index / blocks, index % blocks);
+        let (batch, head) = (entry / heads, entry % heads);
+        let row = block * QUERY_ROWS;
+        let len = match &self.op.lens {
+            Lens::Host(list) => list.get(batch as usize).map_or(0, |&len| len.into()),
+            _ => self.k.shape[2],
+        };
+        let kv_head = head / (heads / self.k.shape[1]);
+        Tile { batch, head, kv_head, row, rows: QUERY_ROWS.min(rows - row), len }
+    }
+
+    fn links(&self, tile: Tile, from: u64, to: u64, [q, kv, scores, run]: [&mut Vec<f32>; 4]) {
+        let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
+        let wide = dv.next_multiple_of(COLS);
+        let chunks = self.k.shape[2].div_ceil(KEY_CHUNK).max(1);
+        let (first, last) = (from * self.per_link, (to * self.per_link).min(chunks));
+        run.clear();
+        run.resize(ROWS * (2 + wide), 0.0);
+        let (max, rest) = run.split_at_mut(ROWS);
+        let (sum, acc) = rest.split_at_mut(ROWS);
+        let mut running = Running { max, sum, acc };
+        running.max.fill(f32::NEG_INFINITY);
+        if let (Some(state), 1..) = (self.state, first) {
+            self.carry(state, &mut running, dv, wide, true);
+        }
+        q.clear();
+        q.resize(ROWS * d, 0.0);
+        for r in 0..tile.rows as usize {
+            let at = self.at(self.q, tile, tile.head, tile.row + r as u64);
+            let row = &mut q[r * d..(r + 1) * d];
+            self.q.load(self.isa, at, self.q.row_stride(), row);
+            row.iter_mut().for_each(|x| *x *= self.op.scale);
+        }
+        scores.resize(ROWS * KEYS, 0.0);
+        kv.resize(KEYS * d.max(wide), 0.0);
+        for chunk in first..last {
+            let key = chunk * KEY_CHUNK;
+            let keys = KEY_CHUNK.min(tile.len.saturating_sub(key));
+            if keys > 0 && self.sees(tile, tile.row + tile.rows - 1) > key {
+                self.chunk(tile, key, keys, q, kv, scores, &mut running);
+            }
+        }
+        match self.state {
+            Some(state) if last < chunks => self.carry(state, &mut running, dv, wide, false),
+            _ => self.finish(tile, &mut running, dv, wide),
+        }
+    }
+
+    /// Keys before this one are seen by query row `row`.
+    fn sees(&self, tile: Tile, row: u64) -> u64 {
+        if !self.op.causal {
+            return tile.len;
+        }
+        (row + 1 + tile.len).saturating_sub(self.q.shape[2]).min(tile.len)
+    }
+
+    fn at(&self, view: &View, tile: Tile, head: u64, row: u64) -> u64 {
+        tile.batch * view.strides[0] + head * view.strides[1] + row * view.strides[2]
+    }
+
+    fn chunk(
+        &self,
+        tile: Tile,
+        key: u64,
+        keys: u64,
+        q: &[f32],
+        kv: &mut [f32],
+        scores: &mut [f32],
+        running: &mut Running<'_>,
+    ) {
+        let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
+        let wide = dv.next_multiple_of(COLS);
+        let rows = (tile.rows as usize).next_multiple_of(REG_ROWS);
+        with_rows(|[line, _]| {
+            line.resize(d, 0.0);
+            for j in 0..KEYS {
+                if (j as u64) < keys {
+                    let at = self.at(self.k, tile, tile.kv_head, key + j as u64);
+                    self.k.load(self.isa, at, self.k.row_stride(), line);
+                } else {
+                    line.fill(0.0);
+                }
+                line.iter().enumerate().for_each(|(i, x)| kv[i * KEYS + j] = *x);
+            }
+        });
+        scores.fill(0.0);
+        let product = |a: &[f32], lda, depth, b: &[f32], ldb, c: &mut [f32]| {
+            self.isa.run(Accumulate { rows, depth, a, lda, b, ldb, c });
+        };
+        product(q, d, d, kv, KEYS, scores);
+        self.mask(tile, key, keys, scores);
+        self.isa.run(Online { rows, scores, running, wide });
+        for j in 0..KEYS {
+            let row = &mut kv[j * wide..(j + 1) * wide];
+            row.fill(0.0);
+            if (j as u64) < keys {
+                let at = self.at(self.v, tile, tile.kv_head, key + j as u64);
+                self.v.load(self.isa, at, self.v.row_stride(), &mut row[..dv]);
+            }
+        }
+        product(scores, KEYS, KEYS, kv, wide, running.acc);
+    }
+
+    /// Adds the mask and hides what a row does not see.
+    fn mask(&self, tile: Tile, key: u64, keys: u64, scores: &mut [f32]) {
+        with_rows(|[line, _]| {
+            for (r, row) in scores.chunks_exact_mut(KEYS).enumerate() {
+                let seen = if (r as u64) < tile.rows {
+                    self.sees(tile, tile.row + r as u64).saturating_sub(key).min(keys) as usize
+                } else {
+                    0
+                };
+                row[seen..].fill(f32::NEG_INFINITY);
+                if let (Some(mask), true) = (self.mask, seen > 0) {
+                    line.resize(seen, 0.0);
+                    let at = self.at(mask, tile, tile.head, tile.row + r as u64);
+                    mask.load(self.isa, at + key * mask.row_stride(), mask.row_stride(), line);
+                    row.iter_mut().zip(&*line).for_each(|(s, m)| *s += m);
+                }
+            }
+        });
+    }
+
+    /// Loads or stores the state: maxima, sums, then accumulators without padding.
+    fn carry(&self, state: &View, running: &mut Running<'_>, dv: usize, wide: usize, load: bool) {
+        let part = |at: usize, data: &mut [f32]| {
+            if load {
+                state.load(self.isa, at as u64, 1, data);
+            } else {
+                state.store(self.isa, at as u64, 1, data);
+            }
+        };
+        part(0, running.max);
+        part(ROWS, running.sum);
+        for (r, row) in running.acc.chunks_exact_mut(wide.max(1)).enumerate() {
+            part(2 * ROWS + r * dv, &mut row[..dv]);
+        }
+    }
+
+    fn finish(&self, tile: Tile, running: &mut Running<'_>, dv: usize, wide: usize) {
+        for r in 0..tile.rows as usize {
+            let (max, sum) = (running.max[r], running.sum[r]);
+            let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+            let row = &mut running.acc[r * wide..r * wide + dv];
+            row.iter_mut().for_each(|x| *x *= inverse);
+            let at = self.at(self.out, tile, tile.head, tile.row + r as u64);
+            self.out.store(self.isa, at, self.out.row_stride(), row);
+            if let Some(lse) = self.lse {
+                let y = if sum == 0.0 { f32::NEG_INFINITY } else { max + math::ln::<false>(sum) };
+                lse.store(self.isa, self.at(lse, tile, tile.head, tile.row + r as u64), 1, &[y]);
+            }
+        }
+    }
+}
+
+/// `c += a b` for `rows` rows (a multiple of 4) and `ldb` columns (a multiple of 32).
+struct Accumulate<'a> {
+    rows: usize,
+    depth: usize,
+    a: &'a [f32],
+    lda: usize,
+    b: &'a [f32],
+    ldb: usize,
+    c: &'a mut [f32],
+}
+
+impl Kernel for Accumulate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        let Self { rows, depth, a, lda, b, ldb, c } = self;
+        for r in (0..rows).step_by(REG_ROWS) {
+            for col in (0..ldb).step_by(COLS) {
+                let mut acc = [[0f32; COLS]; REG_ROWS];
+                for (i, line) in acc.iter_mut().enumerate() {
+                    line.copy_from_slice(&c[(r + i) * ldb + col..][..COLS]);
+                }
+                for k in 0..depth {
+                    let Some(b) = b[k * ldb + col..].first_chunk::<COLS>() else { return };
+                    for (i, line) in acc.iter_mut().enumerate() {
+                        let x = a[(r + i) * lda + k];
+                        for j in 0..COLS {
+                            line[j] = fma::<F>(x, b[j], line[j]);
+                        }
+                    }
+                }
+                for (i, line) in acc.iter().enumerate() {
+                    c[(r + i) * ldb + col..][..COLS].copy_from_slice(line);
+                }
+            }
+        }
+    }
+}
+
+/// One step of the online softmax: scores become weights, sums and accumulators are rescaled.
+struct Online<'a, 'b> {
+    rows: usize,
+    scores: &'a mut [f32],
+    running: &'a mut Running<'b>,
+    wide: usize,
+}
+
+impl Kernel for Online<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        let Self { rows, scores, running, wide } = self;
+        for r in 0..rows {
+            let row = &mut scores[r * KEYS..(r + 1) * KEYS];
+            let mut lanes = [f32::NEG_INFINITY; 16];
+            for part in row.as_chunks::<16>().0 {
+                for i in 0..16 {
+                    lanes[i] = math::max(lanes[i], part[i]);
+                }
+            }
+            let max = lanes.into_iter().fold(running.max[r], math::max);
+            if max == f32::NEG_INFINITY {
+                row.fill(0.0);
+                continue;
+            }
+            let mut lanes = [0f32; 16];
+            for part in row.as_chunks_mut::<16>().0 {
+                for i in 0..16 {
+                    part[i] = math::exp::<F>(part[i] - max);
+                    lanes[i] += part[i];
+                }
+            }
+            let sum = lanes.into_iter().fold(0.0, |a, b| a + b);
+            if running.max[r] == max {
+                running.sum[r] += sum;
+                continue;
+            }
+            let correction = math::exp::<F>(running.max[r] - max);
+            running.sum[r] = fma::<F>(running.sum[r], correction, sum);
+            running.max[r] = max;
+            running.acc[r * wide..(r + 1) * wide].iter_mut().for_each(|x| *x *= correction);
+        }
+    }
+}

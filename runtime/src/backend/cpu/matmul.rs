@@ -1,0 +1,253 @@
+//! The product kernel: bands of an output tile, each computed by one thread with the `gemm` crate over fixed
+//! chunks of K into an f32 accumulator, then the epilogue while the band is hot.
+
+use super::isa::{Isa, Kernel, fma};
+use super::math;
+use super::memory::View;
+use super::plan::{BAND_ROWS, Product, Span, order};
+use super::pool::Pool;
+use super::scratch::{with_rows, with_tiles};
+use crate::op::{Activation, CheckedOp, Matmul, Op};
+
+/// A product on its operands.
+pub(super) struct Bands<'a> {
+    isa: Isa,
+    op: &'a Matmul,
+    product: Product,
+    tile: [u64; 2],
+    chunk: u64,
+    a: &'a View,
+    b: &'a View,
+    out: &'a View,
+    /// bias, gate, residual
+    extra: [Option<&'a View>; 3],
+    state: Option<&'a View>,
+    batch_axes: usize,
+}
+
+/// A band: rows and columns of the output, and the batch entry they belong to.
+#[derive(Clone, Copy)]
+struct Band {
+    entry: u64,
+    row: u64,
+    rows: u64,
+    col: u64,
+    cols: u64,
+    /// First element of the band in the carried state of its tile.
+    state_at: u64,
+}
+
+impl<'a> Bands<'a> {
+    pub(super) fn new(
+        isa: Isa,
+        checked: &'a CheckedOp,
+        views: &'a [View],
+        state: Option<&'a View>,
+    ) -> Option<Self> {
+        let Op::Matmul(op) = checked.op() else { return None };
+        let view = |name| checked.position(name).map(|i| &views[i]);
+        let order = order(checked.op(), isa);
+        let (a, b, out) = (view("a")?, view("b")?, view("out")?);
+        Some(Self {
+            isa,
+            op,
+            product: Product::of(checked, isa),
+            tile: order.tile.map(u64::from),
+            chunk: order.chunk.into(),
+            a,
+            b,
+            out,
+            extra: ["bias", "gate", "residual"].map(view),
+            state,
+            batch_axes: out.shape.rank() - 2,
+        })
+    }
+
+    /// Runs a span of tiles on the pool.
+    pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
+        let bands = self.tile[0].min(self.product.m).div_ceil(BAND_ROWS).max(1);
+        pool.run(span.tiles * bands, item_ns / bands, |i| {
+            let (tile, band) = (span.first + i / bands, i % bands);
+            if let Some(band) = self.band(tile, band) {
+                self.links(band, span.from, span.to);
+            }
+        });
+    }
+
+    fn band(&self, tile: u64, band: u64) -> Option<Band> {
+        let p = &self.product;
+        let per_entry = p.tiles_m * p.tiles_n;
+        let (entry, t) = (tile / per_entry, tile % per_entry);
+        let (ti, tj) = (t / p.tiles_n, t % p.tiles_n);
+        let row = ti * self.tile[0] + band * BAND_ROWS;
+        let end = (ti * self.tile[0] + self.tile[0]).min(row + BAND_ROWS).min(p.m);
+        let col = tj * self.tile[1];
+        let cols = self.tile[1].min(p.n - col);
+        let state_at = band * BAND_ROWS * self.tile[1];
+        (row < end).then(|| Band { entry, row, rows: end - row, col, cols, state_at })
+    }
+
+    /// Links `from..to` of a band: its accumulator from the state or from zero, back to the state or through the
+    /// epilogue.
+    fn links(&self, band: Band, from: u64, to: u64) {
+        let chunks = self.product.k.div_ceil(self.chunk).max(1);
+        let per_link = self.product.per_link;
+        let (first, last) = (from * per_link, (to * per_link).min(chunks));
+        with_tiles(|[acc, a, b, _]| {
+            let len = (band.rows * band.cols) as usize;
+            acc.resize(len, 0.0);
+            if let (Some(state), 1..) = (self.state, first) {
+                state.load(self.isa, band.state_at, 1, acc);
+            }
+            for chunk in first..last {
+                let k0 = chunk * self.chunk;
+                let depth = self.chunk.min(self.product.k - k0.min(self.product.k));
+                self.multiply(band, k0, depth, acc, [a, b], chunk > 0);
+            }
+            match self.state {
+                Some(state) if last < chunks => state.store(self.isa, band.state_at, 1, acc),
+                _ => self.epilogue(band, acc),
+            }
+        });
+    }
+
+    /// `acc (+)= A[rows, k0..] B[k0.., cols]`.
+    fn multiply(
+        &self,
+        band: Band,
+        k0: u64,
+        depth: u64,
+        acc: &mut [f32],
+        [pa, pb]: [&mut Vec<f32>; 2],
+        add: bool,
+    ) {
+        if depth == 0 {
+            acc.fill(0.0);
+            return;
+        }
+        let a = self.panel(self.a, band.entry, [band.row, k0], [band.rows, depth], pa);
+        let b = self.panel(self.b, band.entry, [k0, band.col], [depth, band.cols], pb);
+        let (m, n, k) = (band.rows as usize, band.cols as usize, depth as usize);
+        // SAFETY: `acc` holds rows by cols elements. A panel's pointer and strides address rows by depth (depth by
+        // cols) elements: either of a buffer that `panel` filled, or of an operand whose whole span
+        // `Memory::view` held to its block.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                acc.as_mut_ptr(),
+                1,
+                n as isize,
+                add,
+                a.start,
+                a.strides[1],
+                a.strides[0],
+                b.start,
+                b.strides[1],
+                b.strides[0],
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+
+    /// A panel of an operand as f32: where it lies if it is f32, else widened into `buffer`.
+    fn panel(
+        &self,
+        view: &View,
+        entry: u64,
+        at: [u64; 2],
+        size: [u64; 2],
+        buffer: &mut Vec<f32>,
+    ) -> Panel {
+        let axes = self.batch_axes;
+        let [row_step, col_step] = [view.strides[axes], view.strides[axes + 1]];
+        let start = view.outer_offset(entry, axes) + at[0] * row_step + at[1] * col_step;
+        if let Some(start) = view.f32_ptr(start) {
+            return Panel { start, strides: [row_step as isize, col_step as isize] };
+        }
+        let [rows, cols] = size;
+        buffer.resize((rows * cols) as usize, 0.0);
+        if row_step < col_step {
+            let lines = buffer.chunks_exact_mut(rows as usize).zip(0..);
+            lines.for_each(|(line, j)| view.load(self.isa, start + j * col_step, row_step, line));
+            return Panel { start: buffer.as_ptr(), strides: [1, rows as isize] };
+        }
+        let lines = buffer.chunks_exact_mut(cols as usize).zip(0..);
+        lines.for_each(|(line, i)| view.load(self.isa, start + i * row_step, col_step, line));
+        Panel { start: buffer.as_ptr(), strides: [cols as isize, 1] }
+    }
+
+    fn epilogue(&self, band: Band, acc: &mut [f32]) {
+        let cols = band.cols as usize;
+        let at = |view: &View, row: u64| {
+            let axes = self.batch_axes;
+            let (rows, cols) = (view.strides[axes], view.strides[axes + 1]);
+            view.outer_offset(band.entry, axes) + (band.row + row) * rows + band.col * cols
+        };
+        let plain = self.op.alpha == 1.0
+            && self.op.activation == Activation::None
+            && self.extra.iter().all(Option::is_none);
+        with_rows(|[extra, _]| {
+            extra.resize(3 * cols, 0.0);
+            for (row, line) in (0..band.rows).zip(acc.chunks_exact_mut(cols)) {
+                if !plain {
+                    let mut parts = extra.chunks_exact_mut(cols);
+                    let rows = self.extra.map(|view| {
+                        let (view, part) = (view?, parts.next()?);
+                        view.load(self.isa, at(view, row), view.row_stride(), part);
+                        Some(&*part)
+                    });
+                    self.isa.run(Epilogue { op: self.op, line: &mut *line, rows });
+                }
+                self.out.store(self.isa, at(self.out, row), self.out.row_stride(), line);
+            }
+        });
+    }
+}
+
+/// Where a panel lies and its strides in elements.
+struct Panel {
+    start: *const f32,
+    strides: [isize; 2],
+}
+
+/// One output row: `residual + gate * act(alpha * acc + bias)`.
+struct Epilogue<'a> {
+    op: &'a Matmul,
+    line: &'a mut [f32],
+    /// bias, gate, residual
+    rows: [Option<&'a [f32]>; 3],
+}
+
+impl Kernel for Epilogue<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        let Self { op, line, rows: [bias, gate, residual] } = self;
+        match bias {
+            Some(bias) => {
+                line.iter_mut().zip(bias).for_each(|(v, b)| *v = fma::<F>(*v, op.alpha, *b));
+            }
+            None => line.iter_mut().for_each(|v| *v *= op.alpha),
+        }
+        match op.activation {
+            Activation::None => {}
+            Activation::Relu => line.iter_mut().for_each(|v| *v = math::relu(*v)),
+            Activation::GeluErf => line.iter_mut().for_each(|v| *v = math::gelu_erf::<F>(*v)),
+            Activation::GeluTanh => line.iter_mut().for_each(|v| *v = math::gelu_tanh::<F>(*v)),
+            Activation::Silu => line.iter_mut().for_each(|v| *v *= math::sigmoid::<F>(*v)),
+        }
+        if let Some(gate) = gate {
+            line.iter_mut().zip(gate).for_each(|(v, g)| *v *= g);
+        }
+        if let Some(residual) = residual {
+            line.iter_mut().zip(residual).for_each(|(v, r)| *v += r);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Blocks of host memory and strided views of them. Every raw pointer of this backend is here: kernels ask for
+//! rows as f32 and give rows back.
+
+use super::convert;
+use super::isa::Isa;
+use crate::DType;
+use crate::backend::Place;
+use crate::layout::{Dims, MAX_RANK};
+use crate::op::Spec;
+use std::alloc;
+use std::collections::HashMap;
+
+/// Alignment of a block's first byte.
+const ALIGN: usize = 4096;
+
+/// Memory that the system zeroed when it gave it; freed with the value.
+struct Block {
+    raw: *mut u8,
+    layout: alloc::Layout,
+    start: *mut u8,
+}
+
+// SAFETY: a block is plain memory that nothing else owns; `Memory` hands out access by `&mut self` or by views
+// whose users divide the work (see `View`).
+unsafe impl Send for Block {}
+
+impl Block {
+    fn new(bytes: u64) -> Option<Self> {
+        // Over-allocating keeps the allocator's lazily zeroed path, which an alignment request would lose.
+        let len = usize::try_from(bytes).ok()?.max(1).checked_add(ALIGN)?;
+        let layout = alloc::Layout::from_size_align(len, 16).ok()?;
+        // SAFETY: the size is not zero.
+        let raw = unsafe { alloc::alloc_zeroed(layout) };
+        if raw.is_null() {
+            return None;
+        }
+        // SAFETY: at most ALIGN - 1 bytes further, inside the allocation of at least ALIGN + 1.
+        let start = unsafe { raw.add(raw.align_offset(ALIGN)) };
+        Some(Self { raw, layout, start })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: made by `alloc_zeroed` with this layout, freed once.
+        unsafe { alloc::dealloc(self.raw, self.layout) };
+    }
+}
+
+/// Every block, and a few freed ones kept because fresh pages cost a fault each.
+#[derive(Default)]
+pub(super) struct Memory {
+    blocks: HashMap<u64, (Block, u64)>,
+    spare: Vec<(Block, u64)>,
+    next: u64,
+    pub(super) used: u64,
+    spare_bytes: u64,
+}
+
+/// Freed bytes kept for reuse.
+const SPARE_MAX: u64 = 1 << 30;
+
+impl Memory {
+    /// A block of at least `bytes` bytes, or `None` when the system has no more.
+    pub(super) fn alloc(&mut self, bytes: u64) -> Option<u64> {
+        let good = |have: u64| have >= bytes && have <= bytes.saturating_mul(2).max(1 << 16);
+        let fit = (0..self.spare.len()).filter(|&i| good(self.spare[i].1));
+        let (block, len) = match fit.min_by_key(|&i| self.spare[i].1) {
+            Some(i) => {
+                let found = self.spare.swap_remove(i);
+                self.spare_bytes -= found.1;
+                found
+            }
+            None => (Block::new(bytes)?, bytes),
+        };
+        self.next += 1;
+        self.used += len;
+        self.blocks.insert(self.next, (block, len));
+        Some(self.next)
+    }
+
+    pub(super) fn free(&mut self, id: u64) {
+        let Some((block, len)) = self.blocks.remove(&id) else { return };
+        self.used -= len;
+        if self.spare_bytes + len <= SPARE_MAX {
+            self.spare_bytes += len;
+            self.spare.push((block, len));
+        }
+    }
+
+    /// Pointer to `len` bytes at `offset`, if they lie inside the block.
+    fn range(&self, id: u64, offset: u64, len: u64) -> Option<*mut u8> {
+        let (block, have) = self.blocks.get(&id)?;
+        if offset.checked_add(len)? > *have {
+            return None;
+        }
+        // SAFETY: `offset` is at most the block's length, which was allocated.
+        Some(unsafe { block.start.add(offset as usize) })
+    }
+
+    /// A byte range as a slice; `None` outside the block.
+    pub(super) fn bytes(&mut self, id: u64, offset: u64, len: u64) -> Option<&mut [u8]> {
+        let start = self.range(id, offset, len)?;
+        // SAFETY: in range, initialised since blocks are zeroed when made, and unique through `&mut self`.
+        Some(unsafe { std::slice::from_raw_parts_mut(start, len as usize) })
+    }
+
+    /// Copies between blocks, or within one where the ranges may overlap; `None` outside.
+    pub(super) fn copy(&mut self, src: Place, dst: Place, len: u64) -> Option<()> {
+        let from = self.range(src.block.0, src.offset, len)?;
+        let to = self.range(dst.block.0, dst.offset, len)?;
+        // SAFETY: both ranges lie inside live blocks; `copy` allows overlap.
+        unsafe { std::ptr::copy(from, to, len as usize) };
+        Some(())
+    }
+
+    /// A view of an operand; `None` when its span leaves the block.
+    pub(super) fn view(&self, spec: &Spec, place: Place) -> Option<View> {
+        let span = u64::try_from(spec.span_bytes()).ok()?;
+        let start = self.range(place.block.0, place.offset, span)?;
+        let layout = &spec.layout;
+        Some(View { start, dtype: spec.dtype, shape: *layout.shape(), strides: *layout.strides() })
+    }
+}
+
+/// An operand in memory. Offsets are in elements from its first.
+///
+/// `Memory::view` checked that the whole span lies inside a live block. Kernels of one launch share views across
+/// threads: each element of an output belongs to exactly one work item, outputs overlap inputs only as the same
+/// element (`BoundOp`), and work items read such an element before they write it. Elements are accessed through
+/// raw pointers for moments only, never held as references across a write.
+#[derive(Clone, Copy)]
+pub(super) struct View {
+    start: *mut u8,
+    pub(super) dtype: DType,
+    pub(super) shape: Dims,
+    pub(super) strides: Dims,
+}
+
+// SAFETY: see the type: work items touch disjoint outputs, and blocks outlive the launch that made the view.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// Element offset of the row-major `index` over the axes before `axes`.
+    pub(super) fn outer_offset(&self, mut index: u64, axes: usize) -> u64 {
+        let mut offset = 0;
+        for axis in (0..axes).rev() {
+            let size = self.shape[axis].max(1);
+            offset += index % size * self.strides[axis];
+            index /= size;
+        }
+        offset
+    }
+
+    /// Size of the last axis; 1 for rank 0.
+    pub(super) fn row_len(&self) -> u64 {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Stride of the last axis; 1 for rank 0.
+    pub(super) fn row_stride(&self) -> u64 {
+        self.strides.last().copied().unwrap_or(1)
+    }
+
+    /// Axes before the last.
+    pub(super) fn outer_axes(&self) -> usize {
+        self.shape.rank().saturating_sub(1)
+    }
+
+    fn element(&self, offset: u64) -> *mut u8 {
+        // Offsets come from indices inside the shape, so they stay inside the checked span.
+        self.start.wrapping_add((offset * self.dtype.size()) as usize)
+    }
+
+    /// A float pointer for the matrix kernel, with the row and column strides given by the caller's axes.
+    pub(super) fn f32_ptr(&self, offset: u64) -> Option<*mut f32> {
+        (self.dtype == DType::F32).then(|| self.element(offset).cast())
+    }
+
+    /// `dst.len()` elements from `offset`, `stride` apart, as f32.
+    pub(super) fn load(&self, isa: Isa, offset: u64, stride: u64, dst: &mut [f32]) {
+        let (start, n, step) = (self.element(offset), dst.len(), stride as usize);
+        // SAFETY: the caller's indices are inside the shape (see `View`); a block's bytes are initialised and its
+        // elements aligned, because `check` held offsets to multiples of the element size.
+        unsafe {
+            match (self.dtype, step) {
+                (DType::F32, 1) => std::ptr::copy_nonoverlapping(start.cast(), dst.as_mut_ptr(), n),
+                (DType::F32, _) => {
+                    let p: *const f32 = start.cast();
+                    dst.iter_mut().enumerate().for_each(|(i, d)| *d = *p.add(i * step));
+                }
+                (DType::BF16 | DType::F16, _) => {
+                    let wide = if self.dtype == DType::BF16 { convert::BF16 } else { convert::F16 };
+                    let p: *const u16 = start.cast();
+                    if step == 1 {
+                        convert::widen(isa, wide, std::slice::from_raw_parts(p, n), dst);
+                    } else {
+                        dst.iter_mut()
+                            .enumerate()
+                            .for_each(|(i, d)| *d = wide.one(*p.add(i * step)));
+                    }
+                }
+                // `check` lets only the floats above reach a kernel that loads as f32.
+                _ => dst.fill(0.0),
+            }
+        }
+    }
+
+    /// Stores `src` as elements from `offset`, `stride` apart.
+    pub(super) fn store(&self, isa: Isa, offset: u64, stride: u64, src: &[f32]) {
+        let (start, n, step) = (self.element(offset), src.len(), stride as usize);
+        // SAFETY: as in `load`; these elements belong to the calling work item alone.
+        unsafe {
+            match (self.dtype, step) {
+                (DType::F32, 1) => std::ptr::copy_nonoverlapping(src.as_ptr(), start.cast(), n),
+                (DType::F32, _) => {
+                    let p: *mut f32 = start.cast();
+                    src.iter().enumerate().for_each(|(i, s)| *p.add(i * step) = *s);
+                }
+                (DType::BF16 | DType::F16, _) => {
+                    let form = if self.dtype == DType::BF16 { convert::BF16 } else { convert::F16 };
+                    let p: *mut u16 = start.cast();
+                    if step == 1 {
+                        convert::narrow(isa, form, src, std::slice::from_raw_parts_mut(p, n));
+                    } else {
+                        src.iter().enumerate().for_each(|(i, s)| *p.add(i * step) = form.round(*s));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// `dst.len()` 32-bit words from `offset`, `stride` apart, each read exactly once: another party may be
+    /// writing them.
+    pub(super) fn load_words(&self, offset: u64, stride: u64, dst: &mut [u32]) {
+        let p: *const u32 = self.element(offset).cast();
+        for (i, d) in dst.iter_mut().enumerate() {
+            // SAFETY: as in `load`; volatile, so that the value compared is the value used.
+            *d = unsafe { p.add(i * stride as usize).read_volatile() };
+        }
+    }
+
+    /// Stores 32-bit words from `offset`, `stride` apart.
+    pub(super) fn store_words(&self, offset: u64, stride: u64, src: &[u32]) {
+        let p: *mut u32 = self.element(offset).cast();
+        for (i, s) in src.iter().enumerate() {
+            // SAFETY: as in `store`.
+            unsafe { *p.add(i * stride as usize) = *s };
+        }
+    }
+
+    /// Copies the bits of `n` elements from `src` (same dtype), or zeroes them when `src` is `None`.
+    pub(super) fn copy_row(
+        &self,
+        offset: u64,
+        src: Option<(&Self, u64)>,
+        strides: [u64; 2],
+        n: u64,
+    ) {
+        let size = self.dtype.size();
+        let to = self.element(offset);
+        let [out_step, src_step] = strides.map(|s| (s * size) as usize);
+        let dense = strides == [1, 1];
+        // SAFETY: as in `load` and `store`; source and output do not overlap (`BoundOp`).
+        unsafe {
+            match src {
+                Some((src, at)) if dense => {
+                    std::ptr::copy_nonoverlapping(src.element(at), to, (n * size) as usize);
+                }
+                None if strides[0] == 1 => std::ptr::write_bytes(to, 0, (n * size) as usize),
+                _ => {
+                    for i in 0..n as usize {
+                        let out = to.add(i * out_step);
+                        match src {
+                            Some((src, at)) => {
+                                let from = src.element(at).add(i * src_step);
+                                std::ptr::copy_nonoverlapping(from, out, size as usize);
+                            }
+                            None => std::ptr::write_bytes(out, 0, size as usize),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Row-major walk over `start..end` of a shape's elements, one segment of the last axis at a time.
+pub(super) fn segments(
+    shape: &Dims,
+    range: std::ops::Range<u64>,
+    mut f: impl FnMut(u64, u64, u64),
+) {
+    let n = shape.last().copied().unwrap_or(1).max(1);
+    let mut at = range.start;
+    while at < range.end {
+        let (row, col) = (at / n, at % n);
+        let len = (n - col).min(range.end - at);
+        f(row, col, len);
+        at += len;
+    }
+}
+
+const _: () = assert!(MAX_RANK <= 6);

@@ -1,0 +1,270 @@
+//! The CPU as a device: the embedded default and the yardstick of the others. A launch does its work before it
+//! returns, on the calling thread and the pool's.
+
+mod attention;
+mod convert;
+mod flat;
+mod isa;
+mod math;
+mod matmul;
+mod memory;
+mod plan;
+mod pool;
+mod rows;
+mod scratch;
+
+use super::{Backend, BlockId, Caps, IndexFault, Mark, Place, Progress};
+use crate::error::{Error, Kind, Result};
+use crate::layout::{Dims, Layout};
+use crate::op::{BoundOp, CheckedOp, Op, Spec};
+use crate::order::{Plan, UNIT_CAP_SLOW_NS, UnitRange};
+use isa::Isa;
+use memory::{Memory, View};
+use pool::Pool;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Sources whose bytes can change a result.
+const SOURCES: [&str; 10] = [
+    include_str!("attention.rs"),
+    include_str!("convert.rs"),
+    include_str!("flat.rs"),
+    include_str!("isa.rs"),
+    include_str!("math.rs"),
+    include_str!("matmul.rs"),
+    include_str!("memory.rs"),
+    include_str!("plan.rs"),
+    include_str!("pool.rs"),
+    include_str!("rows.rs"),
+];
+
+/// The CPU backend.
+pub struct Cpu {
+    caps: Caps,
+    isa: Isa,
+    pool: Pool,
+    memory: Memory,
+    fault: Mutex<Option<IndexFault>>,
+    busy: Duration,
+    marks: VecDeque<(u64, Option<IndexFault>)>,
+    first_mark: u64,
+}
+
+impl Cpu {
+    /// The CPU of this machine, with half its memory as budget.
+    ///
+    /// # Errors
+    /// `Environment` for a bad `LEASEHOLD_THREADS`, `System` when threads cannot be started.
+    pub fn new() -> Result<Self> {
+        Ok(Self {
+            caps: Self::caps_of_host(),
+            isa: Isa::detect(),
+            pool: Pool::new()?,
+            memory: Memory::default(),
+            fault: Mutex::new(None),
+            busy: Duration::ZERO,
+            marks: VecDeque::new(),
+            first_mark: 0,
+        })
+    }
+
+    /// The same with at most `bytes` bytes of memory.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: u64) -> Self {
+        self.caps.memory = bytes;
+        self.caps.max_alloc = bytes;
+        self.caps.max_binding = bytes;
+        self
+    }
+
+    /// What the CPU of this machine is, without starting anything.
+    pub fn caps_of_host() -> Caps {
+        let memory = host_memory() / 2;
+        Caps {
+            backend: "cpu",
+            name: host_name(),
+            arch: Isa::detect().name(),
+            software: true,
+            max_alloc: memory,
+            max_binding: memory,
+            memory,
+            unit_cap_ns: UNIT_CAP_SLOW_NS,
+            clock: "cpu time",
+        }
+    }
+
+    fn out_of_memory(&self, asked: u64) -> Error {
+        let quota = self.caps.memory;
+        Kind::OutOfMemory { asked, free: quota.saturating_sub(self.memory.used), quota }.into()
+    }
+
+    fn views(&self, op: &CheckedOp, places: &[Place]) -> Result<Vec<View>> {
+        let pairs = op.specs().iter().zip(places);
+        pairs.map(|(spec, place)| self.view(spec, *place)).collect()
+    }
+
+    fn view(&self, spec: &Spec, place: Place) -> Result<View> {
+        self.memory.view(spec, place).ok_or_else(|| lost_block(place))
+    }
+
+    /// The carried state as a row of f32.
+    fn state(&self, plan: &Plan, place: Option<Place>) -> Result<Option<View>> {
+        let Some(place) = place else { return Ok(None) };
+        let dims = Dims::from_fn(1, |_| plan.state_bytes / 4);
+        let spec = Spec::new(crate::DType::F32, Layout::contiguous(dims), place.offset);
+        self.view(&spec, place).map(Some)
+    }
+
+    fn compute(
+        &self,
+        op: &CheckedOp,
+        plan: &Plan,
+        units: UnitRange,
+        views: &[View],
+        state: Option<View>,
+    ) {
+        let (isa, pool, unit_ns) = (self.isa, &self.pool, plan.unit_ns);
+        for span in plan::spans(units, plan.links) {
+            let item_ns = unit_ns.saturating_mul(span.to - span.from);
+            match op.op() {
+                Op::Matmul(_) => {
+                    if let Some(bands) = matmul::Bands::new(isa, op, views, state.as_ref()) {
+                        bands.run(span, pool, item_ns);
+                    }
+                }
+                Op::Attention(_) => {
+                    if let Some(tiles) = attention::Tiles::new(isa, op, views, state.as_ref()) {
+                        tiles.run(span, pool, item_ns);
+                    }
+                }
+                Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => {
+                    rows::Rows { isa, op, views, state }.run(span, pool, item_ns);
+                }
+                Op::Map(map) => flat::map(isa, map, views, span, pool, item_ns),
+                Op::Gather(_) => flat::gather(views, span, pool, item_ns, &self.fault),
+                Op::Copy(_) => flat::copy(views, span, pool, item_ns),
+                // `check` lets no other op become a `CheckedOp`.
+                _ => {}
+            }
+        }
+    }
+}
+
+fn lost_block(place: Place) -> Error {
+    let asked = format!("block {} from byte {}", place.block.0, place.offset);
+    Kind::Bounds { asked, allowed: "a live block".into() }.into()
+}
+
+/// Bytes of memory, from `/proc/meminfo` where there is one.
+fn host_memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|t| t.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.map_or(4 << 30, |kib| kib * 1024)
+}
+
+/// The processor's name, from `/proc/cpuinfo` where there is one.
+fn host_name() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("model name"));
+    let name = line.map(|l| l.trim_start_matches([' ', '\t', ':']).to_string());
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_string())
+}
+
+/// CPU time of this process so far.
+fn cpu_time() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+impl Backend for Cpu {
+    type Prepared = Plan;
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let table = plan::order_table();
+        let mut parts: Vec<&[u8]> = SOURCES.iter().map(|s| s.as_bytes()).collect();
+        parts.extend([table.as_bytes(), env!("LEASEHOLD_RUSTC").as_bytes()]);
+        parts.extend([env!("LEASEHOLD_GEMM").as_bytes(), self.isa.name().as_bytes()]);
+        super::digest(&parts)
+    }
+
+    fn alloc(&mut self, bytes: u64) -> Result<BlockId> {
+        if bytes > self.caps.memory.saturating_sub(self.memory.used) {
+            return Err(self.out_of_memory(bytes));
+        }
+        self.memory.alloc(bytes).map(BlockId).ok_or_else(|| self.out_of_memory(bytes))
+    }
+
+    fn free(&mut self, block: BlockId) {
+        self.memory.free(block.0);
+    }
+
+    fn zero(&mut self, block: BlockId, offset: u64, len: u64) -> Result<()> {
+        let place = Place { block, offset };
+        self.memory.bytes(block.0, offset, len).ok_or_else(|| lost_block(place))?.fill(0);
+        Ok(())
+    }
+
+    fn upload(&mut self, block: BlockId, offset: u64, src: &[u8]) -> Result<()> {
+        let bytes = self.memory.bytes(block.0, offset, src.len() as u64);
+        bytes.ok_or_else(|| lost_block(Place { block, offset }))?.copy_from_slice(src);
+        Ok(())
+    }
+
+    fn download(&mut self, block: BlockId, offset: u64, dst: &mut [u8]) -> Result<()> {
+        let bytes = self.memory.bytes(block.0, offset, dst.len() as u64);
+        dst.copy_from_slice(bytes.ok_or_else(|| lost_block(Place { block, offset }))?);
+        Ok(())
+    }
+
+    fn copy(&mut self, src: Place, dst: Place, len: u64) -> Result<()> {
+        self.memory.copy(src, dst, len).ok_or_else(|| lost_block(src))
+    }
+
+    fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
+        Ok(vec![plan::plan(op, self.isa)?])
+    }
+
+    fn prepare(&mut self, _op: &CheckedOp, plan: &Plan) -> Result<Plan> {
+        Ok(*plan)
+    }
+
+    fn launch(
+        &mut self,
+        plan: &mut Plan,
+        units: UnitRange,
+        op: &BoundOp,
+        places: &[Place],
+        state: Option<Place>,
+    ) -> Result<()> {
+        let views = self.views(op.op(), places)?;
+        let state = self.state(plan, state)?;
+        let (wall, cpu) = (Instant::now(), cpu_time());
+        self.compute(op.op(), plan, units, &views, state);
+        let shared = cpu_time().saturating_sub(cpu) / self.pool.threads() as u32;
+        self.busy += shared.min(wall.elapsed());
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        let fault = self.fault.get_mut().unwrap_or_else(|e| e.into_inner()).take();
+        let busy = std::mem::take(&mut self.busy);
+        self.marks.push_back((busy.as_nanos() as u64, fault));
+        Ok(Mark(self.first_mark + self.marks.len() as u64 - 1))
+    }
+
+    fn poll(&mut self, mark: Mark, _timeout: Option<Duration>) -> Result<Progress> {
+        let mut done = Progress::Done { busy_ns: 0, fault: None };
+        while self.first_mark <= mark.0 {
+            let Some((busy_ns, fault)) = self.marks.pop_front() else { break };
+            self.first_mark += 1;
+            done = Progress::Done { busy_ns, fault };
+        }
+        Ok(done)
+    }
+}

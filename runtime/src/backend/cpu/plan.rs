@@ -1,0 +1,276 @@
+//! How the CPU backend runs each op: the order table, the floor rates that predictions come from, and the cut of
+//! an op into tiles and links. Pure: shapes, dtypes and the arch class, never the number of threads.
+
+use super::isa::Isa;
+use crate::error::{Kind, Result};
+use crate::op::{CheckedOp, Norm, NormKind, Op};
+use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS};
+
+/// Rows of a query tile and keys of a chunk in attention.
+pub(super) const QUERY_ROWS: u64 = 64;
+/// Keys of a chunk in attention.
+pub(super) const KEY_CHUNK: u64 = 128;
+/// Elements of a row that one contraction chunk of norm, softmax and reduce covers.
+pub(super) const ROW_CHUNK: u64 = 1 << 16;
+/// Elements that an elementwise unit covers.
+pub(super) const ELEMENTS: u64 = 1 << 16;
+/// A matmul tile is computed in bands of this many rows, each by one thread.
+pub(super) const BAND_ROWS: u64 = 256;
+
+/// One class's orders of products and the rates that it is sure to reach on one core.
+struct Class {
+    isa: Isa,
+    /// Output tile of a product: 512 by 256 measured best for f32 with AVX-512.
+    tile: [u32; 2],
+    /// Contraction elements of a chunk of a product.
+    chunk: u32,
+    family: Family,
+    /// f32 operations a microsecond in products.
+    product: u64,
+    /// f32 operations a microsecond in attention.
+    attention: u64,
+    /// Elements a microsecond in everything else.
+    elements: u64,
+}
+
+/// Bytes a microsecond that one core is sure to stream from memory.
+const STREAM: u64 = 3_000;
+
+/// Floor rates: half or less of what the slowest known machine of the class reached.
+const CLASSES: [Class; 3] = [
+    Class {
+        isa: Isa::V4,
+        tile: [512, 256],
+        chunk: 512,
+        family: Family::Fma32,
+        product: 70_000,
+        attention: 20_000,
+        elements: 100,
+    },
+    Class {
+        isa: Isa::V3,
+        tile: [512, 256],
+        chunk: 256,
+        family: Family::Fma32,
+        product: 35_000,
+        attention: 10_000,
+        elements: 80,
+    },
+    Class {
+        isa: Isa::Generic,
+        tile: [128, 128],
+        chunk: 128,
+        family: Family::MulAdd32,
+        product: 3_000,
+        attention: 1_000,
+        elements: 40,
+    },
+];
+
+fn class(isa: Isa) -> &'static Class {
+    CLASSES.iter().find(|class| class.isa == isa).unwrap_or(&CLASSES[2])
+}
+
+/// The whole order table as text, for the numerics id.
+pub(super) fn order_table() -> String {
+    let mut text = format!("{QUERY_ROWS} {KEY_CHUNK} {ROW_CHUNK} {BAND_ROWS}\n");
+    for c in &CLASSES {
+        text += &format!("{} {:?} {} {:?}\n", c.isa.name(), c.tile, c.chunk, c.family);
+    }
+    text
+}
+
+/// The order of an op on an arch class.
+pub(super) fn order(op: &Op, isa: Isa) -> Order {
+    let class = class(isa);
+    let rows = |entry| Order { entry, tile: [1, 1], chunk: ROW_CHUNK as u32, family: class.family };
+    let flat = |entry, family| Order { entry, tile: [1, ELEMENTS as u32], chunk: 0, family };
+    match op {
+        Op::Matmul(_) => {
+            Order { entry: "matmul", tile: class.tile, chunk: class.chunk, family: class.family }
+        }
+        Op::Attention(_) => {
+            let tile = [QUERY_ROWS as u32, 0];
+            Order { entry: "attention", tile, chunk: KEY_CHUNK as u32, family: class.family }
+        }
+        Op::Norm(_) => rows("norm"),
+        Op::Softmax(_) => rows("softmax"),
+        Op::Reduce(_) => rows("reduce"),
+        Op::Map(_) => flat("map", Family::Scalar),
+        Op::Gather(_) => flat("gather", Family::Move),
+        _ => flat("copy", Family::Move),
+    }
+}
+
+/// Passes over a long row: statistics, then the write.
+pub(super) fn passes(op: &Op) -> u64 {
+    match op {
+        Op::Norm(Norm { kind: NormKind::Layer, .. }) => 3,
+        Op::Norm(_) | Op::Softmax(_) => 2,
+        _ => 1,
+    }
+}
+
+/// The one plan of an op: all others would have another order.
+///
+/// # Errors
+/// `Time` when its units do not fit 64 bits.
+pub(super) fn plan(op: &CheckedOp, isa: Isa) -> Result<Plan> {
+    let class = class(isa);
+    let order = order(op.op(), isa);
+    match op.op() {
+        Op::Matmul(_) => product(op, order, class),
+        Op::Attention(_) => attention(op, order, class),
+        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => rows(op, order, class),
+        _ => {
+            let elements = op.spec("out").map_or(0, |out| out.layout.numel());
+            let tiles = elements.div_ceil(ELEMENTS.into());
+            let unit_ns = 300 + elements.min(ELEMENTS.into()) as u64 * 1000 / class.elements;
+            finish(order, tiles, 1, unit_ns, 0)
+        }
+    }
+}
+
+fn finish(order: Order, tiles: u128, links: u64, unit_ns: u64, state: u64) -> Result<Plan> {
+    let asked = tiles.saturating_mul(links.into()).saturating_mul(unit_ns.into());
+    let tiles = u64::try_from(tiles)
+        .map_err(|_| -> crate::Error { Kind::Time { asked, allowed: u64::MAX.into() }.into() })?;
+    let state_bytes = if links > 1 { state } else { 0 };
+    Ok(Plan { order, tiles, links, unit_ns: unit_ns.max(1), state_bytes })
+}
+
+/// Chunks that fit one unit, and the links that makes of them: as few cuts as the cap allows.
+fn links(chunks: u64, chunk_ns: u64, rest_ns: u64) -> (u64, u64) {
+    let room = UNIT_CAP_SLOW_NS.saturating_sub(rest_ns);
+    let per_link = (room / chunk_ns.max(1)).clamp(1, chunks.max(1));
+    (chunks.max(1).div_ceil(per_link), per_link)
+}
+
+/// The geometry of a product, shared by the planner and the kernel.
+pub(super) struct Product {
+    pub(super) m: u64,
+    pub(super) n: u64,
+    pub(super) k: u64,
+    pub(super) tiles_m: u64,
+    pub(super) tiles_n: u64,
+    pub(super) per_link: u64,
+    links: u64,
+    unit_ns: u64,
+}
+
+impl Product {
+    pub(super) fn of(op: &CheckedOp, isa: Isa) -> Self {
+        let class = class(isa);
+        let dims = |name, i| op.spec(name).map_or(0, |s| s.layout.shape()[s.layout.rank() - 2 + i]);
+        let (m, n, k) = (dims("out", 0), dims("out", 1), dims("a", 1));
+        let [tm, tn] = class.tile.map(u64::from);
+        let (rows, cols) = (m.min(tm), n.min(tn));
+        let depth = k.min(class.chunk.into());
+        let flops_ns = 2 * rows * cols * depth * 1000 / class.product;
+        let bytes_ns = 4 * (rows * depth + depth * cols) * 1000 / STREAM;
+        let chunk_ns = flops_ns.max(bytes_ns).min(UNIT_CAP_SLOW_NS * 9 / 10);
+        let rest_ns = 300 + rows * cols / 2;
+        let (links, per_link) = links(k.div_ceil(class.chunk.into()), chunk_ns, rest_ns);
+        let unit_ns = chunk_ns * per_link + rest_ns;
+        let (tiles_m, tiles_n) = (m.div_ceil(tm), n.div_ceil(tn));
+        Self { m, n, k, tiles_m, tiles_n, per_link, links, unit_ns }
+    }
+}
+
+fn product(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
+    let p = Product::of(op, class.isa);
+    let per_entry = u128::from(p.m) * u128::from(p.n);
+    let entries =
+        op.spec("out").map_or(0, |s| s.layout.numel()).checked_div(per_entry).unwrap_or(0);
+    let tiles = entries * u128::from(p.tiles_m) * u128::from(p.tiles_n);
+    let [tm, tn] = order.tile.map(u64::from);
+    finish(order, tiles, p.links, p.unit_ns, 4 * tm * tn)
+}
+
+/// Chunks that a link of attention covers, given head dims.
+pub(super) fn attention_per_link(d: u64, dv: u64, keys: u64, isa: Isa) -> (u64, u64, u64) {
+    let flops = 2 * QUERY_ROWS * KEY_CHUNK * (d + dv + 8);
+    let chunk_ns = flops * 1000 / class(isa).attention;
+    let rest_ns = 500 + QUERY_ROWS * (d + dv);
+    let chunks = keys.div_ceil(KEY_CHUNK).max(1);
+    let (links, per_link) = links(chunks, chunk_ns, rest_ns);
+    (links, per_link, chunk_ns * per_link.min(chunks) + rest_ns)
+}
+
+fn attention(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
+    let dim = |name, i: usize| op.spec(name).map_or(0, |s| s.layout.shape()[i]);
+    let (d, dv) = (dim("q", 3), dim("v", 3));
+    let (links, _, unit_ns) = attention_per_link(d, dv, dim("k", 2), class.isa);
+    let heads = u128::from(dim("q", 0)) * u128::from(dim("q", 1));
+    let tiles = heads * u128::from(dim("q", 2).div_ceil(QUERY_ROWS));
+    finish(order, tiles, links, unit_ns, 4 * QUERY_ROWS * (dv + 2))
+}
+
+/// Rows of a tile, for rows of length `n`: one when it is long.
+pub(super) fn rows_per_tile(n: u64) -> u64 {
+    (ROW_CHUNK / n.max(1)).max(1)
+}
+
+fn rows(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
+    let Some(x) = op.spec("x") else { return finish(order, 0, 1, 1, 0) };
+    let n = x.layout.shape()[x.layout.rank() - 1];
+    let outer = x.layout.shape()[..x.layout.rank() - 1].iter();
+    let rows = outer.fold(1u128, |p, &d| p.saturating_mul(d.into()));
+    let chunks = n.div_ceil(ROW_CHUNK).max(1);
+    let links = if chunks > 1 { chunks * passes(op.op()) } else { 1 };
+    let work = n.min(ROW_CHUNK) * rows_per_tile(n) * if links > 1 { 1 } else { passes(op.op()) };
+    let tiles = rows.div_ceil(rows_per_tile(n).into());
+    finish(order, tiles, links, 300 + work * 1000 / class.elements, 16)
+}
+
+/// A run of tiles that begins and ends its links alike. Head and tail of a range may be cut tiles; they run
+/// apart, since both use the one carried state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) first: u64,
+    pub(super) tiles: u64,
+    /// Links `from..to` of each tile.
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
+/// A range of units as spans, in order.
+pub(super) fn spans(units: crate::order::UnitRange, links: u64) -> Vec<Span> {
+    let mut spans = Vec::with_capacity(3);
+    let (mut at, end) = (units.start, units.end);
+    while at < end {
+        let (tile, from) = (at / links, at % links);
+        let whole = (end - at) / links;
+        let span = if from == 0 && whole > 0 {
+            Span { first: tile, tiles: whole, from: 0, to: links }
+        } else {
+            Span { first: tile, tiles: 1, from, to: links.min(from + (end - at)) }
+        };
+        at = span.first * links + (span.tiles - 1) * links + span.to;
+        spans.push(span);
+    }
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_cover_a_range_once_and_in_order() {
+        for links in 1..5u64 {
+            for start in 0..12 {
+                for end in start..12 {
+                    let units: Vec<u64> = spans(start..end, links)
+                        .into_iter()
+                        .flat_map(|s| {
+                            (s.first..s.first + s.tiles)
+                                .flat_map(move |t| (s.from..s.to).map(move |l| t * links + l))
+                        })
+                        .collect();
+                    assert_eq!(units, (start..end).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+}

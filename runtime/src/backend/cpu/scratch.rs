@@ -1,0 +1,18 @@
+//! Per-thread buffers that kernels reuse from item to item. Written before they are read.
+
+use std::cell::RefCell;
+
+thread_local! {
+    static ROWS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static TILES: RefCell<[Vec<f32>; 4]> = const { RefCell::new([const { Vec::new() }; 4]) };
+}
+
+/// Two row buffers.
+pub(super) fn with_rows<R>(f: impl FnOnce([&mut Vec<f32>; 2]) -> R) -> R {
+    ROWS.with_borrow_mut(|[a, b]| f([a, b]))
+}
+
+/// Four tile buffers.
+pub(super) fn with_tiles<R>(f: impl FnOnce([&mut Vec<f32>; 4]) -> R) -> R {
+    TILES.with_borrow_mut(|[a, b, c, d]| f([a, b, c, d]))
+}
