@@ -1,5 +1,6 @@
 //! The node of Leasehold: control, executor, scheduler, leases, ledger, sandbox.
 
 pub mod keys;
+pub mod lease;
 pub mod sched;
 pub mod time;

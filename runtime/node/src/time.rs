@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 pub const SECOND_NS: u64 = 1_000_000_000;
 
 /// Nanoseconds since 1970-01-01T00:00:00Z; reaches the year 2554.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct Timestamp(u64);
 
