@@ -6,15 +6,12 @@ use super::math;
 use super::memory::View;
 use super::plan::{KEY_CHUNK, QUERY_ROWS, Span, attention_per_link};
 use super::pool::Pool;
+use super::product::{Panel, multiply};
 use super::scratch::{with_rows, with_tiles};
 use crate::op::{Attention, CheckedOp, Lens, Op};
 
 const ROWS: usize = QUERY_ROWS as usize;
 const KEYS: usize = KEY_CHUNK as usize;
-/// Columns of the register tile; value rows are padded to a multiple of it.
-const COLS: usize = 32;
-/// Rows of the register tile.
-const REG_ROWS: usize = 4;
 
 /// Attention on its operands.
 pub(super) struct Tiles<'a> {
@@ -88,17 +85,16 @@ impl<'a> Tiles<'a> {
 
     fn links(&self, tile: Tile, from: u64, to: u64, [q, kv, scores, run]: [&mut Vec<f32>; 4]) {
         let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
-        let wide = dv.next_multiple_of(COLS);
         let chunks = self.k.shape[2].div_ceil(KEY_CHUNK).max(1);
         let (first, last) = (from * self.per_link, (to * self.per_link).min(chunks));
         run.clear();
-        run.resize(ROWS * (2 + wide), 0.0);
+        run.resize(ROWS * (2 + dv), 0.0);
         let (max, rest) = run.split_at_mut(ROWS);
         let (sum, acc) = rest.split_at_mut(ROWS);
         let mut running = Running { max, sum, acc };
         running.max.fill(f32::NEG_INFINITY);
         if let (Some(state), 1..) = (self.state, first) {
-            self.carry(state, &mut running, dv, wide, true);
+            self.carry(state, &mut running, true);
         }
         q.clear();
         q.resize(ROWS * d, 0.0);
@@ -109,17 +105,16 @@ impl<'a> Tiles<'a> {
             row.iter_mut().for_each(|x| *x *= self.op.scale);
         }
         scores.resize(ROWS * KEYS, 0.0);
-        kv.resize(KEYS * d.max(wide), 0.0);
         for chunk in first..last {
             let key = chunk * KEY_CHUNK;
             let keys = KEY_CHUNK.min(tile.len.saturating_sub(key));
             if keys > 0 && self.sees(tile, tile.row + tile.rows - 1) > key {
-                self.chunk(tile, key, keys, q, kv, scores, &mut running);
+                self.chunk(tile, [key, keys], q, [kv, scores], &mut running);
             }
         }
         match self.state {
-            Some(state) if last < chunks => self.carry(state, &mut running, dv, wide, false),
-            _ => self.finish(tile, &mut running, dv, wide),
+            Some(state) if last < chunks => self.carry(state, &mut running, false),
+            _ => self.finish(tile, &mut running, dv),
         }
     }
 
@@ -135,62 +130,39 @@ impl<'a> Tiles<'a> {
         tile.batch * view.strides[0] + head * view.strides[1] + row * view.strides[2]
     }
 
+    /// One chunk of keys: scores, weights, and the weighted values added.
     fn chunk(
         &self,
         tile: Tile,
-        key: u64,
-        keys: u64,
+        [key, keys]: [u64; 2],
         q: &[f32],
-        kv: &mut [f32],
-        scores: &mut [f32],
+        [kv, scores]: [&mut Vec<f32>; 2],
         running: &mut Running<'_>,
     ) {
-        let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
-        let wide = dv.next_multiple_of(COLS);
-        let rows = (tile.rows as usize).next_multiple_of(REG_ROWS);
-        with_rows(|[line, _]| {
-            line.resize(d, 0.0);
-            for j in 0..KEYS {
-                if (j as u64) < keys {
-                    let at = self.at(self.k, tile, tile.kv_head, key + j as u64);
-                    self.k.load(self.isa, at, self.k.row_stride(), line);
-                } else {
-                    line.fill(0.0);
-                }
-                line.iter().enumerate().for_each(|(i, x)| kv[i * KEYS + j] = *x);
-            }
-        });
-        scores.fill(0.0);
-        let product = |a: &[f32], lda, depth, b: &[f32], ldb, c: &mut [f32]| {
-            self.isa.run(Accumulate { rows, depth, a, lda, b, ldb, c });
-        };
-        product(q, d, d, kv, KEYS, scores);
+        let (d, dv, rows) = (self.q.shape[3], self.v.shape[3], tile.rows as usize);
+        let q = Panel::dense(q, rows, d as usize);
+        // K as it lies is K transposed to the product: its columns are keys.
+        let at = self.at(self.k, tile, tile.kv_head, key);
+        let steps = [self.k.strides[3], self.k.strides[2]];
+        multiply(q, Panel::of(self.isa, self.k, at, steps, [d, keys], kv), scores, KEYS, false);
         self.mask(tile, key, keys, scores);
-        self.isa.run(Online { rows, scores, running, wide });
-        for j in 0..KEYS {
-            let row = &mut kv[j * wide..(j + 1) * wide];
-            row.fill(0.0);
-            if (j as u64) < keys {
-                let at = self.at(self.v, tile, tile.kv_head, key + j as u64);
-                self.v.load(self.isa, at, self.v.row_stride(), &mut row[..dv]);
-            }
-        }
-        product(scores, KEYS, KEYS, kv, wide, running.acc);
+        self.isa.run(Online { rows, scores, running, dv: dv as usize });
+        let weights = Panel::dense(scores, rows, KEYS).narrow(keys as usize);
+        let at = self.at(self.v, tile, tile.kv_head, key);
+        let steps = [self.v.strides[2], self.v.strides[3]];
+        let values = Panel::of(self.isa, self.v, at, steps, [keys, dv], kv);
+        multiply(weights, values, running.acc, dv as usize, true);
     }
 
     /// Adds the mask and hides what a row does not see.
     fn mask(&self, tile: Tile, key: u64, keys: u64, scores: &mut [f32]) {
         with_rows(|[line, _]| {
-            for (r, row) in scores.chunks_exact_mut(KEYS).enumerate() {
-                let seen = if (r as u64) < tile.rows {
-                    self.sees(tile, tile.row + r as u64).saturating_sub(key).min(keys) as usize
-                } else {
-                    0
-                };
+            for (r, row) in (0..tile.rows).zip(scores.chunks_exact_mut(KEYS)) {
+                let seen = self.sees(tile, tile.row + r).saturating_sub(key).min(keys) as usize;
                 row[seen..].fill(f32::NEG_INFINITY);
                 if let (Some(mask), true) = (self.mask, seen > 0) {
                     line.resize(seen, 0.0);
-                    let at = self.at(mask, tile, tile.head, tile.row + r as u64);
+                    let at = self.at(mask, tile, tile.head, tile.row + r);
                     mask.load(self.isa, at + key * mask.row_stride(), mask.row_stride(), line);
                     row.iter_mut().zip(&*line).for_each(|(s, m)| *s += m);
                 }
@@ -198,27 +170,24 @@ impl<'a> Tiles<'a> {
         });
     }
 
-    /// Loads or stores the state: maxima, sums, then accumulators without padding.
-    fn carry(&self, state: &View, running: &mut Running<'_>, dv: usize, wide: usize, load: bool) {
-        let part = |at: usize, data: &mut [f32]| {
+    /// Loads or stores the state: maxima, sums, then accumulators.
+    fn carry(&self, state: &View, running: &mut Running<'_>, load: bool) {
+        let mut at = 0;
+        for data in [&mut *running.max, &mut *running.sum, &mut *running.acc] {
             if load {
-                state.load(self.isa, at as u64, 1, data);
+                state.load(self.isa, at, 1, data);
             } else {
-                state.store(self.isa, at as u64, 1, data);
+                state.store(self.isa, at, 1, data);
             }
-        };
-        part(0, running.max);
-        part(ROWS, running.sum);
-        for (r, row) in running.acc.chunks_exact_mut(wide.max(1)).enumerate() {
-            part(2 * ROWS + r * dv, &mut row[..dv]);
+            at += data.len() as u64;
         }
     }
 
-    fn finish(&self, tile: Tile, running: &mut Running<'_>, dv: usize, wide: usize) {
+    fn finish(&self, tile: Tile, running: &mut Running<'_>, dv: usize) {
         for r in 0..tile.rows as usize {
             let (max, sum) = (running.max[r], running.sum[r]);
             let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-            let row = &mut running.acc[r * wide..r * wide + dv];
+            let row = &mut running.acc[r * dv..(r + 1) * dv];
             row.iter_mut().for_each(|x| *x *= inverse);
             let at = self.at(self.out, tile, tile.head, tile.row + r as u64);
             self.out.store(self.isa, at, self.out.row_stride(), row);
@@ -230,58 +199,19 @@ impl<'a> Tiles<'a> {
     }
 }
 
-/// `c += a b` for `rows` rows (a multiple of 4) and `ldb` columns (a multiple of 32).
-struct Accumulate<'a> {
-    rows: usize,
-    depth: usize,
-    a: &'a [f32],
-    lda: usize,
-    b: &'a [f32],
-    ldb: usize,
-    c: &'a mut [f32],
-}
-
-impl Kernel for Accumulate<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { rows, depth, a, lda, b, ldb, c } = self;
-        for r in (0..rows).step_by(REG_ROWS) {
-            for col in (0..ldb).step_by(COLS) {
-                let mut acc = [[0f32; COLS]; REG_ROWS];
-                for (i, line) in acc.iter_mut().enumerate() {
-                    line.copy_from_slice(&c[(r + i) * ldb + col..][..COLS]);
-                }
-                for k in 0..depth {
-                    let Some(b) = b[k * ldb + col..].first_chunk::<COLS>() else { return };
-                    for (i, line) in acc.iter_mut().enumerate() {
-                        let x = a[(r + i) * lda + k];
-                        for j in 0..COLS {
-                            line[j] = fma::<F>(x, b[j], line[j]);
-                        }
-                    }
-                }
-                for (i, line) in acc.iter().enumerate() {
-                    c[(r + i) * ldb + col..][..COLS].copy_from_slice(line);
-                }
-            }
-        }
-    }
-}
-
 /// One step of the online softmax: scores become weights, sums and accumulators are rescaled.
 struct Online<'a, 'b> {
     rows: usize,
     scores: &'a mut [f32],
     running: &'a mut Running<'b>,
-    wide: usize,
+    dv: usize,
 }
 
 impl Kernel for Online<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<const F: bool>(self) {
-        let Self { rows, scores, running, wide } = self;
+        let Self { rows, scores, running, dv } = self;
         for r in 0..rows {
             let row = &mut scores[r * KEYS..(r + 1) * KEYS];
             let mut lanes = [f32::NEG_INFINITY; 16];
@@ -310,7 +240,7 @@ impl Kernel for Online<'_, '_> {
             let correction = math::exp::<F>(running.max[r] - max);
             running.sum[r] = fma::<F>(running.sum[r], correction, sum);
             running.max[r] = max;
-            running.acc[r * wide..(r + 1) * wide].iter_mut().for_each(|x| *x *= correction);
+            running.acc[r * dv..(r + 1) * dv].iter_mut().for_each(|x| *x *= correction);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::math;
 use super::memory::View;
 use super::plan::{BAND_ROWS, Product, Span, order};
 use super::pool::Pool;
+use super::product::{Panel, multiply};
 use super::scratch::{with_rows, with_tiles};
 use crate::op::{Activation, CheckedOp, Matmul, Op};
 
@@ -102,7 +103,7 @@ impl<'a> Bands<'a> {
             for chunk in first..last {
                 let k0 = chunk * self.chunk;
                 let depth = self.chunk.min(self.product.k - k0.min(self.product.k));
-                self.multiply(band, k0, depth, acc, [a, b], chunk > 0);
+                self.multiply(band, [k0, depth], acc, [a, b], chunk > 0);
             }
             match self.state {
                 Some(state) if last < chunks => state.store(self.isa, band.state_at, 1, acc),
@@ -115,72 +116,28 @@ impl<'a> Bands<'a> {
     fn multiply(
         &self,
         band: Band,
-        k0: u64,
-        depth: u64,
+        [k0, depth]: [u64; 2],
         acc: &mut [f32],
         [pa, pb]: [&mut Vec<f32>; 2],
         add: bool,
     ) {
-        if depth == 0 {
-            acc.fill(0.0);
-            return;
-        }
         let a = self.panel(self.a, band.entry, [band.row, k0], [band.rows, depth], pa);
         let b = self.panel(self.b, band.entry, [k0, band.col], [depth, band.cols], pb);
-        let (m, n, k) = (band.rows as usize, band.cols as usize, depth as usize);
-        // SAFETY: `acc` holds rows by cols elements. A panel's pointer and strides address rows by depth (depth by
-        // cols) elements: either of a buffer that `panel` filled, or of an operand whose whole span
-        // `Memory::view` held to its block.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                acc.as_mut_ptr(),
-                1,
-                n as isize,
-                add,
-                a.start,
-                a.strides[1],
-                a.strides[0],
-                b.start,
-                b.strides[1],
-                b.strides[0],
-                1.0,
-                1.0,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
+        multiply(a, b, acc, band.cols as usize, add);
     }
 
-    /// A panel of an operand as f32: where it lies if it is f32, else widened into `buffer`.
-    fn panel(
+    fn panel<'b>(
         &self,
-        view: &View,
+        view: &'b View,
         entry: u64,
         at: [u64; 2],
         size: [u64; 2],
-        buffer: &mut Vec<f32>,
-    ) -> Panel {
+        buffer: &'b mut Vec<f32>,
+    ) -> Panel<'b> {
         let axes = self.batch_axes;
-        let [row_step, col_step] = [view.strides[axes], view.strides[axes + 1]];
-        let start = view.outer_offset(entry, axes) + at[0] * row_step + at[1] * col_step;
-        if let Some(start) = view.f32_ptr(start) {
-            return Panel { start, strides: [row_step as isize, col_step as isize] };
-        }
-        let [rows, cols] = size;
-        buffer.resize((rows * cols) as usize, 0.0);
-        if row_step < col_step {
-            let lines = buffer.chunks_exact_mut(rows as usize).zip(0..);
-            lines.for_each(|(line, j)| view.load(self.isa, start + j * col_step, row_step, line));
-            return Panel { start: buffer.as_ptr(), strides: [1, rows as isize] };
-        }
-        let lines = buffer.chunks_exact_mut(cols as usize).zip(0..);
-        lines.for_each(|(line, i)| view.load(self.isa, start + i * row_step, col_step, line));
-        Panel { start: buffer.as_ptr(), strides: [cols as isize, 1] }
+        let strides = [view.strides[axes], view.strides[axes + 1]];
+        let start = view.outer_offset(entry, axes) + at[0] * strides[0] + at[1] * strides[1];
+        Panel::of(self.isa, view, start, strides, size, buffer)
     }
 
     fn epilogue(&self, band: Band, acc: &mut [f32]) {
@@ -209,12 +166,6 @@ impl<'a> Bands<'a> {
             }
         });
     }
-}
-
-/// Where a panel lies and its strides in elements.
-struct Panel {
-    start: *const f32,
-    strides: [isize; 2],
 }
 
 /// One output row: `residual + gate * act(alpha * acc + bias)`.

@@ -10,6 +10,7 @@ mod matmul;
 mod memory;
 mod plan;
 mod pool;
+mod product;
 mod rows;
 mod scratch;
 
@@ -26,7 +27,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Sources whose bytes can change a result.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     include_str!("attention.rs"),
     include_str!("convert.rs"),
     include_str!("flat.rs"),
@@ -36,6 +37,7 @@ const SOURCES: [&str; 10] = [
     include_str!("memory.rs"),
     include_str!("plan.rs"),
     include_str!("pool.rs"),
+    include_str!("product.rs"),
     include_str!("rows.rs"),
 ];
 

@@ -1,0 +1,156 @@
+//! The program `leasehold-bench`.
+
+use clap::{Parser, Subcommand};
+use leasehold::{DType, Device, Error};
+use leasehold_bench::ops::Report;
+use leasehold_bench::{ops, versus};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Measures ops on a device, and beside peers.
+#[derive(Parser)]
+#[command(name = "leasehold-bench", version)]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// The device: `auto`, or a name that `leasehold devices` prints.
+    #[arg(long, default_value = "auto", global = true)]
+    device: String,
+    /// Seconds to spend on each measurement.
+    #[arg(long, default_value_t = 2.0, global = true, value_parser = seconds)]
+    seconds: f64,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Products of m x k by k x n.
+    Matmul {
+        #[arg(short, default_value_t = 1024, value_parser = size)]
+        m: usize,
+        #[arg(short, default_value_t = 1024, value_parser = size)]
+        n: usize,
+        #[arg(short, default_value_t = 1024, value_parser = size)]
+        k: usize,
+        /// Products in the batch.
+        #[arg(short, long, default_value_t = 1, value_parser = size)]
+        batch: usize,
+        #[arg(long, default_value = "f32", value_parser = dtype)]
+        dtype: DType,
+    },
+    /// Attention of [batch, heads, sequence, dim].
+    Attention {
+        #[arg(long, default_value_t = 1, value_parser = size)]
+        batch: usize,
+        #[arg(long, default_value_t = 8, value_parser = size)]
+        heads: usize,
+        #[arg(long, default_value_t = 1024, value_parser = size)]
+        sequence: usize,
+        #[arg(long, default_value_t = 64, value_parser = size)]
+        dim: usize,
+        #[arg(long)]
+        causal: bool,
+        #[arg(long, default_value = "f32", value_parser = dtype)]
+        dtype: DType,
+    },
+    /// f32 products beside the `gemm` crate.
+    Versus,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if (0.01..=600.0).contains(&s) => Ok(s),
+        _ => Err("allowed: 0.01 to 600".into()),
+    }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=1_048_576) => Ok(n),
+        _ => Err("allowed: 1 to 1048576".into()),
+    }
+}
+
+fn dtype(text: &str) -> Result<DType, String> {
+    let floats = DType::ALL.into_iter().filter(|d| d.is_float());
+    floats.clone().find(|d| d.name() == text).ok_or_else(|| {
+        let names: Vec<&str> = floats.map(DType::name).collect();
+        format!("allowed: {}", names.join(", "))
+    })
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("leasehold-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    let device = match args.device.as_str() {
+        "auto" => Device::open()?,
+        name => Device::open_named(name)?,
+    };
+    let budget = Duration::from_secs_f64(args.seconds);
+    match args.what {
+        What::Matmul { m, n, k, batch, dtype } => {
+            print_report(&ops::matmul(&device, [batch, m, n, k], dtype, budget)?, args.json);
+        }
+        What::Attention { batch, heads, sequence, dim, causal, dtype } => {
+            let shape = [batch, heads, sequence, dim];
+            print_report(&ops::attention(&device, shape, causal, dtype, budget)?, args.json);
+        }
+        What::Versus => {
+            for size in [256, 512, 768, 1024, 1536, 2048] {
+                print_versus(&versus::square(&device, size, budget)?, args.json);
+            }
+            print_versus(&versus::batch(&device, 256, 64, budget)?, args.json);
+        }
+    }
+    Ok(())
+}
+
+fn json(value: &impl serde::Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("leasehold-bench: {error}"),
+    }
+}
+
+fn print_report(report: &Report, as_json: bool) {
+    if as_json {
+        return json(report);
+    }
+    let t = report.timing;
+    println!("{} {:?} {} on {}", report.op, report.shape, report.dtype, report.device);
+    println!(
+        "{:.1} GFLOP/s; median {:.3} ms, spread {:.3} ms, best {:.3} ms of {} runs",
+        report.gflops,
+        t.median_s * 1e3,
+        t.spread_s * 1e3,
+        t.best_s * 1e3,
+        t.runs
+    );
+    if let Some(fraction) = report.fraction_of_peak {
+        println!("{:.0} % of the measured f32 peak", fraction * 100.0);
+    }
+}
+
+fn print_versus(v: &versus::Versus, as_json: bool) {
+    if as_json {
+        return json(v);
+    }
+    println!(
+        "{:32} ours {:9.3} ms  {} {:9.3} ms  ratio {:.2}",
+        v.what,
+        v.ours.median_s * 1e3,
+        v.peer,
+        v.theirs.median_s * 1e3,
+        v.ratio
+    );
+}

@@ -1,0 +1,104 @@
+//! Panels of operands as f32, and the one call of the `gemm` crate. `matmul` and `attention` multiply with it.
+
+use super::isa::Isa;
+use super::memory::View;
+
+/// A matrix of f32: an operand where it lies, or a widened copy. Valid while its operand's block, or the buffer it
+/// was widened into, is neither freed nor written.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    start: *const f32,
+    /// Row and column stride in elements.
+    strides: [isize; 2],
+    size: [usize; 2],
+    source: std::marker::PhantomData<&'a [f32]>,
+}
+
+impl<'a> Panel<'a> {
+    /// `size` rows and columns of a view from element `start`, with the view's `strides` along them; inside the
+    /// view's shape. 16-bit elements are widened into `buffer`, along the axis where they lie dense.
+    pub(super) fn of(
+        isa: Isa,
+        view: &'a View,
+        start: u64,
+        strides: [u64; 2],
+        size: [u64; 2],
+        buffer: &'a mut Vec<f32>,
+    ) -> Self {
+        let [rows, cols] = size.map(|n| n as usize);
+        let source = std::marker::PhantomData;
+        if let Some(start) = view.f32_ptr(start) {
+            return Self {
+                start,
+                strides: strides.map(|s| s as isize),
+                size: [rows, cols],
+                source,
+            };
+        }
+        let [row_step, col_step] = strides;
+        buffer.resize(rows * cols, 0.0);
+        let by_rows = row_step >= col_step;
+        let (line, across, along) =
+            if by_rows { (cols, row_step, col_step) } else { (rows, col_step, row_step) };
+        for (i, part) in (0..).zip(buffer.chunks_exact_mut(line.max(1))) {
+            view.load(isa, start + i * across, along, part);
+        }
+        let strides = if by_rows { [cols as isize, 1] } else { [1, rows as isize] };
+        Self { start: buffer.as_ptr(), strides, size: [rows, cols], source }
+    }
+
+    /// Row-major rows of `cols` elements.
+    pub(super) fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        // The type keeps `rows * cols` elements readable, so the size is cut to what is there.
+        let rows = rows.min(data.len() / cols.max(1));
+        let source = std::marker::PhantomData;
+        Self { start: data.as_ptr(), strides: [cols as isize, 1], size: [rows, cols], source }
+    }
+
+    /// The first `cols` columns.
+    pub(super) fn narrow(mut self, cols: usize) -> Self {
+        self.size[1] = self.size[1].min(cols);
+        self
+    }
+}
+
+/// `c (+)= a b`, `c` row-major with rows `ld` apart. Adds to `c` or replaces it. Nothing happens unless inner sizes
+/// agree and `c` holds the result.
+pub(super) fn multiply(a: Panel<'_>, b: Panel<'_>, c: &mut [f32], ld: usize, add: bool) {
+    let ([m, k], n) = (a.size, b.size[1]);
+    let fits = b.size[0] == k && n <= ld && (m == 0 || c.len() >= (m - 1) * ld + n);
+    if !fits || m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if !add {
+            c.chunks_mut(ld).take(m).for_each(|row| row[..n].fill(0.0));
+        }
+        return;
+    }
+    // SAFETY: `c` holds m rows of n elements `ld` apart, as just checked; `a` and `b` address m by k and k by n
+    // readable elements by their type's promise, and overlap no live `&mut`.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            ld as isize,
+            add,
+            a.start,
+            a.strides[1],
+            a.strides[0],
+            b.start,
+            b.strides[1],
+            b.strides[0],
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
