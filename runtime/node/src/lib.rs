@@ -2,5 +2,6 @@
 
 pub mod keys;
 pub mod lease;
+pub mod ledger;
 pub mod sched;
 pub mod time;
