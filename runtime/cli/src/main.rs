@@ -1,2 +1,68 @@
-//! The program leasehold, a small front that starts the others.
-fn main() {}
+//! The program `leasehold`, a small front. It parses arguments, prints, and leaves every decision to the node's
+//! rooms. Exit codes: 0 done, 1 refused or failed (one line on stderr says why), 2 malformed arguments.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bill;
+mod files;
+mod keys;
+mod lease;
+mod units;
+
+/// Lease compute on a GPU node without handing out the GPU.
+#[derive(Debug, Parser)]
+#[command(name = "leasehold", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make keys.
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// Issue, show and verify leases.
+    #[command(subcommand)]
+    Lease(lease::LeaseCommand),
+    /// Say what a lease or a job used, from a verified ledger.
+    Bill(bill::BillArgs),
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let result = match command {
+        Command::Keys(command) => command.run(),
+        Command::Lease(command) => command.run(),
+        Command::Bill(args) => args.run(),
+    };
+    match result.and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With stderr closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "leasehold: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command failed: the error of the room that refused, or of the system.
+type CliError = Box<dyn std::error::Error>;
+
+fn print(text: &str) -> Result<(), CliError> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        // Whoever reads has seen enough.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(e) => Err(format!("standard output: {e}").into()),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Two columns, aligned.
+fn table(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
+}

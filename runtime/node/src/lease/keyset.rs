@@ -1,8 +1,9 @@
 //! The issuers' public keys that a node trusts, from a file that its operator writes. To rotate a key, list the
 //! new one beside the old and give the old an `until`.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,12 +50,10 @@ pub enum KeySetError {
         source: io::Error,
     },
     /// More than a key set has.
-    #[error("{}: has {bytes} bytes, a key set at most {KEY_SET_BYTES_MAX}", path.display())]
+    #[error("{}: has over {KEY_SET_BYTES_MAX} bytes, which is the most of a key set", path.display())]
     TooLong {
         /// The file.
         path: PathBuf,
-        /// Its size.
-        bytes: u64,
     },
     /// Not the JSON of a key set.
     #[error("{}: {source}; wanted {{\"keys\": [{{\"issuer\": …, \"key\": \"k4.public.…\"}}, …]}}", path.display())]
@@ -75,11 +74,12 @@ impl KeySet {
     /// Reads a key set file.
     pub fn read(path: &Path) -> Result<Self, KeySetError> {
         let io = |source| KeySetError::Io { path: path.into(), source };
-        let bytes = fs::metadata(path).map_err(io)?.len();
-        if bytes > KEY_SET_BYTES_MAX {
-            return Err(KeySetError::TooLong { path: path.into(), bytes });
+        let mut text = Vec::new();
+        // One byte more, by which a longer file is seen to be longer.
+        let mut file = File::open(path).map_err(io)?.take(KEY_SET_BYTES_MAX + 1);
+        if file.read_to_end(&mut text).map_err(io)? as u64 > KEY_SET_BYTES_MAX {
+            return Err(KeySetError::TooLong { path: path.into() });
         }
-        let text = fs::read(path).map_err(io)?;
         serde_json::from_slice(&text)
             .map_err(|source| KeySetError::Json { path: path.into(), source })
     }
