@@ -16,6 +16,8 @@ pub mod op;
 pub mod order;
 pub mod plan;
 mod tensor;
+#[cfg(feature = "remote")]
+pub mod wire;
 
 pub use device::{Device, Found, LEASEHOLD_FD, Queue};
 pub use dtype::{DType, Element};

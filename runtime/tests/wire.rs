@@ -1,0 +1,210 @@
+//! The wire: every op of the list survives the way there and back, frames are the golden ones, hostile bytes are
+//! refused by name, and rings hold the other side to what is possible.
+#![cfg(feature = "remote")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use leasehold::op::{self, Lens, MapFn, Op, Spec};
+use leasehold::wire::{Bad, BlockRef, Completion, Consumer, Memfd, Outcome, PAGE, Producer, Record, Wire};
+use leasehold::{DType, Dims, Error, Kind, Layout, Rule};
+
+/// One of every op, with options that are not the defaults.
+fn every_op() -> Vec<Op> {
+    let matmul = op::Matmul {
+        alpha: 0.5,
+        beta: 2.0,
+        bias: true,
+        activation: op::Activation::Silu,
+        gate: op::Gate::Interleaved,
+        residual: true,
+        preactivation: true,
+        precision: op::Precision::Tf32,
+        scales: [op::Scale::Row, op::Scale::Block128x128],
+        group: op::Group::K,
+        constant_b: true,
+        order: op::OrderClass::BatchInvariant,
+    };
+    let attention = op::Attention {
+        scale: 0.125,
+        causal: true,
+        window: Some([3, 0]),
+        softcap: 30.0,
+        mask: op::Mask::Additive,
+        alibi: true,
+        sinks: true,
+        lens: Lens::Host(vec![3, 5]),
+        key_value: op::KeyValue::Paged { page: 64 },
+        log_sum_exp: true,
+        order: op::OrderClass::Any,
+    };
+    vec![
+        matmul.into(),
+        attention.into(),
+        op::AttentionBackward { scale: 0.5, causal: true }.into(),
+        op::Norm { kind: op::NormKind::Rms, epsilon: 1e-6, weight: true, bias: true }.into(),
+        op::Softmax { scale: 2.0, axis: 3 }.into(),
+        op::Map { function: MapFn::Min, scale: 2.0, shift: -1.0 }.into(),
+        op::Rope { base: 1e5, dims: 64, interleaved: true }.into(),
+        op::Gather { axis: 1 }.into(),
+        op::Scatter { function: op::ScatterFn::Append, axis: 2 }.into(),
+        op::Reduce { function: op::ReduceFn::Min, axis: 1 }.into(),
+        op::ArgMax { axis: 4 }.into(),
+        op::TopK { k: 40, axis: 1 }.into(),
+        op::Quantize { format: op::QuantizeFormat::Group32, inverse: true }.into(),
+        op::Copy.into(),
+    ]
+}
+
+fn spec() -> Spec {
+    let dims = |list| Dims::new(list).unwrap();
+    let layout = Layout::new(dims(&[2, 3, 1 << 40]), dims(&[7, 0, 1])).unwrap();
+    Spec::new(DType::BF16, layout, 6)
+}
+
+fn every_record() -> Vec<Record> {
+    let at = BlockRef { block: 7, generation: 9, offset: 256 };
+    let defines = every_op().into_iter().map(|op| Record::Define {
+        handle: 3,
+        op: Wire::of(&op),
+        specs: vec![spec(); op.roles().len().min(3)],
+        lens: [4096, 2],
+    });
+    let others = [
+        Record::Undefine { handle: 3 },
+        Record::Run { handle: 3, bindings: vec![at; 12] },
+        Record::Replay { program: 1 },
+        Record::Reserve { bytes: 1 << 33 },
+        Record::Release { at },
+        Record::Write { at, staging: 64, len: 1024 },
+        Record::Read { at, staging: 128, len: 4 },
+    ];
+    defines.chain(others).collect()
+}
+
+#[test]
+fn every_op_and_record_returns_unchanged() {
+    assert_eq!(every_op().len(), Op::NAMES.len());
+    for op in every_op() {
+        let lens = match &op {
+            Op::Attention(a) => match &a.lens {
+                Lens::Host(list) => list.clone(),
+                _ => vec![],
+            },
+            _ => vec![],
+        };
+        assert_eq!(Wire::of(&op).op(lens).unwrap(), op);
+    }
+    for record in every_record() {
+        let bytes = record.encode(11, 2).unwrap();
+        let (ticket, queue, decoded) = Record::decode(&bytes);
+        assert_eq!((ticket, queue, decoded.unwrap()), (11, 2, record));
+    }
+}
+
+/// The frames as they were first agreed. A change here is a change of the protocol's version.
+#[test]
+fn frames_are_the_golden_ones() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let frames = every_record().into_iter().map(|r| hex(&r.encode(11, 2).unwrap()));
+    let now: Vec<String> = frames.map(|f| f.trim_end_matches("00").to_string()).collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/frames.hex");
+    if std::env::var_os("LEASEHOLD_WRITE_GOLDEN").is_some() {
+        std::fs::write(path, now.join("\n") + "\n").unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap();
+    assert_eq!(now, golden.lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn one_changed_byte_is_refused_or_another_valid_record() {
+    for record in every_record() {
+        let good = record.encode(11, 2).unwrap();
+        for i in 4..good.len() {
+            let mut bytes = good.clone();
+            bytes[i] ^= 0x81;
+            if let (_, _, Err(error)) = Record::decode(&bytes) {
+                assert!(matches!(error.kind(), Kind::Protocol { .. }), "{error}");
+            }
+        }
+    }
+    let mut unknown = Record::Replay { program: 1 }.encode(1, 0).unwrap();
+    unknown[4] = 77;
+    let error = Record::decode(&unknown).2.unwrap_err();
+    assert!(error.to_string().contains("record kind, asked 77, allowed 8"), "{error}");
+}
+
+#[test]
+fn completions_keep_kind_rule_and_values() {
+    let errors: Vec<Error> = vec![
+        Kind::OutOfMemory { asked: 5, free: 3, quota: 4 }.into(),
+        Kind::Index { value: u32::MAX, bound: 7 }.into(),
+        Kind::Revoked.into(),
+        Kind::Time { asked: 9, allowed: 8 }.into(),
+    ];
+    for error in errors {
+        let c = Completion { ticket: 5, outcome: Outcome::Failed(error) };
+        assert_eq!(Completion::decode(&c.encode()).unwrap(), c);
+    }
+    let rejected = Error::rejected(Rule::InnerDim, None, "ü".repeat(40), "k = 3");
+    let c = Completion { ticket: 6, outcome: Outcome::Failed(rejected) };
+    let Outcome::Failed(back) = Completion::decode(&c.encode()).unwrap().outcome else { panic!() };
+    assert_eq!(back.rule(), Some(Rule::InnerDim));
+}
+
+#[test]
+fn a_ring_carries_records_across_its_end_and_refuses_impossible_positions() {
+    let (writer, reader) = (Memfd::new("w", PAGE + 4096).unwrap(), Memfd::new("r", PAGE).unwrap());
+    let (writer, reader) = (writer.map(true).unwrap(), reader.map(true).unwrap());
+    let (mut producer, mut consumer) = (Producer::new(4096), Consumer::new(4096));
+    let mut got = Vec::new();
+    for i in 0..500u64 {
+        let at = BlockRef { block: i as u32, generation: 0, offset: i };
+        let bindings = vec![at; 1 + (i % 12) as usize];
+        let bytes = Record::Run { handle: 1, bindings }.encode(i, 0).unwrap();
+        assert!(producer.push(&writer, &reader, &bytes).unwrap());
+        assert!(consumer.pop(&reader, &writer, &mut got).unwrap());
+        assert_eq!(got, bytes);
+    }
+    assert!(!consumer.pop(&reader, &writer, &mut got).unwrap());
+    // The tenant owns its page and may write anything there.
+    let tail = writer.position(0);
+    for bad in [tail - 64, tail + 8192, tail + 1, u64::MAX, 0] {
+        writer.set_position(0, bad);
+        let error = consumer.pop(&reader, &writer, &mut got).unwrap_err();
+        assert!(matches!(error, Bad::Position { position, .. } if position == bad), "{error}");
+    }
+    for bad in [0u32, 1, 63, 65, 4160, u32::MAX, 128] {
+        writer.write(PAGE + tail % 4096, &bad.to_le_bytes());
+        writer.set_position(0, tail + 64);
+        let error = consumer.pop(&reader, &writer, &mut got).unwrap_err();
+        assert!(matches!(error, Bad::Length { asked, .. } if asked == u64::from(bad)), "{error}");
+    }
+}
+
+#[test]
+fn shared_memory_cannot_be_resized_and_after_sealing_not_mapped_writable_or_punched() {
+    use rustix::fs::{FallocateFlags, fallocate, ftruncate};
+    let memfd = Memfd::new("sealed", 8192).unwrap();
+    let node = memfd.map(true).unwrap();
+    assert!(ftruncate(&memfd, 4096).is_err() && ftruncate(&memfd, 16384).is_err());
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&memfd, punch, 0, 4096).unwrap();
+    memfd.seal_writes().unwrap();
+    assert!(memfd.map(true).is_err());
+    assert!(fallocate(&memfd, punch, 0, 4096).is_err());
+    assert!(rustix::io::pwrite(&memfd, b"x", 0).is_err());
+    assert!(rustix::fs::fcntl_add_seals(&memfd, rustix::fs::SealFlags::WRITE).is_err());
+    // A read-only descriptor reopened for writing through /proc: open may succeed, mapping does not.
+    use std::os::fd::{AsFd, AsRawFd};
+    let path = format!("/proc/self/fd/{}", memfd.as_fd().as_raw_fd());
+    if let Ok(file) = std::fs::OpenOptions::new().read(true).write(true).open(path) {
+        let again = Memfd::received(file.into(), 8192).unwrap();
+        assert!(again.map(true).is_err());
+    }
+    // The mapping made before still writes, and readers see it.
+    assert!(node.write(0, b"node"));
+    let mut seen = [0; 4];
+    assert!(memfd.map(false).unwrap().read(0, &mut seen));
+    assert_eq!(&seen, b"node");
+    assert!(!memfd.map(false).unwrap().write(0, b"no"));
+    assert!(!node.read(8190, &mut seen));
+}
