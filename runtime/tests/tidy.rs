@@ -153,21 +153,36 @@ fn an_op_has_one_name_on_every_floor() {
     }
 }
 
-#[test]
-fn the_leased_build_is_light() {
+/// Asserts that a build, given as arguments of `cargo tree -p`, pulls none of these crates.
+fn check_light(build: &[&str], heavy: &[&str]) {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let args = ["tree", "-p", "leasehold", "--no-default-features", "--features", "remote"];
     let output = Command::new(cargo)
-        .args(args)
-        .args(["-e", "normal", "--prefix", "none", "--offline"])
+        .args(["tree", "-e", "normal", "--prefix", "none", "--offline", "-p"])
+        .args(build)
         .current_dir(root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let tree = String::from_utf8(output.stdout).unwrap();
-    assert!(tree.starts_with("leasehold v"), "{tree}");
-    for heavy in ["wgpu", "naga", "cudarc", "clap", "tokio", "async-std", "smol", "rayon", "gemm"] {
+    assert!(tree.starts_with(&format!("{} v", build[0])), "{tree}");
+    for heavy in heavy {
         let hit = tree.lines().any(|line| line.split([' ', '-']).next() == Some(heavy));
-        assert!(!hit, "the leased build pulls {heavy}:\n{tree}");
+        assert!(!hit, "{} pulls {heavy}:\n{tree}", build[0]);
     }
+}
+
+const GPU_AND_ASYNC: [&str; 6] = ["wgpu", "naga", "cudarc", "tokio", "async", "smol"];
+
+#[test]
+fn the_leased_build_is_light() {
+    let build = ["leasehold", "--no-default-features", "--features", "remote"];
+    check_light(&build, &GPU_AND_ASYNC);
+    check_light(&build, &["clap", "rayon", "gemm"]);
+}
+
+/// Every job starts through the front.
+#[test]
+fn the_front_is_light() {
+    check_light(&["leasehold-cli"], &GPU_AND_ASYNC);
+    check_light(&["leasehold-cli"], &["rayon", "gemm", "regex"]);
 }

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use leasehold::op::{self, Lens, MapFn, Op, Spec};
-use leasehold::wire::{Bad, BlockRef, Completion, Consumer, Memfd, Outcome, PAGE, Producer, Record, Wire};
+use leasehold::wire::{
+    Bad, BlockRef, Completion, Consumer, Memfd, Outcome, PAGE, Producer, Record, Wire,
+};
 use leasehold::{DType, Dims, Error, Kind, Layout, Rule};
 
 /// One of every op, with options that are not the defaults.
