@@ -131,6 +131,27 @@ fn dropped_doubled_and_reordered_records_are_named() {
 }
 
 #[test]
+fn records_of_another_ledger_or_place_are_named() {
+    let key = SecretKey::generate();
+    let (lines, mut chain) = (lines(&key), Chain::default());
+    // The same place in another node's ledger: a good hash and sequence number, another past.
+    let mut others = Vec::new();
+    for job in 50..53 {
+        let line = chain.line(at(1), Entry::Settle(usage(9, job, 1))).unwrap();
+        chain = line.chain();
+        others.push(line.to_bytes()[..].strip_suffix(b"\n").unwrap().to_vec());
+    }
+    let spliced = [&lines[..2], &others[2..]].concat();
+    assert_eq!(seq(check(&spliced, &[&key], vec![])), 2);
+    // The right past, another sequence number: a gap in the numbers that nothing was dropped from.
+    let skipped = Chain { size: 5, head: check(&lines[..2], &[&key], vec![]).unwrap().head };
+    let line = skipped.line(at(1), Entry::Settle(usage(9, 9, 1))).unwrap();
+    let jumped =
+        [&lines[..2], &[line.to_bytes()[..].strip_suffix(b"\n").unwrap().to_vec()]].concat();
+    assert_eq!(seq(check(&jumped, &[&key], vec![])), 2);
+}
+
+#[test]
 fn a_cut_tail_is_shown_by_a_checkpoint_kept_elsewhere() {
     let key = SecretKey::generate();
     let lines = lines(&key);

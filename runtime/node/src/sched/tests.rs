@@ -193,6 +193,27 @@ fn an_idle_share_is_never_banked() {
 }
 
 #[test]
+fn a_flow_that_comes_and_goes_saves_nothing_up() {
+    let load = Load { flow: 1, unit: 100_000, real: 100 };
+    // It leaves most of its turn unused, or gets its charge back after it left.
+    for (launched, busy, leaves_first) in [(100_000, 100_000, false), (1_000_000, 0, true)] {
+        let mut sim = Sim::new(Params::GPU);
+        sim.flow(1, 1000, Class::Reserved);
+        sim.session(1, load);
+        for _ in 0..10 {
+            let turn = sim.sched.next(sim.now).unwrap();
+            let slice = sim.sched.launched(turn, launched, (!leaves_first).then_some(load.unit));
+            sim.sched.done(slice, busy);
+            sim.stop(1);
+            sim.sched.ready(SessionId(1), load.unit).unwrap();
+        }
+        sim.flow(2, 1000, Class::Reserved);
+        sim.session(2, Load { flow: 2, ..load });
+        assert_eq!(sim.fill(), [SessionId(1), SessionId(2)], "a slice each fills the window");
+    }
+}
+
+#[test]
 fn cancelling_and_resubmitting_dodges_no_charge() {
     // Flow 1 hides its real cost: units predicted at 10 µs take 250. After each launch it cancels and comes
     // back, with a new session each time.
