@@ -359,6 +359,17 @@ fn a_job_id_is_used_once_also_after_a_restart() {
 }
 
 #[test]
+fn a_lease_uses_up_a_bounded_number_of_job_ids() {
+    let (lease, mut admission) = (World::new().verified(), Admission::default());
+    for id in 0..JOB_IDS_MAX as u128 {
+        admission.admit(&lease, job(id), None, NOW).unwrap();
+        admission.release(lease.id, job(id));
+    }
+    let refused = admission.admit(&lease, job(u128::MAX), None, NOW);
+    assert_eq!(refused, Err(AdmitError::JobIds { lease: lease.id }));
+}
+
+#[test]
 fn a_deadline_is_the_run_time_or_the_expiry() {
     let (lease, mut admission) = (World::new().verified(), Admission::default());
     let second = Duration::from_secs(1);

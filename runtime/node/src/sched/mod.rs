@@ -346,12 +346,22 @@ impl Sched {
         if self.flows.get_mut(&first)?.end_turn() {
             ring.rotate_left(1);
         }
-        // Rounds in which nobody would be served are given out at once.
+        if let Some(id) = self.round(class) {
+            return Some(id);
+        }
+        // Everybody owes. Rounds in which nobody would be served are given out at once.
+        let ring = &self.rings[class as usize];
         let rounds =
             ring.iter().filter_map(|id| self.flows.get(id)).map(Flow::rounds_to_turn).min()?;
-        for id in ring.iter() {
+        for id in ring {
             self.flows.get_mut(id)?.skip_rounds(rounds - 1);
         }
+        self.round(class)
+    }
+
+    /// One round: each flow gets its quantum, up to the first that may launch.
+    fn round(&mut self, class: Class) -> Option<FlowId> {
+        let ring = &mut self.rings[class as usize];
         for _ in 0..ring.len() {
             let id = *ring.front()?;
             if self.flows.get_mut(&id)?.begin_turn() {
