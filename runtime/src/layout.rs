@@ -14,6 +14,9 @@ pub struct Dims {
 }
 
 impl Dims {
+    /// No dimension: the shape of a single value.
+    pub const NONE: Self = Self { rank: 0, dims: [0; MAX_RANK] };
+
     /// The given sizes, or `None` above [`MAX_RANK`] of them.
     pub fn new(sizes: &[u64]) -> Option<Self> {
         let mut dims = [0; MAX_RANK];

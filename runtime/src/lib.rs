@@ -15,6 +15,7 @@ mod numerics;
 pub mod op;
 pub mod order;
 pub mod plan;
+pub mod reference;
 mod tensor;
 #[cfg(feature = "remote")]
 pub mod wire;

@@ -146,7 +146,7 @@ fn an_op_has_one_name_on_every_floor() {
     let built = ["matmul", "attention", "norm", "softmax", "map", "gather", "reduce", "copy"];
     for name in built {
         assert!(Op::NAMES.contains(&name), "{name} is no op");
-        for floor in ["runtime/src/op", "runtime/src/tensor/ops"] {
+        for floor in ["runtime/src/op", "runtime/src/tensor/ops", "runtime/src/reference"] {
             let path = root().join(floor).join(format!("{name}.rs"));
             assert!(path.exists(), "{} is missing", path.display());
         }

@@ -1,0 +1,207 @@
+//! Runs a case on a backend: every plan, the whole range and cut ranges, poisoned outputs, then the judgement.
+
+use super::case::{Case, Fill, POISON, Random};
+use super::judge::judge;
+use leasehold::backend::{Backend, IndexFault, Place, Progress};
+use leasehold::op::{Access, Binding, BoundOp, BufferId, CheckedOp};
+use leasehold::order::Plan;
+use leasehold::{Error, Kind, reference};
+use std::sync::Arc;
+
+/// What a case came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All is as it should be.
+    Passed,
+    /// The backend does not run it, with its error.
+    Unsupported(Error),
+}
+
+/// What one execution left: the whole allocation of each operand, and the first fault.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Left {
+    pub blocks: Vec<Vec<u8>>,
+    pub fault: Option<IndexFault>,
+}
+
+/// Runs the case under every plan and several cuts, and judges it.
+///
+/// # Errors
+/// What is wrong.
+pub fn run_on<B: Backend>(backend: &mut B, case: &Case) -> Result<Outcome, String> {
+    let op = Arc::new(case.checked());
+    let contents = contents(case);
+    let plans = match backend.candidates(&op) {
+        Ok(plans) => plans,
+        Err(e) if matches!(e.kind(), Kind::Unsupported { .. }) => {
+            return Ok(Outcome::Unsupported(e));
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    let mut first: Option<Left> = None;
+    for plan in &plans {
+        if plan.unit_ns > backend.caps().unit_cap_ns {
+            return Err(format!("a unit of {plan} is over the cap"));
+        }
+        let units = plan.units() as u64;
+        for cuts in cuts(units) {
+            let left = execute(backend, &op, plan, &contents, case, &cuts)
+                .map_err(|e| format!("{plan}: {e}"))?;
+            match &first {
+                None => first = Some(left),
+                Some(first) if *first == left => {}
+                Some(_) => return Err(format!("{plan} cut at {cuts:?} gives other bits")),
+            }
+        }
+    }
+    let left = first.ok_or("no plan")?;
+    judge_all(&op, case, &contents, &left)?;
+    Ok(Outcome::Passed)
+}
+
+/// The bytes of each operand's allocation before the op.
+pub fn contents(case: &Case) -> Vec<Vec<u8>> {
+    let seed =
+        |i: usize| case.name.bytes().fold(i as u64, |h, b| h * 31 % (1 << 50) + u64::from(b));
+    case.operands.iter().enumerate().map(|(i, operand)| operand.content(seed(i))).collect()
+}
+
+/// Ends of ranges: all at once, the first unit apart, every unit apart or some at random.
+fn cuts(units: u64) -> Vec<Vec<u64>> {
+    let mut all = vec![vec![units]];
+    if units > 1 {
+        all.push(vec![1, units]);
+        let mut random = Random(units);
+        all.push(match units {
+            0..=64 => (1..=units).collect(),
+            _ => {
+                let mut ends: Vec<u64> = (0..6).map(|_| random.below(units)).collect();
+                ends.push(units);
+                ends.sort();
+                ends
+            }
+        });
+    }
+    all
+}
+
+/// Allocates, fills, launches the ranges that end at `cuts`, and reads everything back.
+pub fn execute<B: Backend>(
+    backend: &mut B,
+    op: &Arc<CheckedOp>,
+    plan: &Plan,
+    contents: &[Vec<u8>],
+    case: &Case,
+    cuts: &[u64],
+) -> Result<Left, Error> {
+    let mut places = Vec::new();
+    for (i, (operand, content)) in case.operands.iter().zip(contents).enumerate() {
+        let block = match operand.fill {
+            Fill::Same(other) => {
+                let place: &Place = &places[if other < i { other } else { i }];
+                place.block
+            }
+            _ => {
+                let block = backend.alloc(content.len() as u64)?;
+                backend.upload(block, 0, content)?;
+                block
+            }
+        };
+        places.push(Place { block, offset: operand.offset });
+    }
+    let bound = bind(op, case, &places)?;
+    let state = match plan.state_bytes {
+        0 => None,
+        bytes => {
+            let block = backend.alloc(bytes)?;
+            backend.upload(block, 0, &vec![POISON; bytes as usize])?;
+            Some(Place { block, offset: 0 })
+        }
+    };
+    let mut prepared = backend.prepare(op, plan)?;
+    let mut from = 0;
+    for &to in cuts {
+        if to > from {
+            backend.launch(&mut prepared, from..to, &bound, &places, state)?;
+        }
+        from = to;
+    }
+    let mark = backend.mark()?;
+    let fault = loop {
+        if let Progress::Done { fault, .. } = backend.poll(mark, None)? {
+            break fault;
+        }
+    };
+    let mut blocks = Vec::new();
+    for (place, content) in places.iter().zip(contents) {
+        let mut bytes = vec![0; content.len()];
+        backend.download(place.block, 0, &mut bytes)?;
+        blocks.push(bytes);
+    }
+    for (i, place) in places.iter().enumerate() {
+        if !matches!(case.operands[i].fill, Fill::Same(_)) {
+            backend.free(place.block);
+        }
+    }
+    if let Some(state) = state {
+        backend.free(state.block);
+    }
+    Ok(Left { blocks, fault })
+}
+
+fn bind(op: &Arc<CheckedOp>, case: &Case, places: &[Place]) -> Result<BoundOp, Error> {
+    let bindings = places.iter().zip(&case.operands).map(|(place, operand)| {
+        let (buffer, len) = (BufferId(place.block.0), operand.bytes());
+        Binding { buffer, offset: place.offset, len }
+    });
+    op.bind(&bindings.collect::<Vec<_>>())
+}
+
+/// Judges every output, and every byte that the op had no business with.
+fn judge_all(op: &CheckedOp, case: &Case, contents: &[Vec<u8>], left: &Left) -> Result<(), String> {
+    if let Some(fault) = left.fault {
+        return Err(format!("{fault:?} of good indices"));
+    }
+    let view = |i: usize| &contents[i][(case.operands[i].offset as usize).min(contents[i].len())..];
+    let written = |i: usize| op.roles()[i].access == Access::Write;
+    let (outs, ins): (Vec<_>, Vec<_>) = (0..case.operands.len()).partition(|&i| written(i));
+    let inputs: Vec<&[u8]> = ins.iter().map(|&i| view(i)).collect();
+    let exact = reference::exact(op, &inputs);
+    for (n, &i) in outs.iter().enumerate() {
+        let operand = &case.operands[i];
+        let name = op.roles()[i].name;
+        let low = reference::rounded(op, &inputs, operand.dtype).swap_remove(n);
+        let bytes = &left.blocks[i][operand.offset as usize..];
+        let got = reference::read(operand.dtype, &operand.layout, bytes);
+        judge(operand.dtype, &got, &exact[n], &low).map_err(|e| format!("{name}: {e}"))?;
+    }
+    neighbours(case, contents, left, written)
+}
+
+/// Bytes outside an output's elements, and all of an input that no output shares, are as they were.
+fn neighbours(
+    case: &Case,
+    contents: &[Vec<u8>],
+    left: &Left,
+    written: impl Fn(usize) -> bool,
+) -> Result<(), String> {
+    for (i, operand) in case.operands.iter().enumerate() {
+        let mut after = left.blocks[i].clone();
+        let before = match operand.fill {
+            Fill::Same(other) => &contents[other],
+            _ => &contents[i],
+        };
+        let shared = case.operands.iter().any(|o| matches!(o.fill, Fill::Same(j) if j == i));
+        if written(i) || shared {
+            let size = operand.dtype.size() as usize;
+            for at in reference::offsets(&operand.layout) {
+                let at = operand.offset as usize + at as usize * size;
+                after[at..at + size].copy_from_slice(&before[at..at + size]);
+            }
+        }
+        if let Some(at) = after.iter().zip(before).position(|(a, b)| a != b) {
+            return Err(format!("operand {i}: byte {at} was written, it is no element"));
+        }
+    }
+    Ok(())
+}

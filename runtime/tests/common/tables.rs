@@ -1,0 +1,471 @@
+//! The tables of cases, one function an op: awkward shapes as pairwise covers, then cases with a reason of their
+//! own. Sizes are those of DeepGEMM's and FlashAttention's tests and the odd ones around vector and tile edges.
+
+use super::case::{Case, Fill, Operand, Style};
+use super::cover::pairwise;
+use super::full;
+use leasehold::DType::{self, BF16, F16, F32, I32, U32};
+use leasehold::op::{
+    Activation, Attention, Copy, Gate, Gather, Lens, Map, MapFn, Mask, Matmul, Norm, NormKind,
+    Reduce, ReduceFn, Softmax,
+};
+
+const FLOATS: [DType; 3] = [F32, F16, BF16];
+const NORMAL: Fill = Fill::Normal(1.0);
+/// Element offsets of first elements: aligned, odd, and beyond one 256-byte class.
+const OFFSETS: [u64; 3] = [0, 1, 131];
+
+/// Small enough for [`super::CASE_FLOPS`], or any size where the full suite runs.
+fn affordable(flops: u64) -> bool {
+    full() || u128::from(flops) <= super::CASE_FLOPS
+}
+
+/// Epilogues of a product: bias, activation, gate, residual, alpha.
+const EPILOGUES: [(Option<Style>, Activation, bool, bool, f32); 8] = [
+    (None, Activation::None, false, false, 1.0),
+    (Some(Style::Row), Activation::None, false, false, 1.0),
+    (Some(Style::Column), Activation::Relu, false, false, 1.0),
+    (Some(Style::Row), Activation::GeluErf, false, true, 0.5),
+    (None, Activation::GeluTanh, false, true, 0.25),
+    (Some(Style::Tight), Activation::Silu, true, true, 0.5),
+    (None, Activation::None, true, false, -1.5),
+    (None, Activation::None, false, false, 0.0),
+];
+
+/// A product of `[batch.., m, k]` and `[batch.., k, n]`. Normal numbers over the root of `k` keep sums near 1.
+struct Product<'a> {
+    batch: &'a [u64],
+    size: [u64; 3],
+    epilogue: usize,
+    styles: [Style; 3],
+    dtypes: [DType; 2],
+    offset: u64,
+}
+
+impl Product<'_> {
+    fn case(&self) -> Case {
+        let [m, n, k] = self.size;
+        let shape = |rows, cols| [self.batch, &[rows, cols]].concat();
+        let (bias, activation, gate, residual, alpha) = EPILOGUES[self.epilogue];
+        let [sa, sb, so] = self.styles;
+        let [dtype, out] = self.dtypes;
+        let mut operands = vec![
+            Operand::new(dtype, &shape(m, k), sa, self.offset, NORMAL),
+            Operand::new(dtype, &shape(k, n), sb, 0, Fill::Normal(1.0 / (k.max(1) as f64).sqrt())),
+        ];
+        let mut extra = |dtype, style| {
+            operands.push(Operand::new(dtype, &shape(m, n), style, self.offset, NORMAL));
+        };
+        bias.into_iter().for_each(|style| extra(F32, style));
+        gate.then(|| extra(dtype, so));
+        residual.then(|| extra(out, so));
+        operands.push(Operand::out(out, &shape(m, n), so, self.offset));
+        let op = Matmul {
+            alpha,
+            bias: bias.is_some(),
+            activation,
+            gate: if gate { Gate::Tensor } else { Gate::None },
+            residual,
+            ..Matmul::default()
+        };
+        Case::new(op, operands)
+    }
+}
+
+pub fn matmul() -> Vec<Case> {
+    const SIZES: [u64; 10] = [1, 2, 3, 7, 17, 63, 65, 127, 129, 514];
+    const DEPTHS: [u64; 7] = [1, 8, 17, 72, 136, 520, 1030];
+    const BATCHES: [&[u64]; 4] = [&[], &[3], &[2, 2], &[1, 1, 2]];
+    let sizes = [10, 10, 7, 4, 5, 5, 4, 3, 3, EPILOGUES.len(), 3];
+    let mut cases: Vec<Case> = pairwise(&sizes)
+        .iter()
+        .map(|row| {
+            let &[m, n, k, batch, a, b, out, dtype, out_dtype, epilogue, offset] = &row[..] else {
+                panic!("a row of {} factors", sizes.len())
+            };
+            let (mut k, mut batch) = (DEPTHS[k], BATCHES[batch]);
+            let flops =
+                |k, batch: &[u64]| 2 * SIZES[m] * SIZES[n] * k * batch.iter().product::<u64>();
+            if !affordable(flops(k, batch)) {
+                batch = &[];
+            }
+            if !affordable(flops(k, batch)) {
+                k = 136;
+            }
+            // Repeating the first axis of a matrix alone would repeat its rows: legal, and tested too.
+            Product {
+                batch,
+                size: [SIZES[m], SIZES[n], k],
+                epilogue,
+                styles: [IN_STYLES[a], IN_STYLES[b], ROW_STYLES[out]],
+                dtypes: [FLOATS[dtype], FLOATS[out_dtype]],
+                offset: OFFSETS[offset],
+            }
+            .case()
+        })
+        .collect();
+    let plain = |batch, size, dtype| Product {
+        batch,
+        size,
+        epilogue: 3,
+        styles: [Style::Tight; 3],
+        dtypes: [dtype; 2],
+        offset: 0,
+    };
+    // Nothing to multiply: the epilogue of zeros, or no output at all.
+    for size in [[0, 5, 7], [5, 0, 7], [5, 7, 0], [0, 0, 0]] {
+        cases.extend([F32, BF16].map(|dtype| plain(&[2], size, dtype).case()));
+    }
+    cases.push(plain(&[0], [3, 4, 5], F32).case());
+    // A contraction longer than a unit; a large batch of small products; one row.
+    cases.push(plain(&[], [512, 256, 700], F32).case());
+    cases.push(plain(&[], [3, 5, 40_000], F16).case());
+    cases.push(plain(&[64], [64, 64, 64], F32).case());
+    cases.push(plain(&[], [1, 2112, 7168], BF16).case());
+    cases.push(in_place(plain(&[2], [65, 129, 72], F16).case(), "residual"));
+    // DeepGEMM's dense shapes, behind the flag.
+    for size in [[128, 2112, 7168], [128, 576, 7168], [1023, 1025, 1024], [128, 7168, 2048]] {
+        cases.extend(FLOATS.map(|dtype| plain(&[], size, dtype).case()));
+    }
+    cases
+}
+
+/// The same case with the output in the place of the operand called `name`.
+fn in_place(mut case: Case, name: &str) -> Case {
+    let i = case.op.roles().iter().position(|role| role.name == name).unwrap();
+    let (operand, last) = (case.operands[i].clone(), case.operands.len() - 1);
+    case.operands[last] = Operand { fill: Fill::Same(i), ..operand };
+    case.name += " in place";
+    case
+}
+
+/// Attention of `[batch, heads, rows, d]`.
+struct Heads {
+    batch: u64,
+    heads: [u64; 2],
+    rows: u64,
+    keys: u64,
+    dims: [u64; 2],
+    causal: bool,
+    mask: Option<Style>,
+    lens: bool,
+    style: Style,
+    dtypes: [DType; 2],
+    offset: u64,
+}
+
+impl Heads {
+    fn flops(&self) -> u64 {
+        2 * self.batch * self.heads[0] * self.rows * self.keys * (self.dims[0] + self.dims[1] + 8)
+    }
+
+    /// The same, smaller where it costs too much.
+    fn affordable(mut self) -> Self {
+        if !affordable(self.flops()) {
+            (self.batch, self.heads) = (1, [1, 1]);
+        }
+        if !affordable(self.flops()) {
+            self.dims = [32, 32];
+        }
+        self
+    }
+
+    fn case(&self) -> Case {
+        let Self { batch, heads: [heads, kv], rows, keys, dims: [d, dv], style, offset, .. } =
+            *self;
+        let [dtype, out] = self.dtypes;
+        let make = |shape: &[u64]| Operand::new(dtype, shape, style, offset, NORMAL);
+        let mut operands = vec![
+            make(&[batch, heads, rows, d]),
+            make(&[batch, kv, keys, d]),
+            make(&[batch, kv, keys, dv]),
+        ];
+        if let Some(style) = self.mask {
+            let shape = [batch, heads, rows, keys];
+            operands.push(Operand::new(F32, &shape, style, offset, Fill::Mask(rows % 7)));
+        }
+        operands.push(Operand::out(out, &[batch, heads, rows, dv], style, offset));
+        operands.push(Operand::out(F32, &[batch, heads, rows], Style::Tight, offset));
+        // Lengths from nothing to everything.
+        let lens = (0..batch).map(|i| (keys * (i * 3 % 4) / 3) as u32).collect();
+        let op = Attention {
+            scale: 1.0 / (d as f32).sqrt(),
+            causal: self.causal,
+            mask: if self.mask.is_some() { Mask::Additive } else { Mask::None },
+            lens: if self.lens { Lens::Host(lens) } else { Lens::Full },
+            log_sum_exp: true,
+            ..Attention::default()
+        };
+        Case::new(op, operands)
+    }
+}
+
+pub fn attention() -> Vec<Case> {
+    const SEQUENCES: [[u64; 2]; 24] = [
+        [1, 1],
+        [1, 3],
+        [2, 1],
+        [3, 513],
+        [511, 1],
+        [1, 339],
+        [64, 128],
+        [128, 192],
+        [256, 256],
+        [239, 1],
+        [799, 3],
+        [113, 203],
+        [113, 128],
+        [128, 217],
+        [113, 211],
+        [108, 256],
+        [256, 512],
+        [384, 256],
+        [640, 128],
+        [512, 256],
+        [1024, 1024],
+        [1023, 1024],
+        [1024, 1023],
+        [3, 1024],
+    ];
+    const DIMS: [[u64; 2]; 10] = [
+        [64, 64],
+        [32, 32],
+        [96, 96],
+        [128, 128],
+        [256, 256],
+        [192, 128],
+        [59, 59],
+        [111, 40],
+        [1, 3],
+        [64, 256],
+    ];
+    const HEADS: [[u64; 2]; 3] = [[1, 1], [6, 2], [4, 1]];
+    const MASKS: [Option<Style>; 3] = [None, Some(Style::Tight), Some(Style::Repeat)];
+    const STYLES: [Style; 4] = [Style::Tight, Style::Heads, Style::Odd, Style::Turned];
+    let sizes = [24, 10, 3, 3, 2, 3, 2, 4, 3, 3, 3];
+    let mut cases: Vec<Case> = pairwise(&sizes)
+        .iter()
+        .map(|row| {
+            let &[seq, dims, batch, heads, causal, mask, lens, style, dtype, out, offset] =
+                &row[..]
+            else {
+                panic!("a row of {} factors", sizes.len())
+            };
+            Heads {
+                batch: [1, 2, 4][batch],
+                heads: HEADS[heads],
+                rows: SEQUENCES[seq][0],
+                keys: SEQUENCES[seq][1],
+                dims: DIMS[dims],
+                causal: causal == 1,
+                mask: MASKS[mask],
+                lens: lens == 1,
+                style: STYLES[style],
+                dtypes: [FLOATS[dtype], FLOATS[out]],
+                offset: OFFSETS[offset],
+            }
+            .affordable()
+            .case()
+        })
+        .collect();
+    let plain = |batch, heads, rows, keys, dims| Heads {
+        batch,
+        heads,
+        rows,
+        keys,
+        dims,
+        causal: true,
+        mask: None,
+        lens: true,
+        style: Style::Tight,
+        dtypes: [F32; 2],
+        offset: 0,
+    };
+    // Nothing to attend to, nobody who attends.
+    cases.extend([
+        plain(2, [2, 1], 3, 0, [8, 8]).case(),
+        plain(2, [2, 2], 0, 5, [8, 8]).case(),
+        plain(0, [2, 2], 3, 5, [8, 8]).case(),
+        plain(1, [2, 2], 3, 5, [8, 0]).case(),
+    ]);
+    // Keys longer than a unit: the running maximum, sum and values are carried.
+    cases.push(Heads { lens: false, ..plain(1, [1, 1], 3, 20_000, [64, 64]) }.case());
+    cases.push(Heads { lens: false, ..plain(2, [1, 1], 70, 4100, [40, 72]) }.case());
+    for (rows, keys) in [(4096, 4096), (16, 20_000), (2048, 3577)] {
+        for dtype in FLOATS {
+            let dtypes = [dtype; 2];
+            cases.push(Heads { dtypes, ..plain(1, [2, 1], rows, keys, [128, 128]) }.case());
+        }
+    }
+    cases
+}
+
+/// Shapes of row ops: short, around vector edges, many rows, longer than a chunk, several axes, empty.
+const ROWS: [&[u64]; 14] = [
+    &[1],
+    &[7],
+    &[3, 1],
+    &[5, 15],
+    &[2, 3, 17],
+    &[129, 64],
+    &[33, 384],
+    &[2, 1, 3, 1, 2, 63],
+    &[4, 1025],
+    &[1000, 3],
+    &[2, 66_000],
+    &[1, 200_003],
+    &[0, 5],
+    &[5, 0],
+];
+const ROW_STYLES: [Style; 4] = [Style::Tight, Style::Odd, Style::Turned, Style::Gapped];
+const IN_STYLES: [Style; 5] =
+    [Style::Tight, Style::Odd, Style::Turned, Style::Gapped, Style::Repeat];
+
+pub fn norm() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for row in pairwise(&[ROWS.len(), 5, 4, 3, 3, 2, 4, 3, 2]) {
+        let (shape, input) = (ROWS[row[0]], IN_STYLES[row[1]]);
+        let (dtype, out) = (FLOATS[row[3]], FLOATS[row[4]]);
+        let kind = [NormKind::Layer, NormKind::Rms][row[5]];
+        let (weight, bias) = (row[6] & 1 != 0, row[6] & 2 != 0);
+        let offset = OFFSETS[row[7]];
+        let epsilon = [1e-5, 1e-12][row[8]];
+        let n = &shape[shape.len() - 1..];
+        let mut operands = vec![Operand::new(dtype, shape, input, offset, NORMAL)];
+        if weight {
+            operands.push(Operand::new(F32, n, Style::Gapped, offset, NORMAL));
+        }
+        if bias {
+            operands.push(Operand::new(out, n, Style::Tight, offset, NORMAL));
+        }
+        operands.push(Operand::out(out, shape, ROW_STYLES[row[2]], offset));
+        // A row of one element, or the same element repeated, has no deviation to divide by.
+        let flat = n[0] == 1 || (input == Style::Repeat && shape.len() == 1);
+        let epsilon = if flat { 1e-2 } else { epsilon };
+        cases.push(Case::new(Norm { kind, epsilon, weight, bias }, operands));
+    }
+    let x = Operand::new(BF16, &[9, 65], Style::Odd, 1, NORMAL);
+    let out = Operand::out(BF16, &[9, 65], Style::Odd, 1);
+    let op = Norm { kind: NormKind::Rms, epsilon: 1e-6, weight: false, bias: false };
+    cases.push(in_place(Case::new(op, vec![x, out]), "x"));
+    cases
+}
+
+pub fn softmax() -> Vec<Case> {
+    pairwise(&[ROWS.len(), 4, 4, 3, 3, 3, 3])
+        .iter()
+        .map(|row| {
+            let shape = ROWS[row[0]];
+            let offset = OFFSETS[row[5]];
+            // Some rows see nothing.
+            let fill = [NORMAL, Fill::Mask(3), Fill::Normal(30.0)][row[6]];
+            let style = ROW_STYLES[row[1]];
+            let x = Operand::new(FLOATS[row[3]], shape, style, offset, fill);
+            let out = Operand::out(FLOATS[row[4]], shape, ROW_STYLES[row[2]], offset);
+            let axis = (shape.len() - 1) as u8;
+            Case::new(Softmax { scale: [1.0, 0.5, 2.0][row[6]], axis }, vec![x, out])
+        })
+        .collect()
+}
+
+pub fn reduce() -> Vec<Case> {
+    pairwise(&[ROWS.len(), 5, 3, 3, 3, 4])
+        .iter()
+        .map(|row| {
+            let shape = ROWS[row[0]];
+            let offset = OFFSETS[row[4]];
+            let style = IN_STYLES[row[1]];
+            let x = Operand::new(FLOATS[row[2]], shape, style, offset, NORMAL);
+            let outer = &shape[..shape.len() - 1];
+            let out = Operand::out(FLOATS[row[3]], outer, ROW_STYLES[row[1] % 4], offset);
+            let axis = (shape.len() - 1) as u8;
+            Case::new(Reduce { function: ReduceFn::ALL[row[5]], axis }, vec![x, out])
+        })
+        .collect()
+}
+
+/// Shapes of elementwise ops.
+const ELEMENTS: [&[u64]; 9] = [
+    &[],
+    &[1],
+    &[1, 3, 1, 5],
+    &[33, 31],
+    &[2, 3, 4, 5, 6, 7],
+    &[70_001],
+    &[35_000, 2],
+    &[3, 0, 2],
+    &[129, 1025],
+];
+
+pub fn map() -> Vec<Case> {
+    let functions = MapFn::ALL;
+    let mut cases = Vec::new();
+    for row in pairwise(&[functions.len(), ELEMENTS.len(), 5, 4, 3, 3, 3, 3]) {
+        let (function, shape) = (functions[row[0]], ELEMENTS[row[1]]);
+        let (input, output) = (IN_STYLES[row[2]], ROW_STYLES[row[3]]);
+        let offset = OFFSETS[row[6]];
+        let positive = [MapFn::Log, MapFn::Sqrt, MapFn::Rsqrt, MapFn::Recip, MapFn::Div];
+        let fill = if positive.contains(&function) { Fill::Positive } else { Fill::Normal(2.0) };
+        let mut operands = vec![Operand::new(FLOATS[row[4]], shape, input, offset, fill)];
+        if function.arity() == 2 {
+            operands.push(Operand::new(FLOATS[row[5]], shape, Style::Row, 0, fill));
+        }
+        operands.push(Operand::out(FLOATS[row[5]], shape, output, offset));
+        let (scale, shift) = [(1.0, 0.0), (0.5, 0.0), (-1.5, 2.0)][row[7]];
+        cases.push(Case::new(Map { function, scale, shift }, operands));
+    }
+    let whole = functions.iter().filter(|function| function.for_integers());
+    for (&function, (dtype, style)) in
+        whole.flat_map(|f| [(I32, Style::Odd), (U32, Style::Turned)].map(|d| (f, d)))
+    {
+        let shape = [40, 33];
+        let make = || Operand::new(dtype, &shape, style, 1, Fill::Words);
+        let mut operands: Vec<Operand> = (0..function.arity()).map(|_| make()).collect();
+        operands.push(Operand::out(dtype, &shape, Style::Tight, 3));
+        cases.push(Case::new(Map { function, scale: 1.0, shift: 0.0 }, operands));
+    }
+    let x = Operand::new(F16, &[9, 65], Style::Gapped, 1, NORMAL);
+    let op = Map { function: MapFn::Silu, scale: 1.0, shift: 0.0 };
+    let out = Operand::out(F16, &[9, 65], Style::Gapped, 1);
+    cases.push(in_place(Case::new(op, vec![x, out]), "x"));
+    cases
+}
+
+pub fn gather() -> Vec<Case> {
+    const TABLES: [&[u64]; 7] =
+        [&[5], &[1000, 1], &[7, 384], &[300, 63], &[4, 3, 5], &[2, 0], &[65_537, 2]];
+    const INDICES: [&[u64]; 6] = [&[], &[1], &[3, 5], &[0], &[1000], &[2, 3, 7]];
+    const DTYPES: [DType; 5] = [F32, F16, BF16, I32, U32];
+    pairwise(&[TABLES.len(), INDICES.len(), 5, 4, 4, 4, 2, 3])
+        .iter()
+        .map(|row| {
+            let (table, index, dtype) = (TABLES[row[0]], INDICES[row[1]], DTYPES[row[2]]);
+            let offset = OFFSETS[row[7]];
+            let fill = if dtype.is_float() { NORMAL } else { Fill::Words };
+            let bound = table[0] as u32;
+            let out: Vec<u64> = index.iter().chain(&table[1..]).copied().collect();
+            let integer = [I32, U32][row[6]];
+            let index_fill = Fill::Indices(bound);
+            let operands = vec![
+                Operand::new(dtype, table, ROW_STYLES[row[3]], offset, fill),
+                Operand::new(integer, index, ROW_STYLES[row[4]], offset, index_fill),
+                Operand::out(dtype, &out, ROW_STYLES[row[5]], offset),
+            ];
+            Case::new(Gather { axis: 0 }, operands)
+        })
+        .collect()
+}
+
+pub fn copy() -> Vec<Case> {
+    const DTYPES: [DType; 5] = [F32, F16, BF16, I32, U32];
+    pairwise(&[ELEMENTS.len(), 5, 5, 4, 3])
+        .iter()
+        .map(|row| {
+            let (shape, dtype) = (ELEMENTS[row[0]], DTYPES[row[1]]);
+            let fill = if dtype.is_float() { NORMAL } else { Fill::Words };
+            let x = Operand::new(dtype, shape, IN_STYLES[row[2]], OFFSETS[row[4]], fill);
+            let out = Operand::out(dtype, shape, ROW_STYLES[row[3]], OFFSETS[2 - row[4]]);
+            Case::new(Copy, vec![x, out])
+        })
+        .collect()
+}
