@@ -38,6 +38,14 @@ impl Device {
     /// # Errors
     /// `NoDevice`, `Environment`, or what opening the leased device fails with.
     pub fn open() -> Result<Self> {
+        #[cfg(feature = "remote")]
+        if let Some(fd) = std::env::var_os(LEASEHOLD_FD) {
+            let remote = crate::remote::Remote::open(LEASEHOLD_FD, &fd)?;
+            return Ok(Self::from_engine(
+                Box::new(remote),
+                format!("{LEASEHOLD_FD} is set: leased"),
+            ));
+        }
         let mut why = Vec::new();
         for found in Self::list() {
             if found.caps.software && found.caps.backend != "cpu" {

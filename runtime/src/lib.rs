@@ -16,6 +16,8 @@ pub mod op;
 pub mod order;
 pub mod plan;
 pub mod reference;
+#[cfg(feature = "remote")]
+pub mod remote;
 mod tensor;
 #[cfg(feature = "remote")]
 pub mod wire;

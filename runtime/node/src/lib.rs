@@ -1,5 +1,7 @@
 //! The node of Leasehold: control, executor, scheduler, leases, ledger, sandbox.
 
+#[cfg(feature = "serve")]
+pub mod executor;
 pub mod keys;
 pub mod lease;
 pub mod ledger;

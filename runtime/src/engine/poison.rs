@@ -10,6 +10,11 @@ use std::collections::HashMap;
 pub struct Poison(HashMap<BufferId, Error>);
 
 impl Poison {
+    /// Whether no buffer failed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Why the buffer cannot be read, if it cannot.
     pub fn of(&self, buffer: BufferId) -> Option<&Error> {
         // The map is empty in every healthy program: the common case is one comparison.

@@ -33,9 +33,12 @@ pub struct Open {
     pub version: u32,
 }
 
-/// The tenant has mapped its memory.
+/// The tenant has mapped its memory. Not empty, since an empty packet reads like the end.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Mapped;
+pub struct Mapped {
+    /// The version that both will speak.
+    pub version: u32,
+}
 
 /// What the session is, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

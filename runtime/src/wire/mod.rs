@@ -18,7 +18,7 @@ pub use hello::{
 pub use op::{MAX_OPERANDS, SPEC_BYTES, Wire};
 pub use record::{BlockRef, HEADER_BYTES, Record};
 pub use ring::{Bad, Consumer, Producer, is_asleep, set_asleep};
-pub use shm::{Memfd, Shared};
+pub use shm::{Memfd, Shared, inherited};
 
 /// Records are multiples of this many bytes.
 pub const RECORD_ALIGN: u64 = 64;

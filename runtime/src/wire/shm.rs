@@ -85,6 +85,16 @@ impl AsFd for Memfd {
     }
 }
 
+/// A descriptor that this process inherited, as a duplicate of its own; `None` when the number is not open.
+pub fn inherited(number: std::os::fd::RawFd) -> Option<OwnedFd> {
+    if number < 0 {
+        return None;
+    }
+    // SAFETY: borrowed for the one call that duplicates it, which fails on a number that is not open.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    fd.try_clone_to_owned().ok()
+}
+
 /// A mapping of shared memory. Every access is checked against its length; a write to a mapping that is not
 /// writable does nothing.
 #[derive(Debug)]

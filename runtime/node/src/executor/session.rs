@@ -1,0 +1,281 @@
+//! One session of a tenant: its rings, its handles and blocks, and the piece of work at its head. What a tenant
+//! sends is decoded and judged here, on a private copy, against this session's own tables.
+
+use super::blocks::Block;
+use leasehold::exec::Run;
+use leasehold::op::{Binding, BoundOp, BufferId, CheckedOp, check};
+use leasehold::wire::{
+    Bad, BlockRef, COMPLETE_BYTES, COPY_MAX, Completion, Consumer, LENS_MAX, Outcome, Producer,
+    Record, STAGING_BYTES, SUBMIT_BYTES, Shared, TenantEnd, Wire, is_asleep, set_asleep,
+};
+use leasehold::{Error, Kind, Result};
+use rustix::net::{RecvFlags, SendFlags};
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Handles of a session.
+const HANDLES_MAX: usize = 4096;
+/// Blocks of a session.
+const BLOCKS_MAX: usize = 4096;
+/// Bytes of one step of a copy.
+pub(super) const COPY_UNIT: u64 = 1 << 20;
+
+/// Work that takes turns.
+pub(super) enum Work {
+    /// An op, launched unit by unit.
+    Run {
+        /// Its record.
+        ticket: u64,
+        /// Where it stands.
+        run: Box<Run>,
+    },
+    /// A copy between staging and a block.
+    Copy(Copying),
+}
+
+/// A copy under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copying {
+    pub(super) ticket: u64,
+    pub(super) up: bool,
+    pub(super) buffer: BufferId,
+    pub(super) offset: u64,
+    pub(super) staging: u64,
+    pub(super) left: u64,
+}
+
+impl Copying {
+    /// Bytes of the next step.
+    pub(super) fn step(&self) -> u64 {
+        self.left.min(COPY_UNIT)
+    }
+}
+
+/// A slot of the session's block table.
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    block: Option<Block>,
+}
+
+pub(super) struct Session {
+    pub(super) job: u64,
+    pub(super) socket: OwnedFd,
+    submit: Shared,
+    pub(super) staging: Shared,
+    complete: Shared,
+    producer: Producer,
+    consumer: Consumer,
+    record: Vec<u8>,
+    handles: HashMap<u32, Arc<CheckedOp>>,
+    slots: Vec<Slot>,
+    pub(super) head: Option<Work>,
+    pub(super) ready_ns: u64,
+    outbox: VecDeque<Completion>,
+    /// Runs whose last units are launched but not done.
+    pub(super) finishing: usize,
+    /// The first index fault of the run at the front of those in flight.
+    pub(super) fault: Option<leasehold::backend::IndexFault>,
+}
+
+impl Session {
+    /// Maps the executor's side: the completion ring and staging writable, the submit ring not.
+    pub(super) fn new(job: u64, end: TenantEnd) -> Result<Self> {
+        Ok(Self {
+            job,
+            submit: end.submit.map(false)?,
+            staging: end.staging.map(true)?,
+            complete: end.complete.map(true)?,
+            socket: end.socket,
+            producer: Producer::new(COMPLETE_BYTES),
+            consumer: Consumer::new(SUBMIT_BYTES),
+            record: Vec::new(),
+            handles: HashMap::new(),
+            slots: Vec::new(),
+            head: None,
+            ready_ns: 0,
+            outbox: VecDeque::new(),
+            finishing: 0,
+            fault: None,
+        })
+    }
+
+    /// The next record, if there is one and its completion will have room. A tenant that stops reading replies
+    /// stalls here, and only itself.
+    pub(super) fn next_record(
+        &mut self,
+        in_flight: u32,
+    ) -> Result<Option<(u64, Result<Record>)>, Bad> {
+        self.flush()?;
+        if !self.outbox.is_empty() || self.head.is_some() || self.finishing >= in_flight as usize {
+            return Ok(None);
+        }
+        if !self.consumer.pop(&self.complete, &self.submit, &mut self.record)? {
+            return Ok(None);
+        }
+        let (ticket, _queue, record) = Record::decode(&self.record);
+        Ok(Some((ticket, record)))
+    }
+
+    /// Whether a record waits that could be taken now, or the ring is broken, which a turn must see.
+    pub(super) fn has_work(&mut self) -> bool {
+        let blocked = !self.outbox.is_empty();
+        self.head.is_some()
+            || self.consumer.ready(&self.submit).map_or(true, |ready| ready && !blocked)
+    }
+
+    /// Answers a record.
+    pub(super) fn complete(&mut self, ticket: u64, outcome: Outcome) -> Result<(), Bad> {
+        self.outbox.push_back(Completion { ticket, outcome });
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), Bad> {
+        let mut wrote = false;
+        while let Some(completion) = self.outbox.front() {
+            if !self.producer.push(&self.complete, &self.submit, &completion.encode())? {
+                break;
+            }
+            self.outbox.pop_front();
+            wrote = true;
+        }
+        if wrote && is_asleep(&self.submit) {
+            // If the socket is full, the tenant has news enough.
+            let _ =
+                rustix::net::send(&self.socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        }
+        Ok(())
+    }
+
+    /// Says whether the executor sleeps, so that the tenant knows to send a byte.
+    pub(super) fn set_asleep(&self, asleep: bool) {
+        set_asleep(&self.complete, asleep);
+    }
+
+    /// Takes wake-up bytes off the socket; whether the tenant is still there.
+    pub(super) fn is_alive(&self) -> bool {
+        let mut bytes = [0u8; 64];
+        loop {
+            match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
+                Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => return false,
+                Ok(_) => {}
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Checks an op as this session defined it; its lengths are copied out of staging before they are judged.
+    pub(super) fn define(
+        &self,
+        handle: u32,
+        op: &Wire,
+        specs: &[leasehold::op::Spec],
+        lens: [u64; 2],
+    ) -> Result<Arc<CheckedOp>> {
+        if self.handles.len() >= HANDLES_MAX && !self.handles.contains_key(&handle) {
+            let (asked, allowed) = (self.handles.len() as u64 + 1, HANDLES_MAX as u64);
+            return Err(Kind::Protocol { what: "handles", asked, allowed }.into());
+        }
+        let [at, count] = lens;
+        if count > LENS_MAX {
+            return Err(Kind::Protocol { what: "lengths", asked: count, allowed: LENS_MAX }.into());
+        }
+        let mut bytes = vec![0; 4 * count as usize];
+        if !self.staging.read(at, &mut bytes) {
+            let asked = at.saturating_add(4 * count);
+            let allowed = STAGING_BYTES;
+            return Err(Kind::Protocol { what: "staging", asked, allowed }.into());
+        }
+        let list = bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        check(op.op(list)?, specs).map(Arc::new)
+    }
+
+    /// Keeps a checked op under its handle.
+    pub(super) fn keep(&mut self, handle: u32, op: Arc<CheckedOp>) {
+        self.handles.insert(handle, op);
+    }
+
+    pub(super) fn undefine(&mut self, handle: u32) -> Result<()> {
+        self.handles.remove(&handle).map(drop).ok_or_else(|| unknown("handle", handle.into()))
+    }
+
+    /// A defined op on blocks of this session.
+    pub(super) fn bind(&self, handle: u32, at: &[BlockRef]) -> Result<BoundOp> {
+        let op = self.handles.get(&handle).ok_or_else(|| unknown("handle", handle.into()))?;
+        let bindings = at.iter().map(|at| {
+            let block = self.block(*at)?;
+            Ok(Binding { buffer: block.id, offset: at.offset, len: block.len })
+        });
+        op.bind(&bindings.collect::<Result<Vec<_>>>()?)
+    }
+
+    fn block(&self, at: BlockRef) -> Result<Block> {
+        let slot = self.slots.get(at.block as usize);
+        let block =
+            slot.filter(|slot| slot.generation == at.generation).and_then(|slot| slot.block);
+        block.ok_or_else(|| unknown("block", at.block.into()))
+    }
+
+    /// A copy, its ranges held to staging and to the block.
+    pub(super) fn copy(
+        &self,
+        ticket: u64,
+        up: bool,
+        at: BlockRef,
+        staging: u64,
+        len: u64,
+    ) -> Result<Copying> {
+        let block = self.block(at)?;
+        let over = |what, asked: u128, allowed: u64| -> Result<()> {
+            if asked <= allowed.into() {
+                return Ok(());
+            }
+            let asked = u64::try_from(asked).unwrap_or(u64::MAX);
+            Err(Kind::Protocol { what, asked, allowed }.into())
+        };
+        over("copy", len.into(), COPY_MAX)?;
+        over("staging", u128::from(staging) + u128::from(len), STAGING_BYTES)?;
+        over("block bytes", u128::from(at.offset) + u128::from(len), block.len)?;
+        Ok(Copying { ticket, up, buffer: block.id, offset: at.offset, staging, left: len })
+    }
+
+    /// Whether another block may be added.
+    pub(super) fn may_add_block(&self) -> Result<()> {
+        let held = self.blocks().count();
+        if held < BLOCKS_MAX {
+            return Ok(());
+        }
+        let (asked, allowed) = (held as u64 + 1, BLOCKS_MAX as u64);
+        Err(Kind::Protocol { what: "blocks", asked, allowed }.into())
+    }
+
+    /// Puts a block into the table; its number, generation and length.
+    pub(super) fn add_block(&mut self, block: Block) -> [u64; 3] {
+        let free = self.slots.iter().position(|slot| slot.block.is_none());
+        let number = free.unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        let slot = &mut self.slots[number];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.block = Some(block);
+        [number as u64, slot.generation.into(), block.len]
+    }
+
+    /// Takes a block out of the table.
+    pub(super) fn remove_block(&mut self, at: BlockRef) -> Result<Block> {
+        let block = self.block(at)?;
+        self.slots[at.block as usize].block = None;
+        Ok(block)
+    }
+
+    /// Every block that the session holds.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
+        self.slots.iter().filter_map(|slot| slot.block)
+    }
+}
+
+fn unknown(what: &'static str, asked: u64) -> Error {
+    Kind::Protocol { what, asked, allowed: 0 }.into()
+}

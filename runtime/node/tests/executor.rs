@@ -1,0 +1,292 @@
+//! The leased data path end to end in one process: a stand-in for control, an executor thread, and tenants that
+//! link the library. Whatever a local device answers, a leased one answers too, bit for bit.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use leasehold::backend::Backend;
+use leasehold::backend::cpu::Cpu;
+use leasehold::remote::Remote;
+use leasehold::wire::{Ends, Mapped, Memfd, Open, Opened, PAGE, from_bytes, pair, receive, send};
+use leasehold::{
+    Attention, DType, Device, Error, Gather, Kind, Map, Matmul, Norm, Softmax, Tensor,
+};
+use leasehold_node::executor::protocol::{FromExecutor, Terms, ToExecutor, Usage, Why};
+use leasehold_node::executor::serve;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+
+/// Control as these tests need it: jobs and sessions, nothing verified.
+struct Node {
+    executor: OwnedFd,
+    device: leasehold_node::executor::protocol::Device,
+    next: AtomicU64,
+}
+
+fn terms(lease: u64) -> Terms {
+    Terms {
+        lease,
+        weight: 1,
+        spare: false,
+        latency: None,
+        memory: 256 * MIB,
+        op_cap_ns: 60_000_000_000,
+        ops: None,
+        in_flight: 4096,
+        deadline_ns: u64::MAX,
+    }
+}
+
+impl Node {
+    fn start<B: Backend>(backend: B) -> Self {
+        let (executor, theirs) = pair().unwrap();
+        std::thread::spawn(move || {
+            let pulse = Memfd::new("pulse", PAGE).unwrap();
+            let _ = serve(backend, theirs, &pulse);
+        });
+        let (bytes, _) = receive(&executor).unwrap().unwrap();
+        let FromExecutor::Device(device) = from_bytes(&bytes).unwrap() else { panic!() };
+        Self { executor, device, next: AtomicU64::new(1) }
+    }
+
+    fn tell(&self, message: &ToExecutor) {
+        send(&self.executor, message, &[]).unwrap();
+    }
+
+    fn hear(&self) -> FromExecutor {
+        from_bytes(&receive(&self.executor).unwrap().unwrap().0).unwrap()
+    }
+
+    fn job(&self, terms: Terms) -> u64 {
+        let job = self.next.fetch_add(1, Ordering::Relaxed);
+        self.tell(&ToExecutor::Job { job, terms });
+        job
+    }
+
+    /// Opens a session as control does: memory, executor first, seals, tenant.
+    fn open(&self, job: u64, memory: u64) -> Device {
+        let (control, tenant) = pair().unwrap();
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| Remote::on(tenant.as_fd()).unwrap());
+            let open: Open = from_bytes(&receive(&control).unwrap().unwrap().0).unwrap();
+            let ends = Ends::new().unwrap();
+            let session = self.next.fetch_add(1, Ordering::Relaxed);
+            let [_, submit, staging, complete] = ends.tenant.fds();
+            let fds = [ends.socket.as_fd(), submit, staging, complete];
+            send(&self.executor, &ToExecutor::Session { job, session }, &fds).unwrap();
+            assert_eq!(self.hear(), FromExecutor::Mapped { session });
+            ends.tenant.complete.seal_writes().unwrap();
+            let d = &self.device;
+            let opened = Opened::Session {
+                version: open.version,
+                name: d.name.clone(),
+                backend: d.backend.clone(),
+                arch: d.arch.clone(),
+                numerics: d.numerics,
+                memory,
+                max_alloc: d.max_alloc,
+                max_binding: d.max_binding,
+                unit_cap_ns: d.unit_cap_ns,
+                op_cap_ns: 0,
+            };
+            send(&control, &opened, &ends.tenant.fds()).unwrap();
+            let _: Mapped = from_bytes(&receive(&control).unwrap().unwrap().0).unwrap();
+            ends.tenant.submit.seal_writes().unwrap();
+            ends.tenant.staging.seal_writes().unwrap();
+            let remote = opening.join().unwrap();
+            Device::from_engine(Box::new(remote), "test".into())
+        })
+    }
+
+    fn tenant(&self) -> (u64, Device) {
+        let job = self.job(terms(self.next.fetch_add(1, Ordering::Relaxed)));
+        (job, self.open(job, 256 * MIB))
+    }
+
+    fn end(&self, job: u64, why: Why) -> Usage {
+        self.tell(&ToExecutor::End { job, why });
+        match self.hear() {
+            FromExecutor::Settled { job: settled, usage } if settled == job => usage,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = send(&self.executor, &ToExecutor::Shutdown, &[]);
+    }
+}
+
+fn cpu() -> Cpu {
+    Cpu::new().unwrap().with_memory(1 << 30)
+}
+
+fn ramp(dev: &Device, shape: &[usize], step: f32) -> Tensor {
+    let n: usize = shape.iter().product();
+    let data: Vec<f32> = (0..n).map(|i| ((i % 97) as f32 - 48.0) * step).collect();
+    dev.tensor_of(shape, &data).unwrap()
+}
+
+/// A little of everything, with views, casts, lengths and epilogues.
+fn program(dev: &Device) -> Vec<f32> {
+    let x = ramp(dev, &[2, 70, 64], 0.01);
+    let w = ramp(dev, &[96, 64], 0.02);
+    let bias = ramp(dev, &[96], 0.1);
+    let h = Matmul::new(&x, &w.t()).bias(&bias).gelu().run().unwrap();
+    let h = Norm::layer(&h, 1e-5).into(&h).run().unwrap();
+    let heads = h.reshape(&[2, 70, 3, 32]).unwrap().permute(&[0, 2, 1, 3]).unwrap();
+    let o = Attention::new(&heads, &heads, &heads).causal().lens(&[70, 33]).run().unwrap();
+    let low = Map::cast(&o, DType::BF16).run().unwrap();
+    let p = Softmax::new(&low).dtype(DType::F32).run().unwrap();
+    let rows = dev.tensor([3], &[2u32, 0, 5]).unwrap();
+    let picked = Gather::new(&p.reshape(&[420, 32]).unwrap(), &rows).run().unwrap();
+    let mut out = p.read::<f32>().unwrap().wait(None).unwrap();
+    out.extend(picked.t().read::<f32>().unwrap().wait(None).unwrap());
+    out
+}
+
+#[test]
+fn leased_bits_are_local_bits() {
+    let node = Node::start(cpu());
+    let local = Device::from_backend(cpu()).unwrap();
+    let (job, leased) = node.tenant();
+    assert_eq!(leased.numerics(), local.numerics());
+    let (a, b) = (program(&local), program(&leased));
+    assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
+    assert!(a.len() == b.len() && a.iter().all(|v| v.is_finite()));
+    drop(leased);
+    let usage = node.end(job, Why::Exited);
+    assert!(usage.ops >= 7 && usage.busy_ns > 0 && usage.bytes_up > 0 && usage.bytes_down > 0);
+    assert!(usage.memory_byte_ns > 0);
+}
+
+#[test]
+fn uploads_and_reads_larger_than_staging_return_unchanged() {
+    let node = Node::start(cpu());
+    let (_, dev) = node.tenant();
+    let data: Vec<f32> = (0..12_000_000).map(|i| i as f32).collect();
+    let x = dev.tensor([12_000_000], &data).unwrap();
+    assert!(x.read::<f32>().unwrap().wait(None).unwrap() == data);
+}
+
+#[test]
+fn ten_thousand_tiny_ops_queue_and_finish() {
+    let node = Node::start(cpu());
+    let (job, dev) = node.tenant();
+    let x = dev.tensor([16], &[1f32; 16]).unwrap();
+    for _ in 0..10_000 {
+        Map::unary(leasehold::MapFn::Identity, &x).shift(1.0).into(&x).run().unwrap();
+    }
+    assert_eq!(x.read::<f32>().unwrap().wait(None).unwrap(), [10_001f32; 16]);
+    assert_eq!(node.end(job, Why::Exited).ops, 10_000);
+}
+
+#[test]
+fn errors_come_back_with_kind_rule_and_cause() {
+    let node = Node::start(cpu());
+    let (_, dev) = node.tenant();
+    let table = dev.tensor([3, 2], &[1f32; 6]).unwrap();
+    let index = dev.tensor([3], &[0i32, -1, 2]).unwrap();
+    let picked = Gather::new(&table, &index).run().unwrap();
+    let later = Map::add(&picked, &picked).run().unwrap();
+    for tensor in [&picked, &later] {
+        let error = tensor.read::<f32>().unwrap().wait(None).unwrap_err();
+        assert_eq!(*error.kind(), Kind::Index { value: u32::MAX, bound: 3 });
+        assert_eq!(error.op(), Some("gather"));
+    }
+    assert!(table.read::<f32>().unwrap().wait(None).is_ok(), "everything else lives on");
+    let error = dev.empty(DType::F32, &[65 << 20]).unwrap_err();
+    assert!(matches!(error.kind(), Kind::OutOfMemory { .. }), "{error}");
+    assert!(dev.empty(DType::F32, &[50 << 20]).is_ok(), "refusing leaves the rest usable");
+}
+
+#[test]
+fn an_op_over_the_leases_time_is_refused_with_both_numbers() {
+    let node = Node::start(cpu());
+    let job = node.job(Terms { op_cap_ns: 1_000_000, ..terms(5) });
+    let dev = node.open(job, 256 * MIB);
+    let x = ramp(&dev, &[1024, 1024], 0.1);
+    let y = Matmul::new(&x, &x).run().unwrap();
+    let error = y.read::<f32>().unwrap().wait(None).unwrap_err();
+    let Kind::Time { asked, allowed: 1_000_000 } = *error.kind() else { panic!("{error}") };
+    assert!(asked > 1_000_000);
+    let job = node.job(Terms { ops: Some(vec!["copy".into()]), ..terms(6) });
+    let dev = node.open(job, 256 * MIB);
+    let y = Map::unary(leasehold::MapFn::Exp, &ramp(&dev, &[4], 1.0)).run().unwrap();
+    let error = y.read::<f32>().unwrap().wait(None).unwrap_err();
+    assert!(matches!(error.kind(), Kind::Unsupported { .. }), "{error}");
+}
+
+#[test]
+fn a_new_lease_reads_zeros_whatever_the_last_one_left() {
+    let node = Node::start(Cpu::new().unwrap().with_memory(64 * MIB));
+    let job = node.job(Terms { memory: 64 * MIB, ..terms(1) });
+    let dev = node.open(job, 64 * MIB);
+    let full = vec![0x5eu32; 12 << 20];
+    let x = dev.tensor([12 << 20], &full).unwrap();
+    dev.wait(None).unwrap();
+    drop((x, dev));
+    node.end(job, Why::Exited);
+    // The budget has room for one such block only, so the next lease gets the very same memory.
+    let job = node.job(Terms { memory: 64 * MIB, ..terms(2) });
+    let dev = node.open(job, 64 * MIB);
+    let y = dev.empty(DType::U32, &[12 << 20]).unwrap();
+    let seen = y.read::<u32>().unwrap().wait(None).unwrap();
+    assert!(seen.iter().all(|&word| word == 0));
+}
+
+#[test]
+fn revoked_and_expired_jobs_say_so_to_the_tenant() {
+    let node = Node::start(cpu());
+    let (job, dev) = node.tenant();
+    let x = ramp(&dev, &[64], 1.0);
+    dev.wait(None).unwrap();
+    node.end(job, Why::Revoked);
+    let error = x.read::<f32>().and_then(|mut read| read.wait(None)).unwrap_err();
+    assert_eq!(*error.kind(), Kind::Revoked);
+    assert!(error.retryable());
+    // The executor enforces the deadline itself.
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let deadline_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 + 200_000_000;
+    let job = node.job(Terms { deadline_ns, ..terms(77) });
+    let dev = node.open(job, 256 * MIB);
+    let x = ramp(&dev, &[64], 1.0);
+    dev.wait(None).unwrap();
+    assert!(matches!(node.hear(), FromExecutor::Settled { job: settled, .. } if settled == job));
+    let error = x.read::<f32>().and_then(|mut read| read.wait(None)).unwrap_err();
+    assert_eq!(*error.kind(), Kind::Expired);
+}
+
+#[test]
+fn a_dead_executor_is_device_lost_and_waits_end() {
+    let node = Node::start(cpu());
+    let (_, dev) = node.tenant();
+    let x = ramp(&dev, &[64], 1.0);
+    dev.wait(None).unwrap();
+    node.tell(&ToExecutor::Shutdown);
+    std::thread::sleep(Duration::from_millis(100));
+    let read =
+        || -> Result<Vec<f32>, Error> { x.read::<f32>()?.wait(Some(Duration::from_secs(5))) };
+    let error = read().unwrap_err();
+    assert!(matches!(error.kind(), Kind::DeviceLost { .. } | Kind::Revoked), "{error}");
+}
+
+#[test]
+fn threads_of_one_tenant_share_a_session() {
+    let node = Node::start(cpu());
+    let (_, dev) = node.tenant();
+    std::thread::scope(|scope| {
+        for t in 0..4 {
+            let dev = &dev;
+            scope.spawn(move || {
+                let x = dev.tensor([64], &[t as f32; 64]).unwrap();
+                for _ in 0..200 {
+                    let y = Map::add(&x, &x).run().unwrap();
+                    assert_eq!(y.read::<f32>().unwrap().wait(None).unwrap(), [2.0 * t as f32; 64]);
+                }
+            });
+        }
+    });
+}
