@@ -1,6 +1,12 @@
 //! The parity suite: one table of awkward cases per op, run on any backend and judged against the f64 reference.
 //! A backend's test file says `common::parity!(open)` and gets one test per op. Property tests use its parts.
-#![allow(dead_code, unreachable_pub, reason = "every test binary uses another part")]
+#![allow(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    unreachable_pub,
+    reason = "every user takes another part"
+)]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 pub mod case;

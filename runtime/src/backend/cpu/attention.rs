@@ -4,14 +4,11 @@
 use super::isa::{Isa, Kernel, fma};
 use super::math;
 use super::memory::View;
-use super::plan::{KEY_CHUNK, QUERY_ROWS, Span, attention_per_link};
+use super::plan::{Span, attention_per_link, order};
 use super::pool::Pool;
 use super::product::{Panel, multiply};
 use super::scratch::{with_rows, with_tiles};
 use crate::op::{Attention, CheckedOp, Lens, Op};
-
-const ROWS: usize = QUERY_ROWS as usize;
-const KEYS: usize = KEY_CHUNK as usize;
 
 /// Attention on its operands.
 pub(super) struct Tiles<'a> {
@@ -24,6 +21,8 @@ pub(super) struct Tiles<'a> {
     out: &'a View,
     lse: Option<&'a View>,
     state: Option<&'a View>,
+    /// Query rows of a tile, and keys of a chunk: a multiple of 16.
+    tile: [usize; 2],
     per_link: u64,
 }
 
@@ -58,7 +57,9 @@ impl<'a> Tiles<'a> {
         let (q, k, v, out) = (view("q")?, view("k")?, view("v")?, view("out")?);
         let (_, per_link, _) = attention_per_link(q.shape[3], v.shape[3], k.shape[2], isa);
         let (mask, lse) = (view("mask"), view("lse"));
-        Some(Self { isa, op, q, k, v, mask, out, lse, state, per_link })
+        let order = order(checked.op(), isa);
+        let tile = [order.tile[0], order.chunk].map(|n| n as usize);
+        Some(Self { isa, op, q, k, v, mask, out, lse, state, tile, per_link })
     }
 
     /// Runs a span of tiles on the pool.
@@ -71,43 +72,46 @@ impl<'a> Tiles<'a> {
 
     fn tile(&self, index: u64) -> Tile {
         let (heads, rows) = (self.q.shape[1], self.q.shape[2]);
-        let blocks = rows.div_ceil(QUERY_ROWS);
+        let tile_rows = self.tile[0] as u64;
+        let blocks = rows.div_ceil(tile_rows);
         let (entry, block) = (index / blocks, index % blocks);
         let (batch, head) = (entry / heads, entry % heads);
-        let row = block * QUERY_ROWS;
+        let row = block * tile_rows;
         let len = match &self.op.lens {
             Lens::Host(list) => list.get(batch as usize).map_or(0, |&len| len.into()),
             _ => self.k.shape[2],
         };
         let kv_head = head / (heads / self.k.shape[1]);
-        Tile { batch, head, kv_head, row, rows: QUERY_ROWS.min(rows - row), len }
+        Tile { batch, head, kv_head, row, rows: tile_rows.min(rows - row), len }
     }
 
     fn links(&self, tile: Tile, from: u64, to: u64, [q, kv, scores, run]: [&mut Vec<f32>; 4]) {
         let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
-        let chunks = self.k.shape[2].div_ceil(KEY_CHUNK).max(1);
+        let [tile_rows, tile_keys] = self.tile;
+        let chunk_keys = tile_keys as u64;
+        let chunks = self.k.shape[2].div_ceil(chunk_keys).max(1);
         let (first, last) = (from * self.per_link, (to * self.per_link).min(chunks));
         run.clear();
-        run.resize(ROWS * (2 + dv), 0.0);
-        let (max, rest) = run.split_at_mut(ROWS);
-        let (sum, acc) = rest.split_at_mut(ROWS);
+        run.resize(tile_rows * (2 + dv), 0.0);
+        let (max, rest) = run.split_at_mut(tile_rows);
+        let (sum, acc) = rest.split_at_mut(tile_rows);
         let mut running = Running { max, sum, acc };
         running.max.fill(f32::NEG_INFINITY);
         if let (Some(state), 1..) = (self.state, first) {
             self.carry(state, &mut running, true);
         }
         q.clear();
-        q.resize(ROWS * d, 0.0);
+        q.resize(tile_rows * d, 0.0);
         for r in 0..tile.rows as usize {
             let at = self.at(self.q, tile, tile.head, tile.row + r as u64);
             let row = &mut q[r * d..(r + 1) * d];
             self.q.load(self.isa, at, self.q.row_stride(), row);
             row.iter_mut().for_each(|x| *x *= self.op.scale);
         }
-        scores.resize(ROWS * KEYS, 0.0);
+        scores.resize(tile_rows * tile_keys, 0.0);
         for chunk in first..last {
-            let key = chunk * KEY_CHUNK;
-            let keys = KEY_CHUNK.min(tile.len.saturating_sub(key));
+            let key = chunk * chunk_keys;
+            let keys = chunk_keys.min(tile.len.saturating_sub(key));
             if keys > 0 && self.sees(tile, tile.row + tile.rows - 1) > key {
                 self.chunk(tile, [key, keys], q, [kv, scores], &mut running);
             }
@@ -140,14 +144,15 @@ impl<'a> Tiles<'a> {
         running: &mut Running<'_>,
     ) {
         let (d, dv, rows) = (self.q.shape[3], self.v.shape[3], tile.rows as usize);
+        let width = self.tile[1];
         let q = Panel::dense(q, rows, d as usize);
         // K as it lies is K transposed to the product: its columns are keys.
         let at = self.at(self.k, tile, tile.kv_head, key);
         let steps = [self.k.strides[3], self.k.strides[2]];
-        multiply(q, Panel::of(self.isa, self.k, at, steps, [d, keys], kv), scores, KEYS, false);
+        multiply(q, Panel::of(self.isa, self.k, at, steps, [d, keys], kv), scores, width, false);
         self.mask(tile, key, keys, scores);
-        self.isa.run(Online { rows, scores, running, dv: dv as usize });
-        let weights = Panel::dense(scores, rows, KEYS).narrow(keys as usize);
+        self.isa.run(Online { rows, width, scores, running, dv: dv as usize });
+        let weights = Panel::dense(scores, rows, width).narrow(keys as usize);
         let at = self.at(self.v, tile, tile.kv_head, key);
         let steps = [self.v.strides[2], self.v.strides[3]];
         let values = Panel::of(self.isa, self.v, at, steps, [keys, dv], kv);
@@ -157,7 +162,7 @@ impl<'a> Tiles<'a> {
     /// Adds the mask and hides what a row does not see.
     fn mask(&self, tile: Tile, key: u64, keys: u64, scores: &mut [f32]) {
         with_rows(|[line, _]| {
-            for (r, row) in (0..tile.rows).zip(scores.chunks_exact_mut(KEYS)) {
+            for (r, row) in (0..tile.rows).zip(scores.chunks_exact_mut(self.tile[1])) {
                 let seen = self.sees(tile, tile.row + r).saturating_sub(key).min(keys) as usize;
                 row[seen..].fill(f32::NEG_INFINITY);
                 if let (Some(mask), true) = (self.mask, seen > 0) {
@@ -202,6 +207,8 @@ impl<'a> Tiles<'a> {
 /// One step of the online softmax: scores become weights, sums and accumulators are rescaled.
 struct Online<'a, 'b> {
     rows: usize,
+    /// Scores of a row, hidden ones included: a multiple of 16.
+    width: usize,
     scores: &'a mut [f32],
     running: &'a mut Running<'b>,
     dv: usize,
@@ -211,9 +218,9 @@ impl Kernel for Online<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<const F: bool>(self) {
-        let Self { rows, scores, running, dv } = self;
+        let Self { rows, width, scores, running, dv } = self;
         for r in 0..rows {
-            let row = &mut scores[r * KEYS..(r + 1) * KEYS];
+            let row = &mut scores[r * width..(r + 1) * width];
             let mut lanes = [f32::NEG_INFINITY; 16];
             for part in row.as_chunks::<16>().0 {
                 for i in 0..16 {

@@ -2,13 +2,13 @@
 
 use super::isa::{Isa, Kernel};
 use super::math;
-use super::memory::{View, segments};
+use super::memory::View;
 use super::plan::{ELEMENTS, Span};
 use super::pool::Pool;
 use super::scratch::with_rows;
+use super::walk::Walk;
 use crate::DType;
 use crate::backend::IndexFault;
-use crate::layout::Dims;
 use crate::op::{Map, MapFn};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -19,11 +19,6 @@ fn each_tile(span: Span, elements: u64, pool: &Pool, item_ns: u64, f: impl Fn(Ra
         let start = (span.first + i) * ELEMENTS;
         f(start..(start + ELEMENTS).min(elements));
     });
-}
-
-fn numel(view: &View) -> u64 {
-    // A bound operand lies in memory, or repeats elements of an output that does.
-    view.shape.iter().product()
 }
 
 struct MapChunk<'a> {
@@ -111,56 +106,54 @@ fn map_word(function: MapFn, signed: bool, x: u32, y: u32) -> u32 {
 
 /// `map` over a span; `views` are x, [y], out.
 pub(super) fn map(isa: Isa, op: &Map, views: &[View], span: Span, pool: &Pool, item_ns: u64) {
-    let [inputs @ .., out] = views else { return };
+    let [x, .., out] = views else { return };
+    let y = views.get(1).filter(|_| views.len() == 3);
+    let walk = Walk::new(&out.shape, [&x.strides, &y.unwrap_or(x).strides, &out.strides]);
+    let steps = walk.steps();
     let integer = matches!(out.dtype, DType::I32 | DType::U32);
-    each_tile(span, numel(out), pool, item_ns, |range| {
-        segments(&out.shape, range, |row, col, len| {
-            let at = |v: &View| v.outer_offset(row, v.outer_axes()) + col * v.row_stride();
+    each_tile(span, walk.numel(), pool, item_ns, |range| {
+        walk.segments(range, |at, len| {
             if integer {
-                map_words(
-                    op.function,
-                    inputs,
-                    out,
-                    [at(&inputs[0]), inputs.get(1).map_or(0, at), at(out)],
-                    len,
-                );
+                map_words(op.function, [Some(x), y], out, at, steps, len);
                 return;
             }
-            with_rows(|[x, y]| {
-                x.resize(len as usize, 0.0);
-                inputs[0].load(isa, at(&inputs[0]), inputs[0].row_stride(), x);
-                if let Some(second) = inputs.get(1) {
-                    y.resize(len as usize, 0.0);
-                    second.load(isa, at(second), second.row_stride(), y);
+            with_rows(|[xs, ys]| {
+                xs.resize(len as usize, 0.0);
+                x.load(isa, at[0], steps[0], xs);
+                if let Some(y) = y {
+                    ys.resize(len as usize, 0.0);
+                    y.load(isa, at[1], steps[1], ys);
                 }
-                isa.run(MapChunk { op, x: &mut *x, y });
-                out.store(isa, at(out), out.row_stride(), x);
+                isa.run(MapChunk { op, x: &mut *xs, y: ys });
+                out.store(isa, at[2], steps[2], xs);
             });
         });
     });
 }
 
-fn map_words(function: MapFn, inputs: &[View], out: &View, at: [u64; 3], len: u64) {
+fn map_words(
+    function: MapFn,
+    inputs: [Option<&View>; 2],
+    out: &View,
+    at: [u64; 3],
+    steps: [u64; 3],
+    len: u64,
+) {
     let signed = out.dtype == DType::I32;
     for i in 0..len {
-        let word = |view: &View, at: u64| {
-            let mut w = [0];
-            view.load_words(at + i * view.row_stride(), 0, &mut w);
-            w[0]
-        };
-        let x = word(&inputs[0], at[0]);
-        let y = inputs.get(1).map_or(0, |view| word(view, at[1]));
-        out.store_words(at[2] + i * out.row_stride(), 0, &[map_word(function, signed, x, y)]);
+        let [x, y] = [0, 1].map(|v| inputs[v].map_or(0, |view| view.word(at[v] + i * steps[v])));
+        out.store_word(at[2] + i * steps[2], map_word(function, signed, x, y));
     }
 }
 
 /// `copy` over a span; `views` are x, out.
 pub(super) fn copy(views: &[View], span: Span, pool: &Pool, item_ns: u64) {
     let [x, out] = views else { return };
-    each_tile(span, numel(out), pool, item_ns, |range| {
-        segments(&out.shape, range, |row, col, len| {
-            let at = |v: &View| v.outer_offset(row, v.outer_axes()) + col * v.row_stride();
-            out.copy_row(at(out), Some((x, at(x))), [out.row_stride(), x.row_stride()], len);
+    let walk = Walk::new(&out.shape, [&x.strides, &out.strides]);
+    let [x_step, out_step] = walk.steps();
+    each_tile(span, walk.numel(), pool, item_ns, |range| {
+        walk.segments(range, |at, len| {
+            out.copy_row(at[1], Some((x, at[0])), [out_step, x_step], len);
         });
     });
 }
@@ -175,39 +168,33 @@ pub(super) fn gather(
     fault: &Mutex<Option<IndexFault>>,
 ) {
     let [table, index, out] = views else { return };
-    let rows = table.shape[0];
-    let inner_shape = Dims::from_fn(table.shape.rank() - 1, |i| table.shape[i + 1]);
-    let inner: u64 = inner_shape.iter().product();
-    let inner_axes = inner_shape.rank();
-    let view_inner = |element: u64| {
-        let (mut offset, mut rest) = (0, element);
-        for axis in (0..inner_axes).rev() {
-            offset += rest % inner_shape[axis].max(1) * table.strides[axis + 1];
-            rest /= inner_shape[axis].max(1);
-        }
-        offset
-    };
-    let steps = [out.row_stride(), if inner_axes == 0 { 0 } else { table.row_stride() }];
-    each_tile(span, numel(out), pool, item_ns, |range| {
-        let mut at = range.start;
-        while at < range.end {
-            let (entry, first) = (at / inner, at % inner);
-            let len = (inner - first).min(range.end - at);
-            let mut word = [0];
-            index.load_words(index.outer_offset(entry, index.shape.rank()), 0, &mut word);
-            let good = u64::from(word[0]) < rows;
-            if !good {
-                let seen = IndexFault { value: word[0], bound: rows as u32 };
-                fault.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(seen);
+    let bound = table.shape[0];
+    let axes = index.shape.rank();
+    let entries = Walk::new(&index.shape, [&index.strides, &out.strides[..axes]]);
+    let row = Walk::new(&table.shape[1..], [&table.strides[1..], &out.strides[axes..]]);
+    let (inner, [index_step, entry_step], [table_step, out_step]) =
+        (row.numel(), entries.steps(), row.steps());
+    each_tile(span, entries.numel() * inner, pool, item_ns, |range| {
+        let (mut at, end) = (range.start, range.end);
+        entries.segments(at / inner..end.div_ceil(inner), |[index_at, out_at], len| {
+            for i in 0..len {
+                let word = index.word(index_at + i * index_step);
+                let good = u64::from(word) < bound;
+                if !good {
+                    // `check` holds the rows to 2^31.
+                    let seen = IndexFault { value: word, bound: bound as u32 };
+                    fault.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(seen);
+                }
+                let first = at % inner;
+                let last = inner.min(first + end - at);
+                row.segments(first..last, |[from, to], n| {
+                    // Only an index that passed forms an address.
+                    let source = good.then(|| (table, u64::from(word) * table.strides[0] + from));
+                    let to = out_at + i * entry_step + to;
+                    out.copy_row(to, source, [out_step, table_step], n);
+                });
+                at += last - first;
             }
-            segments(&inner_shape, first..first + len, |row, col, n| {
-                let element = row * inner_shape.last().copied().unwrap_or(1) + col;
-                let to = out.outer_offset(entry * inner + element, out.shape.rank());
-                let from = u64::from(word[0]).wrapping_mul(table.strides[0]);
-                let source = good.then(|| (table, from + view_inner(element)));
-                out.copy_row(to, source, steps, n);
-            });
-            at += len;
-        }
+        });
     });
 }

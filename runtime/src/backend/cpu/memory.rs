@@ -5,10 +5,11 @@ use super::convert;
 use super::isa::Isa;
 use crate::DType;
 use crate::backend::Place;
-use crate::layout::{Dims, MAX_RANK};
+use crate::layout::Dims;
 use crate::op::Spec;
 use std::alloc;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Alignment of a block's first byte.
 const ALIGN: usize = 4096;
@@ -61,9 +62,12 @@ pub(super) struct Memory {
 const SPARE_MAX: u64 = 1 << 30;
 
 impl Memory {
-    /// A block of at least `bytes` bytes, or `None` when the system has no more.
-    pub(super) fn alloc(&mut self, bytes: u64) -> Option<u64> {
-        let good = |have: u64| have >= bytes && have <= bytes.saturating_mul(2).max(1 << 16);
+    /// A block of at least `bytes` bytes; `None` when that would pass `budget` or the system has no more. Spare
+    /// blocks count until they are needed.
+    pub(super) fn alloc(&mut self, bytes: u64, budget: u64) -> Option<u64> {
+        let room = budget.saturating_sub(self.used);
+        let most = bytes.saturating_mul(2).max(1 << 16).min(room);
+        let good = |have: u64| have >= bytes && have <= most;
         let fit = (0..self.spare.len()).filter(|&i| good(self.spare[i].1));
         let (block, len) = match fit.min_by_key(|&i| self.spare[i].1) {
             Some(i) => {
@@ -71,7 +75,16 @@ impl Memory {
                 self.spare_bytes -= found.1;
                 found
             }
-            None => (Block::new(bytes)?, bytes),
+            None => {
+                if bytes > room {
+                    return None;
+                }
+                if bytes > room.saturating_sub(self.spare_bytes) {
+                    self.spare.clear();
+                    self.spare_bytes = 0;
+                }
+                (Block::new(bytes)?, bytes)
+            }
         };
         self.next += 1;
         self.used += len;
@@ -233,75 +246,53 @@ impl View {
         }
     }
 
-    /// `dst.len()` 32-bit words from `offset`, `stride` apart, each read exactly once: another party may be
-    /// writing them.
-    pub(super) fn load_words(&self, offset: u64, stride: u64, dst: &mut [u32]) {
-        let p: *const u32 = self.element(offset).cast();
-        for (i, d) in dst.iter_mut().enumerate() {
-            // SAFETY: as in `load`; volatile, so that the value compared is the value used.
-            *d = unsafe { p.add(i * stride as usize).read_volatile() };
-        }
+    /// The 32-bit word at an element, read exactly once: another party may be writing it.
+    pub(super) fn word(&self, offset: u64) -> u32 {
+        // SAFETY: as in `load`; atomic, so that the value compared is the value used.
+        unsafe { AtomicU32::from_ptr(self.element(offset).cast()) }.load(Relaxed)
     }
 
-    /// Stores 32-bit words from `offset`, `stride` apart.
-    pub(super) fn store_words(&self, offset: u64, stride: u64, src: &[u32]) {
-        let p: *mut u32 = self.element(offset).cast();
-        for (i, s) in src.iter().enumerate() {
-            // SAFETY: as in `store`.
-            unsafe { *p.add(i * stride as usize) = *s };
-        }
+    /// Stores a 32-bit word.
+    pub(super) fn store_word(&self, offset: u64, word: u32) {
+        // SAFETY: as in `store`.
+        unsafe { AtomicU32::from_ptr(self.element(offset).cast()) }.store(word, Relaxed);
     }
 
-    /// Copies the bits of `n` elements from `src` (same dtype), or zeroes them when `src` is `None`.
-    pub(super) fn copy_row(
-        &self,
-        offset: u64,
-        src: Option<(&Self, u64)>,
-        strides: [u64; 2],
-        n: u64,
-    ) {
-        let size = self.dtype.size();
-        let to = self.element(offset);
-        let [out_step, src_step] = strides.map(|s| (s * size) as usize);
-        let dense = strides == [1, 1];
+    /// Copies the bits of `n` elements from `src` (same dtype), or zeroes them when `src` is `None`. `steps` are the
+    /// distances between neighbours here and there.
+    pub(super) fn copy_row(&self, offset: u64, src: Option<(&Self, u64)>, steps: [u64; 2], n: u64) {
+        let (to, from) = (self.element(offset), src.map(|(src, at)| src.element(at).cast_const()));
+        let (steps, n) = (steps.map(|s| s as usize), n as usize);
         // SAFETY: as in `load` and `store`; source and output do not overlap (`BoundOp`).
         unsafe {
-            match src {
-                Some((src, at)) if dense => {
-                    std::ptr::copy_nonoverlapping(src.element(at), to, (n * size) as usize);
-                }
-                None if strides[0] == 1 => std::ptr::write_bytes(to, 0, (n * size) as usize),
-                _ => {
-                    for i in 0..n as usize {
-                        let out = to.add(i * out_step);
-                        match src {
-                            Some((src, at)) => {
-                                let from = src.element(at).add(i * src_step);
-                                std::ptr::copy_nonoverlapping(from, out, size as usize);
-                            }
-                            None => std::ptr::write_bytes(out, 0, size as usize),
-                        }
-                    }
-                }
+            match self.dtype.size() {
+                2 => copy_elements::<u16>(to.cast(), from.map(<*const u8>::cast), steps, n),
+                4 => copy_elements::<u32>(to.cast(), from.map(<*const u8>::cast), steps, n),
+                // `check` lets no other size reach a kernel.
+                _ => {}
             }
         }
     }
 }
 
-/// Row-major walk over `start..end` of a shape's elements, one segment of the last axis at a time.
-pub(super) fn segments(
-    shape: &Dims,
-    range: std::ops::Range<u64>,
-    mut f: impl FnMut(u64, u64, u64),
+/// `n` elements from `from`, or zeros, to `to`, each with its step.
+///
+/// # Safety
+/// Every element named is inside a live block and aligned, and the two runs do not overlap.
+unsafe fn copy_elements<T: bytemuck::Pod>(
+    to: *mut T,
+    from: Option<*const T>,
+    [to_step, from_step]: [usize; 2],
+    n: usize,
 ) {
-    let n = shape.last().copied().unwrap_or(1).max(1);
-    let mut at = range.start;
-    while at < range.end {
-        let (row, col) = (at / n, at % n);
-        let len = (n - col).min(range.end - at);
-        f(row, col, len);
-        at += len;
+    // SAFETY: the caller's promise.
+    unsafe {
+        match from {
+            Some(from) if to_step == 1 && from_step == 1 => {
+                std::ptr::copy_nonoverlapping(from, to, n);
+            }
+            Some(from) => (0..n).for_each(|i| *to.add(i * to_step) = *from.add(i * from_step)),
+            None => (0..n).for_each(|i| *to.add(i * to_step) = T::zeroed()),
+        }
     }
 }
-
-const _: () = assert!(MAX_RANK <= 6);

@@ -13,6 +13,9 @@ mod pool;
 mod product;
 mod rows;
 mod scratch;
+#[cfg(test)]
+mod tests;
+mod walk;
 
 use super::{Backend, BlockId, Caps, IndexFault, Mark, Place, Progress};
 use crate::error::{Error, Kind, Result};
@@ -26,20 +29,32 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Sources whose bytes can change a result.
-const SOURCES: [&str; 11] = [
-    include_str!("attention.rs"),
-    include_str!("convert.rs"),
-    include_str!("flat.rs"),
-    include_str!("isa.rs"),
-    include_str!("math.rs"),
-    include_str!("matmul.rs"),
-    include_str!("memory.rs"),
-    include_str!("plan.rs"),
-    include_str!("pool.rs"),
-    include_str!("product.rs"),
-    include_str!("rows.rs"),
+/// Names and bytes of the sources, each of which can change a result.
+const SOURCES: [(&str, &str); 14] = [
+    ("attention.rs", include_str!("attention.rs")),
+    ("convert.rs", include_str!("convert.rs")),
+    ("flat.rs", include_str!("flat.rs")),
+    ("isa.rs", include_str!("isa.rs")),
+    ("math.rs", include_str!("math.rs")),
+    ("matmul.rs", include_str!("matmul.rs")),
+    ("memory.rs", include_str!("memory.rs")),
+    ("mod.rs", include_str!("mod.rs")),
+    ("plan.rs", include_str!("plan.rs")),
+    ("pool.rs", include_str!("pool.rs")),
+    ("product.rs", include_str!("product.rs")),
+    ("rows.rs", include_str!("rows.rs")),
+    ("scratch.rs", include_str!("scratch.rs")),
+    ("walk.rs", include_str!("walk.rs")),
 ];
+
+/// Everything that can change a result: sources, order table, compiler, GEMM crate, instruction set.
+fn ingredients(isa: Isa) -> Vec<Vec<u8>> {
+    let mut parts: Vec<Vec<u8>> = SOURCES.iter().map(|(_, text)| (*text).into()).collect();
+    parts.push(plan::order_table().into());
+    let versions = [env!("LEASEHOLD_RUSTC"), env!("LEASEHOLD_GEMM"), isa.name()];
+    parts.extend(versions.map(Into::into));
+    parts
+}
 
 /// The CPU backend.
 pub struct Cpu {
@@ -59,9 +74,14 @@ impl Cpu {
     /// # Errors
     /// `Environment` for a bad `LEASEHOLD_THREADS`, `System` when threads cannot be started.
     pub fn new() -> Result<Self> {
+        Self::of_class(Isa::detect())
+    }
+
+    /// The same running kernels of a class that this processor has.
+    fn of_class(isa: Isa) -> Result<Self> {
         Ok(Self {
-            caps: Self::caps_of_host(),
-            isa: Isa::detect(),
+            caps: Caps { arch: isa.name(), ..Self::caps_of_host() },
+            isa,
             pool: Pool::new()?,
             memory: Memory::default(),
             fault: Mutex::new(None),
@@ -188,18 +208,13 @@ impl Backend for Cpu {
     }
 
     fn digest(&self) -> [u8; 32] {
-        let table = plan::order_table();
-        let mut parts: Vec<&[u8]> = SOURCES.iter().map(|s| s.as_bytes()).collect();
-        parts.extend([table.as_bytes(), env!("LEASEHOLD_RUSTC").as_bytes()]);
-        parts.extend([env!("LEASEHOLD_GEMM").as_bytes(), self.isa.name().as_bytes()]);
-        super::digest(&parts)
+        let parts = ingredients(self.isa);
+        super::digest(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 
     fn alloc(&mut self, bytes: u64) -> Result<BlockId> {
-        if bytes > self.caps.memory.saturating_sub(self.memory.used) {
-            return Err(self.out_of_memory(bytes));
-        }
-        self.memory.alloc(bytes).map(BlockId).ok_or_else(|| self.out_of_memory(bytes))
+        let block = self.memory.alloc(bytes, self.caps.memory);
+        block.map(BlockId).ok_or_else(|| self.out_of_memory(bytes))
     }
 
     fn free(&mut self, block: BlockId) {

@@ -6,30 +6,29 @@ use crate::error::{Kind, Result};
 use crate::op::{CheckedOp, Norm, NormKind, Op};
 use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS};
 
-/// Rows of a query tile and keys of a chunk in attention.
-pub(super) const QUERY_ROWS: u64 = 64;
-/// Keys of a chunk in attention.
-pub(super) const KEY_CHUNK: u64 = 128;
 /// Elements of a row that one contraction chunk of norm, softmax and reduce covers.
-pub(super) const ROW_CHUNK: u64 = 1 << 16;
+pub(super) const ROW_CHUNK: u64 = 1 << 14;
 /// Elements that an elementwise unit covers.
-pub(super) const ELEMENTS: u64 = 1 << 16;
+pub(super) const ELEMENTS: u64 = 1 << 14;
 /// A matmul tile is computed in bands of this many rows, each by one thread.
 pub(super) const BAND_ROWS: u64 = 256;
 
-/// One class's orders of products and the rates that it is sure to reach on one core.
+/// One class's orders and the rates that it is sure to reach on one core.
 struct Class {
     isa: Isa,
     /// Output tile of a product: 512 by 256 measured best for f32 with AVX-512.
     tile: [u32; 2],
-    /// Contraction elements of a chunk of a product.
+    /// Contraction elements of a chunk of a product. `gemm` sums up to 512 in one sweep whatever caches it finds;
+    /// beyond, the sizes of the caches would choose the order.
     chunk: u32,
+    /// Query rows of a tile of attention, and keys of a chunk.
+    attention_tile: [u32; 2],
     family: Family,
     /// f32 operations a microsecond in products.
     product: u64,
     /// f32 operations a microsecond in attention.
     attention: u64,
-    /// Elements a microsecond in everything else.
+    /// Elements a microsecond in everything else, a pass.
     elements: u64,
 }
 
@@ -42,28 +41,31 @@ const CLASSES: [Class; 3] = [
         isa: Isa::V4,
         tile: [512, 256],
         chunk: 512,
+        attention_tile: [64, 128],
         family: Family::Fma32,
-        product: 70_000,
+        product: 75_000,
         attention: 20_000,
-        elements: 100,
+        elements: 50,
     },
     Class {
         isa: Isa::V3,
         tile: [512, 256],
         chunk: 256,
+        attention_tile: [64, 128],
         family: Family::Fma32,
-        product: 35_000,
+        product: 37_500,
         attention: 10_000,
-        elements: 80,
+        elements: 40,
     },
     Class {
         isa: Isa::Generic,
         tile: [128, 128],
         chunk: 128,
+        attention_tile: [32, 64],
         family: Family::MulAdd32,
         product: 3_000,
-        attention: 1_000,
-        elements: 40,
+        attention: 1_500,
+        elements: 30,
     },
 ];
 
@@ -73,9 +75,9 @@ fn class(isa: Isa) -> &'static Class {
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
-    let mut text = format!("{QUERY_ROWS} {KEY_CHUNK} {ROW_CHUNK} {BAND_ROWS}\n");
-    for c in &CLASSES {
-        text += &format!("{} {:?} {} {:?}\n", c.isa.name(), c.tile, c.chunk, c.family);
+    let mut text = format!("{ROW_CHUNK} {BAND_ROWS}\n");
+    for Class { isa, tile, chunk, attention_tile, family, .. } in &CLASSES {
+        text += &format!("{} {tile:?} {chunk} {attention_tile:?} {family:?}\n", isa.name());
     }
     text
 }
@@ -90,8 +92,8 @@ pub(super) fn order(op: &Op, isa: Isa) -> Order {
             Order { entry: "matmul", tile: class.tile, chunk: class.chunk, family: class.family }
         }
         Op::Attention(_) => {
-            let tile = [QUERY_ROWS as u32, 0];
-            Order { entry: "attention", tile, chunk: KEY_CHUNK as u32, family: class.family }
+            let [rows, chunk] = class.attention_tile;
+            Order { entry: "attention", tile: [rows, 0], chunk, family: class.family }
         }
         Op::Norm(_) => rows("norm"),
         Op::Softmax(_) => rows("softmax"),
@@ -168,7 +170,7 @@ impl Product {
         let depth = k.min(class.chunk.into());
         let flops_ns = 2 * rows * cols * depth * 1000 / class.product;
         let bytes_ns = 4 * (rows * depth + depth * cols) * 1000 / STREAM;
-        let chunk_ns = flops_ns.max(bytes_ns).min(UNIT_CAP_SLOW_NS * 9 / 10);
+        let chunk_ns = flops_ns.max(bytes_ns);
         let rest_ns = 300 + rows * cols / 2;
         let (links, per_link) = links(k.div_ceil(class.chunk.into()), chunk_ns, rest_ns);
         let unit_ns = chunk_ns * per_link + rest_ns;
@@ -189,10 +191,11 @@ fn product(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
 
 /// Chunks that a link of attention covers, given head dims.
 pub(super) fn attention_per_link(d: u64, dv: u64, keys: u64, isa: Isa) -> (u64, u64, u64) {
-    let flops = 2 * QUERY_ROWS * KEY_CHUNK * (d + dv + 8);
+    let [rows, chunk] = class(isa).attention_tile.map(u64::from);
+    let flops = 2 * rows * chunk * (d + dv + 8);
     let chunk_ns = flops * 1000 / class(isa).attention;
-    let rest_ns = 500 + QUERY_ROWS * (d + dv);
-    let chunks = keys.div_ceil(KEY_CHUNK).max(1);
+    let rest_ns = 500 + rows * (d + dv);
+    let chunks = keys.div_ceil(chunk).max(1);
     let (links, per_link) = links(chunks, chunk_ns, rest_ns);
     (links, per_link, chunk_ns * per_link.min(chunks) + rest_ns)
 }
@@ -202,13 +205,17 @@ fn attention(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     let (d, dv) = (dim("q", 3), dim("v", 3));
     let (links, _, unit_ns) = attention_per_link(d, dv, dim("k", 2), class.isa);
     let heads = u128::from(dim("q", 0)) * u128::from(dim("q", 1));
-    let tiles = heads * u128::from(dim("q", 2).div_ceil(QUERY_ROWS));
-    finish(order, tiles, links, unit_ns, 4 * QUERY_ROWS * (dv + 2))
+    let rows = u64::from(order.tile[0]);
+    let tiles = heads * u128::from(dim("q", 2).div_ceil(rows));
+    finish(order, tiles, links, unit_ns, 4 * rows * (dv + 2))
 }
+
+/// A shorter row takes as long as one of this many elements.
+const ROW_LEAST: u64 = 64;
 
 /// Rows of a tile, for rows of length `n`: one when it is long.
 pub(super) fn rows_per_tile(n: u64) -> u64 {
-    (ROW_CHUNK / n.max(1)).max(1)
+    (ROW_CHUNK / n.max(ROW_LEAST)).max(1)
 }
 
 fn rows(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
@@ -218,7 +225,8 @@ fn rows(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     let rows = outer.fold(1u128, |p, &d| p.saturating_mul(d.into()));
     let chunks = n.div_ceil(ROW_CHUNK).max(1);
     let links = if chunks > 1 { chunks * passes(op.op()) } else { 1 };
-    let work = n.min(ROW_CHUNK) * rows_per_tile(n) * if links > 1 { 1 } else { passes(op.op()) };
+    let passes = if links > 1 { 1 } else { passes(op.op()) };
+    let work = n.clamp(ROW_LEAST, ROW_CHUNK) * rows_per_tile(n) * passes;
     let tiles = rows.div_ceil(rows_per_tile(n).into());
     finish(order, tiles, links, 300 + work * 1000 / class.elements, 16)
 }

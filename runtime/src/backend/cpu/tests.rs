@@ -1,0 +1,159 @@
+//! The backend from inside: the numerics id, hostile indices under a changing hand, and the parity suite on the
+//! instruction-set classes that this processor has but would not choose.
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::{Cpu, SOURCES, ingredients, plan};
+use crate::backend::cpu::isa::Isa;
+use crate::backend::{Backend, BlockId, IndexFault, Place, Progress};
+use crate::op::{Binding, BufferId, Gather, Spec, check};
+use crate::{DType, Dims, Layout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+#[path = "../../../tests/common/mod.rs"]
+mod common;
+
+#[test]
+fn every_source_is_in_the_numerics_id() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/backend/cpu");
+    let mut found: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "tests.rs")
+        .collect();
+    found.sort();
+    assert_eq!(found, SOURCES.map(|(name, _)| name));
+}
+
+#[test]
+fn one_changed_byte_changes_the_numerics_id() {
+    let digest = |parts: &[Vec<u8>]| {
+        crate::backend::digest(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    };
+    let parts = ingredients(Isa::detect());
+    let id = digest(&parts);
+    assert_eq!(id, Cpu::new().unwrap().digest());
+    // Sources, then order table, compiler, GEMM crate and class: each takes part, and is not empty.
+    assert_eq!(parts.len(), SOURCES.len() + 4);
+    for i in 0..parts.len() {
+        let mut changed = parts.clone();
+        changed[i][0] ^= 1;
+        assert_ne!(id, digest(&changed), "part {i}");
+    }
+    // A byte moved from one part to the next is a change too.
+    let mut moved = parts.clone();
+    let byte = moved[0].pop().unwrap();
+    moved[1].insert(0, byte);
+    assert_ne!(id, digest(&moved));
+    let table = plan::order_table();
+    assert!(["x86-v4", "x86-v3", "generic"].iter().all(|class| table.contains(class)));
+}
+
+/// The classes that this processor runs.
+fn classes() -> Vec<Isa> {
+    let all = [Isa::V4, Isa::V3, Isa::Generic];
+    all.into_iter().skip_while(|isa| *isa != Isa::detect()).collect()
+}
+
+#[test]
+fn lower_classes_pass_the_parity_suite() {
+    use common::tables;
+    for isa in classes().into_iter().skip(1) {
+        let tables = [tables::attention(), tables::norm(), tables::softmax(), tables::reduce()];
+        for table in tables.into_iter().chain([tables::map()]) {
+            // Every third case: the same loops, compiled for another class.
+            let table = table.into_iter().step_by(3).collect();
+            common::run_table(Cpu::of_class(isa).unwrap(), table);
+        }
+    }
+}
+
+/// A gather of `rows` rows of 4, its index in the middle of the operands.
+fn gather(rows: u64, indices: u64) -> [Spec; 3] {
+    let spec =
+        |dtype, shape: &[u64]| Spec::new(dtype, Layout::contiguous(Dims::new(shape).unwrap()), 0);
+    let (table, out) = (spec(DType::F32, &[rows, 4]), spec(DType::F32, &[indices, 4]));
+    [table, spec(DType::U32, &[indices]), out]
+}
+
+/// Table row `r` holds `r + 1` four times.
+fn upload_table(cpu: &mut Cpu, rows: u64) -> BlockId {
+    let data: Vec<f32> = (0..4 * rows).map(|i| (i / 4 + 1) as f32).collect();
+    let block = cpu.alloc(16 * rows).unwrap();
+    cpu.upload(block, 0, bytemuck::cast_slice(&data)).unwrap();
+    block
+}
+
+/// Runs a gather with the given indices in place, and gives the output and the first fault.
+fn run(cpu: &mut Cpu, rows: u64, blocks: [BlockId; 3], n: u64) -> (Vec<f32>, Option<IndexFault>) {
+    let op = Arc::new(check(Gather { axis: 0 }.into(), &gather(rows, n)).unwrap());
+    let plan = cpu.candidates(&op).unwrap()[0];
+    let lens = [16 * rows, 4 * n, 16 * n];
+    let bindings: Vec<Binding> = (0..3)
+        .map(|i| Binding { buffer: BufferId(blocks[i].0), offset: 0, len: lens[i] })
+        .collect();
+    let bound = op.bind(&bindings).unwrap();
+    let places = blocks.map(|block| Place { block, offset: 0 });
+    let mut prepared = cpu.prepare(&op, &plan).unwrap();
+    cpu.launch(&mut prepared, 0..plan.tiles, &bound, &places, None).unwrap();
+    let mark = cpu.mark().unwrap();
+    let Progress::Done { fault, .. } = cpu.poll(mark, None).unwrap() else { panic!("pending") };
+    let mut out = vec![f32::NAN; 4 * n as usize];
+    cpu.download(blocks[2], 0, bytemuck::cast_slice_mut(&mut out)).unwrap();
+    (out, fault)
+}
+
+#[test]
+fn bad_indices_read_zeros_and_the_first_is_reported() {
+    let mut cpu = Cpu::new().unwrap();
+    let table = upload_table(&mut cpu, 5);
+    let (index, out) = (cpu.alloc(24).unwrap(), cpu.alloc(96).unwrap());
+    // -1, 2^31 - 1, 2^31, the bound itself; good ones between.
+    for bad in [u32::MAX, (1 << 31) - 1, 1 << 31, 5] {
+        cpu.upload(index, 0, bytemuck::cast_slice(&[0u32, bad, 4, 5, 1, 1 << 30])).unwrap();
+        let (got, fault) = run(&mut cpu, 5, [table, index, out], 6);
+        let rows: Vec<f32> = got.chunks(4).map(|row| row[0]).collect();
+        assert_eq!(rows, [1.0, 0.0, 5.0, 0.0, 2.0, 0.0]);
+        assert!(got.chunks(4).all(|row| row.iter().all(|x| *x == row[0])));
+        assert_eq!(fault, Some(IndexFault { value: bad, bound: 5 }));
+    }
+    cpu.upload(index, 0, &[0; 24]).unwrap();
+    assert_eq!(run(&mut cpu, 5, [table, index, out], 6).1, None);
+}
+
+#[test]
+fn indices_changed_during_the_run_never_leave_the_table() {
+    const N: u64 = 50_000;
+    let mut cpu = Cpu::new().unwrap();
+    let table = upload_table(&mut cpu, 1000);
+    let (index, out) = (cpu.alloc(4 * N).unwrap(), cpu.alloc(16 * N).unwrap());
+    let words = cpu.memory.bytes(index.0, 0, 4 * N).unwrap().as_mut_ptr() as usize;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut random = common::case::Random(7);
+            while !stop.load(Relaxed) {
+                let at = words + 4 * random.below(N) as usize;
+                let bits = random.bits() as u32;
+                let value = if bits & 1 == 0 { bits % 1000 } else { bits };
+                // SAFETY: inside the index block, which outlives this thread's scope; the backend reads it by
+                // atomics alone.
+                unsafe { AtomicU32::from_ptr(at as *mut u32) }.store(value, Relaxed);
+            }
+        });
+        let mut faults = 0;
+        for _ in 0..20 {
+            let (got, fault) = run(&mut cpu, 1000, [table, index, out], N);
+            for row in got.chunks(4) {
+                assert!(row.iter().all(|x| *x == row[0]), "a torn row: {row:?}");
+                assert!((0.0..=1000.0).contains(&row[0]), "{row:?}");
+            }
+            if let Some(fault) = fault {
+                assert!(fault.value >= fault.bound && fault.bound == 1000);
+                faults += 1;
+            }
+        }
+        stop.store(true, Relaxed);
+        assert!(faults > 0);
+    });
+}
