@@ -74,15 +74,23 @@ impl Cpu {
     /// # Errors
     /// `Environment` for a bad `LEASEHOLD_THREADS`, `System` when threads cannot be started.
     pub fn new() -> Result<Self> {
-        Self::of_class(Isa::detect())
+        Self::with_threads(pool::threads_of_environment()?)
+    }
+
+    /// The same on `threads` threads, 1 to 1024, the caller's included.
+    ///
+    /// # Errors
+    /// `System` when threads cannot be started.
+    pub fn with_threads(threads: usize) -> Result<Self> {
+        Self::of_class(Isa::detect(), threads)
     }
 
     /// The same running kernels of a class that this processor has.
-    fn of_class(isa: Isa) -> Result<Self> {
+    fn of_class(isa: Isa, threads: usize) -> Result<Self> {
         Ok(Self {
             caps: Caps { arch: isa.name(), ..Self::caps_of_host() },
             isa,
-            pool: Pool::new()?,
+            pool: Pool::new(threads)?,
             memory: Memory::default(),
             fault: Mutex::new(None),
             busy: Duration::ZERO,

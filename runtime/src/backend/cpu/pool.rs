@@ -17,23 +17,36 @@ pub(super) struct Pool {
 
 /// The variable that overrides the number of threads.
 const THREADS: &str = "LEASEHOLD_THREADS";
+const THREADS_MAX: usize = 1024;
+
+/// As many threads as this process may run at once, or as `LEASEHOLD_THREADS` says.
+///
+/// # Errors
+/// `Environment` for a value that is not 1 to 1024.
+pub(super) fn threads_of_environment() -> Result<usize> {
+    let Ok(text) = std::env::var(THREADS) else {
+        return Ok(std::thread::available_parallelism().map_or(1, usize::from));
+    };
+    threads_of(&text)
+}
+
+fn threads_of(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(n) if (1..=THREADS_MAX).contains(&n) => Ok(n),
+        _ => {
+            Err(Kind::Environment { name: THREADS, asked: text.into(), allowed: "1 to 1024" }
+                .into())
+        }
+    }
+}
 
 impl Pool {
-    /// As many threads as this process may run at once, or as `LEASEHOLD_THREADS` says.
+    /// A pool of `threads` threads, the caller's included, held to 1 to 1024.
     ///
     /// # Errors
-    /// `Environment` for a value that is not 1 to 1024, `System` when threads cannot be started.
-    pub(super) fn new() -> Result<Self> {
-        let threads = match std::env::var(THREADS) {
-            Ok(text) => match text.parse() {
-                Ok(n @ 1..=1024) => n,
-                _ => {
-                    let allowed = "1 to 1024";
-                    return Err(Kind::Environment { name: THREADS, asked: text, allowed }.into());
-                }
-            },
-            Err(_) => std::thread::available_parallelism().map_or(1, usize::from),
-        };
+    /// `System` when threads cannot be started.
+    pub(super) fn new(threads: usize) -> Result<Self> {
+        let threads = threads.clamp(1, THREADS_MAX);
         let build = |n| {
             let builder = rayon::ThreadPoolBuilder::new().num_threads(n);
             let builder = builder.thread_name(|i| format!("leasehold-cpu-{i}"));
@@ -69,6 +82,32 @@ impl Pool {
                 });
             }
             _ => work(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_number_of_threads_is_named() {
+        assert_eq!(threads_of("3").ok(), Some(3));
+        for bad in ["0", "1025", "-1", "two", ""] {
+            let text = threads_of(bad).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(text.contains(THREADS) && text.contains("1 to 1024"), "{bad}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_item_runs_once() {
+        let pool = Pool::new(3).unwrap();
+        for (items, ns) in [(0, 1), (1, 1 << 30), (5, 1), (1000, 1 << 20)] {
+            let seen: Vec<AtomicU64> = (0..items).map(|_| AtomicU64::new(0)).collect();
+            pool.run(items, ns, |i| {
+                seen[i as usize].fetch_add(1, Relaxed);
+            });
+            assert!(seen.iter().all(|n| n.load(Relaxed) == 1));
         }
     }
 }

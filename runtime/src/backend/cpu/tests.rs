@@ -63,7 +63,7 @@ fn lower_classes_pass_the_parity_suite() {
         for table in tables.into_iter().chain([tables::map()]) {
             // Every third case: the same loops, compiled for another class.
             let table = table.into_iter().step_by(3).collect();
-            common::run_table(Cpu::of_class(isa).unwrap(), table);
+            common::run_table(Cpu::of_class(isa, 2).unwrap(), table);
         }
     }
 }
