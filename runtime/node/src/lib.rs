@@ -1,7 +1,9 @@
 //! The node of Leasehold: control, executor, scheduler, leases, ledger, sandbox.
 
+pub mod control;
 #[cfg(feature = "serve")]
 pub mod executor;
+pub mod job;
 pub mod keys;
 pub mod lease;
 pub mod ledger;

@@ -34,6 +34,7 @@ fn terms(lease: u64) -> Terms {
         op_cap_ns: 60_000_000_000,
         ops: None,
         in_flight: 4096,
+        sessions: 4,
         deadline_ns: u64::MAX,
     }
 }

@@ -127,7 +127,15 @@ impl<B: Backend> Executor<B> {
     /// # Errors
     /// `Revoked` when the job is over, `System` when its memory cannot be mapped.
     pub fn add_session(&mut self, job: u64, session: u64, end: TenantEnd) -> Result<()> {
-        let flow = FlowId(self.jobs.get(&job).ok_or(Kind::Revoked)?.terms.lease);
+        let terms = &self.jobs.get(&job).ok_or(Kind::Revoked)?.terms;
+        let flow = FlowId(terms.lease);
+        let of_lease =
+            |s: &&Session| self.jobs.get(&s.job).is_some_and(|job| job.terms.lease == terms.lease);
+        let open = self.sessions.values().filter(of_lease).count() as u64;
+        if open >= terms.sessions.into() {
+            let (asked, allowed) = (open + 1, terms.sessions.into());
+            return Err(Kind::Protocol { what: "sessions", asked, allowed }.into());
+        }
         let new = Session::new(job, end)?;
         for sched in [&mut self.ops, &mut self.copies] {
             let added = sched.add_session(SessionId(session), flow);

@@ -27,6 +27,8 @@ pub struct Terms {
     pub ops: Option<Vec<String>>,
     /// Records in flight of a session.
     pub in_flight: u32,
+    /// Sessions at a time, all jobs of the lease together.
+    pub sessions: u32,
     /// The job's end on the boot-time clock, in nanoseconds.
     pub deadline_ns: u64,
 }

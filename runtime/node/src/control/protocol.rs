@@ -1,0 +1,95 @@
+//! What a job's starter (`job`) and control say to each other, on a sequenced-packet socket. The starter's word about
+//! its jail is a claim; the lease, the proof and the kernel's own news are what control goes by.
+
+use crate::lease::{JobId, NONCE_BYTES};
+use crate::ledger::{Outcome, Receipt};
+use serde::{Deserialize, Serialize};
+
+/// The version of these messages.
+pub const VERSION: u32 = 1;
+
+/// From the starter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum FromClient {
+    /// First of all.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// Asks to start a job.
+    Admit {
+        /// The lease's text.
+        token: String,
+        /// A fresh id.
+        job: JobId,
+        /// The holder's signature over the challenge.
+        proof: Vec<u8>,
+        /// Seconds of run time asked; none: what the lease allows.
+        wall_s: Option<u64>,
+    },
+    /// The jail has ended.
+    Ended {
+        /// How, as the starter saw it.
+        outcome: Outcome,
+    },
+    /// On the admin socket: take a lease back.
+    Revoke {
+        /// The lease.
+        lease: crate::lease::LeaseId,
+    },
+}
+
+/// From control.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToClient {
+    /// Who answers, and what to sign.
+    Hello {
+        /// [`VERSION`].
+        version: u32,
+        /// The node's name.
+        node: String,
+        /// To be signed; used once.
+        nonce: [u8; NONCE_BYTES],
+        /// The device, for people.
+        device: String,
+    },
+    /// The job may start; beside the message the job's session socket.
+    Admitted {
+        /// The job's end on the boot-time clock, in nanoseconds.
+        deadline_ns: u64,
+        /// CPUs in thousandths, host memory in bytes: what the lease allows the jail.
+        cpu_milli: u32,
+        /// Host memory in bytes.
+        memory_bytes: u64,
+    },
+    /// No.
+    Refused {
+        /// Why, with asked and allowed values.
+        why: String,
+        /// Whether a later try may succeed.
+        retryable: bool,
+    },
+    /// The job must end now.
+    Stop {
+        /// What its record will say.
+        outcome: Outcome,
+    },
+    /// The settle record is written.
+    Settled {
+        /// The receipt as JSON: its types read only self-describing formats.
+        receipt: String,
+    },
+    /// Done, on the admin socket: jobs that were ended.
+    Done {
+        /// How many.
+        jobs: u64,
+    },
+}
+
+impl ToClient {
+    /// The reply to a settled job.
+    pub(super) fn settled(receipt: &Receipt) -> Self {
+        // Strings and numbers always serialise.
+        Self::Settled { receipt: serde_json::to_string(receipt).unwrap_or_default() }
+    }
+}

@@ -1,0 +1,218 @@
+//! The starter's side of control: finding a node or starting a private one, being admitted, and taking the receipt.
+
+use super::JobError;
+use crate::control::protocol::{FromClient, ToClient, VERSION};
+use crate::keys::SecretKey;
+use crate::lease::{
+    Challenge, Isolation, JobId, JobLimits, Lease, LeaseId, Name, Ops, Priority, issue,
+};
+use crate::ledger::{Outcome, Receipt};
+use crate::time::Timestamp;
+use leasehold::wire::{from_bytes, pair, receive, send};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// How long a private node's trial lease is good.
+const TRIAL: Duration = Duration::from_secs(24 * 3600);
+/// The name of every private node.
+const PRIVATE: &str = "private";
+
+/// A lease with its holder's key.
+#[derive(Debug)]
+pub struct Grant {
+    /// The lease's text.
+    pub token: String,
+    /// The holder's key; it never leaves this process.
+    pub holder: SecretKey,
+}
+
+/// A connection to a node's control.
+#[derive(Debug)]
+pub struct Node {
+    socket: OwnedFd,
+    /// A private node's process.
+    child: Option<Child>,
+}
+
+/// An admitted job.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The job.
+    pub job: JobId,
+    /// The device, for people.
+    pub device: String,
+    /// The jail's session socket.
+    pub door: OwnedFd,
+    /// The job's end on the boot-time clock, in nanoseconds.
+    pub deadline_ns: u64,
+    /// What the jail may use: CPUs in thousandths, bytes of memory.
+    pub cpu_milli: u32,
+    /// Bytes of host memory.
+    pub memory_bytes: u64,
+}
+
+/// What control says while a job runs.
+#[derive(Debug)]
+pub enum Word {
+    /// End the job now.
+    Stop(Outcome),
+    /// The job is settled.
+    Settled(Box<Receipt>),
+    /// Control has gone.
+    Gone,
+}
+
+impl Node {
+    /// Connects to a served node.
+    ///
+    /// # Errors
+    /// Nobody listens there, or this user may not.
+    pub fn connect(path: &Path) -> Result<Self, JobError> {
+        let failed = |e: rustix::io::Errno| JobError::Node { path: path.into(), source: e.into() };
+        let address = SocketAddrUnix::new(path).map_err(failed)?;
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                .map_err(failed)?;
+        rustix::net::connect(&socket, &address).map_err(failed)?;
+        Ok(Self { socket, child: None })
+    }
+
+    /// Starts a node of one's own with a trial lease: its issuer's and holder's keys are made here and forgotten.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn private(program: PathBuf, device: Option<&str>) -> Result<(Self, Grant), JobError> {
+        let (issuer, holder) = (SecretKey::generate(), SecretKey::generate());
+        let token = issue(&trial(&holder)?, &issuer)?;
+        let (socket, theirs) = pair()?;
+        let mut command = Command::new(&program);
+        command.args(["private", "--name", PRIVATE, "--issuer"]).arg(issuer.public().to_string());
+        if let Some(device) = device {
+            command.args(["--device", device]);
+        }
+        // Ctrl-C is for the job; a private node ends when its client has gone.
+        let child =
+            command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).process_group(0).spawn();
+        let child = child.map_err(|source| JobError::Node { path: program, source })?;
+        Ok((Self { socket, child: Some(child) }, Grant { token, holder }))
+    }
+
+    /// The process id of a private node.
+    pub fn private_pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Proves possession and asks for the job to be admitted.
+    ///
+    /// # Errors
+    /// `Refused` with control's words; a broken connection.
+    pub fn admit(&self, grant: &Grant, wall: Option<Duration>) -> Result<Admitted, JobError> {
+        self.tell(&FromClient::Hello { version: VERSION })?;
+        let (node, nonce, device) = match self.hear()? {
+            (ToClient::Hello { node, nonce, device, .. }, _) => (node, nonce, device),
+            (other, _) => return Err(unexpected(other)),
+        };
+        let node: Name = node.parse()?;
+        let (lease, _) = Lease::unverified(&grant.token)?;
+        let job = JobId::generate();
+        let challenge = Challenge { node, nonce, lease: lease.id, job };
+        let proof = challenge.prove(&grant.holder).to_bytes().to_vec();
+        let wall_s = wall.map(|wall| wall.as_secs().max(1));
+        self.tell(&FromClient::Admit { token: grant.token.clone(), job, proof, wall_s })?;
+        match self.hear()? {
+            (ToClient::Admitted { deadline_ns, cpu_milli, memory_bytes }, mut fds) => {
+                let door = fds.pop().ok_or(JobError::Protocol { what: "no session socket" })?;
+                let lease = lease.id;
+                Ok(Admitted { lease, job, device, door, deadline_ns, cpu_milli, memory_bytes })
+            }
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Says that the jail has ended, and how.
+    ///
+    /// # Errors
+    /// A broken connection.
+    pub fn ended(&self, outcome: Outcome) -> Result<(), JobError> {
+        self.tell(&FromClient::Ended { outcome })
+    }
+
+    /// Waits for control's next word.
+    pub fn word(&self) -> Word {
+        match self.hear() {
+            Ok((ToClient::Stop { outcome }, _)) => Word::Stop(outcome),
+            Ok((ToClient::Settled { receipt }, _)) => {
+                serde_json::from_str(&receipt).map_or(Word::Gone, |r| Word::Settled(Box::new(r)))
+            }
+            _ => Word::Gone,
+        }
+    }
+
+    fn tell(&self, message: &FromClient) -> Result<(), JobError> {
+        Ok(send(&self.socket, message, &[])?)
+    }
+
+    fn hear(&self) -> Result<(ToClient, Vec<OwnedFd>), JobError> {
+        match receive(&self.socket)? {
+            Some((bytes, fds)) => Ok((from_bytes(&bytes)?, fds)),
+            None => Err(JobError::Protocol { what: "the node closed the connection" }),
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It ends by itself once this side is closed; a shut-down socket says so before the close.
+            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+            let _ = child.wait();
+        }
+    }
+}
+
+fn unexpected(message: ToClient) -> JobError {
+    match message {
+        ToClient::Refused { why, retryable } => JobError::Refused { why, retryable },
+        _ => JobError::Protocol { what: "an answer out of turn" },
+    }
+}
+
+/// The lease of a private node: everything that the machine has, for a day, billed as a trial.
+fn trial(holder: &SecretKey) -> Result<Lease, JobError> {
+    let now = Timestamp::now().whole_second();
+    let name: Name = PRIVATE.parse()?;
+    Ok(Lease {
+        version: 1,
+        id: LeaseId::generate(),
+        issuer: name.clone(),
+        tenant: "self".parse()?,
+        audience: vec![name],
+        holder: holder.public(),
+        not_before: now,
+        expiry: now.after(TRIAL),
+        isolation: Isolation::SharedContext,
+        priority: Priority::Reserved,
+        weight: 100,
+        latency: None,
+        memory_bytes: 1 << 40,
+        staging_bytes: 1 << 30,
+        sessions: 256,
+        queues: 256,
+        in_flight: 65_536,
+        concurrency: 1,
+        ops: Ops::All,
+        job: JobLimits { cpu_milli: 1_024_000, memory_bytes: 1 << 48, wall_s: 24 * 3600 },
+        sku: None,
+        node: None,
+        trial: true,
+        labels: BTreeMap::new(),
+    })
+}
