@@ -120,6 +120,10 @@ pub fn matmul() -> Vec<Case> {
     // A contraction longer than a unit; a large batch of small products; one row.
     cases.push(plain(&[], [512, 256, 700], F32).case());
     cases.push(plain(&[2], [17, 17, 100_000], F16).case());
+    let styles = [Style::Tight, Style::Turned, Style::Odd];
+    for size in [[17, 19, 90_000], [17, 1, 200_000], [1, 19, 200_000]] {
+        cases.push(Product { epilogue: 0, styles, ..plain(&[], size, F32) }.case());
+    }
     cases.push(plain(&[64], [64, 64, 64], F32).case());
     cases.push(plain(&[], [1, 2112, 7168], BF16).case());
     cases.push(in_place(plain(&[2], [65, 129, 72], F16).case(), "residual"));

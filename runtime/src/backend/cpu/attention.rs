@@ -6,7 +6,7 @@ use super::math;
 use super::memory::View;
 use super::plan::{Span, attention_per_link, order};
 use super::pool::Pool;
-use super::product::{Panel, multiply};
+use super::product::{Panel, Target, multiply};
 use super::scratch::{with_rows, with_tiles};
 use crate::op::{Attention, CheckedOp, Lens, Op};
 
@@ -149,14 +149,16 @@ impl<'a> Tiles<'a> {
         // K as it lies is K transposed to the product: its columns are keys.
         let at = self.at(self.k, tile, tile.kv_head, key);
         let steps = [self.k.strides[3], self.k.strides[2]];
-        multiply(q, Panel::of(self.isa, self.k, at, steps, [d, keys], kv), scores, width, false);
+        let keys_panel = Panel::of(self.isa, self.k, at, steps, [d, keys], kv);
+        multiply(q, keys_panel, &mut Target::dense(scores, keys as usize, width), false);
         self.mask(tile, key, keys, scores);
         self.isa.run(Online { rows, width, scores, running, dv: dv as usize });
         let weights = Panel::dense(scores, rows, width).narrow(keys as usize);
         let at = self.at(self.v, tile, tile.kv_head, key);
         let steps = [self.v.strides[2], self.v.strides[3]];
         let values = Panel::of(self.isa, self.v, at, steps, [keys, dv], kv);
-        multiply(weights, values, running.acc, dv as usize, true);
+        let dv = dv as usize;
+        multiply(weights, values, &mut Target::dense(running.acc, dv, dv), true);
     }
 
     /// Adds the mask and hides what a row does not see.

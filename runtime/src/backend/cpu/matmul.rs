@@ -4,11 +4,12 @@
 use super::isa::{Isa, Kernel, fma};
 use super::math;
 use super::memory::View;
-use super::plan::{BAND_ROWS, Product, Span, order};
+use super::plan::{Product, Span, order};
 use super::pool::Pool;
-use super::product::{Panel, multiply};
+use super::product::{Panel, Target, multiply};
 use super::scratch::{with_rows, with_tiles};
 use crate::op::{Activation, CheckedOp, Matmul, Op};
+use std::ops::Range;
 
 /// A product on its operands.
 pub(super) struct Bands<'a> {
@@ -66,7 +67,7 @@ impl<'a> Bands<'a> {
 
     /// Runs a span of tiles on the pool.
     pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
-        let bands = self.tile[0].min(self.product.m).div_ceil(BAND_ROWS).max(1);
+        let bands = self.tile[0].min(self.product.m).div_ceil(self.product.band_rows).max(1);
         pool.run(span.tiles * bands, item_ns / bands, |i| {
             let (tile, band) = (span.first + i / bands, i % bands);
             if let Some(band) = self.band(tile, band) {
@@ -77,34 +78,39 @@ impl<'a> Bands<'a> {
 
     fn band(&self, tile: u64, band: u64) -> Option<Band> {
         let p = &self.product;
+        let band_rows = p.band_rows;
         let per_entry = p.tiles_m * p.tiles_n;
         let (entry, t) = (tile / per_entry, tile % per_entry);
         let (ti, tj) = (t / p.tiles_n, t % p.tiles_n);
-        let row = ti * self.tile[0] + band * BAND_ROWS;
-        let end = (ti * self.tile[0] + self.tile[0]).min(row + BAND_ROWS).min(p.m);
+        let row = ti * self.tile[0] + band * band_rows;
+        let end = (ti * self.tile[0] + self.tile[0]).min(row + band_rows).min(p.m);
         let col = tj * self.tile[1];
         let cols = self.tile[1].min(p.n - col);
-        let state_at = band * BAND_ROWS * self.tile[1];
+        let state_at = band * band_rows * self.tile[1];
         (row < end).then(|| Band { entry, row, rows: end - row, col, cols, state_at })
     }
 
     /// Links `from..to` of a band: its accumulator from the state or from zero, back to the state or through the
-    /// epilogue.
+    /// epilogue. A whole chain without an epilogue is summed where the output lies.
     fn links(&self, band: Band, from: u64, to: u64) {
         let chunks = self.product.k.div_ceil(self.chunk).max(1);
         let per_link = self.product.per_link;
         let (first, last) = (from * per_link, (to * per_link).min(chunks));
         with_tiles(|[acc, a, b, _]| {
-            let len = (band.rows * band.cols) as usize;
-            acc.resize(len, 0.0);
+            if first == 0 && last == chunks && self.plain() {
+                let axes = self.batch_axes;
+                let steps = [self.out.strides[axes], self.out.strides[axes + 1]];
+                let start = self.start(self.out, band, 0);
+                if let Some(mut out) = Target::of(self.out, start, steps, [band.rows, band.cols]) {
+                    return self.multiply(band, first..last, &mut out, [a, b]);
+                }
+            }
+            acc.resize((band.rows * band.cols) as usize, 0.0);
             if let (Some(state), 1..) = (self.state, first) {
                 state.load(self.isa, band.state_at, 1, acc);
             }
-            for chunk in first..last {
-                let k0 = chunk * self.chunk;
-                let depth = self.chunk.min(self.product.k - k0.min(self.product.k));
-                self.multiply(band, [k0, depth], acc, [a, b], chunk > 0);
-            }
+            let cols = band.cols as usize;
+            self.multiply(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
             match self.state {
                 Some(state) if last < chunks => state.store(self.isa, band.state_at, 1, acc),
                 _ => self.epilogue(band, acc),
@@ -112,18 +118,35 @@ impl<'a> Bands<'a> {
         });
     }
 
-    /// `acc (+)= A[rows, k0..] B[k0.., cols]`.
+    /// Whether the sum is the result.
+    fn plain(&self) -> bool {
+        self.op.alpha == 1.0
+            && self.op.activation == Activation::None
+            && self.extra.iter().all(Option::is_none)
+    }
+
+    /// Element offset of the band's row `row` in a view of the output's shape.
+    fn start(&self, view: &View, band: Band, row: u64) -> u64 {
+        let axes = self.batch_axes;
+        let (rows, cols) = (view.strides[axes], view.strides[axes + 1]);
+        view.outer_offset(band.entry, axes) + (band.row + row) * rows + band.col * cols
+    }
+
+    /// `target (+)= A[rows, chunks] B[chunks, cols]`, one chunk after the other.
     fn multiply(
         &self,
         band: Band,
-        [k0, depth]: [u64; 2],
-        acc: &mut [f32],
+        chunks: Range<u64>,
+        target: &mut Target<'_>,
         [pa, pb]: [&mut Vec<f32>; 2],
-        add: bool,
     ) {
-        let a = self.panel(self.a, band.entry, [band.row, k0], [band.rows, depth], pa);
-        let b = self.panel(self.b, band.entry, [k0, band.col], [depth, band.cols], pb);
-        multiply(a, b, acc, band.cols as usize, add);
+        for chunk in chunks {
+            let k0 = chunk * self.chunk;
+            let depth = self.chunk.min(self.product.k - k0.min(self.product.k));
+            let a = self.panel(self.a, band.entry, [band.row, k0], [band.rows, depth], pa);
+            let b = self.panel(self.b, band.entry, [k0, band.col], [depth, band.cols], pb);
+            multiply(a, b, target, chunk > 0);
+        }
     }
 
     fn panel<'b>(
@@ -142,14 +165,7 @@ impl<'a> Bands<'a> {
 
     fn epilogue(&self, band: Band, acc: &mut [f32]) {
         let cols = band.cols as usize;
-        let at = |view: &View, row: u64| {
-            let axes = self.batch_axes;
-            let (rows, cols) = (view.strides[axes], view.strides[axes + 1]);
-            view.outer_offset(band.entry, axes) + (band.row + row) * rows + band.col * cols
-        };
-        let plain = self.op.alpha == 1.0
-            && self.op.activation == Activation::None
-            && self.extra.iter().all(Option::is_none);
+        let plain = self.plain();
         with_rows(|[extra, _]| {
             extra.resize(3 * cols, 0.0);
             for (row, line) in (0..band.rows).zip(acc.chunks_exact_mut(cols)) {
@@ -157,12 +173,14 @@ impl<'a> Bands<'a> {
                     let mut parts = extra.chunks_exact_mut(cols);
                     let rows = self.extra.map(|view| {
                         let (view, part) = (view?, parts.next()?);
-                        view.load(self.isa, at(view, row), view.row_stride(), part);
+                        let at = self.start(view, band, row);
+                        view.load(self.isa, at, view.row_stride(), part);
                         Some(&*part)
                     });
                     self.isa.run(Epilogue { op: self.op, line: &mut *line, rows });
                 }
-                self.out.store(self.isa, at(self.out, row), self.out.row_stride(), line);
+                let at = self.start(self.out, band, row);
+                self.out.store(self.isa, at, self.out.row_stride(), line);
             }
         });
     }

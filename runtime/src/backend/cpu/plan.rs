@@ -10,8 +10,10 @@ use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS};
 pub(super) const ROW_CHUNK: u64 = 1 << 14;
 /// Elements that an elementwise unit covers.
 pub(super) const ELEMENTS: u64 = 1 << 14;
-/// A matmul tile is computed in bands of this many rows, each by one thread.
-pub(super) const BAND_ROWS: u64 = 256;
+/// A matmul tile is computed in bands of this many rows, each by one thread. Tall bands pack B less often; the
+/// short ones are for products of few bands, so that two or four threads end together.
+const BAND_ROWS: [u64; 2] = [256, 128];
+const MANY_BANDS: u128 = 16;
 
 /// One class's orders and the rates that it is sure to reach on one core.
 struct Class {
@@ -75,7 +77,7 @@ fn class(isa: Isa) -> &'static Class {
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
-    let mut text = format!("{ROW_CHUNK} {BAND_ROWS}\n");
+    let mut text = format!("{ROW_CHUNK} {BAND_ROWS:?} {MANY_BANDS}\n");
     for Class { isa, tile, chunk, attention_tile, family, .. } in &CLASSES {
         text += &format!("{} {tile:?} {chunk} {attention_tile:?} {family:?}\n", isa.name());
     }
@@ -155,9 +157,11 @@ pub(super) struct Product {
     pub(super) k: u64,
     pub(super) tiles_m: u64,
     pub(super) tiles_n: u64,
+    pub(super) band_rows: u64,
     pub(super) per_link: u64,
     links: u64,
     unit_ns: u64,
+    tiles: u128,
 }
 
 impl Product {
@@ -175,18 +179,21 @@ impl Product {
         let (links, per_link) = links(k.div_ceil(class.chunk.into()), chunk_ns, rest_ns);
         let unit_ns = chunk_ns * per_link + rest_ns;
         let (tiles_m, tiles_n) = (m.div_ceil(tm), n.div_ceil(tn));
-        Self { m, n, k, tiles_m, tiles_n, per_link, links, unit_ns }
+        let per_entry = u128::from(m) * u128::from(n);
+        let elements = op.spec("out").map_or(0, |s| s.layout.numel());
+        let entries = elements.checked_div(per_entry).unwrap_or(0);
+        let tiles = entries * u128::from(tiles_m) * u128::from(tiles_n);
+        let [large, small] = BAND_ROWS;
+        let bands = entries * u128::from(m.div_ceil(large)) * u128::from(tiles_n);
+        let band_rows = if bands < MANY_BANDS && bands % 4 != 0 { small } else { large };
+        Self { m, n, k, tiles_m, tiles_n, band_rows, per_link, links, unit_ns, tiles }
     }
 }
 
 fn product(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     let p = Product::of(op, class.isa);
-    let per_entry = u128::from(p.m) * u128::from(p.n);
-    let entries =
-        op.spec("out").map_or(0, |s| s.layout.numel()).checked_div(per_entry).unwrap_or(0);
-    let tiles = entries * u128::from(p.tiles_m) * u128::from(p.tiles_n);
     let [tm, tn] = order.tile.map(u64::from);
-    finish(order, tiles, p.links, p.unit_ns, 4 * tm * tn)
+    finish(order, p.tiles, p.links, p.unit_ns, 4 * tm * tn)
 }
 
 /// Chunks that a link of attention covers, given head dims.

@@ -62,17 +62,50 @@ impl<'a> Panel<'a> {
     }
 }
 
-/// `c (+)= a b`, `c` row-major with rows `ld` apart. Adds to `c` or replaces it. Nothing happens unless inner sizes
-/// agree and `c` holds the result.
-pub(super) fn multiply(a: Panel<'_>, b: Panel<'_>, c: &mut [f32], ld: usize, add: bool) {
+/// Where a product goes: rows `ld` elements apart, each dense. Nobody else touches its elements while it lives.
+pub(super) struct Target<'a> {
+    start: *mut f32,
+    ld: usize,
+    size: [usize; 2],
+    owner: std::marker::PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> Target<'a> {
+    /// The first `cols` of every `ld` elements of a buffer.
+    pub(super) fn dense(data: &'a mut [f32], cols: usize, ld: usize) -> Self {
+        let cols = cols.min(ld);
+        // As many rows as the buffer holds whole.
+        let rows = if data.len() < cols { 0 } else { (data.len() - cols) / ld.max(1) + 1 };
+        Self { start: data.as_mut_ptr(), ld, size: [rows, cols], owner: std::marker::PhantomData }
+    }
+
+    /// An output where it lies: `size` rows and columns from element `start`, inside the view's shape and the
+    /// calling work item's own (see [`View`]). Only f32 with dense rows, and more than one column: a single one
+    /// would make `gemm` choose another sequence than for a buffer.
+    pub(super) fn of(
+        view: &'a View,
+        start: u64,
+        [ld, step]: [u64; 2],
+        size: [u64; 2],
+    ) -> Option<Self> {
+        let size = size.map(|n| n as usize);
+        let dense = step == 1 && size[1] > 1 && ld >= size[1] as u64;
+        let start = view.f32_ptr(start).filter(|_| dense)?;
+        Some(Self { start, ld: ld as usize, size, owner: std::marker::PhantomData })
+    }
+}
+
+/// `c (+)= a b`: adds to `c` or replaces it. Nothing happens unless inner sizes agree and `c` holds the result.
+pub(super) fn multiply(a: Panel<'_>, b: Panel<'_>, c: &mut Target<'_>, add: bool) {
     let ([m, k], n) = (a.size, b.size[1]);
-    let fits = b.size[0] == k && n <= ld && (m == 0 || c.len() >= (m - 1) * ld + n);
+    let fits = b.size[0] == k && n <= c.size[1] && m <= c.size[0];
     if !fits || m == 0 || n == 0 {
         return;
     }
     if k == 0 {
         if !add {
-            c.chunks_mut(ld).take(m).for_each(|row| row[..n].fill(0.0));
+            // SAFETY: `c` holds m rows of n elements, as just checked.
+            (0..m).for_each(|i| unsafe { c.start.add(i * c.ld).write_bytes(0, n) });
         }
         return;
     }
@@ -83,9 +116,9 @@ pub(super) fn multiply(a: Panel<'_>, b: Panel<'_>, c: &mut [f32], ld: usize, add
             m,
             n,
             k,
-            c.as_mut_ptr(),
+            c.start,
             1,
-            ld as isize,
+            c.ld as isize,
             add,
             a.start,
             a.strides[1],
