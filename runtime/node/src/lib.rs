@@ -7,5 +7,7 @@ pub mod job;
 pub mod keys;
 pub mod lease;
 pub mod ledger;
+#[cfg(target_os = "linux")]
+pub mod sandbox;
 pub mod sched;
 pub mod time;
