@@ -74,7 +74,7 @@ fn checkpoint(path: &Path) -> Result<Checkpoint, CliError> {
         .map_err(|e| format!("{}: is no checkpoint: {e}", path.display()))?)
 }
 
-fn describe(bill: &Bill) -> Vec<(&'static str, String)> {
+pub(crate) fn describe(bill: &Bill) -> Vec<(&'static str, String)> {
     let list = |names: &std::collections::BTreeSet<String>| {
         names.iter().map(|n| n.escape_debug().to_string()).collect::<Vec<_>>().join(", ")
     };

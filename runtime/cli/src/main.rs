@@ -1,5 +1,5 @@
 //! The program `leasehold`, a small front. It parses arguments, prints, and leaves every decision to the node's
-//! rooms. Exit codes: 0 done, 1 refused or failed (one line on stderr says why), 2 malformed arguments.
+//! rooms. Exit codes: 0 done, 1 refused or failed (one line on stderr says why), 2 malformed arguments; `run` has the job's own.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,6 +10,8 @@ mod bill;
 mod files;
 mod keys;
 mod lease;
+mod programs;
+mod run;
 mod units;
 
 /// Lease compute on a GPU node without handing out the GPU.
@@ -30,6 +32,16 @@ enum Command {
     Lease(lease::LeaseCommand),
     /// Say what a lease or a job used, from a verified ledger.
     Bill(bill::BillArgs),
+    /// Run a program as a leased job, in a jail.
+    Run(Box<run::Run>),
+    /// Serve a node.
+    #[command(subcommand)]
+    Node(programs::NodeCommand),
+    /// List this machine's devices and the reason for the choice.
+    Devices(programs::Devices),
+    /// Measure matmul and attention on a device.
+    #[command(disable_help_flag = true)]
+    Bench(programs::Bench),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +50,10 @@ fn main() -> ExitCode {
         Command::Keys(command) => command.run(),
         Command::Lease(command) => command.run(),
         Command::Bill(args) => args.run(),
+        Command::Run(run) => return ExitCode::from(run.run()),
+        Command::Node(command) => command.run(),
+        Command::Devices(devices) => devices.run(),
+        Command::Bench(bench) => bench.run(),
     };
     match result.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,

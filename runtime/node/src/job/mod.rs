@@ -1,10 +1,13 @@
 //! Joins lease, control and sandbox into one leased job: `leasehold run` calls this.
 
 mod node;
+mod run;
 
 pub use node::{Admitted, Grant, Node, Word};
+pub use run::{End, Request, run};
 
 use crate::lease::{BadName, LeaseError};
+use crate::sandbox::{PolicyError, SandboxError};
 use std::path::PathBuf;
 
 /// Why a job did not run, or could not be settled.
@@ -32,6 +35,22 @@ pub enum JobError {
         /// What was wrong.
         what: &'static str,
     },
+    /// More than the lease allows a job.
+    #[error("{what} {asked} is asked, the lease allows {allowed}")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// What was asked.
+        asked: u64,
+        /// What the lease allows.
+        allowed: u64,
+    },
+    /// The request breaks a rule of the jail.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The jail could not be started.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The lease.
     #[error(transparent)]
     Lease(#[from] LeaseError),

@@ -156,6 +156,12 @@ impl Node {
         }
     }
 
+    /// Ends the conversation, so that whoever waits for a word hears that nobody is there.
+    pub(super) fn hang_up(&self) {
+        // A socket that has gone already is as good.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     fn tell(&self, message: &FromClient) -> Result<(), JobError> {
         Ok(send(&self.socket, message, &[])?)
     }

@@ -1,0 +1,113 @@
+//! The programs that do the heavy work: the front finds them beside itself and becomes them.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use clap::{Args, Subcommand};
+
+use crate::CliError;
+
+/// The folder of the other programs, when they are not beside the front.
+const LIBEXEC: &str = "LEASEHOLD_LIBEXEC";
+
+/// The path of another program of Leasehold.
+pub(crate) fn beside(name: &str) -> Result<PathBuf, CliError> {
+    let folder = match std::env::var_os(LIBEXEC) {
+        Some(folder) => PathBuf::from(folder),
+        None => std::env::current_exe()?.parent().map(PathBuf::from).unwrap_or_default(),
+    };
+    let path = folder.join(name);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(format!("{}: not found; install it there or name its folder in {LIBEXEC}", path.display()).into())
+}
+
+/// Becomes another program; returns only when that failed.
+fn become_program(name: &str, args: &[String]) -> CliError {
+    match beside(name) {
+        Ok(path) => {
+            let error = Command::new(&path).args(args).exec();
+            format!("{}: {error}", path.display()).into()
+        }
+        Err(error) => error,
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Serve a node until TERM or INT.
+    Serve(Serve),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The node's name: an audience of leases.
+    #[arg(long, value_name = "NAME")]
+    name: String,
+    /// The key set of the issuers that it believes, as JSON.
+    #[arg(long, value_name = "FILE")]
+    issuers: String,
+    /// The node's secret key file; it signs receipts.
+    #[arg(long, value_name = "FILE")]
+    key: String,
+    /// A folder for its sockets and its ledger.
+    #[arg(long, value_name = "DIR")]
+    dir: String,
+    /// The device to own [default: the best].
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
+    /// A pool that it belongs to.
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+}
+
+impl NodeCommand {
+    pub(crate) fn run(self) -> Result<String, CliError> {
+        let Self::Serve(serve) = self;
+        let mut args = vec!["serve".to_string()];
+        let needed = [
+            ("--name", Some(serve.name)),
+            ("--issuers", Some(serve.issuers)),
+            ("--key", Some(serve.key)),
+            ("--dir", Some(serve.dir)),
+            ("--device", serve.device),
+            ("--pool", serve.pool),
+        ];
+        for (name, value) in needed {
+            if let Some(value) = value {
+                args.extend([name.to_string(), value]);
+            }
+        }
+        Err(become_program("leasehold-node", &args))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Devices {
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Devices {
+    pub(crate) fn run(self) -> Result<String, CliError> {
+        let mut args = vec!["devices".to_string()];
+        args.extend(self.json.then(|| "--json".to_string()));
+        Err(become_program("leasehold-node", &args))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// What to measure, and how: see `leasehold bench help`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    args: Vec<String>,
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> Result<String, CliError> {
+        Err(become_program("leasehold-bench", &self.args))
+    }
+}
