@@ -21,7 +21,8 @@ pub(crate) fn beside(name: &str) -> Result<PathBuf, CliError> {
     if path.is_file() {
         return Ok(path);
     }
-    Err(format!("{}: not found; install it there or name its folder in {LIBEXEC}", path.display()).into())
+    Err(format!("{}: not found; install it there or name its folder in {LIBEXEC}", path.display())
+        .into())
 }
 
 /// Becomes another program; returns only when that failed.
