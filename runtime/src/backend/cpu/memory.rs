@@ -55,7 +55,7 @@ pub(super) struct Memory {
     spare: Vec<(Block, u64)>,
     next: u64,
     pub(super) used: u64,
-    spare_bytes: u64,
+    pub(super) spare_bytes: u64,
 }
 
 /// Freed bytes kept for reuse.

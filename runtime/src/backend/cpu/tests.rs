@@ -6,7 +6,8 @@ use super::{Cpu, SOURCES, ingredients, plan};
 use crate::backend::cpu::isa::Isa;
 use crate::backend::{Backend, BlockId, IndexFault, Place, Progress};
 use crate::op::{Binding, BufferId, Gather, Spec, check};
-use crate::{DType, Dims, Layout};
+use crate::order::UNIT_CAP_SLOW_NS;
+use crate::{DType, Dims, Kind, Layout};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
@@ -49,6 +50,27 @@ fn one_changed_byte_changes_the_numerics_id() {
     assert!(["x86-v4", "x86-v3", "generic"].iter().all(|class| table.contains(class)));
 }
 
+#[test]
+fn memory_is_held_to_its_budget_and_reused() {
+    const MIB: u64 = 1 << 20;
+    let mut cpu = Cpu::new().unwrap().with_memory(8 * MIB);
+    let blocks = [5 * MIB, 3 * MIB].map(|bytes| cpu.alloc(bytes).unwrap());
+    let full = cpu.alloc(1).unwrap_err();
+    assert_eq!(*full.kind(), Kind::OutOfMemory { asked: 1, free: 0, quota: 8 * MIB });
+    blocks.into_iter().for_each(|block| cpu.free(block));
+    // Freed blocks are kept for reuse, but give way where the budget needs them to.
+    let large = cpu.alloc(8 * MIB).unwrap();
+    assert_eq!((cpu.memory.used, cpu.memory.spare_bytes), (8 * MIB, 0));
+    cpu.free(large);
+    assert!(cpu.alloc(u64::MAX).is_err());
+    let again = cpu.alloc(6 * MIB).unwrap();
+    assert_eq!(cpu.memory.spare_bytes, 0);
+    // Bytes outside a block are refused, not touched.
+    assert!(cpu.upload(again, 8 * MIB - 1, &[0; 2]).is_err());
+    assert!(cpu.zero(BlockId(99), 0, 1).is_err());
+    assert!(cpu.download(again, u64::MAX, &mut [0; 2]).is_err());
+}
+
 /// The classes that this processor runs.
 fn classes() -> Vec<Isa> {
     let all = [Isa::V4, Isa::V3, Isa::Generic];
@@ -64,6 +86,37 @@ fn lower_classes_pass_the_parity_suite() {
             // Every third case: the same loops, compiled for another class.
             let table = table.into_iter().step_by(3).collect();
             common::run_table(Cpu::of_class(isa, 2).unwrap(), table);
+        }
+    }
+}
+
+#[test]
+fn every_class_plans_units_within_the_cap() {
+    use common::case::{Case, Fill, Operand, Style};
+    use common::tables;
+    let mut cases = [tables::matmul(), tables::attention(), tables::norm()].concat();
+    cases.extend([tables::softmax(), tables::reduce(), tables::map()].concat());
+    cases.extend([tables::gather(), tables::copy()].concat());
+    // The dearest units: full tiles of every op, and rows of 2^31 columns.
+    let full = |shape: &[u64]| Operand::new(DType::F32, shape, Style::Repeat, 0, Fill::Poison);
+    let out = |shape: &[u64]| Operand::out(DType::F32, shape, Style::Tight, 0);
+    let square = 1 << 20;
+    let product = vec![full(&[square, square]), full(&[square, square]), out(&[square, square])];
+    cases.push(Case::new(crate::op::Matmul::default(), product));
+    let heads = || full(&[2, 3, 1 << 20, 256]);
+    let attention = vec![heads(), heads(), heads(), out(&[2, 3, 1 << 20, 256])];
+    cases.push(Case::new(crate::op::Attention::default(), attention));
+    for columns in [1, 63, 64, 4095, (1 << 14) - 1, 1 << 14, (1 << 14) + 1, 1 << 31] {
+        let rows = || vec![full(&[1 << 20, columns]), out(&[1 << 20, columns])];
+        cases.push(Case::new(crate::op::Softmax { scale: 1.0, axis: 1 }, rows()));
+        let kind = crate::op::NormKind::Layer;
+        let norm = crate::op::Norm { kind, epsilon: 0.0, weight: false, bias: false };
+        cases.push(Case::new(norm, rows()));
+    }
+    for case in &cases {
+        for isa in [Isa::V4, Isa::V3, Isa::Generic] {
+            let plan = plan::plan(&case.checked(), isa).unwrap();
+            assert!(plan.unit_ns <= UNIT_CAP_SLOW_NS, "{isa:?}: {plan} for {}", case.name);
         }
     }
 }
