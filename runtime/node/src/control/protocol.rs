@@ -2,7 +2,7 @@
 //! its jail is a claim; the lease, the proof and the kernel's own news are what control goes by.
 
 use crate::lease::{JobId, NONCE_BYTES};
-use crate::ledger::{Outcome, Receipt};
+use crate::ledger::Outcome;
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages.
@@ -84,12 +84,4 @@ pub enum ToClient {
         /// How many.
         jobs: u64,
     },
-}
-
-impl ToClient {
-    /// The reply to a settled job.
-    pub(super) fn settled(receipt: &Receipt) -> Self {
-        // Strings and numbers always serialise.
-        Self::Settled { receipt: serde_json::to_string(receipt).unwrap_or_default() }
-    }
 }

@@ -159,7 +159,11 @@ impl Node {
         state.uncommitted = true;
         // A starter that has gone needs no receipt; the ledger has the record.
         let _ = match receipt {
-            Ok(receipt) => send(&job.client, &ToClient::settled(&receipt), &[]),
+            Ok(receipt) => {
+                // Strings and numbers always serialise.
+                let receipt = serde_json::to_string(&receipt).unwrap_or_default();
+                send(&job.client, &ToClient::Settled { receipt }, &[])
+            }
             Err(error) => send(
                 &job.client,
                 &ToClient::Refused { why: error.to_string(), retryable: true },
