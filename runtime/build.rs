@@ -1,4 +1,4 @@
-//! Tells the CPU backend which compiler and which GEMM crate its bits depend on.
+//! Tells the backends which compiler and which crates their bits depend on.
 
 use std::process::Command;
 
@@ -11,10 +11,14 @@ fn main() {
     println!("cargo:rustc-env=LEASEHOLD_RUSTC={}", version.unwrap_or_else(|e| e.to_string()));
     // Beside a foreign lock file the version is unknown, and the id says so.
     let lock = std::fs::read_to_string("../Cargo.lock").unwrap_or_default();
-    let gemm: Vec<&str> = lock
-        .split("[[package]]")
-        .filter(|package| package.trim_start().starts_with("name = \"gemm"))
-        .flat_map(|package| package.lines().filter(|line| line.starts_with("checksum")))
-        .collect();
-    println!("cargo:rustc-env=LEASEHOLD_GEMM={}", gemm.join(" "));
+    let checksums = |names: &[&str]| {
+        let packages = lock.split("[[package]]").filter(|package| {
+            let package = package.trim_start();
+            names.iter().any(|name| package.starts_with(&format!("name = \"{name}")))
+        });
+        let lines = packages.flat_map(str::lines).filter(|line| line.starts_with("checksum"));
+        lines.collect::<Vec<_>>().join(" ")
+    };
+    println!("cargo:rustc-env=LEASEHOLD_GEMM={}", checksums(&["gemm"]));
+    println!("cargo:rustc-env=LEASEHOLD_WGPU={}", checksums(&["naga", "wgpu"]));
 }

@@ -73,16 +73,29 @@ impl Device {
 
     /// Every device of this machine that this build can open, in the order of choice.
     pub fn list() -> Vec<Found> {
-        vec![
-            #[cfg(feature = "cpu")]
-            Found { name: "cpu".into(), caps: crate::backend::cpu::Cpu::caps_of_host() },
-        ]
+        let mut found = Vec::new();
+        #[cfg(feature = "wgpu")]
+        found.extend(
+            crate::backend::wgpu::Wgpu::enumerate()
+                .into_iter()
+                .enumerate()
+                .map(|(i, adapter)| Found { name: format!("wgpu:{i}"), caps: adapter.caps }),
+        );
+        #[cfg(feature = "cpu")]
+        found.push(Found { name: "cpu".into(), caps: crate::backend::cpu::Cpu::caps_of_host() });
+        // Adapters in software come last: the CPU backend does the same faster.
+        found.sort_by_key(|found| found.caps.software && found.caps.backend != "cpu");
+        found
     }
 
     fn open_found(name: &str) -> Result<Box<dyn Engine>> {
         #[cfg(feature = "cpu")]
         if name == "cpu" {
             return boxed(crate::backend::cpu::Cpu::new()?);
+        }
+        #[cfg(feature = "wgpu")]
+        if let Some(index) = name.strip_prefix("wgpu:").and_then(|i| i.parse().ok()) {
+            return boxed(crate::backend::wgpu::Wgpu::open(index)?);
         }
         let names: Vec<String> = Self::list().into_iter().map(|found| found.name).collect();
         Err(Kind::NoDevice { why: format!("{name:?} asked, there are {}", names.join(", ")) }

@@ -4,6 +4,8 @@
 #[cfg(feature = "cpu")]
 pub mod cpu;
 pub mod null;
+#[cfg(feature = "wgpu")]
+pub mod wgpu;
 
 use crate::error::Result;
 use crate::op::{BoundOp, CheckedOp};

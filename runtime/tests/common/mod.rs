@@ -9,6 +9,7 @@
 )]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod adapter;
 pub mod case;
 pub mod cover;
 pub mod judge;

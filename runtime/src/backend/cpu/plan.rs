@@ -5,6 +5,7 @@ use super::isa::Isa;
 use crate::error::{Kind, Result};
 use crate::op::{CheckedOp, Norm, NormKind, Op};
 use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS};
+pub(super) use crate::order::{Span, spans};
 
 /// Elements of a row that one contraction chunk of norm, softmax and reduce covers.
 pub(super) const ROW_CHUNK: u64 = 1 << 14;
@@ -236,56 +237,4 @@ fn rows(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     let work = n.clamp(ROW_LEAST, ROW_CHUNK) * rows_per_tile(n) * passes;
     let tiles = rows.div_ceil(rows_per_tile(n).into());
     finish(order, tiles, links, 300 + work * 1000 / class.elements, 16)
-}
-
-/// A run of tiles that begins and ends its links alike. Head and tail of a range may be cut tiles; they run
-/// apart, since both use the one carried state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) first: u64,
-    pub(super) tiles: u64,
-    /// Links `from..to` of each tile.
-    pub(super) from: u64,
-    pub(super) to: u64,
-}
-
-/// A range of units as spans, in order.
-pub(super) fn spans(units: crate::order::UnitRange, links: u64) -> Vec<Span> {
-    let mut spans = Vec::with_capacity(3);
-    let (mut at, end) = (units.start, units.end);
-    while at < end {
-        let (tile, from) = (at / links, at % links);
-        let whole = (end - at) / links;
-        let span = if from == 0 && whole > 0 {
-            Span { first: tile, tiles: whole, from: 0, to: links }
-        } else {
-            Span { first: tile, tiles: 1, from, to: links.min(from + (end - at)) }
-        };
-        at = span.first * links + (span.tiles - 1) * links + span.to;
-        spans.push(span);
-    }
-    spans
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_cover_a_range_once_and_in_order() {
-        for links in 1..5u64 {
-            for start in 0..12 {
-                for end in start..12 {
-                    let units: Vec<u64> = spans(start..end, links)
-                        .into_iter()
-                        .flat_map(|s| {
-                            (s.first..s.first + s.tiles)
-                                .flat_map(move |t| (s.from..s.to).map(move |l| t * links + l))
-                        })
-                        .collect();
-                    assert_eq!(units, (start..end).collect::<Vec<_>>());
-                }
-            }
-        }
-    }
 }
