@@ -119,6 +119,11 @@ pub fn matmul() -> Vec<Case> {
     cases.push(plain(&[0], [3, 4, 5], F32).case());
     // A contraction longer than a unit; a large batch of small products; one row.
     cases.push(plain(&[], [512, 256, 700], F32).case());
+    // An epilogue so slow that it is a unit of its own, after one chunk and after two.
+    let slow = [Style::Tight, Style::Odd, Style::Turned];
+    for depth in [512, 600] {
+        cases.push(Product { styles: slow, ..plain(&[], [512, 256, depth], BF16) }.case());
+    }
     cases.push(plain(&[2], [17, 17, 100_000], F16).case());
     let styles = [Style::Tight, Style::Turned, Style::Odd];
     for size in [[17, 19, 90_000], [17, 1, 200_000], [1, 19, 200_000]] {

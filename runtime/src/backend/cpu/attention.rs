@@ -4,7 +4,7 @@
 use super::isa::{Isa, Kernel, fma};
 use super::math;
 use super::memory::View;
-use super::plan::{Span, attention_per_link, order};
+use super::plan::{Span, attention_links, order};
 use super::pool::Pool;
 use super::product::{Panel, Target, multiply};
 use super::scratch::{with_rows, with_tiles};
@@ -23,6 +23,7 @@ pub(super) struct Tiles<'a> {
     state: Option<&'a View>,
     /// Query rows of a tile, and keys of a chunk: a multiple of 16.
     tile: [usize; 2],
+    links: u64,
     per_link: u64,
 }
 
@@ -55,11 +56,11 @@ impl<'a> Tiles<'a> {
         let Op::Attention(op) = checked.op() else { return None };
         let view = |name| checked.position(name).map(|i| &views[i]);
         let (q, k, v, out) = (view("q")?, view("k")?, view("v")?, view("out")?);
-        let (_, per_link, _) = attention_per_link(q.shape[3], v.shape[3], k.shape[2], isa);
+        let (links, per_link, _) = attention_links(q.shape[3], v.shape[3], k.shape[2], isa);
         let (mask, lse) = (view("mask"), view("lse"));
         let order = order(checked.op(), isa);
         let tile = [order.tile[0], order.chunk].map(|n| n as usize);
-        Some(Self { isa, op, q, k, v, mask, out, lse, state, tile, per_link })
+        Some(Self { isa, op, q, k, v, mask, out, lse, state, tile, links, per_link })
     }
 
     /// Runs a span of tiles on the pool.
@@ -90,14 +91,14 @@ impl<'a> Tiles<'a> {
         let [tile_rows, tile_keys] = self.tile;
         let chunk_keys = tile_keys as u64;
         let chunks = self.k.shape[2].div_ceil(chunk_keys).max(1);
-        let (first, last) = (from * self.per_link, (to * self.per_link).min(chunks));
+        let [first, last] = [from, to].map(|link| (link * self.per_link).min(chunks));
         run.clear();
         run.resize(tile_rows * (2 + dv), 0.0);
         let (max, rest) = run.split_at_mut(tile_rows);
         let (sum, acc) = rest.split_at_mut(tile_rows);
         let mut running = Running { max, sum, acc };
         running.max.fill(f32::NEG_INFINITY);
-        if let (Some(state), 1..) = (self.state, first) {
+        if let (Some(state), 1..) = (self.state, from) {
             self.carry(state, &mut running, true);
         }
         q.clear();
@@ -117,7 +118,7 @@ impl<'a> Tiles<'a> {
             }
         }
         match self.state {
-            Some(state) if last < chunks => self.carry(state, &mut running, false),
+            Some(state) if to < self.links => self.carry(state, &mut running, false),
             _ => self.finish(tile, &mut running, dv),
         }
     }

@@ -95,9 +95,10 @@ impl<'a> Bands<'a> {
     fn links(&self, band: Band, from: u64, to: u64) {
         let chunks = self.product.k.div_ceil(self.chunk).max(1);
         let per_link = self.product.per_link;
-        let (first, last) = (from * per_link, (to * per_link).min(chunks));
+        let [first, last] = [from, to].map(|link| (link * per_link).min(chunks));
+        let ends = to == self.product.links;
         with_tiles(|[acc, a, b, _]| {
-            if first == 0 && last == chunks && self.plain() {
+            if from == 0 && ends && self.plain() {
                 let axes = self.batch_axes;
                 let steps = [self.out.strides[axes], self.out.strides[axes + 1]];
                 let start = self.start(self.out, band, 0);
@@ -106,13 +107,13 @@ impl<'a> Bands<'a> {
                 }
             }
             acc.resize((band.rows * band.cols) as usize, 0.0);
-            if let (Some(state), 1..) = (self.state, first) {
+            if let (Some(state), 1..) = (self.state, from) {
                 state.load(self.isa, band.state_at, 1, acc);
             }
             let cols = band.cols as usize;
             self.multiply(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
             match self.state {
-                Some(state) if last < chunks => state.store(self.isa, band.state_at, 1, acc),
+                Some(state) if !ends => state.store(self.isa, band.state_at, 1, acc),
                 _ => self.epilogue(band, acc),
             }
         });

@@ -48,6 +48,9 @@ impl Drop for Block {
     }
 }
 
+/// 16-bit elements that are collected side by side before they are converted together.
+const NEAR: usize = 256;
+
 /// Every block, and a few freed ones kept because fresh pages cost a fault each.
 #[derive(Default)]
 pub(super) struct Memory {
@@ -210,9 +213,13 @@ impl View {
                     if step == 1 {
                         convert::widen(isa, wide, std::slice::from_raw_parts(p, n), dst);
                     } else {
-                        dst.iter_mut()
-                            .enumerate()
-                            .for_each(|(i, d)| *d = wide.one(*p.add(i * step)));
+                        let mut near = [0u16; NEAR];
+                        for (i, part) in dst.chunks_mut(NEAR).enumerate() {
+                            let near = &mut near[..part.len()];
+                            let p = p.add(i * NEAR * step);
+                            near.iter_mut().enumerate().for_each(|(i, d)| *d = *p.add(i * step));
+                            convert::widen(isa, wide, near, part);
+                        }
                     }
                 }
                 // `check` lets only the floats above reach a kernel that loads as f32.
@@ -238,7 +245,13 @@ impl View {
                     if step == 1 {
                         convert::narrow(isa, form, src, std::slice::from_raw_parts_mut(p, n));
                     } else {
-                        src.iter().enumerate().for_each(|(i, s)| *p.add(i * step) = form.round(*s));
+                        let mut near = [0u16; NEAR];
+                        for (i, part) in src.chunks(NEAR).enumerate() {
+                            let near = &mut near[..part.len()];
+                            convert::narrow(isa, form, part, near);
+                            let p = p.add(i * NEAR * step);
+                            near.iter().enumerate().for_each(|(i, s)| *p.add(i * step) = *s);
+                        }
                     }
                 }
                 _ => {}

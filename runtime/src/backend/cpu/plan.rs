@@ -2,8 +2,9 @@
 //! an op into tiles and links. Pure: shapes, dtypes and the arch class, never the number of threads.
 
 use super::isa::Isa;
+use crate::dtype::DType;
 use crate::error::{Kind, Result};
-use crate::op::{CheckedOp, Norm, NormKind, Op};
+use crate::op::{CheckedOp, Norm, NormKind, Op, Spec};
 use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS};
 pub(super) use crate::order::{Span, spans};
 
@@ -29,6 +30,8 @@ struct Class {
     family: Family,
     /// f32 operations a microsecond in products.
     product: u64,
+    /// Elements a microsecond through a product's epilogue: dense rows, others.
+    epilogue: [u64; 2],
     /// f32 operations a microsecond in attention.
     attention: u64,
     /// Elements a microsecond in everything else, a pass.
@@ -37,6 +40,11 @@ struct Class {
 
 /// Bytes a microsecond that one core is sure to stream from memory.
 const STREAM: u64 = 3_000;
+/// Nanoseconds of the smallest launch.
+const LAUNCH_NS: u64 = 600;
+/// Elements a microsecond of 16-bit operands that lie strided or in short rows, and nanoseconds an output row.
+const STRIDED: u64 = 250;
+const ROW_NS: u64 = 100;
 
 /// Floor rates: half or less of what the slowest known machine of the class reached.
 const CLASSES: [Class; 3] = [
@@ -46,7 +54,8 @@ const CLASSES: [Class; 3] = [
         chunk: 512,
         attention_tile: [64, 128],
         family: Family::Fma32,
-        product: 75_000,
+        product: 80_000,
+        epilogue: [500, 160],
         attention: 20_000,
         elements: 50,
     },
@@ -56,7 +65,8 @@ const CLASSES: [Class; 3] = [
         chunk: 256,
         attention_tile: [64, 128],
         family: Family::Fma32,
-        product: 37_500,
+        product: 40_000,
+        epilogue: [500, 150],
         attention: 10_000,
         elements: 40,
     },
@@ -67,6 +77,7 @@ const CLASSES: [Class; 3] = [
         attention_tile: [32, 64],
         family: Family::MulAdd32,
         product: 3_000,
+        epilogue: [100, 50],
         attention: 1_500,
         elements: 30,
     },
@@ -130,7 +141,7 @@ pub(super) fn plan(op: &CheckedOp, isa: Isa) -> Result<Plan> {
         _ => {
             let elements = op.spec("out").map_or(0, |out| out.layout.numel());
             let tiles = elements.div_ceil(ELEMENTS.into());
-            let unit_ns = 300 + elements.min(ELEMENTS.into()) as u64 * 1000 / class.elements;
+            let unit_ns = LAUNCH_NS + elements.min(ELEMENTS.into()) as u64 * 1000 / class.elements;
             finish(order, tiles, 1, unit_ns, 0)
         }
     }
@@ -144,11 +155,25 @@ fn finish(order: Order, tiles: u128, links: u64, unit_ns: u64, state: u64) -> Re
     Ok(Plan { order, tiles, links, unit_ns: unit_ns.max(1), state_bytes })
 }
 
-/// Chunks that fit one unit, and the links that makes of them: as few cuts as the cap allows.
-fn links(chunks: u64, chunk_ns: u64, rest_ns: u64) -> (u64, u64) {
-    let room = UNIT_CAP_SLOW_NS.saturating_sub(rest_ns);
-    let per_link = (room / chunk_ns.max(1)).clamp(1, chunks.max(1));
-    (chunks.max(1).div_ceil(per_link), per_link)
+/// The links of a chain, the chunks that each covers, and the time of the dearest: as few cuts as the cap allows.
+/// What follows the last chunk has a link of its own where it does not fit beside one.
+fn links(chunks: u64, chunk_ns: u64, rest_ns: u64) -> (u64, u64, u64) {
+    let (chunks, chunk_ns) = (chunks.max(1), chunk_ns.max(1));
+    let fit = |room: u64| (room / chunk_ns).clamp(1, chunks);
+    if chunk_ns + rest_ns <= UNIT_CAP_SLOW_NS {
+        let per_link = fit(UNIT_CAP_SLOW_NS - rest_ns);
+        return (chunks.div_ceil(per_link), per_link, chunk_ns * per_link + rest_ns);
+    }
+    let per_link = fit(UNIT_CAP_SLOW_NS);
+    (chunks.div_ceil(per_link) + 1, per_link, rest_ns.max(chunk_ns * per_link))
+}
+
+/// Whether an operand, where the op has it, is dense or constant along its last axis.
+fn has_rows(op: &CheckedOp) -> impl Fn(&&str) -> bool + '_ {
+    |name| {
+        let step = |s: &Spec| s.layout.strides().last().copied().unwrap_or(1);
+        op.spec(name).is_none_or(|spec| step(spec) <= 1)
+    }
 }
 
 /// The geometry of a product, shared by the planner and the kernel.
@@ -160,7 +185,7 @@ pub(super) struct Product {
     pub(super) tiles_n: u64,
     pub(super) band_rows: u64,
     pub(super) per_link: u64,
-    links: u64,
+    pub(super) links: u64,
     unit_ns: u64,
     tiles: u128,
 }
@@ -174,11 +199,16 @@ impl Product {
         let (rows, cols) = (m.min(tm), n.min(tn));
         let depth = k.min(class.chunk.into());
         let flops_ns = 2 * rows * cols * depth * 1000 / class.product;
-        let bytes_ns = 4 * (rows * depth + depth * cols) * 1000 / STREAM;
-        let chunk_ns = flops_ns.max(bytes_ns);
-        let rest_ns = 300 + rows * cols / 2;
-        let (links, per_link) = links(k.div_ceil(class.chunk.into()), chunk_ns, rest_ns);
-        let unit_ns = chunk_ns * per_link + rest_ns;
+        let panels = rows * depth + depth * cols;
+        let wide = op.spec("a").is_some_and(|a| a.dtype == DType::F32);
+        let dense = wide || rows.min(cols).min(depth) >= 64 && ["a", "b"].iter().all(has_rows(op));
+        let panels_ns = if dense { panels * 4000 / STREAM } else { panels * 1000 / STRIDED };
+        let chunk_ns = flops_ns.max(panels_ns);
+        let ends = ["bias", "gate", "residual", "out"];
+        let rate = class.epilogue[usize::from(!ends.iter().all(has_rows(op)))];
+        let rest_ns = LAUNCH_NS + rows * ROW_NS + rows * cols * 1000 / rate;
+        let chunks = k.div_ceil(class.chunk.into());
+        let (links, per_link, unit_ns) = links(chunks, chunk_ns, rest_ns);
         let (tiles_m, tiles_n) = (m.div_ceil(tm), n.div_ceil(tn));
         let per_entry = u128::from(m) * u128::from(n);
         let elements = op.spec("out").map_or(0, |s| s.layout.numel());
@@ -197,21 +227,20 @@ fn product(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     finish(order, p.tiles, p.links, p.unit_ns, 4 * tm * tn)
 }
 
-/// Chunks that a link of attention covers, given head dims.
-pub(super) fn attention_per_link(d: u64, dv: u64, keys: u64, isa: Isa) -> (u64, u64, u64) {
+/// [`links`] of attention, given head dims.
+pub(super) fn attention_links(d: u64, dv: u64, keys: u64, isa: Isa) -> (u64, u64, u64) {
     let [rows, chunk] = class(isa).attention_tile.map(u64::from);
     let flops = 2 * rows * chunk * (d + dv + 8);
     let chunk_ns = flops * 1000 / class(isa).attention;
-    let rest_ns = 500 + rows * (d + dv);
+    let rest_ns = LAUNCH_NS + rows * (d + dv);
     let chunks = keys.div_ceil(chunk).max(1);
-    let (links, per_link) = links(chunks, chunk_ns, rest_ns);
-    (links, per_link, chunk_ns * per_link.min(chunks) + rest_ns)
+    links(chunks, chunk_ns, rest_ns)
 }
 
 fn attention(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     let dim = |name, i: usize| op.spec(name).map_or(0, |s| s.layout.shape()[i]);
     let (d, dv) = (dim("q", 3), dim("v", 3));
-    let (links, _, unit_ns) = attention_per_link(d, dv, dim("k", 2), class.isa);
+    let (links, _, unit_ns) = attention_links(d, dv, dim("k", 2), class.isa);
     let heads = u128::from(dim("q", 0)) * u128::from(dim("q", 1));
     let rows = u64::from(order.tile[0]);
     let tiles = heads * u128::from(dim("q", 2).div_ceil(rows));
@@ -236,5 +265,5 @@ fn rows(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     let passes = if links > 1 { 1 } else { passes(op.op()) };
     let work = n.clamp(ROW_LEAST, ROW_CHUNK) * rows_per_tile(n) * passes;
     let tiles = rows.div_ceil(rows_per_tile(n).into());
-    finish(order, tiles, links, 300 + work * 1000 / class.elements, 16)
+    finish(order, tiles, links, LAUNCH_NS + work * 1000 / class.elements, 16)
 }
