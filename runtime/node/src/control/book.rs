@@ -259,12 +259,9 @@ impl Book {
         Ok(jobs)
     }
 
-    /// Puts everything written so far on disk, in one go.
-    ///
-    /// # Errors
-    /// The disk failed; nothing is admitted from then on.
-    pub fn commit(&mut self) -> Result<u64, LedgerError> {
-        self.ledger.commit()
+    /// The ledger, for putting what was written on disk.
+    pub fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
     }
 }
 

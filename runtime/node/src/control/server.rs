@@ -79,7 +79,6 @@ struct State {
     jobs: HashMap<u64, Job>,
     next_job: u64,
     restarts: u32,
-    uncommitted: bool,
     down: bool,
 }
 
@@ -115,15 +114,8 @@ impl Node {
         )?;
         let (tell, told) = channel();
         let executor = executor(&config, &tell)?;
-        let state = State {
-            book,
-            executor,
-            jobs: HashMap::new(),
-            next_job: 0,
-            restarts: 0,
-            uncommitted: false,
-            down: false,
-        };
+        let state =
+            State { book, executor, jobs: HashMap::new(), next_job: 0, restarts: 0, down: false };
         let (state, news) = (Mutex::new(state), Mutex::new(tell));
         let node = Arc::new(Self { config, state, sessions: Arc::default(), news });
         let hears = Arc::clone(&node);
@@ -156,7 +148,6 @@ impl Node {
             let _ = send(&job.client, &ToClient::Stop { outcome }, &[]);
         }
         let receipt = state.book.settle(&job.running, usage, outcome, Timestamp::now());
-        state.uncommitted = true;
         // A starter that has gone needs no receipt; the ledger has the record.
         let _ = match receipt {
             Ok(receipt) => {
@@ -199,15 +190,20 @@ impl Node {
         lost.into_iter().for_each(|number| self.settle(number, Usage::default()));
     }
 
+    /// The fsync runs without the lock: nobody who is admitted or settled waits for the disk.
     fn commit_in_groups(&self) {
         loop {
             std::thread::sleep(COMMIT_EVERY);
-            let mut state = self.state();
-            if std::mem::take(&mut state.uncommitted) {
-                // A disk that fails here fails every later append, too, and those say so to somebody.
-                let _ = state.book.commit();
+            let (group, down) = {
+                let mut state = self.state();
+                (state.book.ledger().begin_commit(), state.down)
+            };
+            // A ledger that failed says so to whoever appends next.
+            if let Ok(Some(group)) = group {
+                let synced = group.sync();
+                let _ = self.state().book.ledger().end_commit(&group, synced);
             }
-            if state.down {
+            if down {
                 return;
             }
         }
@@ -301,7 +297,7 @@ impl Node {
     fn revoke(&self, lease: LeaseId) -> Result<u64, LedgerError> {
         let mut state = self.state();
         let jobs: Vec<JobId> = state.book.revoke(lease, Timestamp::now())?;
-        state.book.commit()?;
+        state.book.ledger().commit()?;
         let of_lease = state.jobs.iter().filter(|(_, job)| jobs.contains(&job.running.job));
         let numbers: Vec<u64> = of_lease.map(|(number, _)| *number).collect();
         for number in &numbers {
@@ -340,7 +336,7 @@ impl Node {
         let mut state = self.state();
         state.executor.shut_down();
         // The last group; an error here was said by whoever appended.
-        let _ = state.book.commit();
+        let _ = state.book.ledger().commit();
     }
 }
 

@@ -122,15 +122,33 @@ impl Ledger {
 
     /// Puts every record so far on disk by one fsync. Records below the returned number are durable.
     pub fn commit(&mut self) -> Result<u64, LedgerError> {
+        let Some(group) = self.begin_commit()? else { return Ok(self.durable) };
+        let synced = group.sync();
+        self.end_commit(&group, synced)
+    }
+
+    /// The records that wait for an fsync, so that it can run while others append; none when all are on disk.
+    pub fn begin_commit(&self) -> Result<Option<Group>, LedgerError> {
         self.usable()?;
-        if self.durable < self.chain.size {
-            if let Err(source) = self.file.sync_data() {
-                // After a failed fsync the kernel may have dropped the pages; trying again proves nothing.
-                self.failed = true;
-                return Err(LedgerError::Io { path: self.path.clone(), source });
-            }
-            self.durable = self.chain.size;
+        if self.durable >= self.chain.size {
+            return Ok(None);
         }
+        let io = |source| LedgerError::Io { path: self.path.clone(), source };
+        Ok(Some(Group { file: self.file.try_clone().map_err(io)?, size: self.chain.size }))
+    }
+
+    /// Takes note of a group's fsync. Records below the returned number are durable.
+    pub fn end_commit(
+        &mut self,
+        group: &Group,
+        synced: std::io::Result<()>,
+    ) -> Result<u64, LedgerError> {
+        if let Err(source) = synced {
+            // After a failed fsync the kernel may have dropped the pages; trying again proves nothing.
+            self.failed = true;
+            return Err(LedgerError::Io { path: self.path.clone(), source });
+        }
+        self.durable = self.durable.max(group.size);
         Ok(self.durable)
     }
 
@@ -146,6 +164,20 @@ impl Ledger {
 
     fn usable(&self) -> Result<(), LedgerError> {
         if self.failed { Err(LedgerError::Failed { path: self.path.clone() }) } else { Ok(()) }
+    }
+}
+
+/// Records on their way to disk together.
+#[derive(Debug)]
+pub struct Group {
+    file: File,
+    size: u64,
+}
+
+impl Group {
+    /// One fsync for all of them.
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.file.sync_data()
     }
 }
 

@@ -19,7 +19,7 @@ mod record;
 
 pub use bill::{Bill, Of};
 pub use chain::{Broken, Chain, Checkpoint, LINE_BYTES_MAX, Line, Verifier};
-pub use file::{Ledger, LedgerError, Opened, read};
+pub use file::{Group, Ledger, LedgerError, Opened, read};
 pub use receipt::Receipt;
 pub use record::{Entry, Hash, Outcome, Record, Usage};
 
