@@ -1,7 +1,7 @@
 //! The program `leasehold-bench`.
 
 use clap::{Parser, Subcommand};
-use leasehold::{DType, Device, Error};
+use leasehold::{DType, Device};
 use leasehold_bench::ops::Report;
 use leasehold_bench::{ops, versus};
 use std::process::ExitCode;
@@ -57,6 +57,8 @@ enum What {
     },
     /// f32 products beside the `gemm` crate.
     Versus,
+    /// Leased against local on the CPU, by a private node.
+    Leased,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -91,7 +93,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), Error> {
+fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    if matches!(args.what, What::Leased) {
+        return run_leased(args);
+    }
     let device = match args.device.as_str() {
         "auto" => Device::open()?,
         name => Device::open_named(name)?,
@@ -111,7 +116,51 @@ fn run(args: &Args) -> Result<(), Error> {
             }
             print_versus(&versus::batch(&device, 256, 64, budget)?, args.json);
         }
+        What::Leased => {}
     }
+    Ok(())
+}
+
+fn run_leased(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    use leasehold_bench::leased::Sides;
+    let program = std::env::current_exe()?.with_file_name("leasehold-node");
+    let sides = Sides::start(program)?;
+    let budget = Duration::from_secs_f64(args.seconds);
+    let pairs = [
+        sides.queued(256, 100, budget)?,
+        sides.queued(512, 50, budget)?,
+        sides.queued(1024, 10, budget)?,
+        sides.tiny(10_000, budget)?,
+    ];
+    for pair in &pairs {
+        if args.json {
+            json(pair);
+            continue;
+        }
+        let (local, leased) = (pair.local.median_s * 1e3, pair.leased.median_s * 1e3);
+        println!(
+            "{:36} local {local:9.3} ms  leased {leased:9.3} ms  ratio {:.3}",
+            pair.what, pair.ratio
+        );
+    }
+    for wait in [sides.waits(None, 2000)?, sides.waits(Some(Duration::from_millis(200)), 30)?] {
+        if args.json {
+            json(&wait);
+            continue;
+        }
+        let ([l50, l99], [r50, r99]) = (wait.local_us, wait.leased_us);
+        println!(
+            "{:36} local p50 {l50:.1} p99 {l99:.1} us  leased p50 {r50:.1} p99 {r99:.1} us",
+            wait.what
+        );
+    }
+    let [up, down] = sides.copies(64)?;
+    if args.json {
+        json(&serde_json::json!({ "upload_gb_s": up, "readback_gb_s": down }));
+    } else {
+        println!("upload {up:.1} GB/s, readback {down:.1} GB/s");
+    }
+    sides.end()?;
     Ok(())
 }
 
