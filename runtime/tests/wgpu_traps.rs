@@ -396,3 +396,17 @@ fn software_adapters_are_marked_and_ids_are_stable() {
         chosen.is_err() || chosen.unwrap().caps().backend != "wgpu" || !backend.caps().software
     );
 }
+
+#[test]
+fn a_device_by_name_runs_ops() {
+    if open().is_none() {
+        return;
+    }
+    let device = leasehold::Device::open_named("wgpu:0").unwrap();
+    let a = device.tensor([2, 3], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+    let b = device.tensor([3, 2], &[1f32, 0.0, 0.0, 1.0, 1.0, 1.0]).unwrap();
+    let y = leasehold::Matmul::new(&a, &b).relu().run().unwrap();
+    assert_eq!(y.read::<f32>().unwrap().wait(None).unwrap(), [4.0, 5.0, 10.0, 11.0]);
+    let error = leasehold::Device::open_named("wgpu:99").unwrap_err();
+    assert!(matches!(error.kind(), Kind::NoDevice { .. }), "{error}");
+}

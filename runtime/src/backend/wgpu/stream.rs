@@ -159,9 +159,10 @@ impl Stream {
         let submitted = Instant::now();
         let index = self.queue.submit([encoder.finish()]);
         let mapped = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&mapped);
-        report.map_async(wgpu::MapMode::Read, .., move |result| {
-            told.store(result.is_ok(), Release);
+        let (told, loss) = (Arc::clone(&mapped), self.loss.clone());
+        report.map_async(wgpu::MapMode::Read, .., move |result| match result {
+            Ok(()) => told.store(true, Release),
+            Err(error) => loss.set(error.to_string()),
         });
         self.submitted += 1;
         let number = self.submitted;
