@@ -347,3 +347,6 @@ impl Backend for Wgpu {
         self.stream.poll(mark, timeout)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! What needs the inside: the GPU class, which no machine of the CI has, planned and run on whatever adapter there is.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::plan::{GPU, SOFTWARE};
+use super::*;
+use crate::op::{Attention, Binding, BufferId, Matmul, Softmax, check};
+use crate::{DType, Dims, Layout};
+
+fn spec(dtype: DType, shape: &[u64]) -> Spec {
+    Spec::new(dtype, Layout::contiguous(Dims::new(shape).unwrap()), 0)
+}
+
+fn matmul(m: u64, n: u64, k: u64) -> CheckedOp {
+    let specs = [[m, k], [k, n], [m, n]].map(|shape| spec(DType::BF16, &shape));
+    check(Matmul::default().into(), &specs).unwrap()
+}
+
+fn attention(rows: u64, keys: u64, d: u64) -> CheckedOp {
+    let specs = [rows, keys, keys, rows].map(|rows| spec(DType::F16, &[1, 2, rows, d]));
+    check(Attention { causal: true, ..Attention::default() }.into(), &specs).unwrap()
+}
+
+fn softmax(rows: u64, n: u64) -> CheckedOp {
+    let specs = [spec(DType::F32, &[rows, n]); 2];
+    check(Softmax { scale: 1.0, axis: 1 }.into(), &specs).unwrap()
+}
+
+#[test]
+fn no_class_plans_a_unit_over_its_cap() {
+    let sizes = [1, 3, 64, 257, 4096, 100_000];
+    for class in [&SOFTWARE, &GPU] {
+        for (x, y) in sizes.into_iter().flat_map(|x| sizes.map(|y| (x, y))) {
+            let ops = [matmul(x, y, 777), matmul(x, 9, y), attention(x, y, 256), softmax(x, y)];
+            for op in ops {
+                let plan = plan::plan(&op, class, u64::MAX).unwrap();
+                assert!(plan.unit_ns <= class.unit_cap_ns, "{op:?}: {plan}");
+                assert!(plan::link_loops(&op, class) <= class.loops, "{op:?}: {plan}");
+                assert_eq!(plan.links == 1, plan.state_bytes == 0, "{op:?}: {plan}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pieces_cover_a_range_and_keep_to_the_loops() {
+    let plan = plan::plan(&matmul(100, 100, 1_000_000), &SOFTWARE, u64::MAX).unwrap();
+    let loops = plan::link_loops(&matmul(100, 100, 1_000_000), &SOFTWARE);
+    let mut at = 3;
+    for piece in Wgpu::pieces(&plan, 3..plan.units() as u64, loops, &SOFTWARE) {
+        assert_eq!(piece.start, at);
+        at = piece.end;
+        assert!((piece.end - piece.start) * loops <= SOFTWARE.loops);
+        assert_eq!(piece.start / plan.links, (piece.end - 1) / plan.links);
+    }
+    assert_eq!(u128::from(at), plan.units());
+}
+
+/// The last operand after the op, its units launched in ranges of `step`.
+fn run(backend: &mut Wgpu, op: CheckedOp, step: u64) -> Vec<u8> {
+    let op = Arc::new(op);
+    let plan = backend.candidates(&op).unwrap()[0];
+    let mut prepared = backend.prepare(&op, &plan).unwrap();
+    let mut places = Vec::new();
+    for spec in op.specs() {
+        let len = spec.span_bytes() as usize;
+        let block = backend.alloc(len as u64).unwrap();
+        // Finite in every float type: exponents stay in the middle.
+        let bytes: Vec<u8> =
+            (0..len).map(|i| if i % 2 == 1 { 0x3c } else { (i * 37) as u8 }).collect();
+        backend.upload(block, 0, &bytes).unwrap();
+        places.push(Place { block, offset: 0 });
+    }
+    let bindings = places.iter().zip(op.specs()).map(|(place, spec)| Binding {
+        buffer: BufferId(place.block.0),
+        offset: 0,
+        len: spec.span_bytes() as u64,
+    });
+    let bound = op.bind(&bindings.collect::<Vec<_>>()).unwrap();
+    let block = backend.alloc(plan.state_bytes.max(4)).unwrap();
+    let state = (plan.state_bytes > 0).then_some(Place { block, offset: 0 });
+    let units = plan.units() as u64;
+    for start in (0..units).step_by(step as usize) {
+        let range = start..(start + step).min(units);
+        backend.launch(&mut prepared, range, &bound, &places, state).unwrap();
+    }
+    let last = places.len() - 1;
+    let mut out = vec![0; op.specs()[last].span_bytes() as usize];
+    backend.download(places[last].block, 0, &mut out).unwrap();
+    out
+}
+
+#[test]
+fn the_gpu_class_gives_the_bits_of_the_software_class() {
+    if adapter::all().is_empty() {
+        let ci = std::env::var_os("CI").is_some_and(|v| v == "true");
+        assert!(!ci, "no wgpu adapter, and mesa-vulkan-drivers could have been installed");
+        println!("skip: no wgpu adapter (install mesa-vulkan-drivers)");
+        return;
+    }
+    let mut backend = Wgpu::open(0).unwrap();
+    // Tiles differ, but each element adds in one sequence in both classes.
+    let make: [fn() -> CheckedOp; 2] = [|| matmul(300, 270, 500), || attention(150, 190, 40)];
+    for make in make {
+        backend.class = &SOFTWARE;
+        let want = run(&mut backend, make(), u64::MAX / 2);
+        backend.class = &GPU;
+        for step in [u64::MAX / 2, 1] {
+            assert!(run(&mut backend, make(), step) == want, "{:?} by {step}", make());
+        }
+    }
+}
