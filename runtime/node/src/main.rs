@@ -2,6 +2,7 @@
 //! `leasehold` starts it; its arguments are for programs, and every one is needed unless its line says otherwise.
 
 use leasehold::backend::cpu::Cpu;
+use leasehold::backend::wgpu::Wgpu;
 use leasehold::wire::{Memfd, PAGE, from_bytes, receive};
 use leasehold::{Device, Error, Kind};
 use leasehold_node::control::{Config, private, serve};
@@ -150,9 +151,11 @@ fn run_executor(options: &Options) -> Result<(), Failure> {
     let count = fds.len();
     let [pulse] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| bad(count))?;
     let pulse = Memfd::received(pulse, PAGE)?;
-    match options.need("device")? {
-        "cpu" => executor::serve(Cpu::new()?, control, &pulse)?,
-        other => return Err(format!("device {other:?}, allowed: cpu").into()),
+    let name = options.need("device")?;
+    match name.strip_prefix("wgpu:").map(str::parse) {
+        Some(Ok(index)) => executor::serve(Wgpu::open(index)?, control, &pulse)?,
+        None if name == "cpu" => executor::serve(Cpu::new()?, control, &pulse)?,
+        _ => return Err(format!("device {name:?}, allowed: cpu, wgpu:N").into()),
     }
     Ok(())
 }

@@ -163,6 +163,26 @@ fn leased_bits_are_local_bits() {
     assert!(usage.memory_byte_ns > 0);
 }
 
+/// The same on a GPU backend, whose work is done long after it is launched. A software adapter will do.
+#[test]
+fn leased_bits_are_local_bits_on_any_gpu() {
+    use leasehold::backend::wgpu::Wgpu;
+    if Wgpu::enumerate().is_empty() {
+        assert!(std::env::var_os("CI").is_none(), "CI has a software adapter");
+        println!("skip: leased wgpu: no Vulkan adapter; install mesa-vulkan-drivers");
+        return;
+    }
+    let wgpu = || Wgpu::open(0).unwrap().with_memory(1 << 30);
+    let node = Node::start(wgpu());
+    let local = Device::from_backend(wgpu()).unwrap();
+    let (job, leased) = node.tenant();
+    assert_eq!(leased.numerics(), local.numerics());
+    let (a, b) = (program(&local), program(&leased));
+    assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
+    drop(leased);
+    assert!(node.end(job, Why::Exited).ops >= 7);
+}
+
 #[test]
 fn uploads_and_reads_larger_than_staging_return_unchanged() {
     let node = Node::start(cpu());

@@ -179,7 +179,7 @@ impl<B: Backend> Executor<B> {
             };
             if let (Some(kind), Some(s)) = (kind, self.sessions.get_mut(&session)) {
                 // A tenant that broke its ring learns nothing more.
-                let _ = s.complete(0, Outcome::Failed(kind.into()));
+                let _ = s.farewell(kind);
             }
             self.close(session, now_ns)?;
         }

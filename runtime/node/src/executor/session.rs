@@ -72,7 +72,9 @@ pub(super) struct Session {
     slots: Vec<Slot>,
     pub(super) head: Option<Work>,
     pub(super) ready_ns: u64,
-    outbox: VecDeque<Completion>,
+    /// Records taken and not yet answered, oldest first, with what became of those that are done. Answers go out in
+    /// the order of records.
+    pending: VecDeque<(u64, Option<Outcome>)>,
     /// Runs whose last units are launched but not done.
     pub(super) finishing: usize,
     /// The first index fault of the run at the front of those in flight.
@@ -95,7 +97,7 @@ impl Session {
             slots: Vec::new(),
             head: None,
             ready_ns: 0,
-            outbox: VecDeque::new(),
+            pending: VecDeque::new(),
             finishing: 0,
             fault: None,
         })
@@ -108,36 +110,55 @@ impl Session {
         in_flight: u32,
     ) -> Result<Option<(u64, Result<Record>)>, Bad> {
         self.flush()?;
-        if !self.outbox.is_empty() || self.head.is_some() || self.finishing >= in_flight as usize {
+        let full = self.pending.len() >= in_flight as usize;
+        if self.is_stalled() || self.head.is_some() || full {
             return Ok(None);
         }
         if !self.consumer.pop(&self.complete, &self.submit, &mut self.record)? {
             return Ok(None);
         }
         let (ticket, _queue, record) = Record::decode(&self.record);
+        self.pending.push_back((ticket, None));
         Ok(Some((ticket, record)))
     }
 
     /// Whether a record waits that could be taken now, or the ring is broken, which a turn must see.
     pub(super) fn has_work(&mut self) -> bool {
-        let blocked = !self.outbox.is_empty();
+        let blocked = self.is_stalled();
         self.head.is_some()
             || self.consumer.ready(&self.submit).map_or(true, |ready| ready && !blocked)
     }
 
-    /// Answers a record.
+    /// Whether an answer waits for room in the completion ring.
+    fn is_stalled(&self) -> bool {
+        matches!(self.pending.front(), Some((_, Some(_))))
+    }
+
+    /// Answers a record, once those before it are answered.
     pub(super) fn complete(&mut self, ticket: u64, outcome: Outcome) -> Result<(), Bad> {
-        self.outbox.push_back(Completion { ticket, outcome });
+        // A tenant may use a ticket twice; the older record is answered first.
+        let open = self.pending.iter_mut().find(|(t, o)| *t == ticket && o.is_none());
+        if let Some((_, slot)) = open {
+            *slot = Some(outcome);
+        }
+        self.flush()
+    }
+
+    /// Says that the session is over, ahead of every answer.
+    pub(super) fn farewell(&mut self, kind: Kind) -> Result<(), Bad> {
+        self.pending.clear();
+        self.pending.push_back((0, Some(Outcome::Failed(kind.into()))));
         self.flush()
     }
 
     fn flush(&mut self) -> Result<(), Bad> {
         let mut wrote = false;
-        while let Some(completion) = self.outbox.front() {
+        while let Some((ticket, Some(outcome))) = self.pending.front() {
+            let completion = Completion { ticket: *ticket, outcome: outcome.clone() };
             if !self.producer.push(&self.complete, &self.submit, &completion.encode())? {
                 break;
             }
-            self.outbox.pop_front();
+            self.pending.pop_front();
             wrote = true;
         }
         if wrote && is_asleep(&self.submit) {
