@@ -35,3 +35,8 @@ pub use numerics::Numerics;
 pub use op::{Activation, MapFn, ReduceFn};
 pub use tensor::ops::{Attention, Copy, Gather, Map, Matmul, Norm, Reduce, Softmax};
 pub use tensor::{Read, Tensor};
+
+/// The README's program is compiled and run with the examples of this crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -184,10 +184,13 @@ pub(crate) fn block_signals(signals: &[i32]) -> io::Result<()> {
     signal_mask(libc::SIG_BLOCK, signals)
 }
 
-/// Unblocks every signal and gives SIGPIPE, which Rust's start-up ignores, its default again.
+/// Unblocks every signal and gives each its default disposition again.
 pub(crate) fn reset_signals() -> io::Result<()> {
-    // SAFETY: SIG_DFL is a valid disposition.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // A shell's background job is started with SIGINT ignored, nohup's with SIGHUP, Rust's with SIGPIPE.
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is a valid disposition; the two signals that cannot be caught answer an error.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     signal_mask(libc::SIG_SETMASK, &[])
 }
 
