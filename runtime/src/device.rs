@@ -73,16 +73,21 @@ impl Device {
 
     /// Every device of this machine that this build can open, in the order of choice.
     pub fn list() -> Vec<Found> {
-        let mut found = Vec::new();
         #[cfg(feature = "wgpu")]
-        found.extend(
-            crate::backend::wgpu::Wgpu::enumerate()
-                .into_iter()
-                .enumerate()
-                .map(|(i, adapter)| Found { name: format!("wgpu:{i}"), caps: adapter.caps }),
-        );
+        let gpus = crate::backend::wgpu::Wgpu::enumerate();
+        #[cfg(feature = "wgpu")]
+        let gpus = gpus
+            .into_iter()
+            .enumerate()
+            .map(|(i, adapter)| Found { name: format!("wgpu:{i}"), caps: adapter.caps });
+        #[cfg(not(feature = "wgpu"))]
+        let gpus = std::iter::empty();
         #[cfg(feature = "cpu")]
-        found.push(Found { name: "cpu".into(), caps: crate::backend::cpu::Cpu::caps_of_host() });
+        let cpu =
+            Some(Found { name: "cpu".into(), caps: crate::backend::cpu::Cpu::caps_of_host() });
+        #[cfg(not(feature = "cpu"))]
+        let cpu: Option<Found> = None;
+        let mut found: Vec<Found> = gpus.chain(cpu).collect();
         // Adapters in software come last: the CPU backend does the same faster.
         found.sort_by_key(|found| found.caps.software && found.caps.backend != "cpu");
         found

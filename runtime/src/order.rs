@@ -99,16 +99,19 @@ pub struct Cost {
 /// A run of tiles that begins and ends its links alike. Head and tail of a range may be cut tiles; they run
 /// apart, since both use the one carried state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) first: u64,
-    pub(crate) tiles: u64,
-    /// Links `from..to` of each tile.
-    pub(crate) from: u64,
-    pub(crate) to: u64,
+pub struct Span {
+    /// The first tile.
+    pub first: u64,
+    /// How many tiles.
+    pub tiles: u64,
+    /// The first link of each tile.
+    pub from: u64,
+    /// One past the last link of each tile.
+    pub to: u64,
 }
 
 /// A range of units as spans, in order.
-pub(crate) fn spans(units: UnitRange, links: u64) -> Vec<Span> {
+pub fn spans(units: UnitRange, links: u64) -> Vec<Span> {
     let mut spans = Vec::with_capacity(3);
     let (mut at, end) = (units.start, units.end);
     while at < end {
