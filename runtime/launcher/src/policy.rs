@@ -94,7 +94,7 @@ pub struct Probe {
     pub without: Vec<Layer>,
     /// A system call whose line is taken out of the filter.
     pub without_call: Option<i64>,
-    /// Stop for ever before this step, so that a test can kill the launcher there.
+    /// Wait before this step, so that a test can kill the launcher there.
     pub stop_at: Option<Step>,
     /// Report the time of each step.
     pub timings: bool,

@@ -225,7 +225,7 @@ pub enum Report {
     Ready(Vec<LayerReport>),
     /// Probe: boot-clock nanoseconds at the beginning of each step.
     Timings(Vec<(Step, u64)>),
-    /// Probe: the launcher waits before this step and goes no further.
+    /// Probe: the launcher waits before this step for a third of a second, to be killed.
     Stopped(Step),
     /// The job's process ended with this wait status.
     Exited(i32),

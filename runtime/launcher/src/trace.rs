@@ -69,9 +69,9 @@ impl Trace {
         }
         if self.stop_at == Some(step) {
             self.tell(&Report::Stopped(step));
-            loop {
-                std::thread::park();
-            }
+            // Long enough to be killed here; a process whose launcher was killed then goes on as
+            // it would have without the stop.
+            std::thread::sleep(std::time::Duration::from_millis(300));
         }
     }
 

@@ -69,7 +69,13 @@ impl Channel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let n = recvmsg(&*self.socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        let n = match recvmsg(&*self.socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => received.bytes,
+            // The launcher ended with an order unread. The kernel says so once, before what the
+            // launcher had said itself, which is still to come.
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(e) => return Err(e),
+        };
         if n == 0 {
             return Err(Errno::PIPE);
         }

@@ -1,0 +1,141 @@
+//! Nothing is left behind: not by a jail's end, not by a launcher that is killed at any step, not by
+//! two hundred jails at once.
+
+mod jail_support;
+
+use jail_support::*;
+use leasehold_launcher::{Probe, Report, Step};
+use leasehold_node::sandbox::{Jail, JobIo, Profile, Reason};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::{Duration, Instant},
+};
+
+const TREE_C: &str = r#"
+#include <signal.h>
+#include <unistd.h>
+int main(void) {
+    // A daemon by double fork, in a session of its own, deaf to TERM, and a child that stops itself.
+    if (!fork()) { setsid(); signal(SIGTERM, SIG_IGN); if (!fork()) for (;;) pause(); _exit(0); }
+    if (!fork()) { raise(SIGSTOP); for (;;) pause(); }
+    usleep(2000);
+    return 3;
+}
+"#;
+
+/// What of the host a jail could leave: mounts, namespaces, cgroups, processes, shared memory, files.
+fn snapshot(mode: Mode) -> BTreeMap<&'static str, BTreeSet<String>> {
+    let names = |dir: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let mut processes = BTreeSet::new();
+    let mut namespaces = BTreeSet::new();
+    for pid in names("/proc").into_iter().filter(|n| n.parse::<u32>().is_ok()) {
+        let read =
+            |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let of_jail = read("status").contains(&format!("Uid:\t{TEST_ID}\t")) && mode == Mode::Root
+            || read("comm").contains("launcher");
+        if of_jail {
+            processes.insert(pid.clone());
+            for kind in ["mnt", "pid", "net", "user", "ipc", "uts", "cgroup"] {
+                let link = fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+                namespaces.extend(link.ok().map(|l| l.to_string_lossy().into_owned()));
+            }
+        }
+    }
+    let me = std::process::id().to_string();
+    let mut cgroups = BTreeSet::new();
+    let mut folders = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        for entry in
+            fs::read_dir(&folder).into_iter().flatten().flatten().filter(|e| e.path().is_dir())
+        {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&format!("leasehold-{me}-")) {
+                cgroups.insert(entry.path().to_string_lossy().into_owned());
+            }
+            if fs::symlink_metadata(entry.path()).is_ok_and(|m| m.is_dir()) {
+                folders.push(entry.path());
+            }
+        }
+    }
+    let mounts =
+        fs::read_to_string("/proc/self/mountinfo").unwrap().lines().map(str::to_owned).collect();
+    let shm = names("/dev/shm");
+    let temporary = names("/tmp").into_iter().filter(|n| n.contains("leasehold")).collect();
+    [
+        ("processes", processes),
+        ("namespaces", namespaces),
+        ("cgroups", cgroups),
+        ("mounts", mounts),
+        ("shared memory", shm),
+        ("temporary files", temporary),
+    ]
+    .into()
+}
+
+/// Dying processes need a moment; what is still there after two seconds was left behind.
+fn assert_unchanged(mode: Mode, before: &BTreeMap<&str, BTreeSet<String>>, when: &str) {
+    let until = Instant::now() + Duration::from_secs(2);
+    loop {
+        let now = snapshot(mode);
+        if now == *before {
+            return;
+        }
+        assert!(Instant::now() < until, "{when}, {mode:?}: {before:?}\nnow {now:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    in_both_modes("nothing_is_left_behind", |mode| {
+        let program = c_program("tree", TREE_C, &["-static"]);
+        let policy = draft(mode, Profile::Compute, &program, &[]).check().unwrap();
+        let before = snapshot(mode);
+
+        let ran = run_with(&launcher(), &policy, JobIo::default(), BTreeMap::new(), |_, _| {});
+        assert_eq!(ran.record.exit_code(), 3, "{:?}", ran.record);
+        assert_unchanged(mode, &before, "after a job with daemons");
+
+        for step in Step::ALL {
+            let only_root = matches!(step, Step::RootSources | Step::HostId);
+            // No failpoint can be in the job's own exec.
+            if *step == Step::Exec || (only_root && mode == Mode::Rootless) {
+                continue;
+            }
+            let probe = Probe { stop_at: Some(*step), ..Probe::default() };
+            let stopping = policy.clone().with_probe(probe);
+            let jail = Jail::start(&probe_launcher(), &stopping, JobIo::default(), BTreeMap::new())
+                .unwrap();
+            let pid = rustix::process::Pid::from_raw(jail.launcher_pid() as i32).unwrap();
+            let mut stopped = false;
+            let record = jail.wait_and(|report| {
+                if *report == Report::Stopped(*step) {
+                    stopped = true;
+                    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                }
+            });
+            assert!(stopped, "{step} was never reached: {record:?}");
+            assert_eq!(record.reason, Reason::LauncherDied, "{step}");
+            assert_unchanged(mode, &before, &format!("after a kill at {step}"));
+        }
+    });
+}
+
+#[test]
+fn two_hundred_jails_at_once() {
+    in_both_modes("two_hundred_jails_at_once", |mode| {
+        let program = c_program("tree", TREE_C, &["-static"]);
+        let policy = draft(mode, Profile::Compute, &program, &[]).check().unwrap();
+        let before = snapshot(mode);
+        let start =
+            || Jail::start(&launcher(), &policy, JobIo::default(), BTreeMap::new()).unwrap();
+        let jails: Vec<Jail> = (0..200).map(|_| start()).collect();
+        let codes: BTreeSet<i32> = jails.into_iter().map(|j| j.wait().exit_code()).collect();
+        assert_eq!(codes, [3].into());
+        assert_unchanged(mode, &before, "after 200 jails");
+    });
+}
