@@ -2,6 +2,8 @@
 //! docs/SECURITY.md repeats; and the ablation, which leaves out layers and names, for each attempt,
 //! every layer that stops it.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod jail_support;
 
 use jail_support::*;
