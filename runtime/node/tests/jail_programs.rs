@@ -1,5 +1,7 @@
 //! The jail is liveable: the programs it is made for run in it, with what they were promised.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod jail_support;
 
 use jail_support::*;
@@ -34,6 +36,21 @@ fn main() {
     std::os::unix::fs::symlink("/in/text", "/out/link").unwrap();
     assert!(fs::write("/in/text", "x").is_err());
     println!("{}", std::env::var("LEASEHOLD_FD").unwrap());
+}
+"#;
+
+const WORK_RS: &str = r#"
+use std::{fs, process::Command, thread, time::Duration};
+fn main() {
+    let n = thread::spawn(|| { thread::sleep(Duration::from_millis(1)); 7 }).join().unwrap();
+    fs::create_dir("/tmp/a").unwrap();
+    fs::write("/tmp/a/b", "text").unwrap();
+    fs::rename("/tmp/a/b", "/tmp/a/c").unwrap();
+    fs::copy("/tmp/a/c", "/tmp/a/d").unwrap();
+    assert_eq!(fs::read_dir("/tmp/a").unwrap().count(), 2);
+    fs::remove_dir_all("/tmp/a").unwrap();
+    let out = Command::new("/bin/sh").args(["-c", "echo $((3 + 4)) | cat"]).output().unwrap();
+    print!("{n} {}", String::from_utf8_lossy(&out.stdout));
 }
 "#;
 
@@ -151,4 +168,48 @@ fn each_end_has_its_reason_and_code() {
             run_with(&launcher(), &policy, JobIo::default(), BTreeMap::new(), |_, h| h.signal(15));
         assert_eq!((ran.record.exit, ran.record.exit_code()), (Exit::Signal(15), 143));
     });
+}
+
+/// Takes out each line of the filter once. A line is `Shown` if one of the programs above then ends
+/// otherwise, and `Kept`, for its reason alone, if not.
+#[test]
+fn filter_lines_are_needed() {
+    use leasehold_launcher::{
+        Probe,
+        filter::{self, Need},
+    };
+    let python = Path::new("/usr/bin/python3");
+    if !python.exists() {
+        assert!(std::env::var_os("CI").is_none(), "python3 could have been installed");
+        return println!("skip: filter lines: /usr/bin/python3 is not installed");
+    }
+    let mode = if is_root() { Mode::Root } else { Mode::Rootless };
+    let c = c_program("hello", HELLO_C, &[]);
+    let rust = rust_program("work-rs", WORK_RS);
+    let mut drafts = vec![
+        draft(mode, Profile::Compute, &c, &[]),
+        draft(mode, Profile::Compute, &c, &["abort"]),
+        draft(mode, Profile::Compute, &rust, &[]),
+        draft(mode, Profile::Python, python, &["-c", PYTHON]),
+    ];
+    drafts.iter_mut().for_each(|d| d.limits.wall = Some(Duration::from_secs(2)));
+    let policies: Vec<Policy> = drafts.into_iter().map(|d| d.check().unwrap()).collect();
+    let end = |without_call| -> Vec<(i32, String)> {
+        let one = |policy: &Policy| {
+            let policy = policy.clone().with_probe(Probe { without_call, ..Probe::default() });
+            let io = JobIo::default();
+            let ran = run_with(&probe_launcher(), &policy, io, BTreeMap::new(), |_, _| {});
+            (ran.record.exit_code(), ran.stdout)
+        };
+        policies.iter().map(one).collect()
+    };
+    let whole = end(None);
+    assert_eq!(whole.iter().map(|e| e.0).collect::<Vec<_>>(), [0, 134, 0, 0], "{whole:?}");
+    let found = |number| if end(Some(number)) == whole { Need::Kept } else { Need::Shown };
+    // Python ends its pool by whichever of two ways comes first, so a line gets three tries.
+    let wrong: Vec<&str> = filter::lines()
+        .filter(|line| !(0..3).any(|_| found(line.number) == line.need))
+        .map(|line| line.name)
+        .collect();
+    assert!(wrong.is_empty(), "tagged otherwise than found: {wrong:?}");
 }

@@ -42,7 +42,7 @@ pub(crate) fn in_both_modes(test: &str, body: impl Fn(Mode)) {
     let me = shared.join(format!("test-{test}"));
     fs::copy(std::env::current_exe().unwrap(), &me).unwrap();
     let out = Command::new(&me)
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(SHARED_VAR, shared)
         .env("HOME", "/tmp")
         .current_dir("/")
