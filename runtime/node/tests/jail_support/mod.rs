@@ -40,7 +40,7 @@ pub(crate) fn in_both_modes(test: &str, body: impl Fn(Mode)) {
     body(Mode::Root);
     let shared = shared();
     let me = shared.join(format!("test-{test}"));
-    fs::copy(std::env::current_exe().unwrap(), &me).unwrap();
+    copy_program(&std::env::current_exe().unwrap(), &me);
     let out = Command::new(&me)
         .args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .env(SHARED_VAR, shared)
@@ -54,6 +54,12 @@ pub(crate) fn in_both_modes(test: &str, body: impl Fn(Mode)) {
     let errors = String::from_utf8_lossy(&out.stderr);
     println!("--- rootless ---\n{text}");
     assert!(out.status.success() && text.contains("1 passed"), "rootless:\n{text}\n{errors}");
+}
+
+/// By a process of its own: a descriptor open for writing here could be inherited by a child that
+/// another test forks at that moment, and the program would be busy.
+fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
 pub(crate) fn is_root() -> bool {
@@ -76,7 +82,7 @@ pub(crate) fn shared() -> &'static Path {
             let out = Command::new(script).args(flags).output().unwrap();
             assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
             let built = String::from_utf8(out.stdout).unwrap();
-            fs::copy(built.trim(), path.join(name)).unwrap();
+            copy_program(Path::new(built.trim()), &path.join(name));
         }
         path
     })
