@@ -49,7 +49,7 @@ fn main() {
     fs::copy("/tmp/a/c", "/tmp/a/d").unwrap();
     assert_eq!(fs::read_dir("/tmp/a").unwrap().count(), 2);
     fs::remove_dir_all("/tmp/a").unwrap();
-    let out = Command::new("/bin/sh").args(["-c", "echo $((3 + 4)) | cat"]).output().unwrap();
+    let out = Command::new("/bin/sh").args(["-c", "kill -0 $$ && echo $((3 + 4)) | cat"]).output().unwrap();
     print!("{n} {}", String::from_utf8_lossy(&out.stdout));
 }
 "#;
