@@ -66,14 +66,15 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A folder that the unprivileged user can read, with the launcher in it; removed by nobody else's
-/// test, since its name holds this process's id.
+/// A folder that the unprivileged user can read, with the launcher in it. Its name holds this
+/// process's id; the next test process removes it.
 pub(crate) fn shared() -> &'static Path {
     static SHARED: OnceLock<PathBuf> = OnceLock::new();
     SHARED.get_or_init(|| {
         if let Some(path) = std::env::var_os(SHARED_VAR) {
             return path.into();
         }
+        sweep();
         let path = std::env::temp_dir().join(format!("jail-test-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -86,6 +87,18 @@ pub(crate) fn shared() -> &'static Path {
         }
         path
     })
+}
+
+/// Removes the folders of test processes that have ended.
+fn sweep() {
+    for entry in fs::read_dir(std::env::temp_dir()).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let gone = |pid: &str| !Path::new("/proc").join(pid).exists();
+        if name.strip_prefix("jail-test-").is_some_and(gone) {
+            // Another test process may have swept it.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// The launcher as it is shipped.
