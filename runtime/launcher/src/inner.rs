@@ -85,13 +85,14 @@ impl Inner {
     }
 
     fn build(&mut self) -> Result<(), Fault> {
+        // Blocked before anybody hears that the jail is ready: a signal sent at once waits for the job.
+        let signals: Vec<i32> = FORWARDED.into_iter().chain([libc::SIGCHLD]).collect();
+        sys::block_signals(&signals).during("blocking signals")?;
         for (step, act) in STEPS {
             self.trace.enter(step);
             act(self)?;
         }
         // What the job needs is put together before the filter is on.
-        let signals: Vec<i32> = FORWARDED.into_iter().chain([libc::SIGCHLD]).collect();
-        sys::block_signals(&signals).during("blocking signals")?;
         self.trace.enter(Step::Seccomp);
         lockdown::seccomp(self)?;
         self.trace.enter(Step::Fork);
