@@ -74,14 +74,35 @@ impl Blocks {
         let found = again.iter().find_map(|owner| self.free.get_mut(&(*owner, len))?.pop());
         let id = match found {
             Some(id) => id,
-            None => self.fresh(len, device)?,
+            None => {
+                self.shed(lease, left - len, device)?;
+                self.fresh(len, device)?
+            }
         };
         *self.held.entry(lease).or_default() += len;
         Ok(Block { id, len })
     }
 
+    /// Gives blocks that the lease has free back to the device, zeroed, until they hold at most `allowed` bytes: what
+    /// a lease holds and what it keeps count against its quota together, or sizes asked for and given back in turn
+    /// would take the whole budget.
+    fn shed(&mut self, lease: u64, allowed: u64, device: &mut dyn Device) -> Result<()> {
+        let kept = self.free.iter().filter(|((owner, _), _)| *owner == Some(lease));
+        let mut kept: u64 = kept.map(|((_, len), ids)| len * ids.len() as u64).sum();
+        for ((owner, len), ids) in &mut self.free {
+            while *owner == Some(lease) && kept > allowed {
+                let Some(&id) = ids.last() else { break };
+                device.zero(id, *len)?;
+                ids.pop();
+                device.free(id);
+                (kept, self.total) = (kept - len, self.total - len);
+            }
+        }
+        Ok(())
+    }
+
     fn fresh(&mut self, len: u64, device: &mut dyn Device) -> Result<BufferId> {
-        if self.total + len > self.budget {
+        if len > self.budget.saturating_sub(self.total) {
             self.drop_zeroed(device);
         }
         let free = self.budget.saturating_sub(self.total);
@@ -200,6 +221,19 @@ mod tests {
         blocks.give(1, block);
         let again = blocks.take(1, GRANULE, 1, &mut fake).unwrap();
         assert_eq!((again, fake.bytes[&again.id]), (block, 7));
+    }
+
+    #[test]
+    fn sizes_in_turn_take_no_more_than_the_quota() {
+        let mut fake = Fake { zeroing: true, ..Fake::default() };
+        let mut blocks = Blocks::new(16 * GRANULE);
+        for granules in 1..=4 {
+            let quota = 4 * GRANULE;
+            let block = blocks.take(1, quota, granules * GRANULE, &mut fake).unwrap();
+            blocks.give(1, block);
+            assert!(blocks.total <= quota, "{} of {quota}", blocks.total);
+        }
+        blocks.take(2, u64::MAX, 12 * GRANULE, &mut fake).unwrap();
     }
 
     #[test]
