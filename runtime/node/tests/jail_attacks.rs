@@ -11,10 +11,14 @@ use leasehold_launcher::Probe;
 use leasehold_node::sandbox::{JobIo, Layer, Profile, Source};
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
-    os::unix::{net::UnixListener, process::CommandExt},
-    path::PathBuf,
-    process::Command,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixListener, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command},
 };
 
 /// Number, act, benign act of the same kind, results that count as stopped, and whether any user
@@ -151,12 +155,15 @@ const DROPPABLE: &[Layer] = &[
     Layer::Seccomp,
 ];
 
-/// Things of the host that the attacker tries to reach, kept alive for a test.
+/// Things of the host that the attacker tries to reach, kept alive for a test. All are made here: what
+/// the tests' caller happens to leave open or to set would make an attempt succeed outside by chance.
 struct Host {
     attacker: PathBuf,
     dir: tempfile::TempDir,
     env: Vec<(String, String)>,
+    process: Child,
     _sockets: (UnixListener, UnixListener, std::net::TcpListener),
+    _left_open: OwnedFd,
 }
 
 impl Host {
@@ -178,22 +185,28 @@ impl Host {
         let pathname = UnixListener::bind(&socket).unwrap();
         fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let left_open = left_open(&marker);
+        let process = process_above(1000);
         let show = |path: &PathBuf| path.to_string_lossy().into_owned();
         let env = [
             ("MARKER", show(&marker)),
             ("SOCKET", show(&socket)),
             ("ABSTRACT", name),
             ("PORT", tcp.local_addr().unwrap().port().to_string()),
-            ("HOSTPID", std::process::id().to_string()),
+            ("HOSTPID", process.id().to_string()),
+            ("SECRET", secret_name()),
+            // Tests of other processes have segments of their own.
+            ("SHMKEY", std::process::id().to_string()),
             (
                 "NODENAME",
                 fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned(),
             ),
         ];
-        let env = env.map(|(k, v)| (k.to_owned(), v)).into();
-        let made = Command::new(&attacker).arg("make_shm").output().unwrap();
-        assert!(made.stdout.starts_with(b"make_shm"));
-        Self { attacker, dir, env, _sockets: (abstract_socket, pathname, tcp) }
+        let env: Vec<_> = env.map(|(k, v)| (k.to_owned(), v)).into();
+        let made = Command::new(&attacker).arg("make_shm").envs(env.clone()).output().unwrap();
+        assert_eq!(made.stdout, b"make_shm ok\n");
+        let _sockets = (abstract_socket, pathname, tcp);
+        Self { attacker, dir, env, process, _sockets, _left_open: left_open }
     }
 
     /// Runs all acts in one jail that lacks these layers.
@@ -226,8 +239,38 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = Command::new(&self.attacker).arg("drop_shm").output();
+        let _ = Command::new(&self.attacker).arg("drop_shm").envs(self.env.clone()).output();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
+}
+
+/// A descriptor that every child of this process inherits, as a careless caller leaves one.
+fn left_open(path: &Path) -> OwnedFd {
+    let file = fs::File::open(path).unwrap();
+    let high = rustix::io::fcntl_dupfd_cloexec(&file, 1000).unwrap();
+    rustix::io::fcntl_setfd(&high, rustix::io::FdFlags::empty()).unwrap();
+    high
+}
+
+/// A process of the host whose id no process of a jail has, where ids start again from 1.
+fn process_above(id: u32) -> Child {
+    loop {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        if child.id() > id {
+            return child;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+/// The name of a variable that this process has and no jail is given.
+fn secret_name() -> String {
+    let given = ["PATH", "HOME", "TMPDIR", "LANG"];
+    let name = |(name, _): (OsString, OsString)| name.into_string().ok();
+    // cargo sets some, and so does every shell.
+    std::env::vars_os().filter_map(name).find(|name| !given.contains(&name.as_str())).unwrap()
 }
 
 fn acts() -> Vec<&'static str> {
@@ -242,7 +285,7 @@ fn results(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(split).collect()
 }
 
-/// The shared memory segment of the host has one key, so one test at a time.
+/// The shared memory segment of this process has one key, so one test at a time.
 static ONE_HOST: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 #[test]

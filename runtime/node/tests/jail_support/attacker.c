@@ -104,7 +104,7 @@ static int fill(const char *path) {
     static char block[1 << 20];
     int fd = open(path, O_WRONLY | O_CREAT, 0600), e = 0;
     memset(block, 1, sizeof block);
-    for (int i = 0; i < 200 && !e; i++) e = write(fd, block, sizeof block) < 0 ? errno : 0;
+    for (int i = 0; i < 24 && !e; i++) e = write(fd, block, sizeof block) < 0 ? errno : 0;
     close(fd);
     unlink(path);
     return e;
@@ -242,8 +242,8 @@ static int a_fds(void) { // any descriptor besides the given ones, and the one t
     return EBADF;
 }
 static int a_fd0(void) { return hit(fcntl(0, F_GETFD)); }
-// a variable that cargo gives to every test
-static int a_secret(void) { return getenv("CARGO_MANIFEST_DIR") ? 0 : ENOENT; }
+// a variable of the caller, named to the attacker
+static int a_secret(void) { return getenv(getenv("SECRET")) ? 0 : ENOENT; }
 static int a_path(void) { return getenv("PATH") ? 0 : ENOENT; }
 static int a_forkbomb(void) {
     int n = 0, e = 0;
@@ -270,11 +270,11 @@ static int a_loopback(void) {
 }
 static int a_abstract(void) { return connects(getenv("ABSTRACT") ? getenv("ABSTRACT") : "none", 1); }
 static int a_pathname(void) { return connects(getenv("SOCKET") ? getenv("SOCKET") : "/nowhere", 0); }
-static int a_shmget(void) { return hit(syscall(SYS_shmget, 4242, 4096, 0)); }
+static int a_shmget(void) { return hit(syscall(SYS_shmget, atoi(getenv("SHMKEY")), 4096, 0)); }
 static int a_mqueue(void) { return hit(syscall(SYS_mq_open, "attack", O_CREAT | O_RDWR, 0600, 0)); }
 
-static int a_make_shm(void) { return hit(shmget(4242, 4096, IPC_CREAT | 0666)); }
-static int a_drop_shm(void) { return hit(shmctl(shmget(4242, 0, 0), IPC_RMID, 0)); }
+static int a_make_shm(void) { return hit(shmget(atoi(getenv("SHMKEY")), 4096, IPC_CREAT | 0666)); }
+static int a_drop_shm(void) { return hit(shmctl(shmget(atoi(getenv("SHMKEY")), 0, 0), IPC_RMID, 0)); }
 static int a_cgroup_path(void) { // any group but the root of what can be seen
     char line[512];
     FILE *f = fopen("/proc/self/cgroup", "r");
