@@ -116,8 +116,11 @@ impl Layout {
         self.shape.iter().zip(self.strides.iter()).map(reach).fold(1u128, u128::saturating_add)
     }
 
-    /// Whether the elements lie in row-major order without gaps.
+    /// Whether the elements lie in row-major order without gaps; none always do.
     pub fn is_contiguous(&self) -> bool {
+        if self.shape.contains(&0) {
+            return true;
+        }
         let mut step = 1u128;
         for axis in (0..self.rank()).rev() {
             if self.shape[axis] != 1 && u128::from(self.strides[axis]) != step {
@@ -204,7 +207,7 @@ impl Layout {
         if shape.product() != self.numel() {
             return None;
         }
-        if self.is_contiguous() || self.numel() == 0 {
+        if self.is_contiguous() {
             return Some(Self::contiguous(*shape));
         }
         self.regroup(shape)
@@ -292,6 +295,15 @@ mod tests {
         assert!(huge.span() > u128::from(u64::MAX));
         assert_eq!(Layout::contiguous(dims(&[0, 5])).span(), 0);
         assert_eq!(Layout::contiguous(dims(&[])).span(), 1);
+    }
+
+    #[test]
+    fn no_elements_lie_in_any_order() {
+        for shape in [[0, 4], [4, 0], [0, 0]] {
+            let none = Layout::contiguous(dims(&shape));
+            assert!(none.is_contiguous() && none.transpose().unwrap().is_contiguous());
+            assert!(none.reshape(&dims(&[7, 0, 3])).is_some());
+        }
     }
 
     #[test]

@@ -15,12 +15,16 @@ use std::time::{Duration, Instant};
 const QUEUE_MAX: usize = 16_384;
 /// Ops launched but not yet polled: enough to keep a device fed, few enough to bound what a loss takes along.
 const IN_FLIGHT_MAX: usize = 64;
+/// Frees remembered while ops are in flight.
+const FREED_MAX: usize = 1024;
 
 /// An engine on a backend of this process.
 pub struct Local<B: Backend> {
     shared: Arc<Shared<B>>,
     caps: Caps,
     numerics: Numerics,
+    /// The process that has the worker and the backend's threads; a forked child has neither.
+    process: u32,
 }
 
 struct Shared<B: Backend> {
@@ -58,6 +62,8 @@ enum Command {
 struct Driver<B: Backend> {
     core: Core<B>,
     poison: Poison,
+    /// Buffers freed while ops that may have failed them are in flight: readers of those need the cause.
+    freed: Vec<BufferId>,
     in_flight: VecDeque<(Ticket, Mark, Run)>,
     /// The last ticket that ended while earlier ones were still in flight.
     ended: Ticket,
@@ -90,6 +96,7 @@ impl<B: Backend> Local<B> {
         let driver = Driver {
             core,
             poison: Poison::default(),
+            freed: Vec::new(),
             in_flight: VecDeque::new(),
             ended: Ticket(0),
         };
@@ -104,7 +111,16 @@ impl<B: Backend> Local<B> {
             .name("leasehold".into())
             .spawn(move || worker.work())
             .map_err(|e| Error::system("spawn", e))?;
-        Ok(Self { shared, caps, numerics })
+        Ok(Self { shared, caps, numerics, process: std::process::id() })
+    }
+
+    /// The queue, unless this process is a fork of the one that opened the device: then its lock may be held for
+    /// ever by a thread that is not here.
+    fn queue(&self) -> Result<MutexGuard<'_, Queue>> {
+        match std::process::id() {
+            pid if pid == self.process => Ok(lock(&self.shared.queue)),
+            pid => Err(Kind::Forked { pid }.into()),
+        }
     }
 
     /// Enqueues a command under the queue's lock and wakes the worker if it may be asleep.
@@ -169,8 +185,11 @@ impl<B: Backend> Local<B> {
 
 impl<B: Backend> Drop for Local<B> {
     fn drop(&mut self) {
-        lock(&self.shared.queue).closed = true;
-        self.shared.work.notify_one();
+        if let Ok(mut queue) = self.queue() {
+            queue.closed = true;
+            drop(queue);
+            self.shared.work.notify_one();
+        }
     }
 }
 
@@ -228,6 +247,9 @@ impl<B: Backend> Driver<B> {
             Command::Run(op) => match self.launch(&op) {
                 Ok((mark, run)) => self.in_flight.push_back((ticket, mark, run)),
                 Err(error) => {
+                    // Causes before this one come first.
+                    self.settle(shared, 0);
+                    let error = self.poison.inherited(&op).cloned().unwrap_or(error);
                     self.poison.fail(&op, &error);
                     self.finish(shared, ticket, Some(error), None);
                 }
@@ -240,8 +262,11 @@ impl<B: Backend> Driver<B> {
                 self.finish(shared, ticket, result.err(), None);
             }
             Command::Free(id) => {
-                self.poison.clear(id);
                 self.core.free(id);
+                self.freed.push(id);
+                if self.in_flight.is_empty() || self.freed.len() > FREED_MAX {
+                    self.settle(shared, 0);
+                }
                 self.finish(shared, ticket, None, None);
             }
             Command::Write(id, offset, bytes) => {
@@ -297,7 +322,7 @@ impl<B: Backend> Driver<B> {
         while self.in_flight.len() > keep {
             let Some((ticket, mark, run)) = self.in_flight.pop_front() else { return };
             let name = run.op().op().op().name();
-            let error = match self.core.poll(mark, None) {
+            let own = match self.core.poll(mark, None) {
                 Ok(Progress::Done { fault: None, .. } | Progress::Pending) => None,
                 Ok(Progress::Done { fault: Some(fault), .. }) => {
                     let kind = Kind::Index { value: fault.value, bound: fault.bound };
@@ -305,14 +330,19 @@ impl<B: Backend> Driver<B> {
                 }
                 Err(error) => Some(error.in_op(name)),
             };
+            // An operand may have failed after this op was launched on it.
+            let error = self.poison.inherited(run.op()).cloned().or(own);
             if let Some(error) = &error {
                 self.poison.fail(run.op(), error);
             }
             self.core.end(&run);
             shared.complete(ticket, error, None);
         }
-        if self.in_flight.is_empty() && self.ended > Ticket(0) {
-            shared.complete(self.ended, None, None);
+        if self.in_flight.is_empty() {
+            self.freed.drain(..).for_each(|buffer| self.poison.clear(buffer));
+            if self.ended > Ticket(0) {
+                shared.complete(self.ended, None, None);
+            }
         }
     }
 
@@ -350,7 +380,7 @@ impl<B: Backend> Engine for Local<B> {
             let asked = format!("an allocation of {bytes} bytes");
             return Err(Kind::Unsupported { asked, allowed: format!("{max} bytes") }.into());
         }
-        let mut queue = lock(&self.shared.queue);
+        let mut queue = self.queue()?;
         let free = quota.saturating_sub(queue.used);
         if bytes > free {
             return Err(Kind::OutOfMemory { asked: bytes, free, quota }.into());
@@ -364,7 +394,7 @@ impl<B: Backend> Engine for Local<B> {
     }
 
     fn free(&self, buffer: BufferId) {
-        let mut queue = lock(&self.shared.queue);
+        let Ok(mut queue) = self.queue() else { return };
         if let Some(len) = queue.lens.remove(&buffer) {
             queue.used -= len;
             self.push(&mut queue, Command::Free(buffer));
@@ -372,13 +402,13 @@ impl<B: Backend> Engine for Local<B> {
     }
 
     fn write(&self, buffer: BufferId, offset: u64, bytes: &[u8], _: QueueId) -> Result<Ticket> {
-        let mut queue = lock(&self.shared.queue);
+        let mut queue = self.queue()?;
         Self::inside(&queue, buffer, offset, bytes.len() as u64)?;
         Ok(self.push(&mut queue, Command::Write(buffer, offset, bytes.to_vec())))
     }
 
     fn read(&self, buffer: BufferId, offset: u64, len: u64, _: QueueId) -> Result<Ticket> {
-        let mut queue = lock(&self.shared.queue);
+        let mut queue = self.queue()?;
         Self::inside(&queue, buffer, offset, len)?;
         let ticket = self.push(&mut queue, Command::Read(buffer, offset, len));
         queue.reads.insert(ticket, None);
@@ -387,7 +417,7 @@ impl<B: Backend> Engine for Local<B> {
 
     fn submit(&self, op: BoundOp, _: QueueId, full: WhenFull) -> Result<Ticket> {
         loop {
-            let mut queue = lock(&self.shared.queue);
+            let mut queue = self.queue()?;
             if queue.commands.len() < QUEUE_MAX {
                 return Ok(self.push(&mut queue, Command::Run(op)));
             }
@@ -400,6 +430,7 @@ impl<B: Backend> Engine for Local<B> {
     }
 
     fn poll(&self, ticket: Ticket, timeout: Option<Duration>) -> Result<bool> {
+        drop(self.queue()?);
         if !self.wait_until(timeout, |queue| queue.completed >= ticket.0) {
             return Ok(false);
         }
@@ -410,7 +441,7 @@ impl<B: Backend> Engine for Local<B> {
     }
 
     fn fetch(&self, ticket: Ticket, dst: &mut [u8]) -> Result<()> {
-        let slot = lock(&self.shared.queue).reads.remove(&ticket).flatten();
+        let slot = self.queue()?.reads.remove(&ticket).flatten();
         let bytes = slot.transpose()?.unwrap_or_default();
         if bytes.len() != dst.len() {
             let (asked, allowed) = (dst.len().to_string(), bytes.len().to_string());
@@ -421,11 +452,13 @@ impl<B: Backend> Engine for Local<B> {
     }
 
     fn forget(&self, ticket: Ticket) {
-        lock(&self.shared.queue).reads.remove(&ticket);
+        if let Ok(mut queue) = self.queue() {
+            queue.reads.remove(&ticket);
+        }
     }
 
     fn wait(&self, timeout: Option<Duration>) -> Result<()> {
-        let last = lock(&self.shared.queue).issued;
+        let last = self.queue()?.issued;
         if !self.wait_until(timeout, |queue| queue.completed >= last) {
             let waited_ms = timeout.map_or(0, |t| t.as_millis() as u64);
             return Err(Kind::Timeout { waited_ms }.into());

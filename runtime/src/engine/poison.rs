@@ -36,7 +36,7 @@ impl Poison {
         self.0.entry(buffer).or_insert_with(|| cause.clone());
     }
 
-    /// Forgets a buffer that was freed or written anew as a whole.
+    /// Forgets a buffer that was freed.
     pub fn clear(&mut self, buffer: BufferId) {
         self.0.remove(&buffer);
     }

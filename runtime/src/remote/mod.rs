@@ -154,7 +154,7 @@ impl Remote {
 
 /// The arch classes that this build knows by name; another is its own class all the same, by the numerics id.
 fn known(arch: &str) -> &'static str {
-    let classes = ["x86-v4", "x86-v3", "generic", "null", "wgsl-software", "wgsl-gpu"];
+    let classes = ["x86-v4", "x86-v3", "generic", "null", "wgpu-software", "wgpu-gpu"];
     classes.into_iter().find(|class| *class == arch).unwrap_or("other")
 }
 

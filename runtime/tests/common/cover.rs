@@ -1,51 +1,62 @@
-//! Pairwise covers: every pair of choices of every two factors occurs in some row.
+//! Pairwise covers: every pair of choices of every two factors occurs in some row, as far as rows may cost.
 
-/// Rows of choices, one a factor, that cover all pairs of `sizes`. Greedy and deterministic.
-pub fn pairwise(sizes: &[usize]) -> Vec<Vec<usize>> {
+/// Rows of choices, one a factor, that cover every pair of `sizes` that any row which `fits` has. The first choice
+/// of a factor is its cheapest: what fits with it undecided is decided within what fits. Greedy and deterministic.
+pub fn pairwise(sizes: &[usize], fits: impl Fn(&[usize]) -> bool) -> Vec<Vec<usize>> {
     let mut open = std::collections::BTreeSet::new();
-    for i in 0..sizes.len() {
-        for j in i + 1..sizes.len() {
-            for (a, b) in (0..sizes[i]).flat_map(|a| (0..sizes[j]).map(move |b| (a, b))) {
-                open.insert((i, a, j, b));
-            }
+    for (i, j) in (0..sizes.len()).flat_map(|i| (i + 1..sizes.len()).map(move |j| (i, j))) {
+        for (a, b) in (0..sizes[i]).flat_map(|a| (0..sizes[j]).map(move |b| (a, b))) {
+            open.insert((i, a, j, b));
         }
     }
-    let mut rows = Vec::new();
-    while let Some(&(i, a, j, b)) = open.first() {
-        let mut row = vec![None; sizes.len()];
-        (row[i], row[j]) = (Some(a), Some(b));
-        // The row's number turns the choices that nothing decides, so that they vary too.
-        for f in 0..sizes.len() {
-            if row[f].is_some() {
-                continue;
-            }
-            let gain = |c: usize| {
-                let pair = |g: usize, d: usize| if g < f { (g, d, f, c) } else { (f, c, g, d) };
-                let decided = row.iter().enumerate().filter_map(|(g, d)| d.map(|d| (g, d)));
-                decided.filter(|&(g, d)| open.contains(&pair(g, d))).count()
-            };
-            let turned = (0..sizes[f]).map(|c| (c + rows.len()) % sizes[f]);
-            row[f] = turned.rev().max_by_key(|&c| gain(c));
+    let mut rows: Vec<Vec<usize>> = Vec::new();
+    while let Some((i, a, j, b)) = open.pop_first() {
+        let mut row = vec![0; sizes.len()];
+        (row[i], row[j]) = (a, b);
+        if !fits(&row) {
+            continue;
         }
-        let row: Vec<usize> = row.into_iter().map(Option::unwrap_or_default).collect();
-        for i in 0..sizes.len() {
-            for j in i + 1..sizes.len() {
-                open.remove(&(i, row[i], j, row[j]));
-            }
+        let mut decided = vec![i, j];
+        for f in (0..sizes.len()).filter(|&f| f != i && f != j) {
+            let gain = |c: usize| {
+                let pair = |&g: &usize| if g < f { (g, row[g], f, c) } else { (f, c, g, row[g]) };
+                decided.iter().filter(|g| open.contains(&pair(g))).count()
+            };
+            let may = |c: usize| {
+                let mut with = row.clone();
+                with[f] = c;
+                fits(&with)
+            };
+            // The row's number turns the choices that nothing decides, so that they vary too.
+            let turned = (0..sizes[f]).map(|c| (c + rows.len()) % sizes[f]);
+            row[f] = turned.rev().filter(|&c| may(c)).max_by_key(|&c| gain(c)).unwrap_or(0);
+            decided.push(f);
+        }
+        for (i, j) in (0..sizes.len()).flat_map(|i| (i + 1..sizes.len()).map(move |j| (i, j))) {
+            open.remove(&(i, row[i], j, row[j]));
         }
         rows.push(row);
     }
     rows
 }
 
+/// A cover of rows that may all be.
+pub fn all_pairs(sizes: &[usize]) -> Vec<Vec<usize>> {
+    pairwise(sizes, |_| true)
+}
+
 #[test]
-fn a_cover_covers_all_pairs() {
+fn a_cover_covers_all_pairs_that_fit() {
     let sizes = [5, 3, 4, 2];
-    let rows = pairwise(&sizes);
-    for (i, j) in (0..4).flat_map(|i| (i + 1..4).map(move |j| (i, j))) {
-        for (a, b) in (0..sizes[i]).flat_map(|a| (0..sizes[j]).map(move |b| (a, b))) {
-            assert!(rows.iter().any(|row| row[i] == a && row[j] == b));
+    for limit in [3, 6, usize::MAX] {
+        let fits = |row: &[usize]| row.iter().sum::<usize>() <= limit;
+        let rows = pairwise(&sizes, fits);
+        assert!(rows.iter().all(|row| fits(row)) && rows.len() < 40);
+        for (i, j) in (0..4).flat_map(|i| (i + 1..4).map(move |j| (i, j))) {
+            for (a, b) in (0..sizes[i]).flat_map(|a| (0..sizes[j]).map(move |b| (a, b))) {
+                let covered = rows.iter().any(|row| row[i] == a && row[j] == b);
+                assert_eq!(covered, a + b <= limit, "{a} of factor {i} with {b} of factor {j}");
+            }
         }
     }
-    assert!(rows.len() < 40);
 }

@@ -14,16 +14,24 @@ pub mod case;
 pub mod cover;
 pub mod judge;
 pub mod run;
+pub mod scripted;
 pub mod tables;
 
 use leasehold::backend::Backend;
 
 /// Floating-point operations that a case may take where `LEASEHOLD_TEST_FULL` is not set to 1.
 pub const CASE_FLOPS: u128 = 200_000_000;
+/// The same of the covers' cases where it is; cases with a reason of their own may take more.
+const FULL_FLOPS: u128 = 2_000_000_000;
 
 /// Whether the cases beyond [`CASE_FLOPS`] run too.
 pub fn full() -> bool {
     std::env::var_os("LEASEHOLD_TEST_FULL").is_some_and(|v| v == "1")
+}
+
+/// Whether a case of a cover may take this many operations.
+pub fn affordable(flops: u64) -> bool {
+    u128::from(flops) <= if full() { FULL_FLOPS } else { CASE_FLOPS }
 }
 
 /// Runs every case of an op's table, then fails with all that went wrong.

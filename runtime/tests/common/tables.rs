@@ -1,9 +1,9 @@
 //! The tables of cases, one function an op: awkward shapes as pairwise covers, then cases with a reason of their
 //! own. Sizes are those of DeepGEMM's and FlashAttention's tests and the odd ones around vector and tile edges.
 
+use super::affordable;
 use super::case::{Case, Fill, Operand, Style};
-use super::cover::pairwise;
-use super::full;
+use super::cover::{all_pairs, pairwise};
 use leasehold::DType::{self, BF16, F16, F32, I32, U32};
 use leasehold::op::{
     Activation, Attention, Copy, Gate, Gather, Lens, Map, MapFn, Mask, Matmul, Norm, NormKind,
@@ -14,11 +14,6 @@ const FLOATS: [DType; 3] = [F32, F16, BF16];
 const NORMAL: Fill = Fill::Normal(1.0);
 /// Element offsets of first elements: aligned, odd, and beyond one 256-byte class.
 const OFFSETS: [u64; 3] = [0, 1, 131];
-
-/// Small enough for [`super::CASE_FLOPS`], or any size where the full suite runs.
-fn affordable(flops: u64) -> bool {
-    full() || u128::from(flops) <= super::CASE_FLOPS
-}
 
 /// Epilogues of a product: bias, activation, gate, residual, alpha.
 const EPILOGUES: [(Option<Style>, Activation, bool, bool, f32); 8] = [
@@ -43,6 +38,10 @@ struct Product<'a> {
 }
 
 impl Product<'_> {
+    fn flops(&self) -> u64 {
+        2 * self.batch.iter().chain(&self.size).product::<u64>()
+    }
+
     fn case(&self) -> Case {
         let [m, n, k] = self.size;
         let shape = |rows, cols| [self.batch, &[rows, cols]].concat();
@@ -77,33 +76,17 @@ pub fn matmul() -> Vec<Case> {
     const DEPTHS: [u64; 7] = [1, 8, 17, 72, 136, 520, 1030];
     const BATCHES: [&[u64]; 4] = [&[], &[3], &[2, 2], &[1, 1, 2]];
     let sizes = [10, 10, 7, 4, 5, 5, 4, 3, 3, EPILOGUES.len(), 3];
-    let mut cases: Vec<Case> = pairwise(&sizes)
-        .iter()
-        .map(|row| {
-            let &[m, n, k, batch, a, b, out, dtype, out_dtype, epilogue, offset] = &row[..] else {
-                panic!("a row of {} factors", sizes.len())
-            };
-            let (mut k, mut batch) = (DEPTHS[k], BATCHES[batch]);
-            let flops =
-                |k, batch: &[u64]| 2 * SIZES[m] * SIZES[n] * k * batch.iter().product::<u64>();
-            if !affordable(flops(k, batch)) {
-                batch = &[];
-            }
-            if !affordable(flops(k, batch)) {
-                k = 136;
-            }
-            // Repeating the first axis of a matrix alone would repeat its rows: legal, and tested too.
-            Product {
-                batch,
-                size: [SIZES[m], SIZES[n], k],
-                epilogue,
-                styles: [IN_STYLES[a], IN_STYLES[b], ROW_STYLES[out]],
-                dtypes: [FLOATS[dtype], FLOATS[out_dtype]],
-                offset: OFFSETS[offset],
-            }
-            .case()
-        })
-        .collect();
+    // Repeating the first axis of a matrix alone would repeat its rows: legal, and tested too.
+    let product = |row: &[usize]| Product {
+        batch: BATCHES[row[3]],
+        size: [SIZES[row[0]], SIZES[row[1]], DEPTHS[row[2]]],
+        styles: [IN_STYLES[row[4]], IN_STYLES[row[5]], ROW_STYLES[row[6]]],
+        dtypes: [FLOATS[row[7]], FLOATS[row[8]]],
+        epilogue: row[9],
+        offset: OFFSETS[row[10]],
+    };
+    let rows = pairwise(&sizes, |row| affordable(product(row).flops()));
+    let mut cases: Vec<Case> = rows.iter().map(|row| product(row).case()).collect();
     let plain = |batch, size, dtype| Product {
         batch,
         size,
@@ -164,19 +147,12 @@ struct Heads {
 }
 
 impl Heads {
-    fn flops(&self) -> u64 {
-        2 * self.batch * self.heads[0] * self.rows * self.keys * (self.dims[0] + self.dims[1] + 8)
-    }
-
-    /// The same, smaller where it costs too much.
-    fn affordable(mut self) -> Self {
-        if !affordable(self.flops()) {
-            (self.batch, self.heads) = (1, [1, 1]);
-        }
-        if !affordable(self.flops()) {
-            self.dims = [32, 32];
-        }
-        self
+    /// Operations, or as many as the test could do while it moves the elements.
+    fn work(&self) -> u64 {
+        let Self { batch, heads: [heads, kv], rows, keys, dims: [d, dv], .. } = *self;
+        let scores = batch * heads * rows * keys;
+        let elements = batch * (heads * rows + kv * keys) * (d + dv) + scores;
+        (2 * scores * (d + dv + 8)).max(20 * elements)
     }
 
     fn case(&self) -> Case {
@@ -209,74 +185,40 @@ impl Heads {
     }
 }
 
+/// Query and key lengths of FlashAttention's tests: dense, variable and packed lengths, key/value caches.
+#[rustfmt::skip]
+const SEQUENCES: [[u64; 2]; 43] = [
+    [1, 1], [1, 3], [2, 1], [1, 128], [1, 339], [511, 1], [239, 1], [3, 513], [3, 799], [3, 1024], [799, 3], [97, 97],
+    [64, 128], [64, 256], [64, 800], [64, 2048], [128, 128], [128, 192], [128, 217], [113, 128], [113, 203],
+    [113, 211], [108, 256], [200, 200], [256, 256], [256, 512], [307, 256], [384, 256], [512, 256], [640, 128],
+    [768, 768], [1023, 1024], [1024, 1023], [1024, 1024], [1025, 1025], [1, 131_072], [16, 20_000], [16, 100_000],
+    [16, 131_072], [2048, 2048], [2048, 3577], [4096, 4096], [4224, 4224],
+];
+
+/// Head dims of theirs, of queries and keys and of values; the first is the cheapest, as a cover wants it.
+#[rustfmt::skip]
+const HEAD_DIMS: [[u64; 2]; 15] = [
+    [1, 3], [32, 32], [40, 40], [59, 59], [64, 64], [80, 80], [96, 96], [111, 40], [111, 111], [128, 128], [160, 160],
+    [192, 128], [224, 224], [256, 256], [64, 256],
+];
+
 pub fn attention() -> Vec<Case> {
-    const SEQUENCES: [[u64; 2]; 24] = [
-        [1, 1],
-        [1, 3],
-        [2, 1],
-        [3, 513],
-        [511, 1],
-        [1, 339],
-        [64, 128],
-        [128, 192],
-        [256, 256],
-        [239, 1],
-        [799, 3],
-        [113, 203],
-        [113, 128],
-        [128, 217],
-        [113, 211],
-        [108, 256],
-        [256, 512],
-        [384, 256],
-        [640, 128],
-        [512, 256],
-        [1024, 1024],
-        [1023, 1024],
-        [1024, 1023],
-        [3, 1024],
-    ];
-    const DIMS: [[u64; 2]; 10] = [
-        [64, 64],
-        [32, 32],
-        [96, 96],
-        [128, 128],
-        [256, 256],
-        [192, 128],
-        [59, 59],
-        [111, 40],
-        [1, 3],
-        [64, 256],
-    ];
-    const HEADS: [[u64; 2]; 3] = [[1, 1], [6, 2], [4, 1]];
-    const MASKS: [Option<Style>; 3] = [None, Some(Style::Tight), Some(Style::Repeat)];
-    const STYLES: [Style; 4] = [Style::Tight, Style::Heads, Style::Odd, Style::Turned];
-    let sizes = [24, 10, 3, 3, 2, 3, 2, 4, 3, 3, 3];
-    let mut cases: Vec<Case> = pairwise(&sizes)
-        .iter()
-        .map(|row| {
-            let &[seq, dims, batch, heads, causal, mask, lens, style, dtype, out, offset] =
-                &row[..]
-            else {
-                panic!("a row of {} factors", sizes.len())
-            };
-            Heads {
-                batch: [1, 2, 4][batch],
-                heads: HEADS[heads],
-                rows: SEQUENCES[seq][0],
-                keys: SEQUENCES[seq][1],
-                dims: DIMS[dims],
-                causal: causal == 1,
-                mask: MASKS[mask],
-                lens: lens == 1,
-                style: STYLES[style],
-                dtypes: [FLOATS[dtype], FLOATS[out]],
-                offset: OFFSETS[offset],
-            }
-            .affordable()
-            .case()
-        })
-        .collect();
+    let sizes = [SEQUENCES.len(), HEAD_DIMS.len(), 3, 3, 2, 3, 2, 4, 3, 3, 3];
+    let heads = |row: &[usize]| Heads {
+        batch: [1, 2, 4][row[2]],
+        heads: [[1, 1], [4, 1], [6, 2]][row[3]],
+        rows: SEQUENCES[row[0]][0],
+        keys: SEQUENCES[row[0]][1],
+        dims: HEAD_DIMS[row[1]],
+        causal: row[4] == 1,
+        mask: [None, Some(Style::Tight), Some(Style::Repeat)][row[5]],
+        lens: row[6] == 1,
+        style: [Style::Tight, Style::Heads, Style::Odd, Style::Turned][row[7]],
+        dtypes: [FLOATS[row[8]], FLOATS[row[9]]],
+        offset: OFFSETS[row[10]],
+    };
+    let rows = pairwise(&sizes, |row| affordable(heads(row).work()));
+    let mut cases: Vec<Case> = rows.iter().map(|row| heads(row).case()).collect();
     let plain = |batch, heads, rows, keys, dims| Heads {
         batch,
         heads,
@@ -332,7 +274,7 @@ const IN_STYLES: [Style; 5] =
 
 pub fn norm() -> Vec<Case> {
     let mut cases = Vec::new();
-    for row in pairwise(&[ROWS.len(), 5, 4, 3, 3, 2, 4, 3, 2]) {
+    for row in all_pairs(&[ROWS.len(), 5, 4, 3, 3, 2, 4, 3, 2]) {
         let (shape, input) = (ROWS[row[0]], IN_STYLES[row[1]]);
         let (dtype, out) = (FLOATS[row[3]], FLOATS[row[4]]);
         let kind = [NormKind::Layer, NormKind::Rms][row[5]];
@@ -361,7 +303,7 @@ pub fn norm() -> Vec<Case> {
 }
 
 pub fn softmax() -> Vec<Case> {
-    pairwise(&[ROWS.len(), 4, 4, 3, 3, 3, 3])
+    all_pairs(&[ROWS.len(), 4, 4, 3, 3, 3, 3])
         .iter()
         .map(|row| {
             let shape = ROWS[row[0]];
@@ -378,7 +320,7 @@ pub fn softmax() -> Vec<Case> {
 }
 
 pub fn reduce() -> Vec<Case> {
-    pairwise(&[ROWS.len(), 5, 3, 3, 3, 4])
+    all_pairs(&[ROWS.len(), 5, 3, 3, 3, 4])
         .iter()
         .map(|row| {
             let shape = ROWS[row[0]];
@@ -409,7 +351,7 @@ const ELEMENTS: [&[u64]; 9] = [
 pub fn map() -> Vec<Case> {
     let functions = MapFn::ALL;
     let mut cases = Vec::new();
-    for row in pairwise(&[functions.len(), ELEMENTS.len(), 5, 4, 3, 3, 3, 3]) {
+    for row in all_pairs(&[functions.len(), ELEMENTS.len(), 5, 4, 3, 3, 3, 3]) {
         let (function, shape) = (functions[row[0]], ELEMENTS[row[1]]);
         let (input, output) = (IN_STYLES[row[2]], ROW_STYLES[row[3]]);
         let offset = OFFSETS[row[6]];
@@ -445,7 +387,7 @@ pub fn gather() -> Vec<Case> {
         [&[5], &[1000, 1], &[7, 384], &[300, 63], &[4, 3, 5], &[2, 0], &[65_537, 2]];
     const INDICES: [&[u64]; 6] = [&[], &[1], &[3, 5], &[0], &[1000], &[2, 3, 7]];
     const DTYPES: [DType; 5] = [F32, F16, BF16, I32, U32];
-    pairwise(&[TABLES.len(), INDICES.len(), 5, 4, 4, 4, 2, 3])
+    all_pairs(&[TABLES.len(), INDICES.len(), 5, 4, 4, 4, 2, 3])
         .iter()
         .map(|row| {
             let (table, index, dtype) = (TABLES[row[0]], INDICES[row[1]], DTYPES[row[2]]);
@@ -467,7 +409,7 @@ pub fn gather() -> Vec<Case> {
 
 pub fn copy() -> Vec<Case> {
     const DTYPES: [DType; 5] = [F32, F16, BF16, I32, U32];
-    pairwise(&[ELEMENTS.len(), 5, 5, 4, 3])
+    all_pairs(&[ELEMENTS.len(), 5, 5, 4, 3])
         .iter()
         .map(|row| {
             let (shape, dtype) = (ELEMENTS[row[0]], DTYPES[row[1]]);

@@ -41,7 +41,8 @@ fn locate(i: u32) -> vec3<u32> {
 fn value(at: vec3<u32>) -> u32 {
     let row = index[at.y];
     if row >= p.rows {
-        if atomicCompareExchangeWeak(&fault[0], 0u, 1u).exchanged {
+        // Not a weak compare and exchange: that may fail for no reason, and the only fault would go untold.
+        if atomicExchange(&fault[0], 1u) == 0u {
             atomicStore(&fault[1], row);
             atomicStore(&fault[2], p.rows);
         }

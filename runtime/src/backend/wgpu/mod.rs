@@ -30,6 +30,16 @@ const GRID: u64 = 65_535;
 /// A launch predicted to take longer is split into several submissions.
 const LAUNCH_NS: u64 = 200_000_000;
 
+/// Everything that can change a result: shaders, what is said to them, order table, naga and wgpu, adapter and driver.
+fn ingredients(identity: &str) -> Vec<Vec<u8>> {
+    let mut parts: Vec<Vec<u8>> = SHADERS.iter().map(|shader| shader.source().into()).collect();
+    let host = [include_str!("encode.rs"), include_str!("kernels.rs"), include_str!("plan.rs")];
+    parts.extend(host.map(Into::into));
+    parts.push(plan::order_table().into());
+    parts.extend([env!("LEASEHOLD_WGPU"), identity].map(Into::into));
+    parts
+}
+
 /// The wgpu backend on one adapter.
 pub struct Wgpu {
     caps: Caps,
@@ -259,12 +269,8 @@ impl Backend for Wgpu {
     }
 
     fn digest(&self) -> [u8; 32] {
-        let sources: Vec<String> = SHADERS.iter().map(|shader| shader.source()).collect();
-        let table = plan::order_table();
-        let mut parts: Vec<&[u8]> = sources.iter().map(|s| s.as_bytes()).collect();
-        parts.extend([table.as_bytes(), include_bytes!("encode.rs"), include_bytes!("plan.rs")]);
-        parts.extend([env!("LEASEHOLD_WGPU").as_bytes(), self.identity.as_bytes()]);
-        super::digest(&parts)
+        let parts = ingredients(&self.identity);
+        super::digest(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 
     fn alloc(&mut self, bytes: u64) -> Result<BlockId> {

@@ -26,6 +26,39 @@ fn softmax(rows: u64, n: u64) -> CheckedOp {
 }
 
 #[test]
+fn one_changed_byte_changes_the_numerics_id() {
+    let digest = |parts: &[Vec<u8>]| {
+        crate::backend::digest(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    };
+    let parts = ingredients("Vulkan adapter, driver 1");
+    let id = digest(&parts);
+    // Shaders, host sources, order table, compiler, adapter: each takes part, and is not empty.
+    assert_eq!(parts.len(), SHADERS.len() + 3 + 1 + 2);
+    for i in 0..parts.len() {
+        let mut changed = parts.clone();
+        changed[i][0] ^= 1;
+        assert_ne!(id, digest(&changed), "part {i}");
+    }
+    assert_ne!(id, digest(&ingredients("Vulkan adapter, driver 2")));
+    let table = plan::order_table();
+    assert!([&SOFTWARE, &GPU].iter().all(|class| table.contains(class.name)));
+    if let Some(backend) = open() {
+        assert_eq!(backend.digest(), digest(&ingredients(&backend.identity)));
+    }
+}
+
+#[test]
+fn every_shader_source_is_in_the_numerics_id() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shaders/src/wgsl");
+    let parts = ingredients("");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read(entry.unwrap().path()).unwrap();
+        let within = |part: &Vec<u8>| part.windows(text.len()).any(|window| window == text);
+        assert!(parts.iter().any(within), "{}", String::from_utf8_lossy(&text[..40]));
+    }
+}
+
+#[test]
 fn no_class_plans_a_unit_over_its_cap() {
     let sizes = [1, 3, 64, 257, 4096, 100_000];
     for class in [&SOFTWARE, &GPU] {
@@ -53,6 +86,18 @@ fn pieces_cover_a_range_and_keep_to_the_loops() {
         assert_eq!(piece.start / plan.links, (piece.end - 1) / plan.links);
     }
     assert_eq!(u128::from(at), plan.units());
+}
+
+/// The first adapter. `None` after saying so where there is no driver, which is a failure where CI could have
+/// installed one.
+fn open() -> Option<Wgpu> {
+    if adapter::all().is_empty() {
+        let ci = std::env::var_os("CI").is_some_and(|v| v == "true");
+        assert!(!ci, "no wgpu adapter, and mesa-vulkan-drivers could have been installed");
+        println!("skip: no wgpu adapter (install mesa-vulkan-drivers)");
+        return None;
+    }
+    Some(Wgpu::open(0).unwrap())
 }
 
 /// The last operand after the op, its units launched in ranges of `step`.
@@ -91,13 +136,7 @@ fn run(backend: &mut Wgpu, op: CheckedOp, step: u64) -> Vec<u8> {
 
 #[test]
 fn the_gpu_class_gives_the_bits_of_the_software_class() {
-    if adapter::all().is_empty() {
-        let ci = std::env::var_os("CI").is_some_and(|v| v == "true");
-        assert!(!ci, "no wgpu adapter, and mesa-vulkan-drivers could have been installed");
-        println!("skip: no wgpu adapter (install mesa-vulkan-drivers)");
-        return;
-    }
-    let mut backend = Wgpu::open(0).unwrap();
+    let Some(mut backend) = open() else { return };
     // Tiles differ, but each element adds in one sequence in both classes.
     let make: [fn() -> CheckedOp; 2] = [|| matmul(300, 270, 500), || attention(150, 190, 40)];
     for make in make {

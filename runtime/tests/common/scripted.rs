@@ -1,0 +1,142 @@
+//! A CPU whose launches a test holds back, or whose device it loses, so that what a tenant sees of waiting and
+//! of loss does not hang on luck.
+#![cfg(feature = "cpu")]
+
+use leasehold::backend::cpu::Cpu;
+use leasehold::backend::{Backend, BlockId, Caps, Mark, Place, Progress};
+use leasehold::op::{BoundOp, CheckedOp};
+use leasehold::order::{Plan, UnitRange};
+use leasehold::{Error, Kind};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+/// What the device does at its next call.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Mood {
+    #[default]
+    Sound,
+    /// Launches wait.
+    Held,
+    /// Every call answers `DeviceLost`.
+    Lost,
+}
+
+/// What a test keeps of its [`Scripted`].
+#[derive(Clone, Debug, Default)]
+pub struct Script(Arc<(Mutex<Mood>, Condvar)>);
+
+impl Script {
+    pub fn hold(&self) {
+        self.set(Mood::Held);
+    }
+
+    pub fn release(&self) {
+        self.set(Mood::Sound);
+    }
+
+    pub fn lose(&self) {
+        self.set(Mood::Lost);
+    }
+
+    fn set(&self, mood: Mood) {
+        *self.0.0.lock().unwrap() = mood;
+        self.0.1.notify_all();
+    }
+
+    /// Waits while launches are held.
+    fn pass(&self) -> Result<(), Error> {
+        let mood = self.0.0.lock().unwrap();
+        let mood = self.0.1.wait_while(mood, |mood| *mood == Mood::Held).unwrap();
+        if *mood == Mood::Lost { Err(lost()) } else { Ok(()) }
+    }
+
+    fn alive(&self) -> Result<(), Error> {
+        if *self.0.0.lock().unwrap() == Mood::Lost { Err(lost()) } else { Ok(()) }
+    }
+}
+
+fn lost() -> Error {
+    Kind::DeviceLost { why: "by the script".into() }.into()
+}
+
+/// The backend.
+pub struct Scripted(Cpu, Script);
+
+impl Scripted {
+    /// A CPU of `memory` bytes, sound at first.
+    pub fn new(memory: u64) -> (Self, Script) {
+        let script = Script::default();
+        (Self(Cpu::with_threads(1).unwrap().with_memory(memory), script.clone()), script)
+    }
+}
+
+impl Backend for Scripted {
+    type Prepared = Plan;
+
+    fn caps(&self) -> &Caps {
+        self.0.caps()
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        self.0.digest()
+    }
+
+    fn alloc(&mut self, bytes: u64) -> Result<BlockId, Error> {
+        self.1.alive()?;
+        self.0.alloc(bytes)
+    }
+
+    fn free(&mut self, block: BlockId) {
+        self.0.free(block);
+    }
+
+    fn zero(&mut self, block: BlockId, offset: u64, len: u64) -> Result<(), Error> {
+        self.1.alive()?;
+        self.0.zero(block, offset, len)
+    }
+
+    fn upload(&mut self, block: BlockId, offset: u64, src: &[u8]) -> Result<(), Error> {
+        self.1.alive()?;
+        self.0.upload(block, offset, src)
+    }
+
+    fn download(&mut self, block: BlockId, offset: u64, dst: &mut [u8]) -> Result<(), Error> {
+        self.1.alive()?;
+        self.0.download(block, offset, dst)
+    }
+
+    fn copy(&mut self, src: Place, dst: Place, len: u64) -> Result<(), Error> {
+        self.1.alive()?;
+        self.0.copy(src, dst, len)
+    }
+
+    fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>, Error> {
+        self.0.candidates(op)
+    }
+
+    fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Plan, Error> {
+        self.0.prepare(op, plan)
+    }
+
+    fn launch(
+        &mut self,
+        plan: &mut Plan,
+        units: UnitRange,
+        op: &BoundOp,
+        places: &[Place],
+        state: Option<Place>,
+    ) -> Result<(), Error> {
+        self.1.pass()?;
+        self.0.launch(plan, units, op, places, state)
+    }
+
+    fn mark(&mut self) -> Result<Mark, Error> {
+        self.1.alive()?;
+        self.0.mark()
+    }
+
+    fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress, Error> {
+        self.1.alive()?;
+        self.0.poll(mark, timeout)
+    }
+}
