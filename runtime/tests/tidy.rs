@@ -51,22 +51,49 @@ fn code(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The rooms that a file names as `crate::room`, its test modules included.
-fn seen(path: &Path) -> BTreeSet<String> {
-    let code = code(path);
-    let mut seen = BTreeSet::new();
-    for part in code.split("crate::").skip(1) {
-        let names: Vec<&str> = match part.strip_prefix('{') {
-            Some(list) => list.split('}').next().unwrap().split(',').collect(),
-            None => vec![part],
-        };
-        for name in names {
-            let name = name.trim_start();
-            let end = name.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(name.len());
-            seen.insert(name[..end].to_string());
+/// The first name of each path in a list such as `{a, b::{c, d}, e as f}`, or of the one path.
+fn first_names(paths: &str) -> BTreeSet<String> {
+    let first = |path: &str| -> String {
+        path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    };
+    let Some(list) = paths.strip_prefix('{') else { return BTreeSet::from([first(paths)]) };
+    let (mut depth, mut start, mut names) = (0, 0, BTreeSet::new());
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            ',' | '}' if depth == 0 => {
+                names.insert(first(&list[start..at]));
+                start = at + 1;
+            }
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if c == '}' && start == at + 1 {
+            break;
         }
     }
-    seen
+    names
+}
+
+/// What a file names from its crate's root on: after `crate::`, or after as many `super::` as it lies deep.
+fn seen(path: &Path, src: &Path) -> BTreeSet<String> {
+    let code = code(path);
+    let inside = path.strip_prefix(src).unwrap().with_extension("");
+    let depth = inside.components().filter(|part| part.as_os_str() != "mod").count();
+    let climb = "super::".repeat(depth);
+    let roots =
+        ["crate::", &climb].map(|root| code.split(root).skip(1).flat_map(first_names).collect());
+    let [by_name, by_climbing]: [BTreeSet<String>; 2] = roots;
+    by_name.union(&by_climbing).cloned().collect()
+}
+
+#[test]
+fn names_in_nested_lists_are_seen() {
+    let names = first_names("{a::{b, c::d}, e, f::{g}, self as h}; use i::j;");
+    for (name, expected) in [("a", true), ("e", true), ("f", true), ("i", false), ("g", false)] {
+        assert_eq!(names.contains(name), expected, "{name}: {names:?}");
+    }
+    assert!(first_names("one::two::three").contains("one"));
 }
 
 fn check_rooms(src: &str, heading: &str) {
@@ -81,7 +108,7 @@ fn check_rooms(src: &str, heading: &str) {
             continue;
         }
         let allowed = rooms.get(&room).unwrap_or_else(|| panic!("room {room} is in no table"));
-        for other in seen(&path).intersection(&rooms.keys().cloned().collect()) {
+        for other in seen(&path, &src).intersection(&rooms.keys().cloned().collect()) {
             assert!(
                 *other == room || allowed.contains(other),
                 "{}: arrow {room} -> {other} is not in the table",
@@ -99,6 +126,45 @@ fn arrows_inside_the_runtime() {
 #[test]
 fn arrows_inside_the_node() {
     check_rooms("runtime/node/src", "Rooms of `leasehold-node` ");
+}
+
+/// Rooms see the backend's trait; one file names the backends behind it, and these do not see each other.
+#[test]
+fn only_device_names_concrete_backends() {
+    let src = root().join("runtime/src");
+    for path in files(&src, ".rs") {
+        let inside = path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
+        let code = code(&path);
+        for (backend, its_type) in [("cpu", "Cpu"), ("wgpu", "Wgpu"), ("null", "Null")] {
+            let own = inside.starts_with(&format!("backend/{backend}"));
+            let forms = [format!("backend::{backend}"), format!("{backend}::{its_type}")];
+            let named = forms.iter().any(|form| code.contains(form));
+            assert!(own || inside == "device.rs" || !named, "{inside} names the backend {backend}");
+        }
+    }
+}
+
+/// Control never sees an op or a device: of the executor it knows the messages.
+#[test]
+fn control_sees_only_the_executors_messages() {
+    let src = root().join("runtime/node/src");
+    for path in files(&src.join("control"), ".rs") {
+        for part in code(&path).split("crate::executor").skip(1) {
+            let ok = part.starts_with("::protocol") || part.starts_with("::{protocol");
+            assert!(ok, "{}: executor{}", path.display(), part.lines().next().unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_crate_has_the_shared_lints() {
+    for manifest in files(&root(), "Cargo.toml") {
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        let outside = manifest.starts_with(root().join("benches/peers"));
+        if text.contains("[package]") && !outside {
+            assert!(text.contains("[lints]\nworkspace = true"), "{}", manifest.display());
+        }
+    }
 }
 
 #[test]
@@ -128,8 +194,8 @@ fn unsafe_stays_in_named_files() {
     for path in files(&root(), ".rs") {
         let inside = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
         let source = code(&path);
-        let holds = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe("];
-        if inside.ends_with("tests/tidy.rs") || !holds.iter().any(|form| source.contains(form)) {
+        let mut words = source.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        if inside.ends_with("tests/tidy.rs") || !words.any(|word| word == "unsafe") {
             continue;
         }
         assert!(named.contains_key(&inside), "{inside} holds unsafe and is not listed");
@@ -140,16 +206,36 @@ fn unsafe_stays_in_named_files() {
     assert!(stale.is_empty(), "listed but without unsafe: {stale:?}");
 }
 
+/// Names of the files of a folder, without those that are no op.
+fn floor(folder: &str, ending: &str, others: &[&str]) -> BTreeSet<String> {
+    let found = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap());
+    let names = found
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(ending)?.to_string()));
+    names.filter(|name| !others.contains(&name.as_str())).collect()
+}
+
 #[test]
 fn an_op_has_one_name_on_every_floor() {
     use leasehold::op::Op;
-    let built = ["matmul", "attention", "norm", "softmax", "map", "gather", "reduce", "copy"];
-    for name in built {
-        assert!(Op::NAMES.contains(&name), "{name} is no op");
-        for floor in ["runtime/src/op", "runtime/src/tensor/ops", "runtime/src/reference"] {
-            let path = root().join(floor).join(format!("{name}.rs"));
-            assert!(path.exists(), "{} is missing", path.display());
-        }
+    let helpers = ["mod", "check", "checked", "cost", "operand", "reserved"];
+    let built = floor("runtime/src/op", ".rs", &helpers);
+    assert!(built.iter().all(|name| Op::NAMES.contains(&name.as_str())), "{built:?}");
+    let parity = std::fs::read_to_string(root().join("runtime/tests/common/mod.rs")).unwrap();
+    let list = parity.split("parity!(@ $open; ").nth(1).unwrap().split(')').next().unwrap();
+    let floors = [
+        ("builders", floor("runtime/src/tensor/ops", ".rs", &["mod"])),
+        ("reference", floor("runtime/src/reference", ".rs", &["mod", "functions"])),
+        ("shaders", floor("shaders/src/wgsl", ".wgsl", &["prelude", "elements", "rows", "store"])),
+        ("parity tests", list.split_whitespace().map(String::from).collect()),
+    ];
+    for (name, found) in floors {
+        assert_eq!(found, built, "{name}");
+    }
+    // What has no file of its own is declared as not built, and `rules` holds it to that.
+    let reserved = std::fs::read_to_string(root().join("runtime/src/op/reserved.rs")).unwrap();
+    for name in Op::NAMES.iter().filter(|name| !built.contains(**name)) {
+        let type_name: String = name.split('_').map(|w| w[..1].to_uppercase() + &w[1..]).collect();
+        assert!(reserved.contains(&format!("pub struct {type_name} ")), "{name} is nowhere");
     }
 }
 
