@@ -16,6 +16,7 @@ use leasehold::op::{
     ReduceFn, Spec, check,
 };
 use leasehold::{DType, Dims, Error, Kind, Layout, reference};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -195,6 +196,56 @@ fn indices_may_change_between_launches() {
     backend.download(blocks[2], 0, &mut out).unwrap();
     let out: Vec<f32> = out.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     assert_eq!(out, [1.0, 8.0, 4.0, 3.0]);
+}
+
+/// The index lies where the op writes its rows, so invocations change it while others read it: a binding says that
+/// the buffers are apart, the places say otherwise. What comes out is a word of the table or a zero.
+#[test]
+fn indices_may_change_during_the_run() {
+    let Some(mut backend) = open() else { return };
+    let (rows, n) = (1000u32, 40_000u64);
+    let spec =
+        |shape: &[u64]| Spec::new(DType::U32, Layout::contiguous(Dims::new(shape).unwrap()), 0);
+    let specs = [spec(&[rows.into(), 2]), spec(&[n]), spec(&[n, 2])];
+    let op = Arc::new(check(Gather { axis: 0 }.into(), &specs).unwrap());
+    let plan = backend.candidates(&op).unwrap()[0];
+    let mut prepared = backend.prepare(&op, &plan).unwrap();
+    // Half of the table's words are no good index: they differ from every index that was there before.
+    let mut random = Random(23);
+    let table: Vec<u32> = (0..2 * rows)
+        .map(|i| if i % 2 == 0 { i / 2 } else { random.bits() as u32 | 1 << 30 })
+        .collect();
+    let hostile: HashSet<u32> = table.iter().skip(1).step_by(2).copied().collect();
+    let bytes = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+    let blocks = [backend.alloc(8 * u64::from(rows)).unwrap(), backend.alloc(8 * n).unwrap()];
+    backend.upload(blocks[0], 0, &bytes(&table)).unwrap();
+    let lens = [8 * u64::from(rows), 4 * n, 8 * n];
+    let bindings =
+        [0, 1, 2].map(|i| Binding { buffer: BufferId(i), offset: 0, len: lens[i as usize] });
+    let bound = op.bind(&bindings).unwrap();
+    let places = [0, 1, 1].map(|i| Place { block: blocks[i], offset: 0 });
+    let (mut faults, mut torn) = (0, 0);
+    for _ in 0..10 {
+        let index: Vec<u32> = (0..n).map(|_| random.below(rows.into()) as u32).collect();
+        backend.upload(blocks[1], 0, &bytes(&index)).unwrap();
+        let units = 0..plan.units() as u64;
+        backend.launch(&mut prepared, units, &bound, &places, None).unwrap();
+        let mark = backend.mark().unwrap();
+        if let Some(fault) = done(&mut backend, mark).1 {
+            assert!(fault.bound == rows && fault.value >= rows, "{fault:?}");
+            assert!(hostile.contains(&fault.value), "{fault:?} was never an index");
+            faults += 1;
+        }
+        let mut out = vec![0; 8 * n as usize];
+        backend.download(blocks[1], 0, &mut out).unwrap();
+        let out: Vec<u32> = out.as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w)).collect();
+        for (i, word) in out.iter().enumerate() {
+            let known = if i % 2 == 0 { *word < rows } else { hostile.contains(word) };
+            assert!(known || *word == 0, "word {i} is {word}");
+            torn += usize::from(i % 2 == 0 && *word != index[i / 2]);
+        }
+    }
+    assert!(faults > 0 && torn > 0, "no index changed: {faults} faults, {torn} others");
 }
 
 #[test]

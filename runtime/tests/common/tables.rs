@@ -1,9 +1,9 @@
 //! The tables of cases, one function an op: awkward shapes as pairwise covers, then cases with a reason of their
 //! own. Sizes are those of DeepGEMM's and FlashAttention's tests and the odd ones around vector and tile edges.
 
-use super::affordable;
 use super::case::{Case, Fill, Operand, Style};
 use super::cover::{all_pairs, pairwise};
+use super::cover_flops;
 use leasehold::DType::{self, BF16, F16, F32, I32, U32};
 use leasehold::op::{
     Activation, Attention, Copy, Gate, Gather, Lens, Map, MapFn, Mask, Matmul, Norm, NormKind,
@@ -85,7 +85,7 @@ pub fn matmul() -> Vec<Case> {
         epilogue: row[9],
         offset: OFFSETS[row[10]],
     };
-    let rows = pairwise(&sizes, |row| affordable(product(row).flops()));
+    let rows = pairwise(&sizes, cover_flops(), |row| product(row).flops());
     let mut cases: Vec<Case> = rows.iter().map(|row| product(row).case()).collect();
     let plain = |batch, size, dtype| Product {
         batch,
@@ -217,7 +217,7 @@ pub fn attention() -> Vec<Case> {
         dtypes: [FLOATS[row[8]], FLOATS[row[9]]],
         offset: OFFSETS[row[10]],
     };
-    let rows = pairwise(&sizes, |row| affordable(heads(row).work()));
+    let rows = pairwise(&sizes, cover_flops(), |row| heads(row).work());
     let mut cases: Vec<Case> = rows.iter().map(|row| heads(row).case()).collect();
     let plain = |batch, heads, rows, keys, dims| Heads {
         batch,

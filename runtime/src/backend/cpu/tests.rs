@@ -8,6 +8,7 @@ use crate::backend::{Backend, BlockId, IndexFault, Place, Progress};
 use crate::op::{Binding, BufferId, Gather, Spec, check};
 use crate::order::UNIT_CAP_SLOW_NS;
 use crate::{DType, Dims, Kind, Layout};
+use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
@@ -117,6 +118,20 @@ fn every_class_plans_units_within_the_cap() {
         for isa in [Isa::V4, Isa::V3, Isa::Generic] {
             let plan = plan::plan(&case.checked(), isa).unwrap();
             assert!(plan.unit_ns <= UNIT_CAP_SLOW_NS, "{isa:?}: {plan} for {}", case.name);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_accepted_size_predicts_a_unit_over_the_cap(op in common::grow::resized()) {
+        for isa in [Isa::V4, Isa::V3, Isa::Generic] {
+            if let Some(op) = &op {
+                let planned = plan::plan(op, isa).map(|plan| vec![plan]);
+                common::grow::within_cap(op, planned, UNIT_CAP_SLOW_NS);
+            }
         }
     }
 }

@@ -5,6 +5,10 @@ use super::plan::{GPU, SOFTWARE};
 use super::*;
 use crate::op::{Attention, Binding, BufferId, Matmul, Softmax, check};
 use crate::{DType, Dims, Layout};
+use proptest::prelude::*;
+
+#[path = "../../../tests/common/mod.rs"]
+mod common;
 
 fn spec(dtype: DType, shape: &[u64]) -> Spec {
     Spec::new(dtype, Layout::contiguous(Dims::new(shape).unwrap()), 0)
@@ -55,6 +59,20 @@ fn every_shader_source_is_in_the_numerics_id() {
         let text = std::fs::read(entry.unwrap().path()).unwrap();
         let within = |part: &Vec<u8>| part.windows(text.len()).any(|window| window == text);
         assert!(parts.iter().any(within), "{}", String::from_utf8_lossy(&text[..40]));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_accepted_size_predicts_a_unit_over_the_cap(op in common::grow::resized()) {
+        for class in [&SOFTWARE, &GPU] {
+            if let Some(op) = &op {
+                let planned = plan::plan(op, class, 1 << 31).map(|plan| vec![plan]);
+                common::grow::within_cap(op, planned, class.unit_cap_ns);
+            }
+        }
     }
 }
 
