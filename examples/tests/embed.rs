@@ -39,6 +39,30 @@ fn run(args: &[&str]) -> Output {
         .unwrap()
 }
 
+/// A set `LEASEHOLD_FD` names the only device: a bad one is an error, never another device.
+#[test]
+fn a_lease_that_is_none_is_an_error() {
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let bytes = |text: &'static str| std::ffi::OsString::from(text);
+    let not_utf8 = std::os::unix::ffi::OsStringExt::from_vec(vec![0xff]);
+    let values = ["", "abc", "-1", "0x3", " 3", "99999", "99999999999999999999"].map(bytes);
+    for value in values.into_iter().chain([not_utf8]) {
+        not_a_lease(&value, std::process::Stdio::null());
+    }
+    not_a_lease(&bytes("0"), std::process::Stdio::null());
+    not_a_lease(&bytes("0"), std::os::fd::OwnedFd::from(socket).into());
+}
+
+fn not_a_lease(value: &std::ffi::OsStr, stdin: std::process::Stdio) {
+    let mut embed = Command::new(env!("CARGO_BIN_EXE_embed"));
+    embed.args(["/nowhere", "a sentence"]).env("LEASEHOLD_FD", value).stdin(stdin);
+    let Output { status, stdout, stderr } = embed.output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    let named = format!("LEASEHOLD_FD is {:?}, allowed", value.to_string_lossy());
+    assert!(text.contains(&named) && text.contains("open socket"), "{value:?}: {text}");
+    assert!(status.code() == Some(1) && stdout.is_empty(), "{value:?}: {text}");
+}
+
 #[test]
 fn embeddings_and_similarities_are_pytorchs() {
     let Some(model) = model() else { return };

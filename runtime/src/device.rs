@@ -38,13 +38,9 @@ impl Device {
     /// # Errors
     /// `NoDevice`, `Environment`, or what opening the leased device fails with.
     pub fn open() -> Result<Self> {
-        #[cfg(feature = "remote")]
         if let Some(fd) = std::env::var_os(LEASEHOLD_FD) {
-            let remote = crate::remote::Remote::open(LEASEHOLD_FD, &fd)?;
-            return Ok(Self::from_engine(
-                Box::new(remote),
-                format!("{LEASEHOLD_FD} is set: leased"),
-            ));
+            let why = format!("{LEASEHOLD_FD} is set: leased");
+            return Ok(Self::from_engine(leased(&fd)?, why));
         }
         let mut why = Vec::new();
         for found in Self::list() {
@@ -164,6 +160,19 @@ impl Device {
     pub fn wait(&self, timeout: Option<Duration>) -> Result<()> {
         self.engine().wait(timeout)
     }
+}
+
+#[cfg(feature = "remote")]
+fn leased(fd: &std::ffi::OsStr) -> Result<Box<dyn Engine>> {
+    Ok(Box::new(crate::remote::Remote::open(LEASEHOLD_FD, fd)?))
+}
+
+/// Falling back to a local device would be silent.
+#[cfg(not(feature = "remote"))]
+fn leased(fd: &std::ffi::OsStr) -> Result<Box<dyn Engine>> {
+    let asked = fd.to_string_lossy().into_owned();
+    let allowed = "unset, since this build lacks the feature remote";
+    Err(Kind::Environment { name: LEASEHOLD_FD, asked, allowed }.into())
 }
 
 fn boxed<B: Backend>(backend: B) -> Result<Box<dyn Engine>> {

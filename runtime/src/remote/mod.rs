@@ -41,7 +41,8 @@ impl Remote {
     pub fn open(name: &'static str, value: &OsStr) -> Result<Self> {
         let bad = || -> Error {
             let asked = value.to_string_lossy().into_owned();
-            Kind::Environment { name, asked, allowed: "the number of an open socket" }.into()
+            Kind::Environment { name, asked, allowed: "the number of an open socket to control" }
+                .into()
         };
         let number: RawFd = value.to_str().and_then(|v| v.parse().ok()).ok_or_else(bad)?;
         Self::on(wire::inherited(number).ok_or_else(bad)?.as_fd())

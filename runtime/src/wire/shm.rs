@@ -85,14 +85,16 @@ impl AsFd for Memfd {
     }
 }
 
-/// A descriptor that this process inherited, as a duplicate of its own; `None` when the number is not open.
+/// A socket that this process inherited, as a duplicate of its own; `None` when the number is not that of an open
+/// socket of records.
 pub fn inherited(number: std::os::fd::RawFd) -> Option<OwnedFd> {
     if number < 0 {
         return None;
     }
     // SAFETY: borrowed for the one call that duplicates it, which fails on a number that is not open.
-    let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    fd.try_clone_to_owned().ok()
+    let fd = unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().ok()?;
+    let kind = rustix::net::sockopt::socket_type(&fd).ok()?;
+    (kind == rustix::net::SocketType::SEQPACKET).then_some(fd)
 }
 
 /// A mapping of shared memory. Every access is checked against its length; a write to a mapping that is not
