@@ -311,3 +311,34 @@ fn threads_of_one_tenant_share_a_session() {
         }
     });
 }
+
+/// The parent's session is not the child's: it may not even look at the ring.
+#[test]
+fn a_forked_child_gets_an_error() {
+    use std::os::unix::process::CommandExt;
+    let node = Node::start(cpu());
+    let (_, dev) = node.tenant();
+    let x = ramp(&dev, &[8], 1.0);
+    let reading = std::sync::Mutex::new(x.read::<f32>().unwrap());
+    let theirs = x.clone();
+    let is_forked = |result: Result<(), Error>| {
+        let child = std::process::id();
+        result.is_err_and(|error| *error.kind() == Kind::Forked { pid: child })
+    };
+    let child = move || {
+        let dev = theirs.device();
+        let all = is_forked(dev.wait(None))
+            && is_forked(dev.empty(DType::F32, &[3]).map(drop))
+            && is_forked(theirs.write(&[0f32; 8]))
+            && is_forked(theirs.read::<f32>().map(drop))
+            && is_forked(Map::add(&theirs, &theirs).into(&theirs).run().map(drop))
+            && is_forked(reading.lock().unwrap().wait(None).map(drop));
+        if all { Ok(()) } else { Err(std::io::Error::other("not Forked")) }
+    };
+    let mut command = std::process::Command::new("true");
+    // SAFETY: runs between fork and exec; it answers without a lock of the parent's, which is what is tested.
+    unsafe { command.pre_exec(child) };
+    assert!(command.status().unwrap().success());
+    let expected: Vec<f32> = ramp(&dev, &[8], 1.0).read().unwrap().wait(None).unwrap();
+    assert_eq!(x.read::<f32>().unwrap().wait(None).unwrap(), expected);
+}
