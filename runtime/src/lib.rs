@@ -5,7 +5,7 @@
 //! The map of this crate, its flows and the arrows between its rooms are in `docs/ARCHITECTURE.md`.
 
 // Backends' own tests use the parity suite's parts, which name this crate as its other users do.
-#[cfg(test)]
+#[cfg(all(test, any(feature = "cpu", feature = "wgpu")))]
 extern crate self as leasehold;
 
 pub mod backend;

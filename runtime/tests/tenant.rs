@@ -16,10 +16,10 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// The CPU, and the first wgpu adapter where there is one.
 fn devices() -> Vec<Device> {
-    let mut devices = vec![Device::open_named("cpu").unwrap()];
+    let cpu = std::iter::once(Device::open_named("cpu").unwrap());
     #[cfg(feature = "wgpu")]
-    devices.extend(common::adapter::open().map(|gpu| Device::from_backend(gpu).unwrap()));
-    devices
+    let cpu = cpu.chain(common::adapter::open().map(|gpu| Device::from_backend(gpu).unwrap()));
+    cpu.collect()
 }
 
 fn read(tensor: &Tensor) -> Result<Vec<f32>, Error> {

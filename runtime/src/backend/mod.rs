@@ -1,6 +1,10 @@
 //! What an engine runs on: the [`Backend`] trait and the values it speaks in. Engines see this trait only;
 //! `device` alone names the backends behind it.
 
+/// The parity suite, for the backends' tests from inside.
+#[cfg(all(test, any(feature = "cpu", feature = "wgpu")))]
+#[path = "../../tests/common/mod.rs"]
+mod common;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 pub mod null;

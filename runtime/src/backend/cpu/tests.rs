@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::{Cpu, SOURCES, ingredients, plan};
+use crate::backend::common;
 use crate::backend::cpu::isa::Isa;
 use crate::backend::{Backend, BlockId, IndexFault, Place, Progress};
 use crate::op::{Binding, BufferId, Gather, Spec, check};
@@ -11,9 +12,6 @@ use crate::{DType, Dims, Kind, Layout};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-
-#[path = "../../../tests/common/mod.rs"]
-mod common;
 
 #[test]
 fn every_source_is_in_the_numerics_id() {

@@ -3,12 +3,10 @@
 
 use super::plan::{GPU, SOFTWARE};
 use super::*;
+use crate::backend::common;
 use crate::op::{Attention, Binding, BufferId, Matmul, Softmax, check};
 use crate::{DType, Dims, Layout};
 use proptest::prelude::*;
-
-#[path = "../../../tests/common/mod.rs"]
-mod common;
 
 fn spec(dtype: DType, shape: &[u64]) -> Spec {
     Spec::new(dtype, Layout::contiguous(Dims::new(shape).unwrap()), 0)
