@@ -166,6 +166,16 @@ impl Layout {
         Some(Self { shape: pick(&self.shape), strides: pick(&self.strides) })
     }
 
+    /// `count` axes from `from` on moved, in their order, to stand from axis `to` on; unchanged where there are none.
+    #[must_use]
+    pub fn move_axes(&self, from: usize, count: usize, to: usize) -> Self {
+        let moved = from..from.saturating_add(count);
+        let mut order: Vec<usize> = (0..self.rank()).filter(|axis| !moved.contains(axis)).collect();
+        let to = to.min(order.len());
+        order.splice(to..to, moved);
+        self.permute(&order).unwrap_or(*self)
+    }
+
     /// The last two axes exchanged; `None` below rank 2.
     pub fn transpose(&self) -> Option<Self> {
         let rank = self.rank();
@@ -327,5 +337,15 @@ mod tests {
         let t = Layout::contiguous(dims(&[3, 4])).transpose().unwrap();
         assert!(t.reshape(&dims(&[12])).is_none());
         assert!(t.reshape(&dims(&[4, 1, 3])).is_some());
+    }
+
+    #[test]
+    fn moved_axes_keep_their_strides() {
+        let layout = Layout::contiguous(Dims::new(&[2, 3, 4, 5]).unwrap());
+        let shape = |layout: Layout| layout.shape().to_vec();
+        assert_eq!(shape(layout.move_axes(1, 1, 3)), [2, 4, 5, 3]);
+        assert_eq!(shape(layout.move_axes(2, 2, 0)), [4, 5, 2, 3]);
+        assert_eq!(layout.move_axes(2, 2, 0).strides().to_vec(), [5, 1, 60, 20]);
+        assert_eq!(layout.move_axes(3, 2, 0), layout);
     }
 }

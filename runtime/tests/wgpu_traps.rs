@@ -12,8 +12,8 @@ use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::wgpu::Wgpu;
 use leasehold::backend::{Backend, BlockId, IndexFault, Mark, Place, Progress};
 use leasehold::op::{
-    Access, Binding, BufferId, Copy, Gather, Map, MapFn, Matmul, Norm, NormKind, Op, Reduce,
-    ReduceFn, Spec, check,
+    Binding, BufferId, Copy, Gather, Map, MapFn, Matmul, Norm, NormKind, Op, Reduce, ReduceFn,
+    Spec, check,
 };
 use leasehold::{DType, Dims, Error, Kind, Layout, reference};
 use std::collections::HashSet;
@@ -60,7 +60,7 @@ fn in_one_block(backend: &mut Wgpu, case: &Case) {
     backend.download(block, 0, &mut after).unwrap();
     backend.free(block);
 
-    let written = |i: usize| op.roles()[i].access == Access::Write;
+    let written = |i: usize| op.roles()[i].access.writes();
     let reads = (0..places.len()).filter(|&i| !written(i));
     let inputs: Vec<&[u8]> =
         reads.map(|i| &contents[i][case.operands[i].offset as usize..]).collect();

@@ -22,6 +22,8 @@ fn every_op() -> Vec<Op> {
         precision: op::Precision::Tf32,
         scales: [op::Scale::Row, op::Scale::Block128x128],
         group: op::Group::K,
+        sizes: Lens::Host(vec![7, 9]),
+        quantize: op::Scale::Block1x128,
         constant_b: true,
         order: op::OrderClass::BatchInvariant,
     };
@@ -33,6 +35,7 @@ fn every_op() -> Vec<Op> {
         mask: op::Mask::Additive,
         alibi: true,
         sinks: true,
+        rows: Lens::Host(vec![1, 2]),
         lens: Lens::Host(vec![3, 5]),
         key_value: op::KeyValue::Paged { page: 64 },
         log_sum_exp: true,
@@ -53,6 +56,7 @@ fn every_op() -> Vec<Op> {
         op::TopK { k: 40, axis: 1 }.into(),
         op::Quantize { format: op::QuantizeFormat::Group32, inverse: true }.into(),
         op::Copy.into(),
+        op::NormBackward { kind: op::NormKind::Layer, epsilon: 1e-5, weight: true }.into(),
     ]
 }
 
@@ -86,14 +90,7 @@ fn every_record() -> Vec<Record> {
 fn every_op_and_record_returns_unchanged() {
     assert_eq!(every_op().len(), Op::NAMES.len());
     for op in every_op() {
-        let lens = match &op {
-            Op::Attention(a) => match &a.lens {
-                Lens::Host(list) => list.clone(),
-                _ => vec![],
-            },
-            _ => vec![],
-        };
-        assert_eq!(Wire::of(&op).op(lens).unwrap(), op);
+        assert_eq!(Wire::of(&op).op(op.host_lens().concat()).unwrap(), op);
     }
     for record in every_record() {
         let bytes = record.encode(11, 2).unwrap();

@@ -52,8 +52,14 @@ rules! {
     Finite: Value, "scales are finite";
     Epsilon: Value, "epsilon is finite and not negative";
     Axis: Value, "the axis exists";
-    Capability: Unsupported, "the op, option or dtype is built on this device";
     Limit: Unsupported, "sizes stay within this device's limits";
+    Count: Value, "counts and axes that are counted along are within their range";
+    Scaled: DType, "scales belong to 8-bit values and 8-bit values to scales";
+    ScaleDims: Shape, "scales have the shape of what each covers";
+    Groups: Value, "groups have sizes and sizes belong to groups";
+    Packed: Shape, "packed rows have one batch entry and no mask";
+    Pages: Shape, "pages have the number of keys that the descriptor says";
+    Base: Value, "the base of rotary frequencies is above 1";
 }
 
 impl Rule {

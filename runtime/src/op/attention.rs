@@ -1,28 +1,27 @@
-//! `attention`: `out = softmax(scale * Q K^T + mask) V` per head, softmax in f32.
+//! `attention`: `out = softmax(score + mask) V` per head, softmax in f32, with
+//! `score = cap(scale * Q K^T) - slope * |distance|` and `cap(x) = c tanh(x / c)` where a soft cap `c` is set.
 //!
-//! Shapes: Q `[batch, heads, rows, d]`, K `[batch, kv_heads, keys, d]`, V `[batch, kv_heads, keys, dv]`, mask
+//! Dense: Q `[batch, heads, rows, d]`, K `[batch, kv_heads, keys, d]`, V `[batch, kv_heads, keys, dv]`, mask
 //! `[batch, heads, rows, keys]`, out `[batch, heads, rows, dv]`, log-sum-exp `[batch, heads, rows]` in f32.
-//! Query head `h` reads key/value head `h / (heads / kv_heads)`. Causal is bottom-right aligned: row `i` sees
-//! key `j` when `j <= i + len - rows`, `len` being the batch entry's key length. A row that sees nothing gives
-//! 0 and a log-sum-exp of negative infinity.
+//! Query head `h` reads key/value head `h / (heads / kv_heads)`.
+//!
+//! With `len` keys in a batch entry, its row `i` stands at position `i + len - rows`: causal, windows and
+//! distances count from there (aligned at the bottom right). A row that sees nothing gives 0 and a log-sum-exp of
+//! negative infinity, or its sink where there is one.
+//!
+//! Packed (`rows` is not `Full`): Q is `[1, heads, total, d]`, the rows of the batch entries one after another; out
+//! and log-sum-exp likewise. Dense keys are then packed too, `[1, kv_heads, total keys, d]` by `lens`, or by `rows`
+//! where `lens` is `Full`. Rows that no entry owns give 0. There is no mask.
+//!
+//! Paged: K is `[pages, kv_heads, page, d]`, V `[pages, kv_heads, page, dv]`; key `j` of entry `b` lies in page
+//! `pages[b, j / page]`, with `pages` `[batch, most pages of an entry]` in i32 or u32. `lens` is then `Host` or
+//! `Device`.
+//!
+//! ALiBi slopes and sinks are f32, `[heads]`.
 
 use super::OrderClass;
+use super::lens::Lens;
 use super::operand::Role;
-
-/// Key lengths, one per batch entry.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Lens {
-    /// Every key of the tensor.
-    #[default]
-    Full,
-    /// Copied into the descriptor; that copy is the one used.
-    Host(Vec<u32>),
-    /// Read on the device from a `lens` operand, held to the stated maximum. Not built yet.
-    Device {
-        /// The largest length; plans are made from it.
-        max: u32,
-    },
-}
 
 /// Where keys and values lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -30,7 +29,7 @@ pub enum KeyValue {
     /// In one tensor each.
     #[default]
     Dense,
-    /// In pages of this many keys, found by a `pages` operand. Not built yet.
+    /// In pages of this many keys, found by a `pages` operand.
     Paged {
         /// Keys a page.
         page: u32,
@@ -55,17 +54,19 @@ pub struct Attention {
     pub scale: f32,
     /// Hide keys after the row's own.
     pub causal: bool,
-    /// Keys seen to the left and right of the row's own. Not built yet beyond `None`.
+    /// Keys seen to the left and to the right of the row's own position, besides it.
     pub window: Option<[u32; 2]>,
-    /// `cap * tanh(score / cap)` before the mask; 0 is off. Not built yet beyond 0.
+    /// The soft cap; 0 is off.
     pub softcap: f32,
     /// What is added to the scores.
     pub mask: Mask,
-    /// Slope times distance, slopes in an operand. Not built yet.
+    /// Whether the distance to the key, times the head's slope from an `alibi` operand, is subtracted.
     pub alibi: bool,
-    /// One extra logit per head, in an operand. Not built yet.
+    /// Whether one more logit per head, from a `sinks` operand, takes part in the softmax with value 0.
     pub sinks: bool,
-    /// Key lengths.
+    /// Query rows of each batch entry; `Full`: Q has a batch axis. The device operand is `rows`.
+    pub rows: Lens,
+    /// Keys of each batch entry. The device operand is `lens`.
     pub lens: Lens,
     /// Where keys and values lie.
     pub key_value: KeyValue,
@@ -85,6 +86,7 @@ impl Default for Attention {
             mask: Mask::None,
             alibi: false,
             sinks: false,
+            rows: Lens::Full,
             lens: Lens::Full,
             key_value: KeyValue::Dense,
             log_sum_exp: false,
@@ -94,13 +96,14 @@ impl Default for Attention {
 }
 
 impl Attention {
-    /// `q, k, v, [mask], [alibi], [sinks], [lens], [pages], out, [lse]`.
+    /// `q, k, v, [mask], [alibi], [sinks], [rows], [lens], [pages], out, [lse]`.
     pub fn roles(&self) -> Vec<Role> {
         let optional = [
             (self.mask == Mask::Additive, Role::read("mask")),
             (self.alibi, Role::read("alibi")),
             (self.sinks, Role::read("sinks")),
-            (matches!(self.lens, Lens::Device { .. }), Role::read("lens")),
+            (self.rows.on_device(), Role::read("rows")),
+            (self.lens.on_device(), Role::read("lens")),
             (matches!(self.key_value, KeyValue::Paged { .. }), Role::read("pages")),
             (true, Role::write("out")),
             (self.log_sum_exp, Role::write("lse")),

@@ -87,7 +87,7 @@ impl CheckedOp {
             self.in_bounds(i, binding).map_err(|e| e.in_op(name))?;
         }
         for (i, role) in self.roles.iter().enumerate() {
-            if role.access == Access::Write {
+            if role.access.writes() {
                 self.no_overlap(i, bindings).map_err(|e| e.in_op(name))?;
             }
         }
@@ -187,7 +187,11 @@ impl BoundOp {
     fn by_access(&self, written: bool) -> impl Iterator<Item = BufferId> + '_ {
         let pairs = self.op.roles.iter().zip(&self.bindings);
         pairs
-            .filter(move |(role, _)| (role.access == Access::Write) == written)
+            .filter(
+                move |(role, _)| {
+                    if written { role.access.writes() } else { role.access.reads() }
+                },
+            )
             .map(|(_, binding)| binding.buffer)
     }
 }

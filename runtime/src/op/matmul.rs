@@ -1,9 +1,22 @@
 //! `matmul`: `out = cast(residual + gate * act(scale_a * scale_b * alpha * A B + beta * C + bias))`, all in f32.
 //!
 //! Shapes: A `[batch.., m, k]`, B `[batch.., k, n]`, every other operand `[batch.., m, n]`; transposes and
-//! broadcasts are strides (a bias along N has stride 0 along the batch and M).
+//! broadcasts are strides (a bias along N has stride 0 along the batch and M). With an interleaved gate B, bias, C and
+//! pre-activation are `[.., 2n]`: `out[j] = residual[j] + v[2j + 1] * act(v[2j])`, `v` being the pre-activation.
+//!
+//! Values of 8 bits: i8 with i8, summed in i32, or fp8 with fp8 (either kind), summed in f32 and promoted every 128
+//! of K. Scales are f32, each multiplies what it covers. Of A: `[1]`, `[batch.., m]`, `[batch.., m, k/128]` or
+//! `[batch.., m/128, k/128]`; of B: `[1]`, `[batch.., n]`, `[batch.., k/128, n]` or `[batch.., k/128, n/128]`, rounded up.
+//!
+//! Groups, sizes `[groups]`: `Contiguous` A `[rows, k]`, B `[groups, k, n]`, out `[rows, n]`; `Masked` A
+//! `[groups, room, k]`, B `[groups, k, n]`, out `[groups, room, n]`; `K` A `[m, k]`, B `[k, n]`, out `[groups, m, n]`.
+//! Rows that belong to no group give 0, whatever the epilogue.
+//!
+//! A quantised output is fp8 or i8: by one scale that the caller gives (`scale_out`, `[1]`), or by one scale for each
+//! 128 columns that the op finds (`out_scale`, `[batch.., m, n/128]`, largest magnitude over the type's largest).
 
 use super::OrderClass;
+use super::lens::Lens;
 use super::operand::Role;
 
 /// The function applied after bias, in f32.
@@ -35,7 +48,7 @@ pub enum Precision {
     /// True f32 products and sums.
     #[default]
     Full = 0,
-    /// Products may round operands to tf32. Not built yet.
+    /// Products may round operands to tf32.
     Tf32 = 1,
 }
 
@@ -48,11 +61,11 @@ pub enum Gate {
     None = 0,
     /// A tensor of the output's shape.
     Tensor = 1,
-    /// Every second column of N. Not built yet.
+    /// The odd columns of twice N gate the even ones.
     Interleaved = 2,
 }
 
-/// Granularity of fp8 and int8 scales. Not built yet beyond `None`.
+/// Granularity of scales of 8-bit values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(u8)]
 pub enum Scale {
@@ -69,7 +82,7 @@ pub enum Scale {
     Block128x128 = 4,
 }
 
-/// How rows are grouped over several B. Not built yet beyond `None`.
+/// How rows are grouped over several B.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(u8)]
 pub enum Group {
@@ -89,7 +102,7 @@ pub enum Group {
 pub struct Matmul {
     /// Factor of the product.
     pub alpha: f32,
-    /// Factor of `c`; 0 never reads it. Not built yet beyond 0.
+    /// Factor of `c`; 0 never reads it.
     pub beta: f32,
     /// Whether a `bias` operand is added.
     pub bias: bool,
@@ -99,7 +112,7 @@ pub struct Matmul {
     pub gate: Gate,
     /// Whether a `residual` operand is added last.
     pub residual: bool,
-    /// Whether the pre-activation is a second output. Not built yet.
+    /// Whether the pre-activation is a second output.
     pub preactivation: bool,
     /// How f32 operands are multiplied.
     pub precision: Precision,
@@ -107,6 +120,10 @@ pub struct Matmul {
     pub scales: [Scale; 2],
     /// Grouping.
     pub group: Group,
+    /// Sizes of the groups: `Full` without groups. The device operand is `sizes`.
+    pub sizes: Lens,
+    /// How an 8-bit output is scaled: not, by `Tensor`, or by `Block1x128`.
+    pub quantize: Scale,
     /// Whether B is marked constant, so that `prepare` may pack it.
     pub constant_b: bool,
     /// Freedom of the order.
@@ -126,6 +143,8 @@ impl Default for Matmul {
             precision: Precision::Full,
             scales: [Scale::None; 2],
             group: Group::None,
+            sizes: Lens::Full,
+            quantize: Scale::None,
             constant_b: false,
             order: OrderClass::Fixed,
         }
@@ -133,7 +152,8 @@ impl Default for Matmul {
 }
 
 impl Matmul {
-    /// `a, b, [bias], [c], [gate], [residual], [scale_a], [scale_b], [sizes], out, [preactivation]`.
+    /// `a, b, [bias], [c], [gate], [residual], [scale_a], [scale_b], [sizes], [scale_out], out, [preactivation],
+    /// [out_scale]`.
     pub fn roles(&self) -> Vec<Role> {
         let optional = [
             (self.bias, Role::read("bias")),
@@ -142,9 +162,11 @@ impl Matmul {
             (self.residual, Role::element("residual")),
             (self.scales[0] != Scale::None, Role::read("scale_a")),
             (self.scales[1] != Scale::None, Role::read("scale_b")),
-            (self.group != Group::None, Role::read("sizes")),
+            (self.sizes.on_device(), Role::read("sizes")),
+            (self.quantize == Scale::Tensor, Role::read("scale_out")),
             (true, Role::write("out")),
             (self.preactivation, Role::write("preactivation")),
+            (self.quantize == Scale::Block1x128, Role::write("out_scale")),
         ];
         let mut roles = vec![Role::read("a"), Role::read("b")];
         roles.extend(optional.into_iter().filter_map(|(present, role)| present.then_some(role)));

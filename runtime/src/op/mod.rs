@@ -1,35 +1,47 @@
 //! Ops as data: *what* is asked, printable and comparable, without tensors or devices. The tenant's builders
 //! make them, the wire carries them, `check` judges them, backends plan them. One file an op.
 
+mod arg_max;
 mod attention;
+mod attention_backward;
 mod check;
 mod checked;
 mod copy;
 mod cost;
 mod gather;
+mod lens;
 mod map;
 mod matmul;
 mod norm;
+mod norm_backward;
 mod operand;
+mod quantize;
 mod reduce;
-mod reserved;
+mod rope;
+mod scatter;
 mod softmax;
+mod top_k;
 
 pub use crate::error::Rule;
-pub use attention::{Attention, KeyValue, Lens, Mask};
+pub use arg_max::ArgMax;
+pub use attention::{Attention, KeyValue, Mask};
+pub use attention_backward::AttentionBackward;
 pub use check::check;
 pub use checked::{Binding, BoundOp, BufferId, CheckedOp};
 pub use copy::Copy;
 pub use gather::Gather;
+pub use lens::Lens;
 pub use map::{Map, MapFn};
 pub use matmul::{Activation, Gate, Group, Matmul, Precision, Scale};
 pub use norm::{Norm, NormKind};
+pub use norm_backward::NormBackward;
 pub use operand::{Access, Role, Spec};
+pub use quantize::{Quantize, QuantizeFormat};
 pub use reduce::{Reduce, ReduceFn};
-pub use reserved::{
-    ArgMax, AttentionBackward, Quantize, QuantizeFormat, Rope, Scatter, ScatterFn, TopK,
-};
+pub use rope::Rope;
+pub use scatter::{Scatter, ScatterFn};
 pub use softmax::Softmax;
+pub use top_k::TopK;
 
 /// Which freedom the order has. See the Bits contract in ARCHITECTURE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -96,4 +108,17 @@ ops! {
     TopK = 12, "top_k";
     Quantize = 13, "quantize";
     Copy = 14, "copy";
+    NormBackward = 15, "norm_backward";
+}
+
+impl Op {
+    /// The counts that the descriptor itself holds, which travel beside its fixed-size options: query rows, then
+    /// keys, of attention; sizes of groups.
+    pub fn host_lens(&self) -> [&[u32]; 2] {
+        match self {
+            Self::Attention(op) => [op.rows.host(), op.lens.host()],
+            Self::Matmul(op) => [op.sizes.host(), &[]],
+            _ => [&[], &[]],
+        }
+    }
 }

@@ -13,6 +13,20 @@ pub enum Access {
     ReadElement,
     /// Written, every element once.
     Write,
+    /// Written in part: elements that the op does not name keep what they held.
+    Update,
+}
+
+impl Access {
+    /// Whether the op writes there.
+    pub const fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Update)
+    }
+
+    /// Whether what was there before matters.
+    pub const fn reads(self) -> bool {
+        !matches!(self, Self::Write)
+    }
 }
 
 /// An operand's place in an op.
@@ -33,6 +47,11 @@ impl Role {
     /// An operand read element by element where the output is written.
     pub const fn element(name: &'static str) -> Self {
         Self { name, access: Access::ReadElement }
+    }
+
+    /// An output that keeps what the op does not name.
+    pub const fn update(name: &'static str) -> Self {
+        Self { name, access: Access::Update }
     }
 
     /// An output.

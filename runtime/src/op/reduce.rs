@@ -1,7 +1,7 @@
-//! `reduce`: the last axis folded to one value, in f32. An empty axis gives the function's neutral element
+//! `reduce`: an axis folded to one value, in f32. An empty axis gives the function's neutral element
 //! (0 for sum and mean, negative infinity for max, positive infinity for min).
 //!
-//! Shapes: x `[.., n]`, out `[..]`.
+//! Shapes: x any, out x without the axis.
 
 use super::operand::Role;
 
@@ -29,7 +29,7 @@ impl ReduceFn {
 pub struct Reduce {
     /// The function.
     pub function: ReduceFn,
-    /// The axis; only the last is built yet.
+    /// The axis.
     pub axis: u8,
 }
 

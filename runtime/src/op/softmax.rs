@@ -1,6 +1,6 @@
-//! `softmax`: `exp(scale x - max) / sum` along the last axis, in f32. A row of negative infinities gives 0.
+//! `softmax`: `exp(scale x - max) / sum` along an axis, in f32. A row of negative infinities gives 0.
 //!
-//! Shapes: x and out `[.., n]`.
+//! Shapes: x and out equal.
 
 use super::operand::Role;
 
@@ -9,7 +9,7 @@ use super::operand::Role;
 pub struct Softmax {
     /// Factor of the input.
     pub scale: f32,
-    /// The axis; only the last is built yet.
+    /// The axis.
     pub axis: u8,
 }
 

@@ -2,6 +2,7 @@
 //! implementation rounds to f32, whatever the tensors' type.
 
 use super::Arithmetic;
+use crate::dtype::DType;
 use crate::op::Activation;
 
 /// The error function: its Taylor series up to 3, beyond it the continued fraction of its complement
@@ -44,8 +45,73 @@ pub(super) fn activation(a: impl Arithmetic, function: Activation, x: f64) -> f6
     }
 }
 
+/// The largest value of an 8-bit type.
+pub(super) fn largest(dtype: DType) -> f64 {
+    match dtype {
+        DType::F8E4M3 => 448.0,
+        DType::F8E5M2 => 57344.0,
+        _ => 127.0,
+    }
+}
+
+/// The value of an OCP 8-bit float.
+pub(super) fn f8(dtype: DType, code: u8) -> f64 {
+    let (digits, bias) = if dtype == DType::F8E4M3 { (3, 7) } else { (2, 15) };
+    let sign = if code & 0x80 != 0 { -1.0 } else { 1.0 };
+    let exponent = i32::from(code & 0x7f) >> digits;
+    let mantissa = f64::from(code & ((1 << digits) - 1)) / f64::from(1 << digits);
+    match (dtype, code & 0x7f) {
+        (DType::F8E4M3, 0x7f) => f64::NAN,
+        (DType::F8E5M2, 0x7c) => sign * f64::INFINITY,
+        (DType::F8E5M2, 0x7d..) => f64::NAN,
+        _ if exponent == 0 => sign * mantissa * 2f64.powi(1 - bias),
+        _ => sign * (1.0 + mantissa) * 2f64.powi(exponent - bias),
+    }
+}
+
+/// The finite value of an 8-bit type nearest to `x`, ties to the even code: found by looking at all of them.
+pub(super) fn nearest(dtype: DType, x: f64) -> f64 {
+    if dtype == DType::I8 {
+        return x.round_ties_even().clamp(-128.0, 127.0);
+    }
+    let mut best = (f64::INFINITY, 0.0);
+    // Even codes first, so that they win ties.
+    for code in (0..=255u8).step_by(2).chain((1..=255).step_by(2)) {
+        let y = f8(dtype, code);
+        if y.is_finite() && (y - x).abs() < best.0 {
+            best = ((y - x).abs(), y);
+        }
+    }
+    if x.is_nan() { x } else { best.1 }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::{f8, nearest};
+    use crate::DType::{F8E4M3, F8E5M2};
+
+    #[test]
+    fn eight_bit_floats_have_their_known_values() {
+        // OCP 8-bit floating point specification 1.0, table 1.
+        assert_eq!(
+            [0x7e, 0x08, 0x01, 0xb8].map(|c| f8(F8E4M3, c)),
+            [448.0, 0.015625, 1.0 / 512.0, -1.0]
+        );
+        assert_eq!(
+            [0x7b, 0x04, 0x01].map(|c| f8(F8E5M2, c)),
+            [57344.0, 2f64.powi(-14), 2f64.powi(-16)]
+        );
+        assert!(f8(F8E4M3, 0xff).is_nan() && f8(F8E5M2, 0x7e).is_nan());
+        // 17 lies between 16 and 18, 19 between 18 and 20: ties to even.
+        assert_eq!([17.0, 19.0, 1e9].map(|x| nearest(F8E4M3, x)), [16.0, 20.0, 448.0]);
+        // The upper bytes of binary16.
+        for code in 0..=255u8 {
+            let wide = half::f16::from_bits(u16::from(code) << 8).to_f64();
+            let same = f8(F8E5M2, code);
+            assert!(wide == same || wide.is_nan() && same.is_nan(), "{code:#x}");
+        }
+    }
+
     #[test]
     fn erf_has_its_known_values() {
         // Abramowitz and Stegun, table 7.1.

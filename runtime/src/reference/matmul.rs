@@ -1,30 +1,166 @@
 //! `matmul`: every sum of products from left to right, then the epilogue, step by step.
 
-use super::functions::activation;
-use super::{Arithmetic, Inputs};
-use crate::op::Matmul;
+use super::functions::{activation, largest};
+use super::quantize::{blocks, code};
+use super::{Arithmetic, Dense, Inputs, count};
+use crate::dtype::DType;
+use crate::layout::Dims;
+use crate::op::{Gate, Group, Lens, Matmul, QuantizeFormat, Scale};
 
-pub(super) fn matmul(a: impl Arithmetic, op: &Matmul, inputs: &Inputs) -> Vec<f64> {
+/// One output row's share of the operands: its place in A, the entry of B, and the range of K.
+struct Line {
+    a: usize,
+    b: usize,
+    k: std::ops::Range<usize>,
+}
+
+/// What each output row sums, in row-major order of the output; `None`: no group owns it.
+fn lines(op: &Matmul, inputs: &Inputs) -> Vec<Option<Line>> {
+    let (lhs, rhs) = (inputs.need("a"), inputs.need("b"));
+    let (m, k) = (lhs.dim(1), lhs.dim(0));
+    let entries = lhs.shape.iter().rev().skip(2).product::<u64>() as usize;
+    let all = |a: usize, b: usize| Some(Line { a, b, k: 0..k });
+    let sizes = |most: usize| -> Vec<usize> {
+        match &op.sizes {
+            Lens::Full => Vec::new(),
+            Lens::Host(list) => list.iter().map(|&n| n as usize).collect(),
+            Lens::Device { max } => {
+                let words = &inputs.need("sizes").data;
+                words.iter().map(|&n| count(n).min(*max as usize).min(most)).collect()
+            }
+        }
+    };
+    match op.group {
+        Group::None => (0..entries * m).map(|i| all(i, i / m)).collect(),
+        Group::Masked => {
+            let sizes = sizes(m);
+            (0..entries * m).map(|i| (i % m < sizes[i / m]).then(|| all(i, i / m))?).collect()
+        }
+        Group::Contiguous => {
+            let owners = sizes(m).into_iter().enumerate();
+            let mut owners: Vec<usize> =
+                owners.flat_map(|(group, rows)| std::iter::repeat_n(group, rows)).collect();
+            owners.truncate(m);
+            (0..m).map(|i| owners.get(i).and_then(|&group| all(i, group))).collect()
+        }
+        Group::K => {
+            let mut start = 0;
+            let mut list = Vec::new();
+            for size in sizes(k) {
+                let end = (start + size).min(k);
+                list.extend((0..m).map(|a| Some(Line { a, b: 0, k: start..end })));
+                start = end;
+            }
+            // `rhs` has no batch axis: every group reads its own rows of it.
+            debug_assert_eq!(rhs.shape.rank(), 2);
+            list
+        }
+    }
+}
+
+/// The factor of a product of A's element (row, k) and B's element (k, column).
+fn scale(op: &Matmul, inputs: &Inputs, line: &Line, m: usize, p: usize, j: usize, n: usize) -> f64 {
+    let value = |name: &str, scale: Scale, at: &dyn Fn(usize) -> usize| match inputs.get(name) {
+        None => 1.0,
+        Some(_) if scale == Scale::None => 1.0,
+        Some(scales) => scales.data[at(scales.dim(0))],
+    };
+    let (entry, row) = (line.a / m, line.a % m);
+    let [of_a, of_b] = op.scales;
+    let a = value("scale_a", of_a, &|width| match of_a {
+        Scale::Row => line.a,
+        Scale::Block1x128 => line.a * width + p / 128,
+        Scale::Block128x128 => (entry * m.div_ceil(128) + row / 128) * width + p / 128,
+        _ => 0,
+    });
+    let depth = inputs.need("a").dim(0).div_ceil(128);
+    let b = value("scale_b", of_b, &|width| match of_b {
+        Scale::Row => line.b * n + j,
+        Scale::Block1x128 => (line.b * depth + p / 128) * width + j,
+        Scale::Block128x128 => (line.b * depth + p / 128) * width + j / 128,
+        _ => 0,
+    });
+    a * b
+}
+
+/// Outputs in the order of the roles.
+pub(super) fn matmul(
+    a: impl Arithmetic,
+    op: &Matmul,
+    inputs: &Inputs,
+    out: (DType, &Dims),
+) -> Vec<Vec<f64>> {
     let (lhs, rhs) = (inputs.need("a"), inputs.need("b"));
     let (m, k, n) = (lhs.dim(1), lhs.dim(0), rhs.dim(0));
-    let entries = lhs.shape.iter().rev().skip(2).product::<u64>() as usize;
-    let mut out = vec![0.0; entries * m * n];
-    for (i, sums) in out.chunks_exact_mut(n.max(1)).enumerate() {
-        for p in 0..k {
-            let x = lhs.data[i * k + p];
-            let row = (i / m * k + p) * n;
-            for (sum, y) in sums.iter_mut().zip(&rhs.data[row..row + n]) {
-                *sum = a.sum(*sum + a.sum(x * y));
+    let lines = lines(op, inputs);
+    let scaled = op.scales != [Scale::None; 2];
+    let mut sums = vec![0.0; lines.len() * n];
+    for (line, sums) in lines.iter().zip(sums.chunks_exact_mut(n.max(1))) {
+        let Some(line) = line else { continue };
+        for p in line.k.clone() {
+            let x = lhs.data[line.a * k + p];
+            let row = (line.b * k + p) * n;
+            for (j, (sum, y)) in sums.iter_mut().zip(&rhs.data[row..row + n]).enumerate() {
+                let factor = if scaled { scale(op, inputs, line, m, p, j, n) } else { 1.0 };
+                *sum = a.sum(*sum + a.sum(x * y * factor));
             }
         }
     }
-    let [bias, gate, residual] = ["bias", "gate", "residual"].map(|name| inputs.get(name));
-    for (i, y) in out.iter_mut().enumerate() {
+    let [bias, c, gate, residual] = ["bias", "c", "gate", "residual"].map(|name| inputs.get(name));
+    for (i, y) in sums.iter_mut().enumerate() {
         let mut v = a.value(f64::from(op.alpha) * a.value(*y));
-        v = bias.map_or(v, |bias| a.value(v + bias.data[i]));
-        v = a.value(activation(a, op.activation, v));
-        v = gate.map_or(v, |gate| a.value(v * gate.data[i]));
-        *y = residual.map_or(v, |residual| a.value(v + residual.data[i]));
+        v = c.map_or(v, |c| a.value(v + a.value(f64::from(op.beta) * c.data[i])));
+        *y = bias.map_or(v, |bias| a.value(v + bias.data[i]));
     }
-    out
+    let owned = |row: usize| lines[row].is_some();
+    let activated: Vec<f64> = match op.gate {
+        Gate::Interleaved => sums
+            .chunks_exact(2)
+            .map(|pair| a.value(pair[1] * a.value(activation(a, op.activation, pair[0]))))
+            .collect(),
+        _ => sums.iter().map(|&v| a.value(activation(a, op.activation, v))).collect(),
+    };
+    let columns = if op.gate == Gate::Interleaved { n / 2 } else { n };
+    let result = activated.into_iter().enumerate().map(|(i, v)| {
+        if !owned(i / columns) {
+            return 0.0;
+        }
+        let v = gate.map_or(v, |gate| a.value(v * gate.data[i]));
+        residual.map_or(v, |residual| a.value(v + residual.data[i]))
+    });
+    let result: Vec<f64> = result.collect();
+    let before: Vec<f64> =
+        sums.iter().enumerate().map(|(i, &v)| if owned(i / n) { v } else { 0.0 }).collect();
+    finish(a, op, inputs, result, before, out)
+}
+
+fn finish(
+    a: impl Arithmetic,
+    op: &Matmul,
+    inputs: &Inputs,
+    result: Vec<f64>,
+    before: Vec<f64>,
+    (dtype, shape): (DType, &Dims),
+) -> Vec<Vec<f64>> {
+    let mut outs = Vec::new();
+    let mut scales = None;
+    match op.quantize {
+        Scale::Tensor => {
+            let scale = Dense::first(inputs.need("scale_out"));
+            outs.push(result.into_iter().map(|v| code(a, dtype, v, scale)).collect());
+        }
+        Scale::Block1x128 => {
+            let (block, count) = blocks(QuantizeFormat::Block1x128, shape);
+            let mut most = vec![0f64; count];
+            result.iter().zip(&block).for_each(|(v, &b)| most[b] = most[b].max(v.abs()));
+            let by: Vec<f64> = most.iter().map(|m| a.value(m / largest(dtype))).collect();
+            let codes = result.iter().zip(&block).map(|(v, &b)| code(a, dtype, *v, by[b]));
+            outs.push(codes.collect());
+            scales = Some(by);
+        }
+        _ => outs.push(result),
+    }
+    outs.extend(op.preactivation.then_some(before));
+    outs.extend(scales);
+    outs
 }

@@ -2,19 +2,26 @@
 //! and shares no code with any backend. The same formula runs rounded after each step to a low type: what a
 //! plain implementation in that type would give, which is the yardstick of tolerances. Parity tests call it.
 
+mod arg_max;
 mod attention;
+mod attention_backward;
 mod copy;
 mod functions;
 mod gather;
 mod map;
 mod matmul;
 mod norm;
+mod norm_backward;
+mod quantize;
 mod reduce;
+mod rope;
+mod scatter;
 mod softmax;
+mod top_k;
 
 use crate::dtype::DType;
 use crate::layout::{Dims, Layout};
-use crate::op::{Access, CheckedOp, Op};
+use crate::op::{CheckedOp, Op};
 use half::{bf16, f16};
 
 /// Outputs of `op` in f64, one a written operand, each row-major. `inputs` are the operands that are read, in
@@ -29,13 +36,15 @@ pub fn rounded(op: &CheckedOp, inputs: &[&[u8]], low: DType) -> Vec<Vec<f64>> {
     run(Rounded(low), op, inputs)
 }
 
-/// The value of `x` in a dtype: the nearest, ties to even. Integers are returned as they are.
+/// The value of `x` in a dtype: the nearest, ties to even; of 8 bits the nearest finite one. 32-bit integers are
+/// returned as they are.
 pub fn round_to(dtype: DType, x: f64) -> f64 {
     match dtype {
         DType::F32 => f64::from(x as f32),
         DType::F16 => f16::from_f64(x).to_f64(),
         DType::BF16 => bf16::from_f64(x).to_f64(),
-        _ => x,
+        DType::F8E4M3 | DType::F8E5M2 | DType::I8 => functions::nearest(dtype, x),
+        DType::I32 | DType::U32 => x,
     }
 }
 
@@ -53,8 +62,8 @@ pub fn read(dtype: DType, layout: &Layout, bytes: &[u8]) -> Vec<f64> {
                 DType::BF16 => bf16::from_bits(half()).to_f64(),
                 DType::I32 => (wide() as i32).into(),
                 DType::U32 => wide().into(),
-                // No op that is built takes 8-bit types.
-                _ => f64::NAN,
+                DType::I8 => f64::from(word(1)[0] as i8),
+                DType::F8E4M3 | DType::F8E5M2 => functions::f8(dtype, word(1)[0]),
             }
         })
         .collect()
@@ -79,6 +88,8 @@ trait Arithmetic: Copy {
     fn value(self, x: f64) -> f64;
     /// A running sum of a contraction, a statistic, or a step inside a function.
     fn sum(self, x: f64) -> f64;
+    /// A result of an 8-bit type.
+    fn stored(self, dtype: DType, x: f64) -> f64;
 }
 
 #[derive(Clone, Copy)]
@@ -93,19 +104,31 @@ impl Arithmetic for Exact {
     fn sum(self, x: f64) -> f64 {
         x
     }
+    fn stored(self, _: DType, x: f64) -> f64 {
+        x
+    }
 }
 
+/// Values of 8 bits are stored, not computed with: in between is f32.
 #[derive(Clone, Copy)]
 struct Rounded(DType);
 
 impl Arithmetic for Rounded {
     fn value(self, x: f64) -> f64 {
-        round_to(self.0, x)
+        round_to(if self.0.size() == 1 { DType::F32 } else { self.0 }, x)
     }
     #[inline(always)]
     fn sum(self, x: f64) -> f64 {
         f64::from(x as f32)
     }
+    fn stored(self, dtype: DType, x: f64) -> f64 {
+        round_to(dtype, x)
+    }
+}
+
+/// An index or count in device memory, read as unsigned bits.
+fn count(x: f64) -> usize {
+    x as i64 as u32 as usize
 }
 
 /// An operand's values, row-major.
@@ -118,6 +141,11 @@ impl Dense {
     /// Size of an axis counted from the end.
     fn dim(&self, from_end: usize) -> usize {
         self.shape.rank().checked_sub(from_end + 1).map_or(1, |axis| self.shape[axis] as usize)
+    }
+
+    /// The only value of a scalar.
+    fn first(&self) -> f64 {
+        self.data.first().copied().unwrap_or(0.0)
     }
 
     /// The rows of the last axis; none when it is empty.
@@ -142,8 +170,7 @@ impl Inputs {
 }
 
 fn run(arithmetic: impl Arithmetic, op: &CheckedOp, inputs: &[&[u8]]) -> Vec<Vec<f64>> {
-    let read_roles =
-        op.roles().iter().zip(op.specs()).filter(|(role, _)| role.access != Access::Write);
+    let read_roles = op.roles().iter().zip(op.specs()).filter(|(role, _)| role.access.reads());
     let dense = read_roles.zip(inputs).map(|((role, spec), bytes)| {
         let data = read(spec.dtype, &spec.layout, bytes);
         let data = match spec.dtype.is_float() {
@@ -153,22 +180,36 @@ fn run(arithmetic: impl Arithmetic, op: &CheckedOp, inputs: &[&[u8]]) -> Vec<Vec
         (role.name, Dense { shape: *spec.layout.shape(), data })
     });
     let inputs = Inputs(dense.collect());
+    let a = arithmetic;
     match op.op() {
-        Op::Matmul(op) => vec![matmul::matmul(arithmetic, op, &inputs)],
-        Op::Attention(op) => attention::attention(arithmetic, op, &inputs),
-        Op::Norm(op) => vec![norm::norm(arithmetic, op, &inputs)],
-        Op::Softmax(op) => vec![softmax::softmax(arithmetic, op, &inputs)],
+        Op::Matmul(m) => matmul::matmul(a, m, &inputs, output(op)),
+        Op::Attention(op) => attention::attention(a, op, &inputs),
+        Op::AttentionBackward(op) => attention_backward::attention_backward(a, op, &inputs),
+        Op::Norm(op) => vec![norm::norm(a, op, &inputs)],
+        Op::NormBackward(op) => norm_backward::norm_backward(a, op, &inputs),
+        Op::Softmax(op) => vec![softmax::softmax(a, op, &inputs)],
         Op::Map(map) => {
-            let integer = op.spec("out").filter(|out| !out.dtype.is_float()).map(|out| out.dtype);
-            vec![map::map(arithmetic, map, &inputs, integer)]
+            let (dtype, _) = output(op);
+            vec![map::map(a, map, &inputs, (!dtype.is_float()).then_some(dtype))]
         }
+        Op::Rope(op) => vec![rope::rope(a, op, &inputs)],
         Op::Gather(_) => vec![gather::gather(&inputs)],
+        Op::Scatter(op) => vec![scatter::scatter(a, op, &inputs)],
         Op::Reduce(op) => {
             let rows = inputs.need("x").shape.iter().rev().skip(1).product::<u64>();
-            vec![reduce::reduce(arithmetic, op, &inputs, rows as usize)]
+            vec![reduce::reduce(a, op, &inputs, rows as usize)]
+        }
+        Op::ArgMax(_) => vec![arg_max::arg_max(&inputs)],
+        Op::TopK(op) => top_k::top_k(op, &inputs),
+        Op::Quantize(q) => {
+            let wide = if q.inverse { output(op).1 } else { &inputs.need("x").shape };
+            quantize::quantize(a, q, &inputs, output(op).0, wide)
         }
         Op::Copy(_) => vec![copy::copy(&inputs)],
-        // `check` lets no other op become a `CheckedOp`.
-        _ => Vec::new(),
     }
+}
+
+/// Type and shape of the operand called `out`.
+fn output(op: &CheckedOp) -> (DType, &Dims) {
+    op.spec("out").map_or((DType::F32, &Dims::NONE), |out| (out.dtype, out.layout.shape()))
 }

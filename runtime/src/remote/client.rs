@@ -5,7 +5,7 @@ use super::gone;
 use super::memory::Memory;
 use crate::engine::{Poison, QueueId, Ticket};
 use crate::error::{Error, Kind, Result};
-use crate::op::{BoundOp, BufferId, CheckedOp, Lens, Op};
+use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::wire::{
     COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, Producer, Record, SUBMIT_BYTES,
     Shared, TenantEnd, Wire, is_asleep, set_asleep,
@@ -385,13 +385,7 @@ impl Client {
                 self.handles.remove(&op);
             }
         }
-        let list = match op.op() {
-            Op::Attention(op) => match &op.lens {
-                Lens::Host(list) => list.as_slice(),
-                _ => &[],
-            },
-            _ => &[],
-        };
+        let list = op.op().host_lens().concat();
         if list.len() as u64 > LENS_MAX {
             let asked = format!("{} lengths", list.len());
             return Err(Kind::Unsupported { asked, allowed: LENS_MAX.to_string() }.into());

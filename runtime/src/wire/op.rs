@@ -6,10 +6,12 @@ use crate::error::{Error, Kind, Result};
 use crate::layout::{Dims, Layout, MAX_RANK};
 use crate::op::{
     Activation, ArgMax, Attention, AttentionBackward, Copy, Gate, Gather, Group, KeyValue, Lens,
-    Map, MapFn, Mask, Matmul, Norm, NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat,
-    Reduce, ReduceFn, Rope, Scale, Scatter, ScatterFn, Softmax, Spec, TopK,
+    Map, MapFn, Mask, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Precision, Quantize,
+    QuantizeFormat, Reduce, ReduceFn, Rope, Scale, Scatter, ScatterFn, Softmax, Spec, TopK,
 };
 
+/// The last op's number.
+const OPS: u64 = Op::NAMES.len() as u64;
 /// Words of an op's options.
 const WORDS: usize = 16;
 /// Bytes of an op: its number, flags of its length list, and its options.
@@ -68,23 +70,7 @@ impl Wire {
     pub fn of(op: &Op) -> Self {
         let mut w = [0u32; WORDS];
         match op {
-            Op::Matmul(m) => {
-                w[..12].copy_from_slice(&[
-                    m.alpha.to_bits(),
-                    m.beta.to_bits(),
-                    m.bias.into(),
-                    m.activation as u32,
-                    m.gate as u32,
-                    m.residual.into(),
-                    m.preactivation.into(),
-                    m.precision as u32,
-                    m.scales[0] as u32,
-                    m.scales[1] as u32,
-                    m.group as u32,
-                    m.constant_b.into(),
-                ]);
-                w[12] = m.order as u32;
-            }
+            Op::Matmul(m) => matmul_words(m, &mut w),
             Op::Attention(a) => attention_words(a, &mut w),
             Op::AttentionBackward(a) => {
                 w[..2].copy_from_slice(&[a.scale.to_bits(), a.causal.into()])
@@ -109,6 +95,9 @@ impl Wire {
             Op::TopK(t) => w[..2].copy_from_slice(&[t.k, t.axis.into()]),
             Op::Quantize(q) => w[..2].copy_from_slice(&[q.format as u32, q.inverse.into()]),
             Op::Copy(_) => {}
+            Op::NormBackward(n) => {
+                w[..3].copy_from_slice(&[n.kind as u32, n.epsilon.to_bits(), n.weight.into()]);
+            }
         }
         Self { code: op.code(), words: w }
     }
@@ -121,7 +110,7 @@ impl Wire {
         let w = &self.words;
         let float = |i: usize| f32::from_bits(w[i]);
         let (op, used): (Op, usize) = match self.code {
-            1 => (matmul(w)?.into(), 13),
+            1 => (matmul(w, lens)?.into(), 16),
             2 => (attention(w, lens)?.into(), 15),
             3 => (AttentionBackward { scale: float(0), causal: flag("causal", w[1])? }.into(), 2),
             4 => {
@@ -154,7 +143,11 @@ impl Wire {
                 (Quantize { format, inverse: flag("inverse", w[1])? }.into(), 2)
             }
             14 => (Copy.into(), 0),
-            other => return Err(unknown("op", other, 14)),
+            15 => {
+                let kind = pick("norm kind", &NORMS, w[0])?;
+                (NormBackward { kind, epsilon: float(1), weight: flag("weight", w[2])? }.into(), 3)
+            }
+            other => return Err(unknown("op", other, OPS)),
         };
         match w[used..].iter().find(|&&word| word != 0) {
             Some(&word) => Err(unknown("reserved word", word, 0)),
@@ -170,7 +163,7 @@ impl Wire {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
         let (head, rest) = bytes.split_at_checked(8).ok_or_else(|| unknown("op bytes", 0u8, 8))?;
         let number = u64::from_le_bytes(head.try_into().unwrap_or_default());
-        let code = u16::try_from(number).map_err(|_| unknown("op", number, 14))?;
+        let code = u16::try_from(number).map_err(|_| unknown("op", number, OPS))?;
         let mut words = [0; WORDS];
         for (word, bytes) in words.iter_mut().zip(rest.as_chunks::<4>().0) {
             *word = u32::from_le_bytes(*bytes);
@@ -179,7 +172,47 @@ impl Wire {
     }
 }
 
-fn matmul(w: &[u32; WORDS]) -> Result<Matmul> {
+/// Where counts come from, and the most that they are.
+fn lens_words(lens: &Lens) -> [u32; 2] {
+    match *lens {
+        Lens::Full => [0, 0],
+        Lens::Host(_) => [1, 0],
+        Lens::Device { max } => [2, max],
+    }
+}
+
+fn lens(what: &'static str, words: [u32; 2], list: &[u32]) -> Result<Lens> {
+    match words {
+        [0, 0] => Ok(Lens::Full),
+        [1, 0] => Ok(Lens::Host(list.to_vec())),
+        [2, max] => Ok(Lens::Device { max }),
+        [kind, word] => Err(unknown(what, u64::from(kind) << 32 | u64::from(word), 2)),
+    }
+}
+
+fn matmul_words(m: &Matmul, w: &mut [u32; WORDS]) {
+    let [sizes, most] = lens_words(&m.sizes);
+    *w = [
+        m.alpha.to_bits(),
+        m.beta.to_bits(),
+        m.bias.into(),
+        m.activation as u32,
+        m.gate as u32,
+        m.residual.into(),
+        m.preactivation.into(),
+        m.precision as u32,
+        m.scales[0] as u32,
+        m.scales[1] as u32,
+        m.group as u32,
+        sizes,
+        most,
+        m.quantize as u32,
+        m.constant_b.into(),
+        m.order as u32,
+    ];
+}
+
+fn matmul(w: &[u32; WORDS], list: Vec<u32>) -> Result<Matmul> {
     Ok(Matmul {
         alpha: f32::from_bits(w[0]),
         beta: f32::from_bits(w[1]),
@@ -191,22 +224,21 @@ fn matmul(w: &[u32; WORDS]) -> Result<Matmul> {
         precision: pick("precision", &PRECISIONS, w[7])?,
         scales: [pick("scale of a", &SCALES, w[8])?, pick("scale of b", &SCALES, w[9])?],
         group: pick("group", &GROUPS, w[10])?,
-        constant_b: flag("constant b", w[11])?,
-        order: pick("order class", &ORDERS, w[12])?,
+        sizes: lens("sizes", [w[11], w[12]], &list)?,
+        quantize: pick("scale of out", &SCALES, w[13])?,
+        constant_b: flag("constant b", w[14])?,
+        order: pick("order class", &ORDERS, w[15])?,
     })
 }
 
 fn attention_words(a: &Attention, w: &mut [u32; WORDS]) {
-    let (lens, max) = match a.lens {
-        Lens::Full => (0, 0),
-        Lens::Host(_) => (1, 0),
-        Lens::Device { max } => (2, max),
-    };
     let (paged, page) = match a.key_value {
         KeyValue::Dense => (0, 0),
         KeyValue::Paged { page } => (1, page),
     };
     let [left, right] = a.window.unwrap_or_default();
+    let [[rows, most_rows], [lens, most_keys]] = [&a.rows, &a.lens].map(lens_words);
+    let extras = u32::from(a.alibi) | u32::from(a.sinks) << 1 | u32::from(a.log_sum_exp) << 2;
     *w = [
         a.scale.to_bits(),
         a.causal.into(),
@@ -215,39 +247,45 @@ fn attention_words(a: &Attention, w: &mut [u32; WORDS]) {
         right,
         a.softcap.to_bits(),
         a.mask as u32,
-        a.alibi.into(),
-        a.sinks.into(),
+        extras,
+        rows,
+        most_rows,
         lens,
-        max,
+        most_keys,
         paged,
         page,
-        a.log_sum_exp.into(),
         a.order as u32,
         0,
     ];
 }
 
-fn attention(w: &[u32; WORDS], lens: Vec<u32>) -> Result<Attention> {
+/// `list` holds the host's rows, then its lengths; where both are there, as many of each.
+fn attention(w: &[u32; WORDS], list: Vec<u32>) -> Result<Attention> {
+    let rows = match (w[8], w[10]) {
+        (1, 1) => list.len() / 2,
+        (1, _) => list.len(),
+        _ => 0,
+    };
+    let (rows, keys) = list.split_at(rows);
+    if w[7] > 7 {
+        return Err(unknown("attention extras", w[7], 7));
+    }
     Ok(Attention {
         scale: f32::from_bits(w[0]),
         causal: flag("causal", w[1])?,
         window: flag("window", w[2])?.then_some([w[3], w[4]]),
         softcap: f32::from_bits(w[5]),
         mask: pick("mask", &MASKS, w[6])?,
-        alibi: flag("alibi", w[7])?,
-        sinks: flag("sinks", w[8])?,
-        lens: match w[9] {
-            0 => Lens::Full,
-            1 => Lens::Host(lens),
-            2 => Lens::Device { max: w[10] },
-            other => return Err(unknown("lens", other, 2)),
+        alibi: w[7] & 1 != 0,
+        sinks: w[7] & 2 != 0,
+        log_sum_exp: w[7] & 4 != 0,
+        rows: lens("rows", [w[8], w[9]], rows)?,
+        lens: lens("lens", [w[10], w[11]], keys)?,
+        key_value: match [w[12], w[13]] {
+            [0, 0] => KeyValue::Dense,
+            [1, page] => KeyValue::Paged { page },
+            [kind, _] => return Err(unknown("key/value", kind, 1)),
         },
-        key_value: match w[11] {
-            0 => KeyValue::Dense,
-            1 => KeyValue::Paged { page: w[12] },
-            other => return Err(unknown("key/value", other, 1)),
-        },
-        log_sum_exp: flag("log-sum-exp", w[13])?,
         order: pick("order class", &ORDERS, w[14])?,
     })
 }

@@ -3,7 +3,7 @@
 use super::case::{Case, Fill, POISON, Random};
 use super::judge::judge;
 use leasehold::backend::{Backend, IndexFault, Place, Progress};
-use leasehold::op::{Access, Binding, BoundOp, BufferId, CheckedOp};
+use leasehold::op::{Binding, BoundOp, BufferId, CheckedOp};
 use leasehold::order::Plan;
 use leasehold::{Error, Kind, reference};
 use std::sync::Arc;
@@ -163,7 +163,7 @@ fn judge_all(op: &CheckedOp, case: &Case, contents: &[Vec<u8>], left: &Left) -> 
         return Err(format!("{fault:?} of good indices"));
     }
     let view = |i: usize| &contents[i][(case.operands[i].offset as usize).min(contents[i].len())..];
-    let written = |i: usize| op.roles()[i].access == Access::Write;
+    let written = |i: usize| op.roles()[i].access.writes();
     let (outs, ins): (Vec<_>, Vec<_>) = (0..case.operands.len()).partition(|&i| written(i));
     let inputs: Vec<&[u8]> = ins.iter().map(|&i| view(i)).collect();
     let exact = reference::exact(op, &inputs);

@@ -4,7 +4,9 @@
 use super::isa::Isa;
 use crate::dtype::DType;
 use crate::error::{Kind, Result};
-use crate::op::{CheckedOp, Norm, NormKind, Op, Spec};
+use crate::op::{
+    CheckedOp, Gate, Group, KeyValue, Lens, Norm, NormKind, Op, OrderClass, Precision, Spec,
+};
 use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS};
 pub(super) use crate::order::{Span, spans};
 
@@ -127,11 +129,52 @@ pub(super) fn passes(op: &Op) -> u64 {
     }
 }
 
+/// What of an op this backend does not run yet.
+fn missing(op: &CheckedOp) -> Option<&'static str> {
+    let narrow = op.specs().iter().any(|spec| spec.dtype.size() == 1);
+    let asked: &[(bool, &'static str)] = match op.op() {
+        Op::Matmul(op) => &[
+            (op.beta != 0.0, "beta"),
+            (op.gate == Gate::Interleaved, "an interleaved gate"),
+            (op.preactivation, "a pre-activation output"),
+            (op.precision == Precision::Tf32, "tf32"),
+            (op.group != Group::None, "groups"),
+            (op.order != OrderClass::Fixed, "an order other than fixed"),
+        ],
+        Op::Attention(op) => &[
+            (op.window.is_some(), "a window"),
+            (op.softcap != 0.0, "a soft cap"),
+            (op.alibi, "ALiBi"),
+            (op.sinks, "sinks"),
+            (op.rows != Lens::Full, "packed rows"),
+            (op.lens.on_device(), "device lengths"),
+            (op.key_value != KeyValue::Dense, "paged keys"),
+            (op.order != OrderClass::Fixed, "an order other than fixed"),
+        ],
+        Op::Norm(_) | Op::Softmax(_) | Op::Map(_) | Op::Gather(_) | Op::Reduce(_) | Op::Copy(_) => {
+            &[]
+        }
+        Op::AttentionBackward(_) => &[(true, "attention_backward")],
+        Op::NormBackward(_) => &[(true, "norm_backward")],
+        Op::Rope(_) => &[(true, "rope")],
+        Op::Scatter(_) => &[(true, "scatter")],
+        Op::ArgMax(_) => &[(true, "arg_max")],
+        Op::TopK(_) => &[(true, "top_k")],
+        Op::Quantize(_) => &[(true, "quantize")],
+    };
+    let first = asked.iter().find(|(asked, _)| *asked).map(|&(_, what)| what);
+    first.or(narrow.then_some("8-bit values"))
+}
+
 /// The one plan of an op: all others would have another order.
 ///
 /// # Errors
-/// `Time` when its units do not fit 64 bits.
+/// `Unsupported` for what is not built, `Time` when its units do not fit 64 bits.
 pub(super) fn plan(op: &CheckedOp, isa: Isa) -> Result<Plan> {
+    if let Some(what) = missing(op) {
+        let allowed = "the rest of the op".to_string();
+        return Err(Kind::Unsupported { asked: what.to_string(), allowed }.into());
+    }
     let class = class(isa);
     let order = order(op.op(), isa);
     match op.op() {

@@ -2,7 +2,9 @@
 //! an op into tiles and links. Pure: shapes, dtypes, the adapter's class and its binding limit.
 
 use crate::error::{Error, Kind, Result, Rule};
-use crate::op::{CheckedOp, Norm, NormKind, Op};
+use crate::op::{
+    CheckedOp, Gate, Group, KeyValue, Lens, Norm, NormKind, Op, OrderClass, Precision,
+};
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS};
 
 /// Keys of a chunk in attention: `CHUNK` of `attention.wgsl`.
@@ -103,12 +105,53 @@ fn order(op: &Op, class: &Class) -> Order {
     }
 }
 
+/// What of an op this backend does not run yet.
+fn missing(op: &CheckedOp) -> Option<&'static str> {
+    let narrow = op.specs().iter().any(|spec| spec.dtype.size() == 1);
+    let asked: &[(bool, &'static str)] = match op.op() {
+        Op::Matmul(op) => &[
+            (op.beta != 0.0, "beta"),
+            (op.gate == Gate::Interleaved, "an interleaved gate"),
+            (op.preactivation, "a pre-activation output"),
+            (op.precision == Precision::Tf32, "tf32"),
+            (op.group != Group::None, "groups"),
+            (op.order != OrderClass::Fixed, "an order other than fixed"),
+        ],
+        Op::Attention(op) => &[
+            (op.window.is_some(), "a window"),
+            (op.softcap != 0.0, "a soft cap"),
+            (op.alibi, "ALiBi"),
+            (op.sinks, "sinks"),
+            (op.rows != Lens::Full, "packed rows"),
+            (op.lens.on_device(), "device lengths"),
+            (op.key_value != KeyValue::Dense, "paged keys"),
+            (op.order != OrderClass::Fixed, "an order other than fixed"),
+        ],
+        Op::Norm(_) | Op::Softmax(_) | Op::Map(_) | Op::Gather(_) | Op::Reduce(_) | Op::Copy(_) => {
+            &[]
+        }
+        Op::AttentionBackward(_) => &[(true, "attention_backward")],
+        Op::NormBackward(_) => &[(true, "norm_backward")],
+        Op::Rope(_) => &[(true, "rope")],
+        Op::Scatter(_) => &[(true, "scatter")],
+        Op::ArgMax(_) => &[(true, "arg_max")],
+        Op::TopK(_) => &[(true, "top_k")],
+        Op::Quantize(_) => &[(true, "quantize")],
+    };
+    let first = asked.iter().find(|(asked, _)| *asked).map(|&(_, what)| what);
+    first.or(narrow.then_some("8-bit values"))
+}
+
 /// The one plan of an op: all others would have another order.
 ///
 /// # Errors
 /// `Unsupported` for an operand that spans more than `max_binding` bytes or an axis of 2^31 and more, `Time`
 /// when the units do not fit 64 bits or one is over the cap.
 pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Plan> {
+    if let Some(what) = missing(op) {
+        let allowed = "the rest of the op".to_string();
+        return Err(Kind::Unsupported { asked: what.to_string(), allowed }.into());
+    }
     limits(op, max_binding)?;
     let order = order(op.op(), class);
     match op.op() {
