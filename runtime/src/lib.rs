@@ -33,7 +33,9 @@ pub use half::{bf16, f16};
 pub use layout::{Dims, Layout, MAX_RANK};
 pub use numerics::Numerics;
 pub use op::{Activation, MapFn, ReduceFn};
-pub use tensor::ops::{Attention, Copy, Gather, Map, Matmul, Norm, Reduce, Softmax};
+pub use tensor::ops::{
+    ArgMax, Attention, Copy, Gather, Map, Matmul, Norm, Reduce, Rope, Scatter, Softmax, TopK,
+};
 pub use tensor::{Read, Tensor};
 
 /// The README's program is compiled and run with the examples of this crate.

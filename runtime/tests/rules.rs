@@ -6,9 +6,9 @@ mod common;
 use common::case::{Fill, Operand, Style};
 use leasehold::DType::{self, BF16, F32, I8, I32};
 use leasehold::op::{
-    ArgMax, Attention, AttentionBackward, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue,
-    Lens, Map, MapFn, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Precision, Quantize,
-    QuantizeFormat, Rope, Scale, Scatter, ScatterFn, Softmax, Spec, TopK, check,
+    Attention, AttentionBackward, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue, Lens,
+    Map, MapFn, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Precision, Quantize,
+    QuantizeFormat, Rope, Scale, Softmax, Spec, TopK, check,
 };
 use leasehold::{Dims, Error, Layout, Rule};
 use std::collections::BTreeSet;
@@ -163,15 +163,7 @@ fn reserved() -> Vec<(Op, Vec<Spec>)> {
     vec![
         (AttentionBackward { scale: 1.0, causal: true }.into(), backward),
         (NormBackward { kind: NormKind::Rms, epsilon: 0.0, weight: false }.into(), vec![one; 4]),
-        (
-            Rope { base: 1e4, dims: 0, interleaved: false }.into(),
-            vec![four, spec(I32, &[1, 1]), four],
-        ),
-        (Scatter { function: ScatterFn::Add, axis: 0 }.into(), vec![one, count, one]),
-        (ArgMax { axis: 0 }.into(), vec![one, count]),
-        (TopK { k: 1, axis: 0 }.into(), vec![one, one, spec(I32, &[1, 1])]),
         (quantize.into(), vec![one, bytes, f(&[1])]),
-        (Copy.into(), vec![bytes; 2]),
         (Matmul { beta: 1.0, ..matmul() }.into(), vec![one; 4]),
         (Matmul { gate: Gate::Interleaved, ..matmul() }.into(), vec![one, f(&[1, 2]), one]),
         (Matmul { preactivation: true, ..matmul() }.into(), vec![one; 4]),

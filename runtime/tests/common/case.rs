@@ -12,6 +12,8 @@ pub enum Fill {
     Positive,
     /// Uniform 32-bit words.
     Words,
+    /// Whole numbers from -128 to 127.
+    Bytes,
     /// Indices below this bound.
     Indices(u32),
     /// An additive mask: a fifth is negative infinity, and so is every row whose number is this modulo 7.
@@ -119,7 +121,12 @@ impl Operand {
                 DType::F32 => bytes[at..at + 4].copy_from_slice(&(x as f32).to_le_bytes()),
                 DType::F16 => bytes[at..at + 2].copy_from_slice(&f16::from_f64(x).to_le_bytes()),
                 DType::BF16 => bytes[at..at + 2].copy_from_slice(&bf16::from_f64(x).to_le_bytes()),
-                _ => bytes[at..at + 4].copy_from_slice(&(x as i64 as u32).to_le_bytes()),
+                DType::I8 => bytes[at] = x as i64 as u8,
+                // No sign and no NaN.
+                DType::F8E4M3 | DType::F8E5M2 => bytes[at] = x as i64 as u8 & 0x77,
+                DType::I32 | DType::U32 => {
+                    bytes[at..at + 4].copy_from_slice(&(x as i64 as u32).to_le_bytes())
+                }
             }
         }
         bytes
@@ -161,6 +168,7 @@ impl Random {
             Fill::Normal(scale) => scale * self.normal(),
             Fill::Positive => 0.25 + 3.75 * self.uniform(),
             Fill::Words => (self.bits() as u32).into(),
+            Fill::Bytes => self.below(256) as f64 - 128.0,
             Fill::Indices(bound) => self.below(bound.into()) as f64,
             Fill::Mask(hidden) => match self.below(5) {
                 0 => f64::NEG_INFINITY,

@@ -3,7 +3,7 @@
 use super::case::{Case, Fill, POISON, Random};
 use super::judge::judge;
 use leasehold::backend::{Backend, IndexFault, Place, Progress};
-use leasehold::op::{Binding, BoundOp, BufferId, CheckedOp};
+use leasehold::op::{Access, Binding, BoundOp, BufferId, CheckedOp};
 use leasehold::order::Plan;
 use leasehold::{Error, Kind, reference};
 use std::sync::Arc;
@@ -164,15 +164,19 @@ fn judge_all(op: &CheckedOp, case: &Case, contents: &[Vec<u8>], left: &Left) -> 
     }
     let view = |i: usize| &contents[i][(case.operands[i].offset as usize).min(contents[i].len())..];
     let written = |i: usize| op.roles()[i].access.writes();
-    let (outs, ins): (Vec<_>, Vec<_>) = (0..case.operands.len()).partition(|&i| written(i));
-    let inputs: Vec<&[u8]> = ins.iter().map(|&i| view(i)).collect();
+    let named = |wanted: fn(Access) -> bool| {
+        (0..case.operands.len()).filter(move |&i| wanted(op.roles()[i].access))
+    };
+    let (outs, ins) = (named(Access::writes), named(Access::reads));
+    let inputs: Vec<&[u8]> = ins.map(view).collect();
     let exact = reference::exact(op, &inputs);
-    for (n, &i) in outs.iter().enumerate() {
+    for (n, i) in outs.enumerate() {
         let operand = &case.operands[i];
         let name = op.roles()[i].name;
         let low = reference::rounded(op, &inputs, operand.dtype).swap_remove(n);
         let bytes = &left.blocks[i][operand.offset as usize..];
-        let got = reference::read(operand.dtype, &operand.layout, bytes);
+        // The view as `check` left it: the op's axis last.
+        let got = reference::read(operand.dtype, &op.specs()[i].layout, bytes);
         judge(operand.dtype, &got, &exact[n], &low).map_err(|e| format!("{name}: {e}"))?;
     }
     neighbours(case, contents, left, written)

@@ -4,10 +4,10 @@
 use super::case::{Case, Fill, Operand, Style};
 use super::cover::{all_pairs, pairwise};
 use super::cover_flops;
-use leasehold::DType::{self, BF16, F16, F32, I32, U32};
+use leasehold::DType::{self, BF16, F8E4M3, F16, F32, I8, I32, U32};
 use leasehold::op::{
-    Activation, Attention, Copy, Gate, Gather, Lens, Map, MapFn, Mask, Matmul, Norm, NormKind,
-    Reduce, ReduceFn, Softmax,
+    Activation, ArgMax, Attention, Copy, Gate, Gather, Lens, Map, MapFn, Mask, Matmul, Norm,
+    NormKind, Reduce, ReduceFn, Rope, Scatter, ScatterFn, Softmax, TopK,
 };
 
 const FLOATS: [DType; 3] = [F32, F16, BF16];
@@ -302,7 +302,19 @@ pub fn norm() -> Vec<Case> {
     cases
 }
 
+/// A shape whose every axis an op may work along.
+const ALONG: [u64; 4] = [3, 70, 5, 33];
+
 pub fn softmax() -> Vec<Case> {
+    let along = (0..4u8).map(|axis| {
+        let x = Operand::new(BF16, &ALONG, Style::Turned, 1, NORMAL);
+        let out = Operand::out(F16, &ALONG, Style::Odd, 3);
+        Case::new(Softmax { scale: 1.0, axis }, vec![x, out])
+    });
+    rows_of_softmax().into_iter().chain(along).collect()
+}
+
+fn rows_of_softmax() -> Vec<Case> {
     all_pairs(&[ROWS.len(), 4, 4, 3, 3, 3, 3])
         .iter()
         .map(|row| {
@@ -320,6 +332,17 @@ pub fn softmax() -> Vec<Case> {
 }
 
 pub fn reduce() -> Vec<Case> {
+    let along = (0..4u8).map(|axis| {
+        let mut outer = ALONG.to_vec();
+        outer.remove(axis.into());
+        let x = Operand::new(F16, &ALONG, Style::Odd, 1, NORMAL);
+        let out = Operand::out(BF16, &outer, Style::Turned, 3);
+        Case::new(Reduce { function: ReduceFn::Mean, axis }, vec![x, out])
+    });
+    rows_of_reduce().into_iter().chain(along).collect()
+}
+
+fn rows_of_reduce() -> Vec<Case> {
     all_pairs(&[ROWS.len(), 5, 3, 3, 3, 4])
         .iter()
         .map(|row| {
@@ -382,17 +405,42 @@ pub fn map() -> Vec<Case> {
     cases
 }
 
+/// Types that are moved, not computed with.
+const MOVED: [DType; 7] = [F32, F16, BF16, I32, U32, I8, F8E4M3];
+
+fn moved(dtype: DType) -> Fill {
+    match dtype {
+        I8 => Fill::Bytes,
+        _ if dtype.is_float() => NORMAL,
+        _ => Fill::Words,
+    }
+}
+
 pub fn gather() -> Vec<Case> {
+    let along = (1..3u8).map(|axis| {
+        let (table, index) = ([5, 40, 6], [2, 3]);
+        let mut out = table.to_vec();
+        out.splice(usize::from(axis)..=usize::from(axis), index);
+        let operands = vec![
+            Operand::new(F16, &table, Style::Odd, 1, NORMAL),
+            Operand::new(I32, &index, Style::Tight, 0, Fill::Indices(table[axis as usize] as u32)),
+            Operand::out(F16, &out, Style::Turned, 3),
+        ];
+        Case::new(Gather { axis }, operands)
+    });
+    rows_of_gather().into_iter().chain(along).collect()
+}
+
+fn rows_of_gather() -> Vec<Case> {
     const TABLES: [&[u64]; 7] =
         [&[5], &[1000, 1], &[7, 384], &[300, 63], &[4, 3, 5], &[2, 0], &[65_537, 2]];
     const INDICES: [&[u64]; 6] = [&[], &[1], &[3, 5], &[0], &[1000], &[2, 3, 7]];
-    const DTYPES: [DType; 5] = [F32, F16, BF16, I32, U32];
-    all_pairs(&[TABLES.len(), INDICES.len(), 5, 4, 4, 4, 2, 3])
+    all_pairs(&[TABLES.len(), INDICES.len(), MOVED.len(), 4, 4, 4, 2, 3])
         .iter()
         .map(|row| {
-            let (table, index, dtype) = (TABLES[row[0]], INDICES[row[1]], DTYPES[row[2]]);
+            let (table, index, dtype) = (TABLES[row[0]], INDICES[row[1]], MOVED[row[2]]);
             let offset = OFFSETS[row[7]];
-            let fill = if dtype.is_float() { NORMAL } else { Fill::Words };
+            let fill = moved(dtype);
             let bound = table[0] as u32;
             let out: Vec<u64> = index.iter().chain(&table[1..]).copied().collect();
             let integer = [I32, U32][row[6]];
@@ -408,15 +456,159 @@ pub fn gather() -> Vec<Case> {
 }
 
 pub fn copy() -> Vec<Case> {
-    const DTYPES: [DType; 5] = [F32, F16, BF16, I32, U32];
-    all_pairs(&[ELEMENTS.len(), 5, 5, 4, 3])
+    all_pairs(&[ELEMENTS.len(), MOVED.len(), 5, 4, 3])
         .iter()
         .map(|row| {
-            let (shape, dtype) = (ELEMENTS[row[0]], DTYPES[row[1]]);
-            let fill = if dtype.is_float() { NORMAL } else { Fill::Words };
+            let (shape, dtype) = (ELEMENTS[row[0]], MOVED[row[1]]);
+            let fill = moved(dtype);
             let x = Operand::new(dtype, shape, IN_STYLES[row[2]], OFFSETS[row[4]], fill);
             let out = Operand::out(dtype, shape, ROW_STYLES[row[3]], OFFSETS[2 - row[4]]);
             Case::new(Copy, vec![x, out])
         })
         .collect()
+}
+
+pub fn rope() -> Vec<Case> {
+    // batch, heads, rows, d, dims
+    const SHAPES: [[u64; 5]; 7] = [
+        [1, 1, 1, 2, 2],
+        [2, 9, 1, 64, 64],
+        [1, 3, 70, 64, 64],
+        [2, 2, 5, 33, 32],
+        [1, 4, 3, 128, 40],
+        [3, 1, 2, 7, 0],
+        [2, 0, 4, 8, 8],
+    ];
+    all_pairs(&[SHAPES.len(), 3, 3, 4, 4, 3, 2, 3])
+        .iter()
+        .map(|row| {
+            let [batch, heads, rows, d, dims] = SHAPES[row[0]];
+            let shape = [batch, heads, rows, d];
+            let (dtype, out) = (FLOATS[row[1]], FLOATS[row[2]]);
+            let styles = [Style::Tight, Style::Heads, Style::Odd, Style::Turned];
+            let (base, most) = [(1e4, 100), (1e5, 9000), (5e5, 130_000)][row[7]];
+            let operands = vec![
+                Operand::new(dtype, &shape, styles[row[3]], OFFSETS[row[5]], NORMAL),
+                Operand::new(
+                    [I32, U32][row[6]],
+                    &[batch, rows],
+                    ROW_STYLES[row[4]],
+                    OFFSETS[row[5]],
+                    Fill::Indices(most),
+                ),
+                Operand::out(out, &shape, styles[row[4]], OFFSETS[row[5]]),
+            ];
+            let interleaved = row[6] == 1;
+            Case::new(Rope { base, dims: dims as u32, interleaved }, operands)
+        })
+        .collect()
+}
+
+pub fn scatter() -> Vec<Case> {
+    const TABLES: [&[u64]; 6] = [&[5], &[40, 1], &[7, 384], &[30, 63], &[4, 3, 300], &[2, 0]];
+    // Many entries of few rows: indices repeat.
+    const INDICES: [&[u64]; 6] = [&[], &[1], &[3, 5], &[0], &[1000], &[2, 3, 7]];
+    let sizes = [TABLES.len(), INDICES.len(), MOVED.len(), 4, 4, 4, 2, 3, 2];
+    let mut cases: Vec<Case> = all_pairs(&sizes)
+        .iter()
+        .map(|row| {
+            let (table, index, dtype) = (TABLES[row[0]], INDICES[row[1]], MOVED[row[2]]);
+            let offset = OFFSETS[row[7]];
+            let from: Vec<u64> = index.iter().chain(&table[1..]).copied().collect();
+            // Sums have floats on both sides, and an f32 one where they land.
+            let adds = row[8] == 1 && dtype.is_float();
+            let to = if adds { F32 } else { dtype };
+            let operands = vec![
+                Operand::new(dtype, &from, ROW_STYLES[row[3]], offset, moved(dtype)),
+                Operand::new(
+                    [I32, U32][row[6]],
+                    index,
+                    ROW_STYLES[row[4]],
+                    offset,
+                    Fill::Indices(table[0] as u32),
+                ),
+                Operand::new(to, table, ROW_STYLES[row[5]], offset, moved(to)),
+            ];
+            let function = if adds { ScatterFn::Add } else { ScatterFn::Set };
+            Case::new(Scatter { function, axis: 0 }, operands)
+        })
+        .collect();
+    for axis in 1..3u8 {
+        let (table, index) = ([5, 40, 6], [2, 3]);
+        let mut from = table.to_vec();
+        from.splice(usize::from(axis)..=usize::from(axis), index);
+        let operands = vec![
+            Operand::new(BF16, &from, Style::Odd, 1, NORMAL),
+            Operand::new(I32, &index, Style::Tight, 0, Fill::Indices(table[axis as usize] as u32)),
+            Operand::new(F32, &table, Style::Turned, 3, NORMAL),
+        ];
+        cases.push(Case::new(Scatter { function: ScatterFn::Add, axis }, operands));
+    }
+    // batch, heads, rows, d, pages, page, most pages of an entry
+    for [batch, heads, rows, d, pages, page, most] in [
+        [1, 1, 1, 8, 3, 4, 2],
+        [3, 3, 1, 64, 9, 16, 3],
+        [2, 2, 21, 33, 7, 5, 4],
+        [2, 1, 0, 8, 1, 1, 1],
+    ] {
+        for dtype in [F32, BF16] {
+            let operands = vec![
+                Operand::new(dtype, &[batch, heads, rows, d], Style::Heads, 1, NORMAL),
+                Operand::new(I32, &[batch, most], Style::Odd, 0, Fill::Indices(pages as u32)),
+                Operand::new(U32, &[batch], Style::Tight, 0, Fill::Indices((most * page) as u32)),
+                Operand::new(dtype, &[pages, heads, page, d], Style::Odd, 1, NORMAL),
+            ];
+            cases.push(Case::new(Scatter { function: ScatterFn::Append, axis: 0 }, operands));
+        }
+    }
+    cases
+}
+
+/// Shapes of selections; rows beyond a chunk are cut.
+const SELECTED: [&[u64]; 8] =
+    [&[1], &[7], &[3, 1], &[2, 3, 17], &[33, 384], &[2, 66_000], &[1, 200_003], &[0, 5]];
+
+pub fn arg_max() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for row in all_pairs(&[SELECTED.len(), 5, 3, 3, 4, 3, 2]) {
+        let shape = SELECTED[row[0]];
+        let fill = [NORMAL, Fill::Indices(3), Fill::Mask(1)][row[3]];
+        let x = Operand::new(FLOATS[row[2]], shape, IN_STYLES[row[1]], OFFSETS[row[5]], fill);
+        let outer = &shape[..shape.len() - 1];
+        let index = Operand::out([I32, U32][row[6]], outer, ROW_STYLES[row[4]], OFFSETS[row[5]]);
+        cases.push(Case::new(ArgMax { axis: (shape.len() - 1) as u8 }, vec![x, index]));
+    }
+    for axis in 0..4u8 {
+        let mut outer = ALONG.to_vec();
+        outer.remove(axis.into());
+        let x = Operand::new(F16, &ALONG, Style::Odd, 1, Fill::Indices(9));
+        cases
+            .push(Case::new(ArgMax { axis }, vec![x, Operand::out(I32, &outer, Style::Turned, 3)]));
+    }
+    cases
+}
+
+pub fn top_k() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for row in all_pairs(&[SELECTED.len(), 4, 3, 3, 4, 3, 4]) {
+        let shape = SELECTED[row[0]];
+        let last = shape.len() - 1;
+        let k = [1, 2, 40, 256][row[6]].min(shape[last]);
+        let fill = [NORMAL, Fill::Indices(3), Fill::Mask(1)][row[3]];
+        let dtype = FLOATS[row[2]];
+        let mut found = shape.to_vec();
+        found[last] = k;
+        let operands = vec![
+            Operand::new(dtype, shape, ROW_STYLES[row[1]], OFFSETS[row[5]], fill),
+            Operand::out(dtype, &found, ROW_STYLES[row[4]], OFFSETS[row[5]]),
+            Operand::out([I32, U32][row[5] % 2], &found, ROW_STYLES[row[1]], 0),
+        ];
+        cases.push(Case::new(TopK { k: k as u32, axis: last as u8 }, operands));
+    }
+    let x = Operand::new(BF16, &ALONG, Style::Odd, 1, NORMAL);
+    let found = [3, 9, 5, 33];
+    let value = Operand::out(BF16, &found, Style::Turned, 3);
+    let index = Operand::out(I32, &found, Style::Tight, 0);
+    cases.push(Case::new(TopK { k: 9, axis: 1 }, vec![x, value, index]));
+    cases
 }

@@ -7,11 +7,10 @@ use super::plan::{ELEMENTS, Span};
 use super::pool::Pool;
 use super::scratch::with_rows;
 use super::walk::Walk;
+use super::{Fault, report};
 use crate::DType;
-use crate::backend::IndexFault;
 use crate::op::{Map, MapFn};
 use std::ops::Range;
-use std::sync::Mutex;
 
 /// Calls `f` with the element range of each tile of a span.
 fn each_tile(span: Span, elements: u64, pool: &Pool, item_ns: u64, f: impl Fn(Range<u64>) + Sync) {
@@ -160,13 +159,7 @@ pub(super) fn copy(views: &[View], span: Span, pool: &Pool, item_ns: u64) {
 
 /// `gather` over a span; `views` are table, index, out. Each index is read once, held against the table's rows,
 /// and used only if it passed: another party may be changing it.
-pub(super) fn gather(
-    views: &[View],
-    span: Span,
-    pool: &Pool,
-    item_ns: u64,
-    fault: &Mutex<Option<IndexFault>>,
-) {
+pub(super) fn gather(views: &[View], span: Span, pool: &Pool, item_ns: u64, fault: &Fault) {
     let [table, index, out] = views else { return };
     let bound = table.shape[0];
     let axes = index.shape.rank();
@@ -181,9 +174,7 @@ pub(super) fn gather(
                 let word = index.word(index_at + i * index_step);
                 let good = u64::from(word) < bound;
                 if !good {
-                    // `check` holds the rows to 2^31.
-                    let seen = IndexFault { value: word, bound: bound as u32 };
-                    fault.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(seen);
+                    report(fault, word, bound);
                 }
                 let first = at % inner;
                 let last = inner.min(first + end - at);

@@ -279,9 +279,10 @@ impl View {
         // SAFETY: as in `load` and `store`; source and output do not overlap (`BoundOp`).
         unsafe {
             match self.dtype.size() {
+                1 => copy_elements::<u8>(to, from, steps, n),
                 2 => copy_elements::<u16>(to.cast(), from.map(<*const u8>::cast), steps, n),
                 4 => copy_elements::<u32>(to.cast(), from.map(<*const u8>::cast), steps, n),
-                // `check` lets no other size reach a kernel.
+                // There is no other size.
                 _ => {}
             }
         }

@@ -11,8 +11,11 @@ mod memory;
 mod plan;
 mod pool;
 mod product;
+mod rope;
 mod rows;
+mod scatter;
 mod scratch;
+mod select;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -30,7 +33,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 14] = [
+const SOURCES: [(&str, &str); 17] = [
     ("attention.rs", include_str!("attention.rs")),
     ("convert.rs", include_str!("convert.rs")),
     ("flat.rs", include_str!("flat.rs")),
@@ -42,18 +45,32 @@ const SOURCES: [(&str, &str); 14] = [
     ("plan.rs", include_str!("plan.rs")),
     ("pool.rs", include_str!("pool.rs")),
     ("product.rs", include_str!("product.rs")),
+    ("rope.rs", include_str!("rope.rs")),
     ("rows.rs", include_str!("rows.rs")),
+    ("scatter.rs", include_str!("scatter.rs")),
     ("scratch.rs", include_str!("scratch.rs")),
+    ("select.rs", include_str!("select.rs")),
     ("walk.rs", include_str!("walk.rs")),
 ];
 
 /// Everything that can change a result: sources, order table, compiler, GEMM crate, instruction set.
 fn ingredients(isa: Isa) -> Vec<Vec<u8>> {
     let mut parts: Vec<Vec<u8>> = SOURCES.iter().map(|(_, text)| (*text).into()).collect();
+    parts.push(include_bytes!("../../op/rope.rs").to_vec());
     parts.push(plan::order_table().into());
     let versions = [env!("LEASEHOLD_RUSTC"), env!("LEASEHOLD_GEMM"), isa.name()];
     parts.extend(versions.map(Into::into));
     parts
+}
+
+/// The first index fault of the launches since the last mark.
+type Fault = Mutex<Option<IndexFault>>;
+
+/// Keeps an index that broke its exclusive `bound`, if it is the first. `check` holds bounds to 2^31, and a count's to
+/// what fits beside it.
+fn report(fault: &Fault, value: u32, bound: u64) {
+    let seen = IndexFault { value, bound: bound.min(u32::MAX.into()) as u32 };
+    fault.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(seen);
 }
 
 /// The CPU backend.
@@ -62,7 +79,7 @@ pub struct Cpu {
     isa: Isa,
     pool: Pool,
     memory: Memory,
-    fault: Mutex<Option<IndexFault>>,
+    fault: Fault,
     busy: Duration,
     marks: VecDeque<(u64, Option<IndexFault>)>,
     first_mark: u64,
@@ -174,7 +191,16 @@ impl Cpu {
                 Op::Map(map) => flat::map(isa, map, views, span, pool, item_ns),
                 Op::Gather(_) => flat::gather(views, span, pool, item_ns, &self.fault),
                 Op::Copy(_) => flat::copy(views, span, pool, item_ns),
-                // `check` lets no other op become a `CheckedOp`.
+                Op::Rope(rope) => rope::rope(isa, rope, views, span, pool, item_ns),
+                Op::ArgMax(_) | Op::TopK(_) => {
+                    if let Some(select) = select::Select::new(isa, op, views, state.as_ref()) {
+                        select.run(span, pool, item_ns);
+                    }
+                }
+                Op::Scatter(_) => {
+                    scatter::scatter(isa, op, views, span, pool, item_ns, &self.fault);
+                }
+                // The planner lets no other op come here.
                 _ => {}
             }
         }

@@ -5,7 +5,8 @@ use super::isa::Isa;
 use crate::dtype::DType;
 use crate::error::{Kind, Result};
 use crate::op::{
-    CheckedOp, Gate, Group, KeyValue, Lens, Norm, NormKind, Op, OrderClass, Precision, Spec,
+    CheckedOp, Gate, Group, KeyValue, Lens, Norm, NormKind, Op, OrderClass, Precision, Scatter,
+    ScatterFn, Spec, TopK,
 };
 use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS};
 pub(super) use crate::order::{Span, spans};
@@ -114,6 +115,16 @@ pub(super) fn order(op: &Op, isa: Isa) -> Order {
         Op::Norm(_) => rows("norm"),
         Op::Softmax(_) => rows("softmax"),
         Op::Reduce(_) => rows("reduce"),
+        Op::Rope(_) => rows("rope"),
+        Op::ArgMax(_) => Order { family: Family::Move, ..rows("arg_max") },
+        Op::TopK(_) => Order { family: Family::Move, ..rows("top_k") },
+        Op::Scatter(Scatter { function: ScatterFn::Add, .. }) => Order {
+            entry: "scatter",
+            tile: [1, COLUMNS as u32],
+            chunk: 1,
+            family: Family::MulAdd32,
+        },
+        Op::Scatter(_) => flat("scatter", Family::Move),
         Op::Map(_) => flat("map", Family::Scalar),
         Op::Gather(_) => flat("gather", Family::Move),
         _ => flat("copy", Family::Move),
@@ -151,15 +162,16 @@ fn missing(op: &CheckedOp) -> Option<&'static str> {
             (op.key_value != KeyValue::Dense, "paged keys"),
             (op.order != OrderClass::Fixed, "an order other than fixed"),
         ],
-        Op::Norm(_) | Op::Softmax(_) | Op::Map(_) | Op::Gather(_) | Op::Reduce(_) | Op::Copy(_) => {
-            &[]
-        }
+        Op::Gather(_) | Op::Copy(_) | Op::Scatter(_) => return None,
+        Op::Norm(_)
+        | Op::Softmax(_)
+        | Op::Map(_)
+        | Op::Reduce(_)
+        | Op::Rope(_)
+        | Op::ArgMax(_)
+        | Op::TopK(_) => &[],
         Op::AttentionBackward(_) => &[(true, "attention_backward")],
         Op::NormBackward(_) => &[(true, "norm_backward")],
-        Op::Rope(_) => &[(true, "rope")],
-        Op::Scatter(_) => &[(true, "scatter")],
-        Op::ArgMax(_) => &[(true, "arg_max")],
-        Op::TopK(_) => &[(true, "top_k")],
         Op::Quantize(_) => &[(true, "quantize")],
     };
     let first = asked.iter().find(|(asked, _)| *asked).map(|&(_, what)| what);
@@ -180,7 +192,17 @@ pub(super) fn plan(op: &CheckedOp, isa: Isa) -> Result<Plan> {
     match op.op() {
         Op::Matmul(_) => product(op, order, class),
         Op::Attention(_) => attention(op, order, class),
-        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => rows(op, order, class),
+        Op::Norm(_)
+        | Op::Softmax(_)
+        | Op::Reduce(_)
+        | Op::Rope(_)
+        | Op::ArgMax(_)
+        | Op::TopK(_) => rows(op, order, class),
+        Op::Scatter(_) => {
+            let e = Entries::of(op);
+            let work = e.per_link * (ROW_NS + e.columns * 1000 / class.elements);
+            finish(order, e.tiles.into(), e.links, LAUNCH_NS + work, 0)
+        }
         _ => {
             let elements = op.spec("out").map_or(0, |out| out.layout.numel());
             let tiles = elements.div_ceil(ELEMENTS.into());
@@ -290,6 +312,40 @@ fn attention(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     finish(order, tiles, links, unit_ns, 4 * rows * (dv + 2))
 }
 
+/// Columns of a scatter's tile, and most entries of a link.
+const COLUMNS: u64 = 256;
+const LINK_ENTRIES: u64 = 8192;
+
+/// The geometry of a scatter: a tile is a run of columns of every entry, or a head of appended rows.
+pub(super) struct Entries {
+    /// Entries in all, and elements of each.
+    pub(super) count: u64,
+    pub(super) inner: u64,
+    /// Columns of a tile.
+    pub(super) columns: u64,
+    pub(super) per_link: u64,
+    tiles: u64,
+    links: u64,
+}
+
+impl Entries {
+    pub(super) fn of(op: &CheckedOp) -> Self {
+        let shape = |name| op.spec(name).map(|s| *s.layout.shape()).unwrap_or_default();
+        let product = |dims: &[u64]| dims.iter().fold(1u64, |n, &d| n.saturating_mul(d));
+        let (x, out) = (shape("x"), shape("out"));
+        let append = op.position("lens").is_some();
+        let (count, inner, columns, tiles) = if append {
+            (x[0].saturating_mul(x[2]), x[3], x[3], x[1])
+        } else {
+            let inner = product(&out[1..]);
+            (product(&shape("index")), inner, inner.min(COLUMNS), inner.div_ceil(COLUMNS))
+        };
+        let per_link = (ELEMENTS / columns.max(1)).clamp(1, LINK_ENTRIES).min(count.max(1));
+        let links = count.div_ceil(per_link).max(1);
+        Self { count, inner, columns, per_link, tiles, links }
+    }
+}
+
 /// A shorter row takes as long as one of this many elements.
 const ROW_LEAST: u64 = 64;
 
@@ -306,7 +362,12 @@ fn rows(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     let chunks = n.div_ceil(ROW_CHUNK).max(1);
     let links = if chunks > 1 { chunks * passes(op.op()) } else { 1 };
     let passes = if links > 1 { 1 } else { passes(op.op()) };
-    let work = n.clamp(ROW_LEAST, ROW_CHUNK) * rows_per_tile(n) * passes;
+    // A long list of kept elements is searched and shifted for each that enters it.
+    let k = match op.op() {
+        Op::TopK(TopK { k, .. }) => u64::from(*k),
+        _ => 1,
+    };
+    let work = n.clamp(ROW_LEAST, ROW_CHUNK) * rows_per_tile(n) * passes * (1 + k / 128);
     let tiles = rows.div_ceil(rows_per_tile(n).into());
-    finish(order, tiles, links, LAUNCH_NS + work * 1000 / class.elements, 16)
+    finish(order, tiles, links, LAUNCH_NS + work * 1000 / class.elements, 16 * k)
 }

@@ -6,7 +6,7 @@ use super::{Cpu, SOURCES, ingredients, plan};
 use crate::backend::common;
 use crate::backend::cpu::isa::Isa;
 use crate::backend::{Backend, BlockId, IndexFault, Place, Progress};
-use crate::op::{Binding, BufferId, Gather, Spec, check};
+use crate::op::{Binding, BufferId, Gather, Scatter, ScatterFn, Spec, check};
 use crate::order::UNIT_CAP_SLOW_NS;
 use crate::{DType, Dims, Kind, Layout};
 use proptest::prelude::*;
@@ -33,8 +33,8 @@ fn one_changed_byte_changes_the_numerics_id() {
     let parts = ingredients(Isa::detect());
     let id = digest(&parts);
     assert_eq!(id, Cpu::new().unwrap().digest());
-    // Sources, then order table, compiler, GEMM crate and class: each takes part, and is not empty.
-    assert_eq!(parts.len(), SOURCES.len() + 4);
+    // Sources, then frequencies, order table, compiler, GEMM crate and class: each takes part, and is not empty.
+    assert_eq!(parts.len(), SOURCES.len() + 5);
     for i in 0..parts.len() {
         let mut changed = parts.clone();
         changed[i][0] ^= 1;
@@ -81,7 +81,8 @@ fn lower_classes_pass_the_parity_suite() {
     use common::tables;
     for isa in classes().into_iter().skip(1) {
         let tables = [tables::attention(), tables::norm(), tables::softmax(), tables::reduce()];
-        for table in tables.into_iter().chain([tables::map()]) {
+        let others = [tables::map(), tables::rope(), tables::scatter(), tables::top_k()];
+        for table in tables.into_iter().chain(others) {
             // Every third case: the same loops, compiled for another class.
             let table = table.into_iter().step_by(3).collect();
             common::run_table(Cpu::of_class(isa, 2).unwrap(), table);
@@ -185,6 +186,49 @@ fn bad_indices_read_zeros_and_the_first_is_reported() {
     }
     cpu.upload(index, 0, &[0; 24]).unwrap();
     assert_eq!(run(&mut cpu, 5, [table, index, out], 6).1, None);
+}
+
+/// A scatter of six entries and an append of six rows, by indices of which those at `bad` are no places: what they name
+/// is dropped, the others land, and nothing else changes.
+#[test]
+fn scatters_by_bad_indices_write_nowhere() {
+    use common::case::{Case, Fill, Operand, Style};
+    use common::run::{contents, execute};
+    let mut cpu = Cpu::new().unwrap();
+    let normal =
+        |shape: &[u64]| Operand::new(DType::F32, shape, Style::Tight, 0, Fill::Normal(1.0));
+    let words = |shape: &[u64]| Operand::new(DType::U32, shape, Style::Tight, 0, Fill::Words);
+    let set = Scatter { function: ScatterFn::Set, axis: 0 };
+    let append = Scatter { function: ScatterFn::Append, axis: 0 };
+    let cases = [
+        Case::new(set, vec![normal(&[6, 4]), words(&[6]), normal(&[5, 4])]),
+        // Key 0 of six entries of one row each.
+        Case::new(
+            append,
+            vec![normal(&[6, 1, 1, 4]), words(&[6, 1]), words(&[6]), normal(&[5, 1, 1, 4])],
+        ),
+    ];
+    for (case, bad) in
+        cases.iter().flat_map(|c| [u32::MAX, (1 << 31) - 1, 1 << 31, 5].map(|b| (c, b)))
+    {
+        let mut bytes = contents(case);
+        let list = [0u32, bad, 4, 5, 1, 1 << 30];
+        bytes[1][..24].copy_from_slice(bytemuck::cast_slice(&list));
+        if case.operands.len() == 4 {
+            bytes[2][..24].copy_from_slice(bytemuck::cast_slice(&[1u32; 6]));
+        }
+        let op = Arc::new(case.checked());
+        let plan = cpu.candidates(&op).unwrap()[0];
+        let left = execute(&mut cpu, &op, &plan, &bytes, case, &[plan.units() as u64]).unwrap();
+        let out = bytes.len() - 1;
+        let mut expected = bytes[out].clone();
+        for (entry, to) in list.iter().enumerate().filter(|(_, to)| **to < 5) {
+            let to = 16 * *to as usize;
+            expected[to..to + 16].copy_from_slice(&bytes[0][16 * entry..16 * (entry + 1)]);
+        }
+        assert_eq!(left.blocks[out], expected);
+        assert_eq!(left.fault, Some(IndexFault { value: bad, bound: 5 }));
+    }
 }
 
 #[test]

@@ -23,25 +23,36 @@ use crate::tensor::Tensor;
 pub struct Gather<'a> {
     table: &'a Tensor,
     index: &'a Tensor,
+    axis: u8,
     options: Options<'a>,
 }
 
 call_methods!(Gather);
 
 impl<'a> Gather<'a> {
-    /// Rows of `table` (its axis 0) at `index`, i32 or u32.
+    /// Rows of `table` (its axis 0, unless told otherwise) at `index`, i32 or u32.
     pub fn new(table: &'a Tensor, index: &'a Tensor) -> Self {
-        Self { table, index, options: Options::default() }
+        Self { table, index, axis: 0, options: Options::default() }
+    }
+
+    /// Another axis than the first.
+    #[must_use]
+    pub fn axis(mut self, axis: u8) -> Self {
+        self.axis = axis;
+        self
     }
 
     fn call(self, full: WhenFull) -> Result<Tensor> {
-        let inner = self.table.shape().get(1..).unwrap_or_default();
-        let sizes: Vec<u64> = self.index.shape().iter().chain(inner).copied().collect();
+        let (table, axis) = (self.table.shape(), usize::from(self.axis));
+        let (before, after) = (table.get(..axis), table.get(axis + 1..));
+        let sizes: Vec<u64> =
+            [before.unwrap_or(table), self.index.shape(), after.unwrap_or_default()].concat();
         let shape = Dims::new(&sizes).ok_or_else(|| {
             let asked = format!("{} dimensions", sizes.len());
             Error::rejected(Rule::Rank, Some("out"), asked, crate::MAX_RANK).in_op("gather")
         })?;
         let out = Out::main(&self.options, self.table.dtype(), shape);
-        submit_one(op::Gather { axis: 0 }, &[self.table, self.index], out, &self.options, full)
+        let op = op::Gather { axis: self.axis };
+        submit_one(op, &[self.table, self.index], out, &self.options, full)
     }
 }

@@ -1,6 +1,7 @@
 //! The tenant's builders, one an op: they take tensors, broadcast and shape them, and enqueue the checked op.
 //! What an op means stands with its descriptor in `op`; a builder adds only defaults and convenience.
 
+mod arg_max;
 mod attention;
 mod copy;
 mod gather;
@@ -8,8 +9,12 @@ mod map;
 mod matmul;
 mod norm;
 mod reduce;
+mod rope;
+mod scatter;
 mod softmax;
+mod top_k;
 
+pub use arg_max::ArgMax;
 pub use attention::Attention;
 pub use copy::Copy;
 pub use gather::Gather;
@@ -17,7 +22,10 @@ pub use map::Map;
 pub use matmul::Matmul;
 pub use norm::Norm;
 pub use reduce::Reduce;
+pub use rope::Rope;
+pub use scatter::Scatter;
 pub use softmax::Softmax;
+pub use top_k::TopK;
 
 use crate::device::Queue;
 use crate::dtype::DType;
@@ -155,6 +163,13 @@ pub(crate) fn submit_one(
 ) -> Result<Tensor> {
     let mut results = submit(op, inputs, &[out], options, full)?;
     results.pop().ok_or_else(|| Error::rejected(Rule::OperandCount, None, 0, 1))
+}
+
+/// The shape of `x` without an axis; all of it where there is no such axis, which `check` then says.
+pub(crate) fn without_axis(x: &Tensor, axis: u8) -> Dims {
+    let (shape, axis) = (x.layout().shape(), usize::from(axis));
+    let rank = shape.rank().saturating_sub(1);
+    Dims::from_fn(rank, |i| shape[if i < axis { i } else { i + 1 }])
 }
 
 /// The shape that both shapes broadcast to, by NumPy's rule.

@@ -3,11 +3,10 @@
 use super::{Options, Out, call_methods, submit_one};
 use crate::engine::WhenFull;
 use crate::error::Result;
-use crate::layout::Dims;
 use crate::op::{self, ReduceFn};
 use crate::tensor::Tensor;
 
-/// The last axis folded to one value, in f32.
+/// An axis folded to one value, in f32: the last one unless told otherwise.
 ///
 /// ```
 /// # fn main() -> leasehold::Result<()> {
@@ -21,6 +20,7 @@ use crate::tensor::Tensor;
 pub struct Reduce<'a> {
     function: ReduceFn,
     x: &'a Tensor,
+    axis: u8,
     options: Options<'a>,
 }
 
@@ -29,7 +29,8 @@ call_methods!(Reduce);
 impl<'a> Reduce<'a> {
     /// Any of the functions.
     pub fn new(function: ReduceFn, x: &'a Tensor) -> Self {
-        Self { function, x, options: Options::default() }
+        let axis = x.layout().rank().saturating_sub(1) as u8;
+        Self { function, x, axis, options: Options::default() }
     }
 
     /// Sum of each row.
@@ -42,12 +43,17 @@ impl<'a> Reduce<'a> {
         Self::new(ReduceFn::Mean, x)
     }
 
+    /// Another axis than the last.
+    #[must_use]
+    pub fn axis(mut self, axis: u8) -> Self {
+        self.axis = axis;
+        self
+    }
+
     fn call(self, full: WhenFull) -> Result<Tensor> {
-        let rank = self.x.layout().rank();
-        let axis = rank.saturating_sub(1);
-        let shape = Dims::from_fn(axis, |i| self.x.shape()[i]);
+        let shape = super::without_axis(self.x, self.axis);
         let out = Out::main(&self.options, self.x.dtype(), shape);
-        let op = op::Reduce { function: self.function, axis: axis as u8 };
+        let op = op::Reduce { function: self.function, axis: self.axis };
         submit_one(op, &[self.x], out, &self.options, full)
     }
 }

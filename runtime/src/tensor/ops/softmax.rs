@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::op;
 use crate::tensor::Tensor;
 
-/// `exp(scale x - max) / sum` along the last axis, in f32.
+/// `exp(scale x - max) / sum` along an axis, in f32: the last one unless told otherwise.
 ///
 /// ```
 /// # fn main() -> leasehold::Result<()> {
@@ -19,6 +19,7 @@ use crate::tensor::Tensor;
 #[derive(Clone, Debug)]
 pub struct Softmax<'a> {
     x: &'a Tensor,
+    axis: u8,
     scale: f32,
     options: Options<'a>,
 }
@@ -28,7 +29,8 @@ call_methods!(Softmax);
 impl<'a> Softmax<'a> {
     /// The softmax of each row of `x`.
     pub fn new(x: &'a Tensor) -> Self {
-        Self { x, scale: 1.0, options: Options::default() }
+        let axis = x.layout().rank().saturating_sub(1) as u8;
+        Self { x, axis, scale: 1.0, options: Options::default() }
     }
 
     /// Multiplies the input first.
@@ -38,9 +40,21 @@ impl<'a> Softmax<'a> {
         self
     }
 
+    /// Another axis than the last.
+    #[must_use]
+    pub fn axis(mut self, axis: u8) -> Self {
+        self.axis = axis;
+        self
+    }
+
     fn call(self, full: WhenFull) -> Result<Tensor> {
-        let axis = self.x.layout().rank().saturating_sub(1) as u8;
         let out = Out::main(&self.options, self.x.dtype(), *self.x.layout().shape());
-        submit_one(op::Softmax { scale: self.scale, axis }, &[self.x], out, &self.options, full)
+        submit_one(
+            op::Softmax { scale: self.scale, axis: self.axis },
+            &[self.x],
+            out,
+            &self.options,
+            full,
+        )
     }
 }
