@@ -154,12 +154,10 @@ fn reserved() -> Vec<(Op, Vec<Spec>)> {
     let f = |shape: &[u64]| spec(F32, shape);
     let [one, four] = [f(&[1, 1]), f(&[1, 1, 1, 1])];
     let (matmul, heads) = (Matmul::default, Attention::default);
-    let (bytes, count) = (spec(I8, &[1, 1]), spec(I32, &[1]));
+    let bytes = spec(I8, &[1, 1]);
     let groups = |group| Matmul { group, sizes: Lens::Host(vec![1]), ..matmul() };
     let backward: Vec<Spec> = (0..9).map(|i| if i == 4 { f(&[1, 1, 1]) } else { four }).collect();
     let quantize = Quantize { format: QuantizeFormat::Tensor, inverse: false };
-    let paged =
-        Attention { key_value: KeyValue::Paged { page: 1 }, lens: Lens::Host(vec![1]), ..heads() };
     vec![
         (AttentionBackward { scale: 1.0, causal: true }.into(), backward),
         (NormBackward { kind: NormKind::Rms, epsilon: 0.0, weight: false }.into(), vec![one; 4]),
@@ -178,16 +176,6 @@ fn reserved() -> Vec<(Op, Vec<Spec>)> {
         (Matmul { quantize: Scale::Tensor, ..matmul() }.into(), vec![one, one, f(&[1]), bytes]),
         (Matmul { order: OrderClass::BatchInvariant, ..matmul() }.into(), vec![one; 3]),
         (Matmul { order: OrderClass::Any, ..matmul() }.into(), vec![one; 3]),
-        (Attention { window: Some([0, 0]), ..heads() }.into(), vec![four; 4]),
-        (Attention { softcap: 15.0, ..heads() }.into(), vec![four; 4]),
-        (Attention { alibi: true, ..heads() }.into(), vec![four, four, four, f(&[1]), four]),
-        (Attention { sinks: true, ..heads() }.into(), vec![four, four, four, f(&[1]), four]),
-        (Attention { rows: Lens::Host(vec![1]), ..heads() }.into(), vec![four; 4]),
-        (
-            Attention { lens: Lens::Device { max: 1 }, ..heads() }.into(),
-            vec![four, four, four, count, four],
-        ),
-        (paged.into(), vec![four, four, four, spec(I32, &[1, 1]), four]),
         (Attention { order: OrderClass::Any, ..heads() }.into(), vec![four; 4]),
     ]
 }

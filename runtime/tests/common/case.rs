@@ -16,6 +16,8 @@ pub enum Fill {
     Bytes,
     /// Indices below this bound.
     Indices(u32),
+    /// These, one an element.
+    List([u32; 3]),
     /// An additive mask: a fifth is negative infinity, and so is every row whose number is this modulo 7.
     Mask(u64),
     /// Poison: an output, or an operand that must not be read.
@@ -116,7 +118,10 @@ impl Operand {
         let row = self.layout.shape().last().copied().unwrap_or(1).max(1);
         for (i, at) in leasehold::reference::offsets(&self.layout).enumerate() {
             let at = (self.offset + at * self.dtype.size()) as usize;
-            let x = random.value(self.fill, i as u64 / row);
+            let x = match self.fill {
+                Fill::List(list) => list[i % list.len()].into(),
+                fill => random.value(fill, i as u64 / row),
+            };
             match self.dtype {
                 DType::F32 => bytes[at..at + 4].copy_from_slice(&(x as f32).to_le_bytes()),
                 DType::F16 => bytes[at..at + 2].copy_from_slice(&f16::from_f64(x).to_le_bytes()),
@@ -175,7 +180,7 @@ impl Random {
                 _ if row % 7 == hidden => f64::NEG_INFINITY,
                 _ => self.normal(),
             },
-            Fill::Poison | Fill::Same(_) => 0.0,
+            Fill::List(_) | Fill::Poison | Fill::Same(_) => 0.0,
         }
     }
 }

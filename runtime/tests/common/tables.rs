@@ -6,8 +6,8 @@ use super::cover::{all_pairs, pairwise};
 use super::cover_flops;
 use leasehold::DType::{self, BF16, F8E4M3, F16, F32, I8, I32, U32};
 use leasehold::op::{
-    Activation, ArgMax, Attention, Copy, Gate, Gather, Lens, Map, MapFn, Mask, Matmul, Norm,
-    NormKind, Reduce, ReduceFn, Rope, Scatter, ScatterFn, Softmax, TopK,
+    Activation, ArgMax, Attention, Copy, Gate, Gather, KeyValue, Lens, Map, MapFn, Mask, Matmul,
+    Norm, NormKind, Reduce, ReduceFn, Rope, Scatter, ScatterFn, Softmax, TopK,
 };
 
 const FLOATS: [DType; 3] = [F32, F16, BF16];
@@ -248,7 +248,113 @@ pub fn attention() -> Vec<Case> {
             cases.push(Heads { dtypes, ..plain(1, [2, 1], rows, keys, [128, 128]) }.case());
         }
     }
+    cases.extend(attention_entries());
     cases
+}
+
+/// How the rows and keys of batch entries lie.
+#[derive(Clone, Copy, PartialEq)]
+enum Batching {
+    Dense,
+    Packed,
+    /// Keys in pages of this many.
+    Paged(u64),
+    /// Both.
+    PackedPaged(u64),
+}
+
+/// Attention of three entries of different lengths, with options. `device`: their counts are operands.
+fn entries(row: &[usize], rows: &[u32], keys: &[u32]) -> Case {
+    let &[batching, window, softcap, alibi, sinks, causal, device, heads, dims, dtype, style] = row
+    else {
+        panic!("a row of factors")
+    };
+    let batching = [
+        Batching::Dense,
+        Batching::Packed,
+        Batching::Paged(1),
+        Batching::Paged(16),
+        Batching::Paged(37),
+        Batching::PackedPaged(16),
+    ][batching];
+    let (packed, page) = match batching {
+        Batching::Dense => (false, None),
+        Batching::Packed => (true, None),
+        Batching::Paged(page) => (false, Some(page)),
+        Batching::PackedPaged(page) => (true, Some(page)),
+    };
+    let device = device == 1;
+    let [heads, kv] = [[1, 1], [6, 2], [4, 1]][heads];
+    let [d, dv] = [[64, 64], [40, 72], [33, 7]][dims];
+    let dtype = FLOATS[dtype];
+    let style = [Style::Tight, Style::Odd, Style::Heads][style];
+    let batch = rows.len() as u64;
+    let (most_rows, most_keys) = (*rows.iter().max().unwrap(), *keys.iter().max().unwrap());
+    let sum = |list: &[u32]| u64::from(list.iter().sum::<u32>());
+    // Three rows more than are owned.
+    let (q_batch, q_rows) = if packed { (1, sum(rows) + 3) } else { (batch, most_rows.into()) };
+    let room = page.map_or(0, |page| u64::from(most_keys).div_ceil(page));
+    let [k_batch, k_rows] = match page {
+        Some(page) => [batch * room + 2, page],
+        None if packed => [1, sum(keys) + 2],
+        None => [batch, most_keys.into()],
+    };
+    let make = |shape: &[u64]| Operand::new(dtype, shape, style, 1, NORMAL);
+    let mut operands = vec![
+        make(&[q_batch, heads, q_rows, d]),
+        make(&[k_batch, kv, k_rows, d]),
+        make(&[k_batch, kv, k_rows, dv]),
+    ];
+    let one = |fill| Operand::new(F32, &[heads], Style::Gapped, 1, fill);
+    operands.extend((alibi == 1).then(|| one(Fill::Positive)));
+    operands.extend((sinks == 1).then(|| one(NORMAL)));
+    let counts = |list: &[u32]| {
+        Operand::new(I32, &[batch], Style::Tight, 0, Fill::List([list[0], list[1], list[2]]))
+    };
+    let lens = |list: &[u32], most| match device {
+        true => Lens::Device { max: most },
+        false => Lens::Host(list.to_vec()),
+    };
+    operands.extend((packed && device).then(|| counts(rows)));
+    operands.extend(device.then(|| counts(keys)));
+    if page.is_some() {
+        let pages = Fill::Indices(k_batch as u32);
+        operands.push(Operand::new([I32, U32][causal], &[batch, room], Style::Odd, 0, pages));
+    }
+    operands.push(Operand::out(dtype, &[q_batch, heads, q_rows, dv], style, 1));
+    operands.push(Operand::out(F32, &[q_batch, heads, q_rows], Style::Tight, 1));
+    let op = Attention {
+        scale: 1.0 / (d as f32).sqrt(),
+        causal: causal == 1,
+        window: [None, Some([3, 0]), Some([0, 5]), Some([100, 20])][window],
+        softcap: [0.0, 1.5, 30.0][softcap],
+        alibi: alibi == 1,
+        sinks: sinks == 1,
+        rows: if packed { lens(rows, most_rows) } else { Lens::Full },
+        lens: lens(keys, most_keys),
+        key_value: page.map_or(KeyValue::Dense, |page| KeyValue::Paged { page: page as u32 }),
+        log_sum_exp: true,
+        ..Attention::default()
+    };
+    Case::new(op, operands)
+}
+
+fn attention_entries() -> Vec<Case> {
+    // Decode, chunked prefill, many queries, more rows than keys, nothing at all.
+    const COUNTS: [[[u32; 3]; 2]; 5] = [
+        [[1, 1, 1], [1, 200, 77]],
+        [[70, 64, 1], [70, 130, 300]],
+        [[5, 0, 129], [0, 9, 129]],
+        [[90, 3, 2], [40, 3, 1]],
+        [[2, 7, 65], [257, 128, 1]],
+    ];
+    all_pairs(&[6, 4, 3, 2, 2, 2, 2, 3, 3, 3, 3, COUNTS.len()])
+        .iter()
+        .map(|row| {
+            let [rows, keys] = &COUNTS[row[11]];
+            entries(&row[..11], rows, keys)
+        })
+        .collect()
 }
 
 /// Shapes of row ops: short, around vector edges, many rows, longer than a chunk, several axes, empty.

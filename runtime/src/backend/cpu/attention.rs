@@ -4,11 +4,13 @@
 use super::isa::{Isa, Kernel, fma};
 use super::math;
 use super::memory::View;
-use super::plan::{Span, attention_links, order};
+use super::plan::{Heads, Span, order};
 use super::pool::Pool;
 use super::product::{Panel, Target, multiply};
 use super::scratch::{with_rows, with_tiles};
-use crate::op::{Attention, CheckedOp, Lens, Op};
+use super::{Fault, report};
+use crate::op::{Attention, CheckedOp, KeyValue, Lens, Op};
+use std::ops::Range;
 
 /// Attention on its operands.
 pub(super) struct Tiles<'a> {
@@ -18,25 +20,43 @@ pub(super) struct Tiles<'a> {
     k: &'a View,
     v: &'a View,
     mask: Option<&'a View>,
+    alibi: Option<&'a View>,
+    sinks: Option<&'a View>,
+    pages: Option<&'a View>,
     out: &'a View,
     lse: Option<&'a View>,
     state: Option<&'a View>,
+    fault: &'a Fault,
     /// Query rows of a tile, and keys of a chunk: a multiple of 16.
     tile: [usize; 2],
-    links: u64,
-    per_link: u64,
+    heads: Heads,
+    entries: Vec<Entry>,
 }
 
-/// A tile of query rows, and what its batch entry and head see.
+/// A batch entry: where its rows and keys begin, where packed, and how many there are. Counts in device memory are
+/// read once a launch, so that all its tiles agree on them.
+#[derive(Clone, Copy)]
+struct Entry {
+    batch: u64,
+    first_row: u64,
+    first_key: u64,
+    rows: u64,
+    keys: u64,
+    /// Whether it is an entry of the caller's, not the rows that none owns.
+    owned: bool,
+}
+
+/// A tile of query rows of a head.
 #[derive(Clone, Copy)]
 struct Tile {
+    entry: Entry,
+    /// Batch entry of Q, and of dense K and V.
     batch: u64,
     head: u64,
     kv_head: u64,
+    /// First row, counted in the entry.
     row: u64,
     rows: u64,
-    /// Keys that exist for this batch entry.
-    len: u64,
 }
 
 /// Running maximum and sum of each row, and the weighted values.
@@ -52,87 +72,227 @@ impl<'a> Tiles<'a> {
         checked: &'a CheckedOp,
         views: &'a [View],
         state: Option<&'a View>,
+        fault: &'a Fault,
     ) -> Option<Self> {
         let Op::Attention(op) = checked.op() else { return None };
         let view = |name| checked.position(name).map(|i| &views[i]);
-        let (q, k, v, out) = (view("q")?, view("k")?, view("v")?, view("out")?);
-        let (links, per_link, _) = attention_links(q.shape[3], v.shape[3], k.shape[2], isa);
-        let (mask, lse) = (view("mask"), view("lse"));
         let order = order(checked.op(), isa);
-        let tile = [order.tile[0], order.chunk].map(|n| n as usize);
-        Some(Self { isa, op, q, k, v, mask, out, lse, state, tile, links, per_link })
+        let mut tiles = Self {
+            isa,
+            op,
+            q: view("q")?,
+            k: view("k")?,
+            v: view("v")?,
+            mask: view("mask"),
+            alibi: view("alibi"),
+            sinks: view("sinks"),
+            pages: view("pages"),
+            out: view("out")?,
+            lse: view("lse"),
+            state,
+            fault,
+            tile: [order.tile[0], order.chunk].map(|n| n as usize),
+            heads: Heads::of(checked, op, isa),
+            entries: Vec::new(),
+        };
+        tiles.entries = tiles.entries([view("rows"), view("lens")]);
+        Some(tiles)
+    }
+
+    /// The counts of an op, one for each entry.
+    fn counts(&self, lens: &Lens, operand: Option<&View>, full: u64, entries: u64) -> Vec<u64> {
+        match (lens, operand) {
+            (Lens::Host(list), _) => list.iter().map(|&n| n.into()).collect(),
+            (Lens::Device { max }, Some(view)) => (0..view.shape[0])
+                .map(|i| {
+                    let word = view.word(i * view.strides[0]);
+                    if word > *max {
+                        report(self.fault, word, u64::from(*max) + 1);
+                    }
+                    word.min(*max).into()
+                })
+                .collect(),
+            _ => vec![full; entries as usize],
+        }
+    }
+
+    fn entries(&self, [rows, lens]: [Option<&View>; 2]) -> Vec<Entry> {
+        let packed = self.op.rows != Lens::Full;
+        let packed_keys = packed && self.op.key_value == KeyValue::Dense;
+        let total = self.q.shape[2];
+        let rows = self.counts(&self.op.rows, rows, total, self.q.shape[0]);
+        let keys = match self.op.lens {
+            Lens::Full if packed => rows.clone(),
+            _ => self.counts(&self.op.lens, lens, self.k.shape[2], rows.len() as u64),
+        };
+        let (mut first_row, mut first_key) = (0, 0);
+        let mut entries = Vec::with_capacity(rows.len() + 1);
+        for (batch, (rows, keys)) in (0..).zip(rows.into_iter().zip(keys)) {
+            let rows = if packed { rows.min(total - first_row) } else { rows };
+            let room = if packed_keys { self.k.shape[2] - first_key } else { self.heads.keys };
+            let keys = keys.min(room);
+            entries.push(Entry { batch, first_row, first_key, rows, keys, owned: true });
+            first_row += if packed { rows } else { 0 };
+            first_key += if packed_keys { keys } else { 0 };
+        }
+        if packed {
+            let rows = total - first_row;
+            entries.push(Entry { batch: 0, first_row, first_key: 0, rows, keys: 0, owned: false });
+        }
+        entries
     }
 
     /// Runs a span of tiles on the pool.
     pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
         pool.run(span.tiles, item_ns, |i| {
-            let tile = self.tile(span.first + i);
-            with_tiles(|buffers| self.links(tile, span.from, span.to, buffers));
+            if let Some(tile) = self.tile(span.first + i) {
+                with_tiles(|buffers| self.links(tile, span.from, span.to, buffers));
+            }
         });
     }
 
-    fn tile(&self, index: u64) -> Tile {
-        let (heads, rows) = (self.q.shape[1], self.q.shape[2]);
-        let tile_rows = self.tile[0] as u64;
-        let blocks = rows.div_ceil(tile_rows);
-        let (entry, block) = (index / blocks, index % blocks);
-        let (batch, head) = (entry / heads, entry % heads);
-        let row = block * tile_rows;
-        let len = match &self.op.lens {
-            Lens::Host(list) => list.get(batch as usize).map_or(0, |&len| len.into()),
-            _ => self.k.shape[2],
+    /// The tile of a number; none where fewer rows came than the plan has room for.
+    fn tile(&self, index: u64) -> Option<Tile> {
+        let (heads, tile_rows) = (self.q.shape[1], self.tile[0] as u64);
+        let (place, mut block) = (index / self.heads.blocks, index % self.heads.blocks);
+        let (batch, head) = (place / heads, place % heads);
+        let entries = match self.op.rows {
+            Lens::Full => self.entries.get(batch as usize..=batch as usize)?,
+            _ => &self.entries,
         };
-        let kv_head = head / (heads / self.k.shape[1]);
-        Tile { batch, head, kv_head, row, rows: tile_rows.min(rows - row), len }
+        for &entry in entries {
+            let blocks = entry.rows.div_ceil(tile_rows);
+            if block < blocks {
+                let row = block * tile_rows;
+                let kv_head = head / (heads / self.k.shape[1]);
+                let rows = tile_rows.min(entry.rows - row);
+                return Some(Tile { entry, batch, head, kv_head, row, rows });
+            }
+            block -= blocks;
+        }
+        None
     }
 
     fn links(&self, tile: Tile, from: u64, to: u64, [q, kv, scores, run]: [&mut Vec<f32>; 4]) {
         let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
         let [tile_rows, tile_keys] = self.tile;
         let chunk_keys = tile_keys as u64;
-        let chunks = self.k.shape[2].div_ceil(chunk_keys).max(1);
-        let [first, last] = [from, to].map(|link| (link * self.per_link).min(chunks));
+        let chunks = self.heads.keys.div_ceil(chunk_keys).max(1);
+        let [first, last] = [from, to].map(|link| (link * self.heads.per_link).min(chunks));
         run.clear();
         run.resize(tile_rows * (2 + dv), 0.0);
         let (max, rest) = run.split_at_mut(tile_rows);
         let (sum, acc) = rest.split_at_mut(tile_rows);
         let mut running = Running { max, sum, acc };
-        running.max.fill(f32::NEG_INFINITY);
-        if let (Some(state), 1..) = (self.state, from) {
-            self.carry(state, &mut running, true);
+        match self.state {
+            Some(state) if from > 0 => self.carry(state, &mut running, true),
+            _ => self.begin(tile, &mut running),
         }
         q.clear();
         q.resize(tile_rows * d, 0.0);
         for r in 0..tile.rows as usize {
-            let at = self.at(self.q, tile, tile.head, tile.row + r as u64);
-            let row = &mut q[r * d..(r + 1) * d];
-            self.q.load(self.isa, at, self.q.row_stride(), row);
-            row.iter_mut().for_each(|x| *x *= self.op.scale);
+            let at = self.at(self.q, tile, r as u64);
+            self.q.load(self.isa, at, self.q.row_stride(), &mut q[r * d..(r + 1) * d]);
         }
         scores.resize(tile_rows * tile_keys, 0.0);
+        let seen = self.seen(tile, 0).start..self.seen(tile, tile.rows - 1).end;
         for chunk in first..last {
             let key = chunk * chunk_keys;
-            let keys = chunk_keys.min(tile.len.saturating_sub(key));
-            if keys > 0 && self.sees(tile, tile.row + tile.rows - 1) > key {
+            let keys = chunk_keys.min(tile.entry.keys.saturating_sub(key));
+            if keys > 0 && key < seen.end && seen.start < key + keys {
                 self.chunk(tile, [key, keys], q, [kv, scores], &mut running);
             }
         }
         match self.state {
-            Some(state) if to < self.links => self.carry(state, &mut running, false),
+            Some(state) if to < self.heads.links => self.carry(state, &mut running, false),
             _ => self.finish(tile, &mut running, dv),
         }
     }
 
-    /// Keys before this one are seen by query row `row`.
-    fn sees(&self, tile: Tile, row: u64) -> u64 {
-        if !self.op.causal {
-            return tile.len;
+    /// Nothing seen yet but the sink.
+    fn begin(&self, tile: Tile, running: &mut Running<'_>) {
+        running.max.fill(f32::NEG_INFINITY);
+        if let (Some(sinks), true) = (self.sinks, tile.entry.owned) {
+            running.max.fill(self.of_head(sinks, tile));
+            running.sum.fill(1.0);
         }
-        (row + 1 + tile.len).saturating_sub(self.q.shape[2]).min(tile.len)
     }
 
-    fn at(&self, view: &View, tile: Tile, head: u64, row: u64) -> u64 {
-        tile.batch * view.strides[0] + head * view.strides[1] + row * view.strides[2]
+    /// The head's own value of an operand with one for each.
+    fn of_head(&self, view: &View, tile: Tile) -> f32 {
+        let mut value = [0.0];
+        view.load(self.isa, tile.head * view.strides[0], 1, &mut value);
+        value[0]
+    }
+
+    /// Place among the keys of the tile's row `row`.
+    fn position(&self, tile: Tile, row: u64) -> i64 {
+        // Counts are below 2^32.
+        (tile.row + row + tile.entry.keys) as i64 - tile.entry.rows as i64
+    }
+
+    /// The keys that the tile's row `row` sees. Both ends grow with the row.
+    fn seen(&self, tile: Tile, row: u64) -> Range<u64> {
+        let keys = tile.entry.keys as i64;
+        let here = self.position(tile, row);
+        let (mut start, mut end) = (0, keys);
+        if self.op.causal {
+            end = end.min(here + 1);
+        }
+        if let Some([left, right]) = self.op.window {
+            start = here - i64::from(left);
+            end = end.min(here + i64::from(right) + 1);
+        }
+        let end = end.max(0);
+        start.clamp(0, end) as u64..end as u64
+    }
+
+    /// The tile's row `row` in Q, or in what has its shape.
+    fn at(&self, view: &View, tile: Tile, row: u64) -> u64 {
+        let row = tile.entry.first_row + tile.row + row;
+        tile.batch * view.strides[0] + tile.head * view.strides[1] + row * view.strides[2]
+    }
+
+    /// Keys or values of a chunk, a row each.
+    fn panel<'b>(
+        &self,
+        view: &'b View,
+        tile: Tile,
+        [key, keys]: [u64; 2],
+        buffer: &'b mut Vec<f32>,
+    ) -> Panel<'b> {
+        let width = view.shape[3];
+        let head = tile.kv_head * view.strides[1];
+        let Some(pages) = self.pages else {
+            let row = tile.entry.first_key + key;
+            let batch = if self.op.rows == Lens::Full { tile.entry.batch } else { 0 };
+            let at = batch * view.strides[0] + head + row * view.strides[2];
+            let steps = [view.strides[2], view.strides[3]];
+            return Panel::of(self.isa, view, at, steps, [keys, width], buffer);
+        };
+        let page = view.shape[2];
+        let line = width as usize;
+        buffer.resize(keys as usize * line, 0.0);
+        let mut next = key;
+        while next < key + keys {
+            let count = (page - next % page).min(key + keys - next);
+            let at = tile.entry.batch * pages.strides[0] + next / page * pages.strides[1];
+            let index = pages.word(at);
+            let from = (next - key) as usize * line;
+            let rows = &mut buffer[from..from + count as usize * line];
+            if u64::from(index) < view.shape[0] {
+                // Only an index that passed forms an address.
+                let start = u64::from(index) * view.strides[0] + head;
+                for (slot, row) in (next % page..).zip(rows.chunks_exact_mut(line.max(1))) {
+                    view.load(self.isa, start + slot * view.strides[2], view.strides[3], row);
+                }
+            } else {
+                report(self.fault, index, view.shape[0]);
+                rows.fill(0.0);
+            }
+            next += count;
+        }
+        Panel::dense(buffer, keys as usize, line)
     }
 
     /// One chunk of keys: scores, weights, and the weighted values added.
@@ -144,35 +304,47 @@ impl<'a> Tiles<'a> {
         [kv, scores]: [&mut Vec<f32>; 2],
         running: &mut Running<'_>,
     ) {
-        let (d, dv, rows) = (self.q.shape[3], self.v.shape[3], tile.rows as usize);
-        let width = self.tile[1];
-        let q = Panel::dense(q, rows, d as usize);
-        // K as it lies is K transposed to the product: its columns are keys.
-        let at = self.at(self.k, tile, tile.kv_head, key);
-        let steps = [self.k.strides[3], self.k.strides[2]];
-        let keys_panel = Panel::of(self.isa, self.k, at, steps, [d, keys], kv);
-        multiply(q, keys_panel, &mut Target::dense(scores, keys as usize, width), false);
-        self.mask(tile, key, keys, scores);
-        self.isa.run(Online { rows, width, scores, running, dv: dv as usize });
+        let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
+        let (rows, width) = (tile.rows as usize, self.tile[1]);
+        let keys_panel = self.panel(self.k, tile, [key, keys], kv).t();
+        // Scaled after the sum: products of 16-bit values are exact, those of a scaled query would not be.
+        let target = &mut Target::dense(scores, keys as usize, width);
+        multiply(Panel::dense(q, rows, d), keys_panel, target, false, self.op.scale);
+        self.functions(tile, key, keys, scores);
+        self.isa.run(Online { rows, width, scores, running, dv });
         let weights = Panel::dense(scores, rows, width).narrow(keys as usize);
-        let at = self.at(self.v, tile, tile.kv_head, key);
-        let steps = [self.v.strides[2], self.v.strides[3]];
-        let values = Panel::of(self.isa, self.v, at, steps, [keys, dv], kv);
-        let dv = dv as usize;
-        multiply(weights, values, &mut Target::dense(running.acc, dv, dv), true);
+        let values = self.panel(self.v, tile, [key, keys], kv);
+        multiply(weights, values, &mut Target::dense(running.acc, dv, dv), true, 1.0);
     }
 
-    /// Adds the mask and hides what a row does not see.
-    fn mask(&self, tile: Tile, key: u64, keys: u64, scores: &mut [f32]) {
+    /// Functions of the scores, then the mask, and what a row does not see is hidden.
+    fn functions(&self, tile: Tile, key: u64, keys: u64, scores: &mut [f32]) {
+        let slope = self.alibi.map(|slopes| self.of_head(slopes, tile));
         with_rows(|[line, _]| {
             for (r, row) in (0..tile.rows).zip(scores.chunks_exact_mut(self.tile[1])) {
-                let seen = self.sees(tile, tile.row + r).saturating_sub(key).min(keys) as usize;
-                row[seen..].fill(f32::NEG_INFINITY);
-                if let (Some(mask), true) = (self.mask, seen > 0) {
-                    line.resize(seen, 0.0);
-                    let at = self.at(mask, tile, tile.head, tile.row + r);
-                    mask.load(self.isa, at + key * mask.row_stride(), mask.row_stride(), line);
-                    row.iter_mut().zip(&*line).for_each(|(s, m)| *s += m);
+                let seen = self.seen(tile, r);
+                let inside = |at: u64| (at.saturating_sub(key).min(keys)) as usize;
+                let (first, last) = (inside(seen.start), inside(seen.end));
+                row[last..].fill(f32::NEG_INFINITY);
+                row[..first.min(last)].fill(f32::NEG_INFINITY);
+                if first >= last {
+                    continue;
+                }
+                let first_key = key + first as u64;
+                let visible = &mut row[first..last];
+                if self.op.softcap > 0.0 {
+                    self.isa.run(Cap(self.op.softcap, &mut *visible));
+                }
+                if let Some(slope) = slope {
+                    let ahead = self.position(tile, r) - first_key as i64;
+                    let distances = (0..).map(|i| (ahead - i).unsigned_abs() as f32);
+                    visible.iter_mut().zip(distances).for_each(|(s, far)| *s -= slope * far);
+                }
+                if let Some(mask) = self.mask {
+                    line.resize(visible.len(), 0.0);
+                    let at = self.at(mask, tile, r) + first_key * mask.row_stride();
+                    mask.load(self.isa, at, mask.row_stride(), line);
+                    visible.iter_mut().zip(&*line).for_each(|(s, m)| *s += m);
                 }
             }
         });
@@ -197,13 +369,25 @@ impl<'a> Tiles<'a> {
             let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
             let row = &mut running.acc[r * dv..(r + 1) * dv];
             row.iter_mut().for_each(|x| *x *= inverse);
-            let at = self.at(self.out, tile, tile.head, tile.row + r as u64);
+            let at = self.at(self.out, tile, r as u64);
             self.out.store(self.isa, at, self.out.row_stride(), row);
             if let Some(lse) = self.lse {
                 let y = if sum == 0.0 { f32::NEG_INFINITY } else { max + math::ln::<false>(sum) };
-                lse.store(self.isa, self.at(lse, tile, tile.head, tile.row + r as u64), 1, &[y]);
+                lse.store(self.isa, self.at(lse, tile, r as u64), 1, &[y]);
             }
         }
+    }
+}
+
+/// The soft cap: `c tanh(x / c)`.
+struct Cap<'a>(f32, &'a mut [f32]);
+
+impl Kernel for Cap<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        let (cap, scores) = (self.0, self.1);
+        scores.iter_mut().for_each(|x| *x = cap * math::tanh::<F>(*x / cap));
     }
 }
 

@@ -146,7 +146,7 @@ impl<'a> Bands<'a> {
             let depth = self.chunk.min(self.product.k - k0.min(self.product.k));
             let a = self.panel(self.a, band.entry, [band.row, k0], [band.rows, depth], pa);
             let b = self.panel(self.b, band.entry, [k0, band.col], [depth, band.cols], pb);
-            multiply(a, b, target, chunk > 0);
+            multiply(a, b, target, chunk > 0, 1.0);
         }
     }
 

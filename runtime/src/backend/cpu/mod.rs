@@ -181,7 +181,9 @@ impl Cpu {
                     }
                 }
                 Op::Attention(_) => {
-                    if let Some(tiles) = attention::Tiles::new(isa, op, views, state.as_ref()) {
+                    let fault = &self.fault;
+                    let tiles = attention::Tiles::new(isa, op, views, state.as_ref(), fault);
+                    if let Some(tiles) = tiles {
                         tiles.run(span, pool, item_ns);
                     }
                 }

@@ -5,8 +5,8 @@ use super::isa::Isa;
 use crate::dtype::DType;
 use crate::error::{Kind, Result};
 use crate::op::{
-    CheckedOp, Gate, Group, KeyValue, Lens, Norm, NormKind, Op, OrderClass, Precision, Scatter,
-    ScatterFn, Spec, TopK,
+    Attention, CheckedOp, Gate, Group, KeyValue, Lens, Norm, NormKind, Op, OrderClass, Precision,
+    Scatter, ScatterFn, Spec, TopK,
 };
 use crate::order::{Family, Order, Plan, UNIT_CAP_SLOW_NS};
 pub(super) use crate::order::{Span, spans};
@@ -152,16 +152,7 @@ fn missing(op: &CheckedOp) -> Option<&'static str> {
             (op.group != Group::None, "groups"),
             (op.order != OrderClass::Fixed, "an order other than fixed"),
         ],
-        Op::Attention(op) => &[
-            (op.window.is_some(), "a window"),
-            (op.softcap != 0.0, "a soft cap"),
-            (op.alibi, "ALiBi"),
-            (op.sinks, "sinks"),
-            (op.rows != Lens::Full, "packed rows"),
-            (op.lens.on_device(), "device lengths"),
-            (op.key_value != KeyValue::Dense, "paged keys"),
-            (op.order != OrderClass::Fixed, "an order other than fixed"),
-        ],
+        Op::Attention(op) => &[(op.order != OrderClass::Fixed, "an order other than fixed")],
         Op::Gather(_) | Op::Copy(_) | Op::Scatter(_) => return None,
         Op::Norm(_)
         | Op::Softmax(_)
@@ -191,7 +182,7 @@ pub(super) fn plan(op: &CheckedOp, isa: Isa) -> Result<Plan> {
     let order = order(op.op(), isa);
     match op.op() {
         Op::Matmul(_) => product(op, order, class),
-        Op::Attention(_) => attention(op, order, class),
+        Op::Attention(attention) => self::attention(op, attention, order, class),
         Op::Norm(_)
         | Op::Softmax(_)
         | Op::Reduce(_)
@@ -292,24 +283,61 @@ fn product(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
     finish(order, p.tiles, p.links, p.unit_ns, 4 * tm * tn)
 }
 
-/// [`links`] of attention, given head dims.
-pub(super) fn attention_links(d: u64, dv: u64, keys: u64, isa: Isa) -> (u64, u64, u64) {
-    let [rows, chunk] = class(isa).attention_tile.map(u64::from);
-    let flops = 2 * rows * chunk * (d + dv + 8);
-    let chunk_ns = flops * 1000 / class(isa).attention;
-    let rest_ns = LAUNCH_NS + rows * (d + dv);
-    let chunks = keys.div_ceil(chunk).max(1);
-    links(chunks, chunk_ns, rest_ns)
+/// The geometry of attention, shared by the planner and the kernel.
+pub(super) struct Heads {
+    /// Batch entries that Q has an axis for: all, or one where rows are packed.
+    batch: u64,
+    heads: u64,
+    /// Tiles of a head, and the most keys that one sees.
+    pub(super) blocks: u64,
+    pub(super) keys: u64,
+    pub(super) links: u64,
+    pub(super) per_link: u64,
+    unit_ns: u64,
+    dv: u64,
 }
 
-fn attention(op: &CheckedOp, order: Order, class: &Class) -> Result<Plan> {
-    let dim = |name, i: usize| op.spec(name).map_or(0, |s| s.layout.shape()[i]);
-    let (d, dv) = (dim("q", 3), dim("v", 3));
-    let (links, _, unit_ns) = attention_links(d, dv, dim("k", 2), class.isa);
-    let heads = u128::from(dim("q", 0)) * u128::from(dim("q", 1));
-    let rows = u64::from(order.tile[0]);
-    let tiles = heads * u128::from(dim("q", 2).div_ceil(rows));
-    finish(order, tiles, links, unit_ns, 4 * rows * (dv + 2))
+impl Heads {
+    pub(super) fn of(checked: &CheckedOp, op: &Attention, isa: Isa) -> Self {
+        let dim = |name, i: usize| checked.spec(name).map_or(0, |s| s.layout.shape()[i]);
+        let [tile, chunk] = class(isa).attention_tile.map(u64::from);
+        let (batch, heads, rows, d, dv) =
+            (dim("q", 0), dim("q", 1), dim("q", 2), dim("q", 3), dim("v", 3));
+        let room = match op.key_value {
+            KeyValue::Dense => dim("k", 2),
+            KeyValue::Paged { page } => dim("pages", 1).saturating_mul(page.into()),
+        };
+        let most = |lens: &Lens| match lens {
+            Lens::Full => room,
+            Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
+            Lens::Device { max } => (*max).into(),
+        };
+        let packed_alone = op.lens == Lens::Full && op.key_value == KeyValue::Dense;
+        let keys = room.min(most(if packed_alone { &op.rows } else { &op.lens }));
+        let blocks = match &op.rows {
+            Lens::Full => rows.div_ceil(tile),
+            Lens::Host(list) => {
+                let owned: u64 = list.iter().map(|&n| u64::from(n)).sum();
+                let blocks = list.iter().map(|&n| u64::from(n).div_ceil(tile)).sum::<u64>();
+                blocks + (rows - owned).div_ceil(tile)
+            }
+            // At most one partial tile an entry, and one of the rows that none owns.
+            Lens::Device { .. } => rows.div_ceil(tile) + dim("rows", 0) + 1,
+        };
+        let flops = 2 * tile * chunk * (d + dv + 8);
+        // Functions of a score take as long as a few dims more.
+        let extra = u64::from(op.softcap > 0.0) * 24 + u64::from(op.alibi) * 4;
+        let chunk_ns = (flops + 2 * tile * chunk * extra) * 1000 / class(isa).attention;
+        let rest_ns = LAUNCH_NS + tile * (d + dv);
+        let (links, per_link, unit_ns) = links(keys.div_ceil(chunk).max(1), chunk_ns, rest_ns);
+        Self { batch, heads, blocks, keys, links, per_link, unit_ns, dv }
+    }
+}
+
+fn attention(checked: &CheckedOp, op: &Attention, order: Order, class: &Class) -> Result<Plan> {
+    let h = Heads::of(checked, op, class.isa);
+    let tiles = u128::from(h.batch) * u128::from(h.heads) * u128::from(h.blocks);
+    finish(order, tiles, h.links, h.unit_ns, 4 * u64::from(order.tile[0]) * (h.dv + 2))
 }
 
 /// Columns of a scatter's tile, and most entries of a link.

@@ -55,6 +55,12 @@ impl<'a> Panel<'a> {
         Self { start: data.as_ptr(), strides: [cols as isize, 1], size: [rows, cols], source }
     }
 
+    /// Rows as columns.
+    pub(super) fn t(self) -> Self {
+        let ([m, n], [row, col]) = (self.size, self.strides);
+        Self { size: [n, m], strides: [col, row], ..self }
+    }
+
     /// The first `cols` columns.
     pub(super) fn narrow(mut self, cols: usize) -> Self {
         self.size[1] = self.size[1].min(cols);
@@ -95,8 +101,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// `c (+)= a b`: adds to `c` or replaces it. Nothing happens unless inner sizes agree and `c` holds the result.
-pub(super) fn multiply(a: Panel<'_>, b: Panel<'_>, c: &mut Target<'_>, add: bool) {
+/// `c (+)= factor a b`: adds to `c` or replaces it. Nothing happens unless inner sizes agree and `c` holds the result.
+pub(super) fn multiply(a: Panel<'_>, b: Panel<'_>, c: &mut Target<'_>, add: bool, factor: f32) {
     let ([m, k], n) = (a.size, b.size[1]);
     let fits = b.size[0] == k && n <= c.size[1] && m <= c.size[0];
     if !fits || m == 0 || n == 0 {
@@ -127,7 +133,7 @@ pub(super) fn multiply(a: Panel<'_>, b: Panel<'_>, c: &mut Target<'_>, add: bool
             b.strides[1],
             b.strides[0],
             1.0,
-            1.0,
+            factor,
             false,
             false,
             false,
