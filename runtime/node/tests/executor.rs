@@ -7,7 +7,8 @@ use leasehold::backend::cpu::Cpu;
 use leasehold::remote::Remote;
 use leasehold::wire::{Ends, Mapped, Memfd, Open, Opened, PAGE, from_bytes, pair, receive, send};
 use leasehold::{
-    Attention, DType, Device, Error, Gather, Kind, Map, Matmul, Norm, Softmax, Tensor,
+    ArgMax, Attention, DType, Device, Error, Gather, Kind, Map, Matmul, Norm, Scatter, Softmax,
+    Tensor,
 };
 use leasehold_node::executor::protocol::{FromExecutor, Terms, ToExecutor, Usage, Why};
 use leasehold_node::executor::serve;
@@ -161,6 +162,59 @@ fn leased_bits_are_local_bits() {
     let usage = node.end(job, Why::Exited);
     assert!(usage.ops >= 7 && usage.busy_ns > 0 && usage.bytes_up > 0 && usage.bytes_down > 0);
     assert!(usage.memory_byte_ns > 0);
+}
+
+/// A decode step, nearly: appends a key to pages, attends over them, and picks what comes next on the device.
+fn decode(dev: &Device) -> Vec<f32> {
+    let table = ramp(dev, &[40, 32], 0.03);
+    let pages = dev.tensor([1, 2], &[1u32, 0]).unwrap();
+    let cache = ramp(dev, &[2, 1, 16, 32], 0.0);
+    let (len, one) = (dev.tensor([1], &[0i32]).unwrap(), dev.tensor([1], &[1i32]).unwrap());
+    let token = dev.empty(DType::I32, &[1]).unwrap();
+    let step = dev
+        .program(|p| {
+            let x = Gather::new(&table, &token).record(p)?;
+            Map::add(&len, &one).into(&len).record(p)?;
+            let heads = x.reshape(&[1, 1, 1, 32])?;
+            Scatter::append(&heads, &pages, &len, &cache).record(p)?;
+            let logits = Matmul::new(&x, &table.t()).record(p)?;
+            ArgMax::new(&logits).into(&token).record(p)?;
+            p.output(&logits)?;
+            p.output(&cache)
+        })
+        .unwrap();
+    step.write(&token, &[7i32]).unwrap();
+    let mut reads: Vec<_> =
+        (0..20).map(|_| step.replay().unwrap().read::<f32>().unwrap()).collect();
+    let mut out: Vec<f32> = reads.iter_mut().flat_map(|read| read.wait(None).unwrap()).collect();
+    out.extend(step.outputs()[1].read::<f32>().unwrap().wait(None).unwrap());
+    // More replays than a ring holds records.
+    for _ in 0..2000 {
+        step.write(&len, &[3i32]).unwrap();
+        step.replay().unwrap();
+    }
+    out.extend(step.outputs()[1].read::<f32>().unwrap().wait(None).unwrap());
+    out
+}
+
+#[test]
+fn leased_replays_give_local_bits() {
+    let node = Node::start(cpu());
+    let local = Device::from_backend(cpu()).unwrap();
+    let (job, leased) = node.tenant();
+    let (a, b) = (decode(&local), decode(&leased));
+    assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
+    assert!(a.len() == b.len() && a.iter().all(|v| v.is_finite()));
+    // A bad index in a step is the replay's failure, here as there.
+    for dev in [&local, &leased] {
+        let table = ramp(dev, &[4, 2], 1.0);
+        let index = dev.tensor([1], &[9u32]).unwrap();
+        let program = dev.program(|p| p.output(&Gather::new(&table, &index).record(p)?)).unwrap();
+        let error = program.replay().unwrap().read::<f32>().unwrap().wait(None).unwrap_err();
+        assert_eq!(*error.kind(), Kind::Index { value: 9, bound: 4 });
+    }
+    drop(leased);
+    assert!(node.end(job, Why::Exited).ops >= 2020 * 5);
 }
 
 /// The same on a GPU backend, whose work is done long after it is launched. A software adapter will do.

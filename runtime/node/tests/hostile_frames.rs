@@ -7,7 +7,7 @@ use leasehold::backend::null::Null;
 use leasehold::op::{self, Op, Spec, check};
 use leasehold::wire::{
     BlockRef, COMPLETE_BYTES, COPY_MAX, Completion, Consumer, Ends, Outcome, Producer, Record,
-    STAGING_BYTES, SUBMIT_BYTES, Shared, TenantEnd, Wire,
+    STAGING_BYTES, STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd, Wire,
 };
 use leasehold::{DType, Dims, Kind, Layout, MapFn};
 use leasehold_node::executor::Executor;
@@ -54,6 +54,7 @@ impl Random {
 /// The tenant's end, driven by hand.
 struct Tenant {
     submit: Shared,
+    staging: Shared,
     complete: Shared,
     producer: Producer,
     consumer: Consumer,
@@ -88,6 +89,7 @@ fn session(executor: &mut Executor<Null>, job: u64, number: u64) -> Tenant {
     executor.add_session(job, number, theirs.unwrap()).unwrap();
     Tenant {
         submit: ends.tenant.submit.map(true).unwrap(),
+        staging: ends.tenant.staging.map(true).unwrap(),
         complete: ends.tenant.complete.map(false).unwrap(),
         producer: Producer::new(SUBMIT_BYTES),
         consumer: Consumer::new(COMPLETE_BYTES),
@@ -110,11 +112,15 @@ impl Tenant {
     }
 }
 
+/// A step of a program: the op as it was defined then, its operands, and where they lie.
+type Kept = (Op, Vec<Spec>, Vec<BlockRef>);
+
 /// What an executor must know of a session, written again from the specification.
 #[derive(Default)]
 struct Model {
     blocks: HashMap<(u32, u32), u64>,
     handles: HashMap<u32, (Op, Vec<Spec>)>,
+    programs: HashMap<u32, Vec<Kept>>,
 }
 
 impl Model {
@@ -127,8 +133,22 @@ impl Model {
         self.blocks.get(&(at.block, at.generation)).is_some_and(|have| end <= u128::from(*have))
     }
 
+    /// The steps that a record names, if each could run now.
+    fn steps(&self, staging: &Shared, [at, len]: [u64; 2]) -> Option<Vec<Kept>> {
+        if len > STEPS_BYTES_MAX {
+            return None;
+        }
+        let mut bytes = vec![0; len as usize];
+        staging.read(at, &mut bytes).then_some(())?;
+        let known = |step: Step| {
+            let (op, specs) = self.handles.get(&step.handle)?.clone();
+            self.runs(&op, &specs, &step.bindings).then_some((op, specs, step.bindings))
+        };
+        Step::decode(&bytes).ok()?.into_iter().map(known).collect()
+    }
+
     /// Whether the record must be accepted.
-    fn accepts(&self, record: &Record) -> bool {
+    fn accepts(&self, record: &Record, staging: &Shared) -> bool {
         match record {
             Record::Define { op, specs, lens, .. } => {
                 let [at, count] = *lens;
@@ -147,30 +167,14 @@ impl Model {
             }
             Record::Undefine { handle } => self.handles.contains_key(handle),
             Record::Run { handle, bindings } => {
-                let Some((op, specs)) = self.handles.get(handle) else { return false };
-                let last = specs.len() - 1;
-                // One output, the last operand: apart from every input, or a map's very own input.
-                let good = specs.len() == bindings.len()
-                    && specs.iter().zip(bindings).all(|(s, at)| {
-                        self.range(*at, s.span_bytes())
-                            && at.offset % 256 == u64::from(s.offset_class)
-                            && at.offset.is_multiple_of(s.dtype.size())
-                    });
-                let apart = |i: usize| {
-                    let (a, b) = (&bindings[i], &bindings[bindings.len() - 1]);
-                    let end = |i: usize| u128::from(bindings[i].offset) + specs[i].span_bytes();
-                    let same_view =
-                        matches!(op, Op::Map(_)) && a.offset == b.offset && specs[i] == specs[last];
-                    same_view
-                        || a.block != b.block
-                        || end(i) <= b.offset.into()
-                        || end(bindings.len() - 1) <= a.offset.into()
-                        || specs[i].span_bytes() == 0
-                        || specs[last].span_bytes() == 0
-                };
-                good && (0..bindings.len() - 1).all(apart)
+                let known = self.handles.get(handle);
+                known.is_some_and(|(op, specs)| self.runs(op, specs, bindings))
             }
-            Record::Replay { .. } => false,
+            Record::Record { steps, .. } => self.steps(staging, *steps).is_some(),
+            Record::Erase { program } => self.programs.contains_key(program),
+            Record::Replay { program } => self.programs.get(program).is_some_and(|steps| {
+                steps.iter().all(|(op, specs, bindings)| self.runs(op, specs, bindings))
+            }),
             Record::Reserve { bytes } => {
                 let len = (*bytes).max(1).div_ceil(2 * MIB).saturating_mul(2 * MIB);
                 len <= QUOTA - self.held()
@@ -184,8 +188,38 @@ impl Model {
         }
     }
 
-    fn accepted(&mut self, record: Record, values: [u64; 3]) {
+    /// Whether a defined op runs on these bindings.
+    fn runs(&self, op: &Op, specs: &[Spec], bindings: &[BlockRef]) -> bool {
+        let last = specs.len() - 1;
+        // One output, the last operand: apart from every input, or a map's very own input.
+        let good = specs.len() == bindings.len()
+            && specs.iter().zip(bindings).all(|(s, at)| {
+                self.range(*at, s.span_bytes())
+                    && at.offset % 256 == u64::from(s.offset_class)
+                    && at.offset.is_multiple_of(s.dtype.size())
+            });
+        let apart = |i: usize| {
+            let (a, b) = (&bindings[i], &bindings[bindings.len() - 1]);
+            let end = |i: usize| u128::from(bindings[i].offset) + specs[i].span_bytes();
+            let same_view =
+                matches!(op, Op::Map(_)) && a.offset == b.offset && specs[i] == specs[last];
+            same_view
+                || a.block != b.block
+                || end(i) <= b.offset.into()
+                || end(bindings.len() - 1) <= a.offset.into()
+                || specs[i].span_bytes() == 0
+                || specs[last].span_bytes() == 0
+        };
+        good && (0..bindings.len() - 1).all(apart)
+    }
+
+    fn accepted(&mut self, record: Record, values: [u64; 3], staging: &Shared) {
         match record {
+            Record::Record { program, steps } => {
+                let steps = self.steps(staging, steps).unwrap();
+                self.programs.insert(program, steps);
+            }
+            Record::Erase { program } => drop(self.programs.remove(&program)),
             Record::Define { handle, op, specs, .. } => {
                 let op = op.op(Vec::new()).unwrap();
                 self.handles.insert(handle, (op, specs));
@@ -238,7 +272,26 @@ fn some_spec(random: &mut Random) -> Spec {
     Spec { dtype, layout, offset_class: class }
 }
 
-fn some_record(random: &mut Random, model: &Model) -> Record {
+/// Where the tenant puts its steps.
+const STEPS_AT: u64 = STAGING_BYTES - STEPS_BYTES_MAX;
+
+/// Writes a few steps, some of them wrong, into staging; their bytes.
+fn some_steps(random: &mut Random, model: &Model, staging: &Shared) -> u64 {
+    let steps: Vec<Step> = (0..random.below(4)).map(|_| some_step(random, model)).collect();
+    let bytes = Step::encode(&steps);
+    assert!(staging.write(STEPS_AT, &bytes));
+    bytes.len() as u64
+}
+
+fn some_step(random: &mut Random, model: &Model) -> Step {
+    let known = model.handles.iter().nth(random.below(model.handles.len() as u64) as usize);
+    let unknown = (random.below(32) as u32, 2);
+    let (handle, n) = known.map_or(unknown, |(h, (_, specs))| (*h, specs.len()));
+    let n = if random.one_in(10) { random.below(12) as usize } else { n };
+    Step { handle, bindings: (0..n).map(|_| model.some_block(random)).collect() }
+}
+
+fn some_record(random: &mut Random, model: &Model, staging: &Shared) -> Record {
     let handle = random.below(32) as u32;
     match random.below(16) {
         0..3 => {
@@ -258,12 +311,23 @@ fn some_record(random: &mut Random, model: &Model) -> Record {
         }
         3 => Record::Undefine { handle },
         4..9 => {
-            let known = model.handles.iter().nth(random.below(model.handles.len() as u64) as usize);
-            let (handle, n) = known.map_or((handle, 2), |(h, (_, specs))| (*h, specs.len()));
-            let n = if random.one_in(10) { random.below(12) as usize } else { n };
-            Record::Run { handle, bindings: (0..n).map(|_| model.some_block(random)).collect() }
+            let Step { handle, bindings } = some_step(random, model);
+            Record::Run { handle, bindings }
         }
-        9 => Record::Replay { program: handle },
+        9 => match random.below(4) {
+            0 => Record::Erase { program: handle },
+            1 => {
+                let (mut at, len) =
+                    (random.below(STAGING_BYTES), some_steps(random, model, staging));
+                if random.one_in(8) {
+                    at = random.number();
+                }
+                let lie = random.one_in(8);
+                let steps = if lie { [at, random.number()] } else { [STEPS_AT, len] };
+                Record::Record { program: handle, steps }
+            }
+            _ => Record::Replay { program: handle },
+        },
         10..12 => {
             let bytes = if random.one_in(4) { random.number() } else { random.below(4 * MIB) };
             Record::Reserve { bytes }
@@ -295,7 +359,7 @@ fn ten_million_hostile_frames_are_judged_as_the_model_judges() {
     let (mut model, mut random) = (Model::default(), Random(0x1ea5_e401));
     let (mut now, mut accepted, mut garbled) = (0, 0u64, 0u64);
     for ticket in 1..=FRAMES {
-        let record = some_record(&mut random, &model);
+        let record = some_record(&mut random, &model, &tenant.staging);
         let mut frame = record.encode(ticket, 0).unwrap();
         if random.one_in(10) {
             // Any bytes behind the length: a length that lies is the ring's business, tested below.
@@ -308,12 +372,18 @@ fn ten_million_hostile_frames_are_judged_as_the_model_judges() {
         match (decoded, completion.outcome) {
             (Err(_), Outcome::Failed(_)) => garbled += 1,
             (Ok(record), Outcome::Done(values)) => {
-                assert!(model.accepts(&record), "frame {ticket} was accepted: {record:?}");
+                assert!(
+                    model.accepts(&record, &tenant.staging),
+                    "frame {ticket} was accepted: {record:?}"
+                );
                 accepted += 1;
-                model.accepted(record, values);
+                model.accepted(record, values, &tenant.staging);
             }
             (Ok(record), Outcome::Failed(error)) => {
-                assert!(!model.accepts(&record), "frame {ticket}: {error}: {record:?}");
+                assert!(
+                    !model.accepts(&record, &tenant.staging),
+                    "frame {ticket}: {error}: {record:?}"
+                );
             }
             (Err(error), Outcome::Done(_)) => panic!("frame {ticket} was accepted: {error}"),
         }

@@ -1,7 +1,7 @@
 //! The engine of a device in this process: a queue of commands and one backend. A worker thread drives the
 //! queue; a caller that waits drives it too when the backend is free, so that op + wait costs no thread switch.
 
-use super::{Engine, Poison, QueueId, Ticket, WhenFull};
+use super::{Engine, Poison, ProgramId, QueueId, Ticket, WhenFull, program_ops};
 use crate::backend::{Backend, Caps, Mark, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Core, Run};
@@ -46,6 +46,8 @@ struct Queue {
     lens: HashMap<BufferId, u64>,
     used: u64,
     reads: HashMap<Ticket, Option<Result<Vec<u8>>>>,
+    programs: HashMap<ProgramId, Arc<[BoundOp]>>,
+    next_program: u64,
     first_error: Option<Error>,
     closed: bool,
 }
@@ -56,6 +58,17 @@ enum Command {
     Write(BufferId, u64, Vec<u8>),
     Read(BufferId, u64, u64),
     Run(BoundOp),
+    Replay(Arc<[BoundOp]>),
+}
+
+/// An op launched and not yet polled.
+struct InFlight {
+    /// Complete when it is done: for ops of a program but the last, the ticket before the replay's.
+    ticket: Ticket,
+    mark: Mark,
+    run: Run,
+    /// The program that it is of: its failure is that of all.
+    program: Option<Arc<[BoundOp]>>,
 }
 
 /// What only the thread that drives may touch.
@@ -64,7 +77,7 @@ struct Driver<B: Backend> {
     poison: Poison,
     /// Buffers freed while ops that may have failed them are in flight: readers of those need the cause.
     freed: Vec<BufferId>,
-    in_flight: VecDeque<(Ticket, Mark, Run)>,
+    in_flight: VecDeque<InFlight>,
     /// The last ticket that ended while earlier ones were still in flight.
     ended: Ticket,
 }
@@ -90,6 +103,8 @@ impl<B: Backend> Local<B> {
             lens: HashMap::new(),
             used: 0,
             reads: HashMap::new(),
+            programs: HashMap::new(),
+            next_program: 0,
             first_error: None,
             closed: false,
         };
@@ -132,6 +147,21 @@ impl<B: Backend> Local<B> {
             self.shared.work.notify_one();
         }
         ticket
+    }
+
+    /// Enqueues work, which waits for room or is refused.
+    fn enqueue(&self, command: Command, full: WhenFull) -> Result<Ticket> {
+        loop {
+            let mut queue = self.queue()?;
+            if queue.commands.len() < QUEUE_MAX {
+                return Ok(self.push(&mut queue, command));
+            }
+            drop(queue);
+            if full == WhenFull::Refuse {
+                return Err(Kind::QueueFull { limit: QUEUE_MAX as u64 }.into());
+            }
+            self.wait_until(None, |queue| queue.commands.len() < QUEUE_MAX / 2);
+        }
     }
 
     /// The buffer's length, if `len` bytes at `offset` lie inside it.
@@ -242,10 +272,11 @@ impl<B: Backend> Driver<B> {
     }
 
     fn execute(&mut self, shared: &Shared<B>, ticket: Ticket, command: Command) {
-        let is_run = matches!(command, Command::Run(_));
         match command {
             Command::Run(op) => match self.launch(&op) {
-                Ok((mark, run)) => self.in_flight.push_back((ticket, mark, run)),
+                Ok((mark, run)) => {
+                    self.fly(shared, InFlight { ticket, mark, run, program: None });
+                }
                 Err(error) => {
                     // Causes before this one come first.
                     self.settle(shared, 0);
@@ -254,6 +285,7 @@ impl<B: Backend> Driver<B> {
                     self.finish(shared, ticket, Some(error), None);
                 }
             },
+            Command::Replay(ops) => self.replay(shared, ticket, &ops),
             Command::Alloc(id, len) => {
                 let result = self.core.alloc(id, len);
                 if let Err(error) = &result {
@@ -280,8 +312,34 @@ impl<B: Backend> Driver<B> {
                 self.finish(shared, ticket, None, Some(result));
             }
         }
-        if is_run && self.in_flight.len() > IN_FLIGHT_MAX {
+    }
+
+    fn fly(&mut self, shared: &Shared<B>, flight: InFlight) {
+        self.in_flight.push_back(flight);
+        if self.in_flight.len() > IN_FLIGHT_MAX {
             self.settle(shared, IN_FLIGHT_MAX / 2);
+        }
+    }
+
+    fn replay(&mut self, shared: &Shared<B>, ticket: Ticket, ops: &Arc<[BoundOp]>) {
+        for (i, op) in ops.iter().enumerate() {
+            let last = i + 1 == ops.len();
+            let ticket_of = if last { ticket } else { Ticket(ticket.0 - 1) };
+            match self.launch(op) {
+                Ok((mark, run)) => {
+                    let program = Some(Arc::clone(ops));
+                    self.fly(shared, InFlight { ticket: ticket_of, mark, run, program });
+                }
+                Err(error) => {
+                    self.settle(shared, 0);
+                    let error = self.poison.inherited(op).cloned().unwrap_or(error);
+                    self.poison.fail_all(ops, &error);
+                    return self.finish(shared, ticket, Some(error), None);
+                }
+            }
+        }
+        if ops.is_empty() {
+            self.finish(shared, ticket, None, None);
         }
     }
 
@@ -320,7 +378,8 @@ impl<B: Backend> Driver<B> {
     /// Polls marks until at most `keep` ops are in flight.
     fn settle(&mut self, shared: &Shared<B>, keep: usize) {
         while self.in_flight.len() > keep {
-            let Some((ticket, mark, run)) = self.in_flight.pop_front() else { return };
+            let Some(flight) = self.in_flight.pop_front() else { return };
+            let InFlight { ticket, mark, run, program } = flight;
             let name = run.op().op().op().name();
             let own = match self.core.poll(mark, None) {
                 Ok(Progress::Done { fault: None, .. } | Progress::Pending) => None,
@@ -333,7 +392,10 @@ impl<B: Backend> Driver<B> {
             // An operand may have failed after this op was launched on it.
             let error = self.poison.inherited(run.op()).cloned().or(own);
             if let Some(error) = &error {
-                self.poison.fail(run.op(), error);
+                match &program {
+                    Some(ops) => self.poison.fail_all(ops, error),
+                    None => self.poison.fail(run.op(), error),
+                }
             }
             self.core.end(&run);
             shared.complete(ticket, error, None);
@@ -416,16 +478,29 @@ impl<B: Backend> Engine for Local<B> {
     }
 
     fn submit(&self, op: BoundOp, _: QueueId, full: WhenFull) -> Result<Ticket> {
-        loop {
-            let mut queue = self.queue()?;
-            if queue.commands.len() < QUEUE_MAX {
-                return Ok(self.push(&mut queue, Command::Run(op)));
-            }
-            drop(queue);
-            if full == WhenFull::Refuse {
-                return Err(Kind::QueueFull { limit: QUEUE_MAX as u64 }.into());
-            }
-            self.wait_until(None, |queue| queue.commands.len() < QUEUE_MAX / 2);
+        self.enqueue(Command::Run(op), full)
+    }
+
+    fn record(&self, ops: Vec<BoundOp>) -> Result<ProgramId> {
+        let ops = program_ops(ops)?;
+        let mut queue = self.queue()?;
+        queue.next_program += 1;
+        let id = ProgramId(queue.next_program);
+        queue.programs.insert(id, ops);
+        Ok(id)
+    }
+
+    fn replay(&self, program: ProgramId, _: QueueId, full: WhenFull) -> Result<Ticket> {
+        let ops = self.queue()?.programs.get(&program).cloned();
+        let ops = ops.ok_or_else(|| -> Error {
+            Kind::Bounds { asked: format!("{program:?}"), allowed: "a kept program".into() }.into()
+        })?;
+        self.enqueue(Command::Replay(ops), full)
+    }
+
+    fn erase(&self, program: ProgramId) {
+        if let Ok(mut queue) = self.queue() {
+            queue.programs.remove(&program);
         }
     }
 

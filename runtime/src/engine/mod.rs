@@ -7,7 +7,7 @@ pub use local::Local;
 pub use poison::Poison;
 
 use crate::backend::Caps;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId};
 use std::time::Duration;
@@ -19,6 +19,10 @@ pub struct Ticket(pub u64);
 /// One of a device's in-order queues; 0 is the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct QueueId(pub u32);
+
+/// A program that an engine keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProgramId(pub u64);
 
 /// What to do when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,21 @@ pub trait Engine: Send + Sync {
     /// `QueueFull` when asked to refuse; `Unsupported` or `Time` from planning; `DeviceLost`, `Revoked`.
     fn submit(&self, op: BoundOp, queue: QueueId, full: WhenFull) -> Result<Ticket>;
 
+    /// Keeps a list of ops to be replayed in its order, as one.
+    ///
+    /// # Errors
+    /// `Unsupported` for more ops than a program may have.
+    fn record(&self, ops: Vec<BoundOp>) -> Result<ProgramId>;
+
+    /// Enqueues every op of a program. If one fails, everything that the program writes is marked failed.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    fn replay(&self, program: ProgramId, queue: QueueId, full: WhenFull) -> Result<Ticket>;
+
+    /// Forgets a program after the replays enqueued so far. Never blocks.
+    fn erase(&self, program: ProgramId);
+
     /// Waits at most `timeout` (`None`: as long as it takes); whether the ticket is done.
     ///
     /// # Errors
@@ -85,6 +104,18 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// `Timeout`, or that first error.
     fn wait(&self, timeout: Option<Duration>) -> Result<()>;
+}
+
+/// Most ops of a program.
+pub const PROGRAM_OPS_MAX: usize = 4096;
+
+/// The ops of a program, if they are not too many.
+pub(crate) fn program_ops(ops: Vec<BoundOp>) -> Result<std::sync::Arc<[BoundOp]>> {
+    if ops.len() <= PROGRAM_OPS_MAX {
+        return Ok(ops.into());
+    }
+    let asked = format!("a program of {} ops", ops.len());
+    Err(Kind::Unsupported { asked, allowed: PROGRAM_OPS_MAX.to_string() }.into())
 }
 
 /// Zeroed host memory for `len` elements, or the error that there is not so much.

@@ -31,6 +31,11 @@ impl Poison {
         op.written().for_each(|buffer| self.fail_buffer(buffer, cause));
     }
 
+    /// Marks the outputs of all ops of a program failed.
+    pub fn fail_all(&mut self, ops: &[BoundOp], cause: &Error) {
+        ops.iter().for_each(|op| self.fail(op, cause));
+    }
+
     /// Marks one buffer failed. It keeps its first cause.
     pub fn fail_buffer(&mut self, buffer: BufferId, cause: &Error) {
         self.0.entry(buffer).or_insert_with(|| cause.clone());

@@ -3,12 +3,12 @@
 
 use super::gone;
 use super::memory::Memory;
-use crate::engine::{Poison, QueueId, Ticket};
+use crate::engine::{Poison, ProgramId, QueueId, Ticket, program_ops};
 use crate::error::{Error, Kind, Result};
 use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::wire::{
-    COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, Producer, Record, SUBMIT_BYTES,
-    Shared, TenantEnd, Wire, is_asleep, set_asleep,
+    COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, Producer, Record, STEPS_BYTES_MAX,
+    SUBMIT_BYTES, Shared, Step, TenantEnd, Wire, is_asleep, set_asleep,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
@@ -32,6 +32,15 @@ enum Pending {
         staged: [u64; 2],
     },
     Reserve,
+    /// A program's steps, and the staging that they lie in: offset and bytes.
+    Record {
+        program: ProgramId,
+        staged: [u64; 2],
+    },
+    Replay {
+        program: ProgramId,
+        ops: Arc<[BoundOp]>,
+    },
     /// Staging to free when done: offset and bytes.
     Staged(u64, u64),
     /// A part of a read: where its bytes lie in staging, and where they go.
@@ -43,6 +52,17 @@ enum Pending {
         to: usize,
     },
     Plain,
+}
+
+/// A program as this side keeps it.
+struct Program {
+    ops: Arc<[BoundOp]>,
+    /// Whether its steps are on their way.
+    sent: bool,
+    /// Handles of its ops, once sent.
+    handles: Vec<u32>,
+    /// Why the executor refused it.
+    refused: Option<Error>,
 }
 
 /// A read under way.
@@ -81,6 +101,10 @@ pub(super) struct Client {
     refused: HashMap<u32, Error>,
     /// Buffers freed while records were in flight.
     freed: Vec<BufferId>,
+    programs: HashMap<ProgramId, Program>,
+    next_program: u32,
+    /// Programs that the executor is still to forget.
+    erased: Vec<u32>,
 }
 
 /// Tickets of reads live apart from those of records.
@@ -111,6 +135,9 @@ impl Client {
             next_handle: 0,
             refused: HashMap::new(),
             freed: Vec::new(),
+            programs: HashMap::new(),
+            next_program: 0,
+            erased: Vec::new(),
         })
     }
 
@@ -183,6 +210,20 @@ impl Client {
                 self.poison.fail(&op, &named);
                 self.first_error.get_or_insert(named);
             }
+            Pending::Record { program, staged: [offset, len] } => {
+                self.memory.unstage(offset, len);
+                if let Some(program) = self.programs.get_mut(&program) {
+                    // What refused one of its ops says more.
+                    let first = program.handles.iter().find_map(|h| self.refused.get(h));
+                    program.refused = Some(first.unwrap_or(cause).clone());
+                }
+            }
+            Pending::Replay { program, ops } => {
+                let refused = self.programs.get(&program).and_then(|p| p.refused.as_ref());
+                let cause = refused.unwrap_or(cause).clone();
+                self.poison.fail_all(&ops, &cause);
+                self.first_error.get_or_insert(cause);
+            }
             Pending::Reserve => {
                 self.reserving = false;
                 self.reserve_error = Some(cause.clone());
@@ -253,6 +294,13 @@ impl Client {
                 // The executor ran it on whatever a failed operand held; the cause is passed on here.
                 if let Some(cause) = self.poison.inherited(&op).cloned() {
                     self.poison.fail(&op, &cause);
+                }
+            }
+            Pending::Record { staged: [offset, len], .. } => self.memory.unstage(offset, len),
+            Pending::Replay { ops, .. } => {
+                let cause = ops.iter().find_map(|op| self.poison.inherited(op).cloned());
+                if let Some(cause) = cause {
+                    self.poison.fail_all(&ops, &cause);
                 }
             }
             Pending::Reserve => {
@@ -363,7 +411,105 @@ impl Client {
         Ok(pushed)
     }
 
+    /// Forgets all handles where `more` would be too many; whether there is room.
+    fn room_for_handles(&mut self, more: usize) -> Result<bool> {
+        if self.handles.len() + more <= HANDLES_MAX {
+            return Ok(true);
+        }
+        let known: Vec<_> = self.handles.iter().map(|(op, &h)| (Arc::clone(op), h)).collect();
+        for (op, handle) in known {
+            let record = Record::Undefine { handle };
+            if self.push(&record, QueueId(0), Pending::Plain)?.is_none() {
+                return Ok(false);
+            }
+            self.handles.remove(&op);
+        }
+        Ok(true)
+    }
+
+    pub(super) fn record(&mut self, ops: Vec<BoundOp>) -> Result<ProgramId> {
+        let ops = program_ops(ops)?;
+        if ops.len() > HANDLES_MAX {
+            let asked = format!("a program of {} ops", ops.len());
+            return Err(Kind::Unsupported { asked, allowed: HANDLES_MAX.to_string() }.into());
+        }
+        self.next_program = self.next_program.wrapping_add(1);
+        let id = ProgramId(self.next_program.into());
+        let program = Program { ops, sent: false, handles: Vec::new(), refused: None };
+        self.programs.insert(id, program);
+        Ok(id)
+    }
+
+    pub(super) fn replay(&mut self, id: ProgramId, queue: QueueId) -> Result<Option<Ticket>> {
+        self.tell_erased()?;
+        let Some(Program { ops, sent, .. }) = self.programs.get(&id) else {
+            let (asked, allowed) = (format!("{id:?}"), "a kept program".to_string());
+            return Err(Kind::Bounds { asked, allowed }.into());
+        };
+        let (ops, sent) = (Arc::clone(ops), *sent);
+        if !sent && !self.send_program(id, &ops)? {
+            return Ok(None);
+        }
+        let record = Record::Replay { program: id.0 as u32 };
+        self.push(&record, queue, Pending::Replay { program: id, ops })
+    }
+
+    /// Defines a program's ops and sends its steps; false while there is no room for them.
+    fn send_program(&mut self, id: ProgramId, ops: &[BoundOp]) -> Result<bool> {
+        let distinct: std::collections::HashSet<_> = ops.iter().map(BoundOp::op).collect();
+        let new = distinct.into_iter().filter(|op| !self.handles.contains_key(*op)).count();
+        if !self.room_for_handles(new)? {
+            return Ok(false);
+        }
+        let mut steps = Vec::with_capacity(ops.len());
+        for op in ops {
+            let Some(handle) = self.handle(op.op())? else { return Ok(false) };
+            let bindings = op.bindings().iter().map(|b| self.memory.at(b.buffer, b.offset, 0));
+            steps.push(Step { handle, bindings: bindings.collect::<Result<_>>()? });
+        }
+        let bytes = Step::encode(&steps);
+        let len = bytes.len() as u64;
+        if len > STEPS_BYTES_MAX {
+            let asked = format!("a program of {len} bytes of steps");
+            return Err(Kind::Unsupported { asked, allowed: STEPS_BYTES_MAX.to_string() }.into());
+        }
+        let Some(staging) = self.memory.stage(len.max(1)) else { return Ok(false) };
+        self.staging.write(staging, &bytes);
+        let record = Record::Record { program: id.0 as u32, steps: [staging, len] };
+        let pending = Pending::Record { program: id, staged: [staging, len.max(1)] };
+        if self.push(&record, QueueId(0), pending)?.is_none() {
+            self.memory.unstage(staging, len.max(1));
+            return Ok(false);
+        }
+        if let Some(program) = self.programs.get_mut(&id) {
+            program.sent = true;
+            program.handles = steps.iter().map(|step| step.handle).collect();
+        }
+        Ok(true)
+    }
+
+    pub(super) fn erase(&mut self, id: ProgramId) {
+        if self.programs.remove(&id).is_some_and(|program| program.sent) {
+            self.erased.push(id.0 as u32);
+            // What the ring has no room for now goes with the next replay.
+            let _ = self.tell_erased();
+        }
+    }
+
+    fn tell_erased(&mut self) -> Result<()> {
+        while let Some(&program) = self.erased.last() {
+            if self.push(&Record::Erase { program }, QueueId(0), Pending::Plain)?.is_none() {
+                break;
+            }
+            self.erased.pop();
+        }
+        Ok(())
+    }
+
     pub(super) fn submit(&mut self, op: &BoundOp, queue: QueueId) -> Result<Option<Ticket>> {
+        if !self.handles.contains_key(op.op()) && !self.room_for_handles(1)? {
+            return Ok(None);
+        }
         let Some(handle) = self.handle(op.op())? else { return Ok(None) };
         let bindings = op.bindings().iter().map(|b| self.memory.at(b.buffer, b.offset, 0));
         let bindings = bindings.collect::<Result<_>>()?;
@@ -374,16 +520,6 @@ impl Client {
     fn handle(&mut self, op: &Arc<CheckedOp>) -> Result<Option<u32>> {
         if let Some(&handle) = self.handles.get(op) {
             return Ok(Some(handle));
-        }
-        if self.handles.len() >= HANDLES_MAX {
-            let known: Vec<_> = self.handles.iter().map(|(op, &h)| (Arc::clone(op), h)).collect();
-            for (op, handle) in known {
-                let record = Record::Undefine { handle };
-                if self.push(&record, QueueId(0), Pending::Plain)?.is_none() {
-                    return Ok(None);
-                }
-                self.handles.remove(&op);
-            }
         }
         let list = op.op().host_lens().concat();
         if list.len() as u64 > LENS_MAX {

@@ -6,7 +6,7 @@ mod heap;
 mod memory;
 
 use crate::backend::Caps;
-use crate::engine::{Engine, QueueId, Ticket, WhenFull};
+use crate::engine::{Engine, ProgramId, QueueId, Ticket, WhenFull};
 use crate::error::{Error, Kind, Result};
 use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId};
@@ -223,6 +223,28 @@ impl Engine for Remote {
         }
         drop(client);
         self.until_room(|client| client.submit(&op, queue))
+    }
+
+    fn record(&self, ops: Vec<BoundOp>) -> Result<ProgramId> {
+        self.lock()?.record(ops)
+    }
+
+    fn replay(&self, program: ProgramId, queue: QueueId, full: WhenFull) -> Result<Ticket> {
+        let mut client = self.lock()?;
+        if let Some(ticket) = client.replay(program, queue)? {
+            return Ok(ticket);
+        }
+        if full == WhenFull::Refuse {
+            return Err(Kind::QueueFull { limit: wire::SUBMIT_BYTES }.into());
+        }
+        drop(client);
+        self.until_room(|client| client.replay(program, queue))
+    }
+
+    fn erase(&self, program: ProgramId) {
+        if let Ok(mut client) = self.lock() {
+            client.erase(program);
+        }
     }
 
     fn poll(&self, ticket: Ticket, timeout: Option<Duration>) -> Result<bool> {

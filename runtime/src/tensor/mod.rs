@@ -2,28 +2,41 @@
 //! share the buffer, and the last one dropped frees it.
 
 pub(crate) mod ops;
+mod program;
 mod read;
 
+pub use program::{Program, Recorder};
 pub use read::Read;
 
 use crate::device::{Device, Queue};
 use crate::dtype::{DType, Element};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::layout::{Dims, Layout};
 use crate::op::{Binding, BufferId, Rule, Spec};
 use std::fmt;
 use std::sync::Arc;
 
-/// A buffer of a device, freed when its last view goes.
+/// A buffer of a device, freed when its last view goes; or one that a program being recorded will have.
 struct Buffer {
     device: Device,
     id: BufferId,
     len: u64,
 }
 
+/// Set in the ids of buffers that exist only in a program being recorded; engines count from 1.
+const RECORDED: u64 = 1 << 63;
+
+impl Buffer {
+    fn is_recorded(&self) -> bool {
+        self.id.0 & RECORDED != 0
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.device.engine().free(self.id);
+        if !self.is_recorded() {
+            self.device.engine().free(self.id);
+        }
     }
 }
 
@@ -85,6 +98,15 @@ impl Tensor {
 
     pub(crate) fn binding(&self) -> Binding {
         Binding { buffer: self.buffer.id, offset: self.offset, len: self.buffer.len }
+    }
+
+    /// Refuses a tensor that has no memory yet.
+    pub(crate) fn in_memory(&self) -> Result<()> {
+        if !self.buffer.is_recorded() {
+            return Ok(());
+        }
+        let asked = "a tensor of a program being recorded".to_string();
+        Err(Kind::Device { asked, allowed: "a tensor in memory".into() }.into())
     }
 
     fn view(&self, layout: Layout, elements: u64) -> Result<Self> {
@@ -207,6 +229,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::write`].
     pub fn write_on<T: Element>(&self, queue: &Queue, data: &[T]) -> Result<()> {
+        self.in_memory()?;
         self.has_dtype(T::DTYPE)?;
         if data.len() as u128 != self.layout.numel() {
             let asked = format!("{} elements", data.len());
@@ -234,6 +257,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::read`].
     pub fn read_on<T: Element>(&self, queue: &Queue) -> Result<Read<T>> {
+        self.in_memory()?;
         self.has_dtype(T::DTYPE)?;
         let dense = if self.layout.is_contiguous() {
             self.clone()

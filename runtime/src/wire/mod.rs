@@ -16,7 +16,7 @@ pub use hello::{
     Ends, Mapped, Open, Opened, TenantEnd, VERSION, from_bytes, message, pair, receive, send,
 };
 pub use op::{MAX_OPERANDS, SPEC_BYTES, Wire};
-pub use record::{BlockRef, HEADER_BYTES, Record};
+pub use record::{BlockRef, HEADER_BYTES, Record, Step};
 pub use ring::{Bad, Consumer, Producer, is_asleep, set_asleep};
 pub use shm::{Memfd, Shared, inherited};
 
@@ -34,5 +34,7 @@ pub const COMPLETE_BYTES: u64 = 1 << 18;
 pub const STAGING_BYTES: u64 = 32 << 20;
 /// Most bytes of one staged copy, so that copies of several sessions take turns.
 pub const COPY_MAX: u64 = 4 << 20;
+/// Most bytes of a program's steps.
+pub const STEPS_BYTES_MAX: u64 = 1 << 20;
 /// Most lengths that one op carries.
 pub const LENS_MAX: u64 = 1 << 18;

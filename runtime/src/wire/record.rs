@@ -48,8 +48,20 @@ pub enum Record {
         /// Where its operands lie.
         bindings: Vec<BlockRef>,
     },
-    /// Replay a recorded program: reserved.
+    /// Run every step of a recorded program, as one.
     Replay {
+        /// The program.
+        program: u32,
+    },
+    /// Keep a list of steps under a number.
+    Record {
+        /// The program, chosen by the tenant.
+        program: u32,
+        /// Where its steps lie in staging: byte offset and bytes.
+        steps: [u64; 2],
+    },
+    /// Forget a program.
+    Erase {
         /// The program.
         program: u32,
     },
@@ -81,6 +93,43 @@ pub enum Record {
         /// Bytes.
         len: u64,
     },
+}
+
+/// A step of a program: a defined op, and where its operands lie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The op's handle.
+    pub handle: u32,
+    /// Its operands.
+    pub bindings: Vec<BlockRef>,
+}
+
+impl Step {
+    /// Steps as the bytes that lie in staging.
+    pub fn encode(steps: &[Self]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for Self { handle, bindings } in steps {
+            out.extend(handle.to_le_bytes());
+            out.extend((bindings.len() as u32).to_le_bytes());
+            bindings.iter().for_each(|at| encode_at(at, &mut out));
+        }
+        out
+    }
+
+    /// The steps that these bytes, a private copy, say.
+    ///
+    /// # Errors
+    /// `Protocol` with the field, its value and the bound.
+    pub fn decode(bytes: &[u8]) -> Result<Vec<Self>> {
+        let mut c = Cursor(bytes);
+        let mut steps = Vec::new();
+        while !c.0.is_empty() {
+            let (handle, count) = (c.u32()?, c.count()?);
+            let bindings = (0..count).map(|_| c.at()).collect::<Result<_>>()?;
+            steps.push(Self { handle, bindings });
+        }
+        Ok(steps)
+    }
 }
 
 fn protocol(what: &'static str, asked: impl Into<u64>, allowed: u64) -> Error {
@@ -145,6 +194,8 @@ impl Record {
             Self::Release { .. } => 6,
             Self::Write { .. } => 7,
             Self::Read { .. } => 8,
+            Self::Record { .. } => 9,
+            Self::Erase { .. } => 10,
         }
     }
 
@@ -168,7 +219,13 @@ impl Record {
                 lens.iter().for_each(|n| out.extend(n.to_le_bytes()));
                 specs.iter().for_each(|spec| encode_spec(spec, &mut out));
             }
-            Self::Undefine { handle: n } | Self::Replay { program: n } => u32s(&[*n, 0]),
+            Self::Undefine { handle: n }
+            | Self::Replay { program: n }
+            | Self::Erase { program: n } => u32s(&[*n, 0]),
+            Self::Record { program, steps } => {
+                u32s(&[*program, 0]);
+                steps.iter().for_each(|n| out.extend(n.to_le_bytes()));
+            }
             Self::Run { handle, bindings } => {
                 u32s(&[*handle, bindings.len() as u32]);
                 bindings.iter().for_each(|at| encode_at(at, &mut out));
@@ -232,7 +289,15 @@ impl Record {
             6 => Self::Release { at: c.at()? },
             7 => Self::Write { at: c.at()?, staging: c.u64()?, len: c.u64()? },
             8 => Self::Read { at: c.at()?, staging: c.u64()?, len: c.u64()? },
-            other => return Err(protocol("record kind", other, 8)),
+            9 => {
+                let (program, zero) = (c.u32()?, c.u32()?);
+                if zero != 0 {
+                    return Err(protocol("reserved word", zero, 0));
+                }
+                Self::Record { program, steps: [c.u64()?, c.u64()?] }
+            }
+            10 => Self::Erase { program: c.u32()? },
+            other => return Err(protocol("record kind", other, 10)),
         };
         c.end()?;
         Ok(record)

@@ -15,12 +15,12 @@ use blocks::{Block, Blocks};
 use job::Job;
 use leasehold::backend::{Backend, Mark, Progress};
 use leasehold::exec::{Core, Run};
-use leasehold::op::BufferId;
+use leasehold::op::{BoundOp, BufferId};
 use leasehold::order::UNIT_CAP_GPU_NS;
 use leasehold::wire::{Bad, Outcome, Record, TenantEnd};
 use leasehold::{Error, Kind, Result, plan};
 use protocol::{Device, PROTOCOL, Terms, Usage, Why};
-use session::{Copying, Session, Work};
+use session::{Copying, Session, Steps, Work};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ struct Flight {
     mark: Mark,
     session: u64,
     job: u64,
-    /// The record that ends with this slice.
-    last: Option<(u64, Box<Run>)>,
+    /// The op that ends with this slice, and the record that ends with it, if one does.
+    last: Option<(Option<u64>, Box<Run>)>,
 }
 
 /// A device and its tenants. Time comes in as nanoseconds of the boot-time clock, so that tests own it.
@@ -314,21 +314,14 @@ impl<B: Backend> Executor<B> {
             }
             Record::Undefine { handle } => session.undefine(handle)?,
             Record::Run { handle, bindings } => {
-                let run = Box::new(self.core.begin(session.bind(handle, &bindings)?)?);
-                if run.remaining() > 0 {
-                    let head = run.plan().unit_ns;
-                    session.head = Some(Work::Run { ticket, run });
-                    session.ready_ns = now_ns;
-                    let ready = self.ops.ready(SessionId(id), head);
-                    ready.map_err(|_| Kind::Time { asked: head.into(), allowed: 0 })?;
-                    return Ok(None);
-                }
-                self.core.end(&run);
-                job.usage().ops += 1;
+                let op = session.bind(handle, &bindings)?;
+                return self.begin(id, ticket, Some(op), Steps::default(), now_ns);
             }
-            Record::Replay { .. } => {
-                let (asked, allowed) = ("replay".to_string(), "define, run".to_string());
-                return Err(Kind::Unsupported { asked, allowed }.into());
+            Record::Record { program, steps } => session.record(program, steps)?,
+            Record::Erase { program } => session.erase(program)?,
+            Record::Replay { program } => {
+                let rest = session.program(program)?;
+                return self.begin(id, ticket, None, rest, now_ns);
             }
             Record::Reserve { bytes } => {
                 session.may_add_block()?;
@@ -353,6 +346,51 @@ impl<B: Backend> Executor<B> {
             }
         }
         Ok(Some([0; 3]))
+    }
+
+    /// Puts the first op that has anything to do at the session's head: the given one, else the next step.
+    fn begin(
+        &mut self,
+        id: u64,
+        ticket: u64,
+        op: Option<BoundOp>,
+        mut rest: Steps,
+        now_ns: u64,
+    ) -> Result<Option<[u64; 3]>> {
+        let Some(run) = self.next_run(id, op, &mut rest)? else { return Ok(Some([0; 3])) };
+        let head = run.plan().unit_ns;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.head = Some(Work::Run { ticket, run, rest });
+            session.ready_ns = now_ns;
+            let ready = self.ops.ready(SessionId(id), head);
+            ready.map_err(|_| Kind::Time { asked: head.into(), allowed: 0 })?;
+        }
+        Ok(None)
+    }
+
+    /// The given op, or the next step, begun; those without units are done. `None` when nothing is left.
+    fn next_run(
+        &mut self,
+        id: u64,
+        mut op: Option<BoundOp>,
+        rest: &mut Steps,
+    ) -> Result<Option<Box<Run>>> {
+        loop {
+            let Some(session) = self.sessions.get(&id) else { return Ok(None) };
+            let next = match op.take() {
+                Some(op) => Some(op),
+                None => session.step(rest)?,
+            };
+            let Some(op) = next else { return Ok(None) };
+            let run = Box::new(self.core.begin(op)?);
+            if run.remaining() > 0 {
+                return Ok(Some(run));
+            }
+            self.core.end(&run);
+            if let Some(job) = self.jobs.get_mut(&session.job) {
+                job.usage().ops += 1;
+            }
+        }
     }
 
     fn copy(&mut self, id: u64, copy: Copying) -> Result<Option<[u64; 3]>> {
@@ -413,7 +451,7 @@ impl<B: Backend> Executor<B> {
     fn launch_slice(&mut self, turn: crate::sched::Turn, now_ns: u64) -> Result<()> {
         let (id, budget) = (turn.session.0, turn.budget);
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
-        let Some(Work::Run { ticket, mut run }) = session.head.take() else {
+        let Some(Work::Run { ticket, mut run, mut rest }) = session.head.take() else {
             self.ops.idle(SessionId(id));
             return Ok(());
         };
@@ -428,23 +466,39 @@ impl<B: Backend> Executor<B> {
         self.core.step(&mut run, units)?;
         let mark = self.core.mark()?;
         (self.pulse)(0);
-        let next = (run.remaining() > 0).then_some(unit_ns);
-        let slice = self.ops.launched(turn, unit_ns.saturating_mul(units), next);
-        let last = match next {
-            Some(_) => {
-                session.head = Some(Work::Run { ticket, run });
+        let mut failed = None;
+        // What comes after this slice, and what ends with it.
+        let (head, last) = if run.remaining() > 0 {
+            (Some(run), None)
+        } else {
+            let next = self.next_run(id, None, &mut rest).unwrap_or_else(|error| {
+                failed = Some(error);
                 None
-            }
-            None => {
-                session.finishing += 1;
-                Some((ticket, run))
-            }
+            });
+            let ends = next.is_none() && failed.is_none();
+            (next, Some((ends.then_some(ticket), run)))
         };
-        if let Some(job) = self.jobs.get_mut(&session.job) {
+        let next_ns = head.as_ref().map(|run| run.plan().unit_ns);
+        let slice = self.ops.launched(turn, unit_ns.saturating_mul(units), next_ns);
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        session.finishing += usize::from(last.is_some());
+        session.head = head.map(|run| Work::Run { ticket, run, rest });
+        let job = session.job;
+        if let Some(job) = self.jobs.get_mut(&job) {
             job.usage().units += units;
         }
-        self.flights.push_back(Flight { slice, mark, session: id, job: session.job, last });
-        Ok(())
+        self.flights.push_back(Flight { slice, mark, session: id, job, last });
+        match failed {
+            Some(error) if lost(&error) => Err(error),
+            Some(error) => {
+                self.drain(id, now_ns)?;
+                if self.answer(id, ticket, Outcome::Failed(error)).is_err() {
+                    self.close(id, now_ns)?;
+                }
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Collects slices that are done, the first within `timeout`.
@@ -467,6 +521,8 @@ impl<B: Backend> Executor<B> {
             let Some((ticket, run)) = flight.last else { continue };
             self.core.end(&run);
             session.finishing -= 1;
+            // A fault of a step is its record's.
+            let Some(ticket) = ticket else { continue };
             let outcome = match session.fault.take() {
                 None => Outcome::Done([0; 3]),
                 Some(f) => Outcome::Failed(Kind::Index { value: f.value, bound: f.bound }.into()),

@@ -6,7 +6,8 @@ use leasehold::exec::Run;
 use leasehold::op::{Binding, BoundOp, BufferId, CheckedOp, check};
 use leasehold::wire::{
     Bad, BlockRef, COMPLETE_BYTES, COPY_MAX, Completion, Consumer, LENS_MAX, Outcome, Producer,
-    Record, STAGING_BYTES, SUBMIT_BYTES, Shared, TenantEnd, Wire, is_asleep, set_asleep,
+    Record, STAGING_BYTES, STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd, Wire, is_asleep,
+    set_asleep,
 };
 use leasehold::{Error, Kind, Result};
 use rustix::net::{RecvFlags, SendFlags};
@@ -18,6 +19,9 @@ use std::sync::Arc;
 const HANDLES_MAX: usize = 4096;
 /// Blocks of a session.
 const BLOCKS_MAX: usize = 4096;
+/// Programs of a session, and their steps in all.
+const PROGRAMS_MAX: usize = 256;
+const STEPS_MAX: usize = 1 << 16;
 /// Bytes of one step of a copy.
 pub(super) const COPY_UNIT: u64 = 1 << 20;
 
@@ -29,9 +33,18 @@ pub(super) enum Work {
         ticket: u64,
         /// Where it stands.
         run: Box<Run>,
+        /// What follows it under the same record.
+        rest: Steps,
     },
     /// A copy between staging and a block.
     Copy(Copying),
+}
+
+/// The steps of a program that are still to come; none for an op of its own.
+#[derive(Clone, Default)]
+pub(super) struct Steps {
+    steps: Arc<[(Arc<CheckedOp>, Vec<BlockRef>)]>,
+    next: usize,
 }
 
 /// A copy under way.
@@ -69,6 +82,7 @@ pub(super) struct Session {
     consumer: Consumer,
     record: Vec<u8>,
     handles: HashMap<u32, Arc<CheckedOp>>,
+    programs: HashMap<u32, Steps>,
     slots: Vec<Slot>,
     pub(super) head: Option<Work>,
     pub(super) ready_ns: u64,
@@ -94,6 +108,7 @@ impl Session {
             consumer: Consumer::new(SUBMIT_BYTES),
             record: Vec::new(),
             handles: HashMap::new(),
+            programs: HashMap::new(),
             slots: Vec::new(),
             head: None,
             ready_ns: 0,
@@ -223,7 +238,63 @@ impl Session {
 
     /// A defined op on blocks of this session.
     pub(super) fn bind(&self, handle: u32, at: &[BlockRef]) -> Result<BoundOp> {
-        let op = self.handles.get(&handle).ok_or_else(|| unknown("handle", handle.into()))?;
+        self.bound(self.defined(handle)?, at)
+    }
+
+    fn defined(&self, handle: u32) -> Result<&Arc<CheckedOp>> {
+        self.handles.get(&handle).ok_or_else(|| unknown("handle", handle.into()))
+    }
+
+    /// Keeps the steps that a tenant wrote into staging, copied out before they are judged. Each is bound once to see
+    /// that it can be; blocks may go before a replay, so each is bound again then.
+    pub(super) fn record(&mut self, program: u32, [at, len]: [u64; 2]) -> Result<()> {
+        if len > STEPS_BYTES_MAX {
+            let (what, asked, allowed) = ("bytes of steps", len, STEPS_BYTES_MAX);
+            return Err(Kind::Protocol { what, asked, allowed }.into());
+        }
+        let mut bytes = vec![0; len as usize];
+        if !self.staging.read(at, &mut bytes) {
+            let (asked, allowed) = (at.saturating_add(len), STAGING_BYTES);
+            return Err(Kind::Protocol { what: "staging", asked, allowed }.into());
+        }
+        let mut steps = Vec::new();
+        for step in Step::decode(&bytes)? {
+            let op = Arc::clone(self.defined(step.handle)?);
+            self.bound(&op, &step.bindings)?;
+            steps.push((op, step.bindings));
+        }
+        self.programs.remove(&program);
+        let kept: usize = self.programs.values().map(|program| program.steps.len()).sum();
+        let counts = [
+            ("programs", self.programs.len() + 1, PROGRAMS_MAX),
+            ("steps", kept + steps.len(), STEPS_MAX),
+        ];
+        for (what, asked, allowed) in counts.map(|(what, n, max)| (what, n as u64, max as u64)) {
+            if asked > allowed {
+                return Err(Kind::Protocol { what, asked, allowed }.into());
+            }
+        }
+        self.programs.insert(program, Steps { steps: steps.into(), next: 0 });
+        Ok(())
+    }
+
+    /// The steps of a program, from the first.
+    pub(super) fn program(&self, program: u32) -> Result<Steps> {
+        self.programs.get(&program).cloned().ok_or_else(|| unknown("program", program.into()))
+    }
+
+    pub(super) fn erase(&mut self, program: u32) -> Result<()> {
+        self.programs.remove(&program).map(drop).ok_or_else(|| unknown("program", program.into()))
+    }
+
+    /// The next of these steps on the session's blocks; `None` after the last.
+    pub(super) fn step(&self, rest: &mut Steps) -> Result<Option<BoundOp>> {
+        let Some((op, at)) = rest.steps.get(rest.next) else { return Ok(None) };
+        rest.next += 1;
+        self.bound(op, at).map(Some)
+    }
+
+    fn bound(&self, op: &Arc<CheckedOp>, at: &[BlockRef]) -> Result<BoundOp> {
         let bindings = at.iter().map(|at| {
             let block = self.block(*at)?;
             Ok(Binding { buffer: block.id, offset: at.offset, len: block.len })

@@ -33,13 +33,14 @@ use crate::engine::WhenFull;
 use crate::error::{Error, Kind, Result};
 use crate::layout::{Dims, Layout};
 use crate::op::{Binding, Op, Rule, Spec, check};
-use crate::tensor::Tensor;
+use crate::tensor::{Recorder, Tensor};
 use std::sync::Arc;
 
 /// Options that every builder has.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options<'a> {
     queue: Option<&'a Queue>,
+    recorder: Option<&'a Recorder>,
     dtype: Option<DType>,
     into: Option<&'a Tensor>,
 }
@@ -76,6 +77,16 @@ macro_rules! call_methods {
             /// The rule broken, `OutOfMemory`, or what the device fails with. Errors of the run itself come
             /// back where the output is read.
             pub fn run(self) -> crate::Result<crate::Tensor> {
+                self.call(crate::engine::WhenFull::Wait)
+            }
+
+            /// Checks the op now and makes it a step of a program instead of running it. The result has memory only
+            /// in the program.
+            ///
+            /// # Errors
+            /// The rule broken, or what making the output fails with.
+            pub fn record(mut self, program: &'a crate::Recorder) -> crate::Result<crate::Tensor> {
+                self.options.recorder = Some(program);
                 self.call(crate::engine::WhenFull::Wait)
             }
 
@@ -140,14 +151,20 @@ pub(crate) fn submit(
     let specs: Vec<Spec> =
         inputs.iter().map(|tensor| tensor.spec()).chain(outs.iter().map(Out::spec)).collect();
     let checked = Arc::new(check(op, &specs)?);
-    let results = outs.iter().map(|out| match out.into {
-        Some(tensor) => Ok(tensor.clone()),
-        None => Tensor::empty(&device, out.dtype, out.shape),
+    let results = outs.iter().map(|out| match (out.into, options.recorder) {
+        (Some(tensor), _) => Ok(tensor.clone()),
+        (None, Some(recorder)) => recorder.empty(out.dtype, out.shape),
+        (None, None) => Tensor::empty(&device, out.dtype, out.shape),
     });
     let results = results.collect::<Result<Vec<Tensor>>>().map_err(|e| e.in_op(name))?;
-    let all = inputs.iter().copied().chain(&results);
-    let bindings: Vec<Binding> = all.map(Tensor::binding).collect();
+    let all: Vec<&Tensor> = inputs.iter().copied().chain(&results).collect();
+    let bindings: Vec<Binding> = all.iter().map(|tensor| tensor.binding()).collect();
     let bound = checked.bind(&bindings)?;
+    if let Some(recorder) = options.recorder {
+        recorder.step(bound, &all).map_err(|e| e.in_op(name))?;
+        return Ok(results);
+    }
+    all.iter().try_for_each(|tensor| tensor.in_memory()).map_err(|e| e.in_op(name))?;
     let queue = options.queue.cloned().unwrap_or_else(|| device.default_queue());
     device.engine().submit(bound, queue.id(), full).map_err(|e| e.in_op(name))?;
     Ok(results)

@@ -49,6 +49,15 @@ impl<'a> TopK<'a> {
         self
     }
 
+    /// Makes the op a step of a program instead of running it.
+    ///
+    /// # Errors
+    /// The rule broken, or what making the outputs fails with.
+    pub fn record(mut self, program: &'a crate::Recorder) -> Result<(Tensor, Tensor)> {
+        self.options.recorder = Some(program);
+        self.run()
+    }
+
     /// Checks the op now and enqueues it: the elements, and their places in i32.
     ///
     /// # Errors
