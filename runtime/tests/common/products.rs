@@ -6,7 +6,7 @@ use super::cover::pairwise;
 use super::cover_flops;
 use super::tables::{IN_STYLES, NORMAL, OFFSETS, ROW_STYLES, in_place};
 use leasehold::DType::{self, BF16, F8E4M3, F8E5M2, F16, F32, I8, I32, U32};
-use leasehold::op::{Activation, Gate, Group, Lens, Matmul, Precision, Scale};
+use leasehold::op::{Activation, Gate, Group, Lens, Matmul, Scale};
 
 /// Types of A, of B, and a factor that keeps sums near 1.
 const VALUES: [[DType; 2]; 7] = [
@@ -190,7 +190,6 @@ impl Options {
             gate: self.gate,
             residual: self.residual,
             preactivation: self.preactivation.is_some(),
-            precision: if self.residual { Precision::Tf32 } else { Precision::Full },
             scales,
             group: self.group,
             sizes,
@@ -207,7 +206,7 @@ fn sa_out(style: Style) -> Style {
     if style == Style::Repeat { Style::Odd } else { style }
 }
 
-/// Which products run at all may not depend on `Tf32`: where a backend has no tf32 it is full f32.
+/// Products with options, as a pairwise cover, and some with a reason of their own.
 pub fn options() -> Vec<Case> {
     const M: [u64; 6] = [1, 5, 63, 129, 300, 530];
     const N: [u64; 6] = [1, 34, 128, 130, 258, 514];

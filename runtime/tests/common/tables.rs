@@ -4,7 +4,7 @@
 use super::case::{Case, Fill, Operand, Style};
 use super::cover::{all_pairs, pairwise};
 use super::cover_flops;
-pub use super::gradients::norm_backward;
+pub use super::gradients::{attention_backward, norm_backward};
 pub use super::quantised::quantize;
 use leasehold::DType::{self, BF16, F8E4M3, F16, F32, I8, I32, U32};
 use leasehold::op::{

@@ -191,6 +191,60 @@ impl Heads {
     }
 }
 
+/// The geometry of the gradients of attention: tiles of query rows, then tiles of keys.
+pub(super) struct Gradients {
+    /// Rows and keys that meet at once.
+    pub(super) tile: [u64; 2],
+    /// Query heads of a key head, and blocks of rows and of keys of a head.
+    pub(super) group: u64,
+    pub(super) row_blocks: u64,
+    pub(super) key_blocks: u64,
+    /// Tiles of query rows, and in all.
+    pub(super) of_queries: u128,
+    pub(super) tiles: u128,
+    pub(super) per_link: u64,
+    pub(super) links: u64,
+    pub(super) unit_ns: u64,
+    /// Elements that a cut tile carries.
+    pub(super) carried: u64,
+}
+
+impl Gradients {
+    pub(super) fn of(op: &CheckedOp, isa: Isa) -> Self {
+        let class = class(isa);
+        let dim = |name, i: usize| op.spec(name).map_or(0, |s| s.layout.shape()[i]);
+        let (batch, heads, kv_heads) = (dim("q", 0), dim("q", 1), dim("k", 1));
+        let (d, dv) = (dim("q", 3), dim("v", 3));
+        let tile = class.backward_tile.map(u64::from);
+        let group = heads.checked_div(kv_heads).unwrap_or(1);
+        let row_blocks = dim("q", 2).div_ceil(tile[0]);
+        let key_blocks = dim("k", 2).div_ceil(tile[1]);
+        let [rows, keys] = tile;
+        let chunk_ns = 2 * rows * keys * (2 * d + 2 * dv + 12) * 1000 / class.attention;
+        let rest_ns = LAUNCH_NS + (rows + keys) * (d + dv);
+        let chain = key_blocks.max(group.saturating_mul(row_blocks));
+        let (links, per_link, unit_ns) = links(chain, chunk_ns, rest_ns);
+        let tiles = |heads: u64, blocks: u64| {
+            u128::from(batch).saturating_mul(u128::from(heads) * u128::from(blocks))
+        };
+        let of_queries = tiles(heads, row_blocks);
+        let tiles = of_queries.saturating_add(tiles(kv_heads, key_blocks));
+        let carried = rows.max(keys) * (d + dv);
+        Self {
+            tile,
+            group,
+            row_blocks,
+            key_blocks,
+            of_queries,
+            tiles,
+            per_link,
+            links,
+            unit_ns,
+            carried,
+        }
+    }
+}
+
 /// The geometry of a scatter: a tile is a run of columns of every entry, or a head of appended rows.
 pub(super) struct Entries {
     /// Entries in all, and elements of each.

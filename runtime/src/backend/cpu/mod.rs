@@ -2,6 +2,7 @@
 //! returns, on the calling thread and the pool's.
 
 mod attention;
+mod attention_backward;
 mod bytes;
 mod convert;
 mod epilogue;
@@ -39,8 +40,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 23] = [
+const SOURCES: [(&str, &str); 24] = [
     ("attention.rs", include_str!("attention.rs")),
+    ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bytes.rs", include_str!("bytes.rs")),
     ("convert.rs", include_str!("convert.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
@@ -201,6 +203,12 @@ impl Cpu {
                         tiles.run(span, pool, item_ns);
                     }
                 }
+                Op::AttentionBackward(_) => {
+                    let state = state.as_ref();
+                    if let Some(tiles) = attention_backward::Backward::new(isa, op, views, state) {
+                        tiles.run(span, pool, item_ns);
+                    }
+                }
                 Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => {
                     rows::Rows { isa, op, views, state }.run(span, pool, item_ns);
                 }
@@ -229,8 +237,6 @@ impl Cpu {
                 Op::Scatter(_) => {
                     scatter::scatter(isa, op, views, span, pool, item_ns, &self.fault);
                 }
-                // The planner lets no other op come here.
-                _ => {}
             }
         }
     }

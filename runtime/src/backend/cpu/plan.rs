@@ -1,7 +1,9 @@
 //! How the CPU backend runs each op: the order table, the floor rates that predictions come from, and an op's plan.
 //! Pure: shapes, dtypes and the arch class, never the number of threads. What tiles and links are is in `geometry`.
 
-use super::geometry::{Cells, Entries, Heads, Product, ROW_LEAST, groups, product_tile, rows_of};
+use super::geometry::{
+    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, groups, product_tile, rows_of,
+};
 use super::isa::Isa;
 use crate::error::{Kind, Result};
 use crate::op::{
@@ -40,6 +42,8 @@ pub(super) struct Class {
     pub(super) chunk: u32,
     /// Query rows of a tile of attention, and keys of a chunk.
     pub(super) attention_tile: [u32; 2],
+    /// Query rows and keys that meet at once in the gradients of attention.
+    pub(super) backward_tile: [u32; 2],
     pub(super) family: Family,
     /// f32 operations a microsecond in products.
     pub(super) product: u64,
@@ -66,6 +70,7 @@ const CLASSES: [Class; 3] = [
         tile: [512, 256],
         chunk: 512,
         attention_tile: [64, 128],
+        backward_tile: [64, 128],
         family: Family::Fma32,
         product: 80_000,
         epilogue: [500, 160],
@@ -77,6 +82,7 @@ const CLASSES: [Class; 3] = [
         tile: [512, 256],
         chunk: 256,
         attention_tile: [64, 128],
+        backward_tile: [64, 64],
         family: Family::Fma32,
         product: 40_000,
         epilogue: [500, 150],
@@ -88,6 +94,7 @@ const CLASSES: [Class; 3] = [
         tile: [128, 128],
         chunk: 128,
         attention_tile: [32, 64],
+        backward_tile: [32, 32],
         family: Family::MulAdd32,
         product: 3_000,
         epilogue: [100, 50],
@@ -104,8 +111,9 @@ pub(super) fn class(isa: Isa) -> &'static Class {
 pub(super) fn order_table() -> String {
     let mut text =
         format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {BAND_ROWS:?} {MANY_BANDS}\n");
-    for Class { isa, tile, chunk, attention_tile, family, .. } in &CLASSES {
-        text += &format!("{} {tile:?} {chunk} {attention_tile:?} {family:?}\n", isa.name());
+    for Class { isa, tile, chunk, attention_tile, backward_tile, family, .. } in &CLASSES {
+        let tiles = [tile, attention_tile, backward_tile];
+        text += &format!("{} {tiles:?} {chunk} {family:?}\n", isa.name());
     }
     text
 }
@@ -123,6 +131,11 @@ pub(super) fn order(checked: &CheckedOp, isa: Isa) -> Order {
         Op::Attention(_) => {
             let [rows, chunk] = class.attention_tile;
             Order { entry: "attention", tile: [rows, 0], chunk, family: class.family }
+        }
+        Op::AttentionBackward(_) => {
+            let [rows, keys] = class.backward_tile;
+            let entry = "attention_backward";
+            Order { entry, tile: [rows, 0], chunk: keys, family: class.family }
         }
         Op::Norm(_) => rows("norm"),
         Op::NormBackward(_) => Order { chunk: BACKWARD_CHUNK as u32, ..rows("norm_backward") },
@@ -170,7 +183,6 @@ fn missing(op: &CheckedOp) -> Option<(String, String)> {
         Op::Matmul(matmul) if groups(op, matmul) > MAX_GROUPS => {
             Some((format!("{} groups", groups(op, matmul)), MAX_GROUPS.to_string()))
         }
-        Op::AttentionBackward(_) => Some(("attention_backward".into(), "the forward op".into())),
         _ => None,
     }
 }
@@ -188,6 +200,10 @@ pub(super) fn plan(op: &CheckedOp, isa: Isa) -> Result<Plan> {
     match op.op() {
         Op::Matmul(matmul) => product(op, matmul, order, class),
         Op::Attention(attention) => self::attention(op, attention, order, class),
+        Op::AttentionBackward(_) => {
+            let g = Gradients::of(op, isa);
+            finish(order, g.tiles, g.links, g.unit_ns, 4 * g.carried)
+        }
         Op::Norm(_)
         | Op::NormBackward(_)
         | Op::Softmax(_)

@@ -3,6 +3,7 @@
 
 mod arg_max;
 mod attention;
+mod attention_backward;
 mod copy;
 mod gather;
 mod map;
@@ -18,10 +19,11 @@ mod top_k;
 
 pub use arg_max::ArgMax;
 pub use attention::Attention;
+pub use attention_backward::AttentionBackward;
 pub use copy::Copy;
 pub use gather::Gather;
 pub use map::Map;
-pub use matmul::Matmul;
+pub use matmul::{Matmul, Product};
 pub use norm::Norm;
 pub use norm_backward::NormBackward;
 pub use quantize::{Dequantize, Quantize, Quantized};
