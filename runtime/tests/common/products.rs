@@ -206,34 +206,67 @@ fn sa_out(style: Style) -> Style {
     if style == Style::Repeat { Style::Odd } else { style }
 }
 
+/// Choices of each factor of the options.
+const BATCHES: [&[u64]; 3] = [&[], &[3], &[2, 2]];
+const SIZES: [[u64; 3]; 5] = [[2, 1, 2], [0, 6, 0], [0, 0, 0], [1, 0, 5], [3, 3, 0]];
+const FACTORS: [usize; 18] = [
+    BATCHES.len(),
+    VALUES.len(),
+    5,
+    5,
+    OUTS.len(),
+    4,
+    SIZES.len(),
+    2,
+    3,
+    3,
+    5,
+    3,
+    2,
+    3,
+    5,
+    5,
+    4,
+    3,
+];
+
+/// The options of a row of choices.
+fn of_row(size: [u64; 3], row: &[usize]) -> Options {
+    Options {
+        size,
+        batch: BATCHES[row[0]],
+        values: VALUES[row[1]],
+        scales: [SCALES[row[2]], SCALES[row[3]]],
+        out: OUTS[row[4]],
+        group: GROUPS[row[5]],
+        sizes: SIZES[row[6]],
+        device: row[7] == 1,
+        beta: [0.0, 0.5, -2.0][row[8]],
+        bias: [None, Some(Style::Row), Some(Style::Tight)][row[9]],
+        activation: Activation::ALL[row[10]],
+        gate: [Gate::None, Gate::Tensor, Gate::Interleaved][row[11]],
+        residual: row[12] == 1,
+        preactivation: [None, Some(F32), Some(BF16)][row[13]],
+        styles: [IN_STYLES[row[14]], IN_STYLES[row[15]], ROW_STYLES[row[16]]],
+        offset: OFFSETS[row[17]],
+    }
+}
+
+/// A product of a size with any options, as numbers from `pick` say.
+pub fn any(size: [u64; 3], mut pick: impl FnMut() -> usize) -> Case {
+    let row: Vec<usize> = FACTORS.iter().map(|n| pick() % n).collect();
+    of_row(size, &row).case()
+}
+
 /// Products with options, as a pairwise cover, and some with a reason of their own.
 pub fn options() -> Vec<Case> {
     const M: [u64; 6] = [1, 5, 63, 129, 300, 530];
     const N: [u64; 6] = [1, 34, 128, 130, 258, 514];
     const K: [u64; 6] = [1, 40, 128, 200, 520, 1030];
-    const BATCHES: [&[u64]; 3] = [&[], &[3], &[2, 2]];
-    const SIZES: [[u64; 3]; 5] = [[2, 1, 2], [0, 6, 0], [0, 0, 0], [1, 0, 5], [3, 3, 0]];
-    let sizes = [6, 6, 6, 3, VALUES.len(), 5, 5, OUTS.len(), 4, 5, 2, 3, 3, 5, 3, 2, 3, 5, 5, 4, 3];
-    let of_row = |row: &[usize]| Options {
-        size: [M[row[0]], N[row[1]], K[row[2]]],
-        batch: BATCHES[row[3]],
-        values: VALUES[row[4]],
-        scales: [SCALES[row[5]], SCALES[row[6]]],
-        out: OUTS[row[7]],
-        group: GROUPS[row[8]],
-        sizes: SIZES[row[9]],
-        device: row[10] == 1,
-        beta: [0.0, 0.5, -2.0][row[11]],
-        bias: [None, Some(Style::Row), Some(Style::Tight)][row[12]],
-        activation: Activation::ALL[row[13]],
-        gate: [Gate::None, Gate::Tensor, Gate::Interleaved][row[14]],
-        residual: row[15] == 1,
-        preactivation: [None, Some(F32), Some(BF16)][row[16]],
-        styles: [IN_STYLES[row[17]], IN_STYLES[row[18]], ROW_STYLES[row[19]]],
-        offset: OFFSETS[row[20]],
-    };
-    let rows = pairwise(&sizes, cover_flops(), |row| of_row(row).flops());
-    rows.iter().map(|row| of_row(row).case()).chain(special()).collect()
+    let sizes = [&[6, 6, 6], &FACTORS[..]].concat();
+    let of = |row: &[usize]| of_row([M[row[0]], N[row[1]], K[row[2]]], &row[3..]);
+    let rows = pairwise(&sizes, cover_flops(), |row| of(row).flops());
+    rows.iter().map(|row| of(row).case()).chain(special()).collect()
 }
 
 fn special() -> Vec<Case> {

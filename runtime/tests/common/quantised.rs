@@ -9,7 +9,7 @@ use leasehold::op::{Quantize, QuantizeFormat};
 pub const BYTES: [DType; 3] = [F8E4M3, F8E5M2, I8];
 
 /// The shape of the scales of a tensor.
-fn scales(format: QuantizeFormat, shape: &[u64]) -> Vec<u64> {
+pub fn scales(format: QuantizeFormat, shape: &[u64]) -> Vec<u64> {
     let mut scales = shape.to_vec();
     let last = shape.len() - 1;
     match format {
@@ -36,7 +36,7 @@ fn quantisation(op: Quantize, wide: Operand, coded: Operand, scales: [Option<Ope
 
 pub fn quantize() -> Vec<Case> {
     // Around blocks and pieces, several axes, rows longer than a chunk, empty.
-    const SHAPES: [&[u64]; 12] = [
+    const SHAPES: [&[u64]; 13] = [
         &[1, 1],
         &[3, 128],
         &[5, 129],
@@ -48,6 +48,7 @@ pub fn quantize() -> Vec<Case> {
         &[2, 40_000],
         &[300, 384],
         &[0, 5],
+        &[5, 0],
         &[70_001, 1],
     ];
     const FORMATS: [QuantizeFormat; 4] = [
