@@ -24,8 +24,8 @@ pub(super) const ELEMENTS: u64 = 1 << 14;
 pub(super) const BYTE_CHUNK: u64 = 128;
 /// Most rows of a product that reads B where it lies, and tile and chunk: of dense columns and of dense rows of B.
 pub(super) const FEW_ROWS: u64 = 16;
-pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 2048);
-pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 256], 512);
+pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);
+pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 256], 256);
 /// Columns of a scatter's tile, and most entries of a link.
 pub(super) const COLUMNS: u64 = 256;
 pub(super) const LINK_ENTRIES: u64 = 8192;
