@@ -6,9 +6,9 @@ mod common;
 use common::case::{Fill, Operand, Style};
 use leasehold::DType::{self, BF16, F32, I8, I32};
 use leasehold::op::{
-    Attention, AttentionBackward, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue, Lens,
-    Map, MapFn, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Precision, Quantize,
-    QuantizeFormat, Rope, Scale, Softmax, Spec, TopK, check,
+    Attention, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue, Lens, Map, MapFn, Matmul,
+    Norm, NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat, Rope, Scale, Softmax,
+    Spec, TopK, check,
 };
 use leasehold::{Dims, Error, Layout, Rule};
 use std::collections::BTreeSet;
@@ -148,49 +148,60 @@ fn every_rule_is_reached_and_named() {
     assert!(missed.is_empty(), "{missed:?}");
 }
 
-/// Legal ops whose kernels are not built, on their operands.
+/// Legal ops that the CPU does not run, on their operands, and what is named.
 #[cfg(feature = "cpu")]
-fn reserved() -> Vec<(Op, Vec<Spec>)> {
+fn refused() -> Vec<(Op, Vec<Spec>, &'static str)> {
     let f = |shape: &[u64]| spec(F32, shape);
-    let [one, four] = [f(&[1, 1]), f(&[1, 1, 1, 1])];
-    let (matmul, heads) = (Matmul::default, Attention::default);
-    let bytes = spec(I8, &[1, 1]);
-    let groups = |group| Matmul { group, sizes: Lens::Host(vec![1]), ..matmul() };
-    let backward: Vec<Spec> = (0..9).map(|i| if i == 4 { f(&[1, 1, 1]) } else { four }).collect();
-    let quantize = Quantize { format: QuantizeFormat::Tensor, inverse: false };
+    let order = OrderClass::BatchInvariant;
+    let groups = 65_537;
+    let sizes = Operand::new(I32, &[groups], Style::Repeat, 0, Fill::Poison).spec();
+    let weights = Operand::new(F32, &[groups, 2, 2], Style::Repeat, 0, Fill::Poison).spec();
+    let grouped =
+        Matmul { group: Group::Contiguous, sizes: Lens::Device { max: 1 }, ..Matmul::default() };
     vec![
-        (AttentionBackward { scale: 1.0, causal: true }.into(), backward),
-        (NormBackward { kind: NormKind::Rms, epsilon: 0.0, weight: false }.into(), vec![one; 4]),
-        (quantize.into(), vec![one, bytes, f(&[1])]),
-        (Matmul { beta: 1.0, ..matmul() }.into(), vec![one; 4]),
-        (Matmul { gate: Gate::Interleaved, ..matmul() }.into(), vec![one, f(&[1, 2]), one]),
-        (Matmul { preactivation: true, ..matmul() }.into(), vec![one; 4]),
-        (Matmul { precision: Precision::Tf32, ..matmul() }.into(), vec![one; 3]),
+        (Matmul { order, ..Matmul::default() }.into(), vec![f(&[1, 1]); 3], "batch-invariant"),
         (
-            Matmul { scales: [Scale::Tensor, Scale::None], ..matmul() }.into(),
-            vec![bytes, bytes, f(&[1]), one],
+            Attention { order, ..Attention::default() }.into(),
+            vec![f(&[1; 4]); 4],
+            "batch-invariant",
         ),
-        (groups(Group::Contiguous).into(), vec![one, f(&[1, 1, 1]), one]),
-        (groups(Group::Masked).into(), vec![f(&[1, 1, 1]); 3]),
-        (groups(Group::K).into(), vec![one, one, f(&[1, 1, 1])]),
-        (Matmul { quantize: Scale::Tensor, ..matmul() }.into(), vec![one, one, f(&[1]), bytes]),
-        (Matmul { order: OrderClass::BatchInvariant, ..matmul() }.into(), vec![one; 3]),
-        (Matmul { order: OrderClass::Any, ..matmul() }.into(), vec![one; 3]),
-        (Attention { order: OrderClass::Any, ..heads() }.into(), vec![four; 4]),
+        (grouped.into(), vec![f(&[3, 2]), weights, sizes, f(&[3, 2])], "65537 groups"),
     ]
 }
 
 #[cfg(feature = "cpu")]
 #[test]
-fn what_is_not_built_answers_unsupported() {
+fn what_the_cpu_does_not_run_is_unsupported() {
     use leasehold::backend::{Backend, cpu::Cpu};
     let cpu = Cpu::with_threads(1).unwrap();
-    for (op, specs) in reserved() {
+    for (op, specs, named) in refused() {
         let text = format!("{op:?}");
         let checked = check(op, &specs).unwrap_or_else(|e| panic!("{text}: {e}"));
         let error = cpu.candidates(&checked).unwrap_err();
         assert!(matches!(error.kind(), leasehold::Kind::Unsupported { .. }), "{text}: {error}");
+        assert!(error.to_string().contains(named), "{text}: {error}");
     }
+}
+
+/// Freedoms that a backend need not take change nothing where it takes none.
+#[cfg(feature = "cpu")]
+#[test]
+fn a_freedom_not_taken_changes_no_plan() {
+    use leasehold::backend::{Backend, cpu::Cpu};
+    let cpu = Cpu::with_threads(1).unwrap();
+    let plans = |op: Op, specs: &[Spec]| cpu.candidates(&check(op, specs).unwrap()).unwrap();
+    let matmul = [spec(F32, &[300, 20]), spec(F32, &[20, 40]), spec(F32, &[300, 40])];
+    let plain = plans(Matmul::default().into(), &matmul);
+    for op in [
+        Matmul { precision: Precision::Tf32, ..Matmul::default() },
+        Matmul { order: OrderClass::Any, ..Matmul::default() },
+        Matmul { constant_b: true, ..Matmul::default() },
+    ] {
+        assert_eq!(plans(op.into(), &matmul), plain);
+    }
+    let heads = vec![spec(F32, &[1, 2, 3, 4]); 4];
+    let any = Attention { order: OrderClass::Any, ..Attention::default() };
+    assert_eq!(plans(any.into(), &heads), plans(Attention::default().into(), &heads));
 }
 
 /// Rules that one op breaks in several ways: each shape and dtype is judged, not only the first operand's.
@@ -241,6 +252,33 @@ fn every_operand_is_judged() {
         assert_eq!(error.rule(), Some(rule), "{error}");
         assert!(error.to_string().contains(&format!(": {operand}: ")), "{operand}: {error}");
     }
+}
+
+/// Operations are those of the shapes that kernels run over, not of the tensors' names alone.
+#[test]
+fn a_cost_counts_what_is_summed() {
+    let f = |shape: &[u64]| spec(F32, shape);
+    let flops = |op: Op, specs: &[Spec]| check(op, specs).unwrap().cost().flops;
+    let gate = Matmul { gate: Gate::Interleaved, ..Matmul::default() };
+    let plain = flops(Matmul::default().into(), &[f(&[3, 5]), f(&[5, 8]), f(&[3, 8])]);
+    assert_eq!(plain, 2 * 3 * 5 * 8);
+    assert_eq!(flops(gate.into(), &[f(&[3, 5]), f(&[5, 8]), f(&[3, 4])]), plain);
+    // Groups along K have it once in all.
+    let sizes = Lens::Host(vec![2, 3, 0]);
+    let runs = Matmul { group: Group::K, sizes, ..Matmul::default() };
+    assert_eq!(flops(runs.into(), &[f(&[3, 5]), f(&[5, 8]), f(&[3, 3, 8])]), plain);
+    // Keys lie in as many pages as an entry has, held to the most that are asked for.
+    let paged = |max| Attention {
+        key_value: KeyValue::Paged { page: 4 },
+        lens: Lens::Device { max },
+        ..Attention::default()
+    };
+    let keys = || f(&[9, 1, 4, 8]);
+    let one = f(&[1, 1, 1, 8]);
+    let specs = [one, keys(), keys(), spec(I32, &[1]), spec(I32, &[1, 6]), one];
+    let [most, less] = [24, 10].map(|max| flops(paged(max).into(), &specs));
+    assert_eq!(most, 24 * (2 * (8 + 8) + 8));
+    assert_eq!(less, most / 24 * 10);
 }
 
 #[test]

@@ -2,15 +2,23 @@
 //! returns, on the calling thread and the pool's.
 
 mod attention;
+mod attention_backward;
+mod bytes;
 mod convert;
+mod epilogue;
+mod few;
 mod flat;
+mod geometry;
+mod groups;
 mod isa;
 mod math;
 mod matmul;
 mod memory;
+mod norm_backward;
 mod plan;
 mod pool;
 mod product;
+mod quantize;
 mod rope;
 mod rows;
 mod scatter;
@@ -33,18 +41,26 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 17] = [
+const SOURCES: [(&str, &str); 25] = [
     ("attention.rs", include_str!("attention.rs")),
+    ("attention_backward.rs", include_str!("attention_backward.rs")),
+    ("bytes.rs", include_str!("bytes.rs")),
     ("convert.rs", include_str!("convert.rs")),
+    ("epilogue.rs", include_str!("epilogue.rs")),
+    ("few.rs", include_str!("few.rs")),
     ("flat.rs", include_str!("flat.rs")),
+    ("geometry.rs", include_str!("geometry.rs")),
+    ("groups.rs", include_str!("groups.rs")),
     ("isa.rs", include_str!("isa.rs")),
     ("math.rs", include_str!("math.rs")),
     ("matmul.rs", include_str!("matmul.rs")),
     ("memory.rs", include_str!("memory.rs")),
     ("mod.rs", include_str!("mod.rs")),
+    ("norm_backward.rs", include_str!("norm_backward.rs")),
     ("plan.rs", include_str!("plan.rs")),
     ("pool.rs", include_str!("pool.rs")),
     ("product.rs", include_str!("product.rs")),
+    ("quantize.rs", include_str!("quantize.rs")),
     ("rope.rs", include_str!("rope.rs")),
     ("rows.rs", include_str!("rows.rs")),
     ("scatter.rs", include_str!("scatter.rs")),
@@ -171,39 +187,42 @@ impl Cpu {
         views: &[View],
         state: Option<View>,
     ) {
-        let (isa, pool, unit_ns) = (self.isa, &self.pool, plan.unit_ns);
+        let (isa, pool, fault, carried) = (self.isa, &self.pool, &self.fault, state.as_ref());
         for span in plan::spans(units, plan.links) {
-            let item_ns = unit_ns.saturating_mul(span.to - span.from);
+            let item_ns = plan.unit_ns.saturating_mul(span.to - span.from);
             match op.op() {
                 Op::Matmul(_) => {
-                    if let Some(bands) = matmul::Bands::new(isa, op, views, state.as_ref()) {
-                        bands.run(span, pool, item_ns);
-                    }
+                    let bands = matmul::Bands::new(isa, op, views, carried, fault);
+                    bands.iter().for_each(|bands| bands.run(span, pool, item_ns));
                 }
                 Op::Attention(_) => {
-                    let fault = &self.fault;
-                    let tiles = attention::Tiles::new(isa, op, views, state.as_ref(), fault);
-                    if let Some(tiles) = tiles {
-                        tiles.run(span, pool, item_ns);
-                    }
+                    let tiles = attention::Tiles::new(isa, op, views, carried, fault);
+                    tiles.iter().for_each(|tiles| tiles.run(span, pool, item_ns));
+                }
+                Op::AttentionBackward(_) => {
+                    let tiles = attention_backward::Backward::new(isa, op, views, carried);
+                    tiles.iter().for_each(|tiles| tiles.run(span, pool, item_ns));
                 }
                 Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => {
                     rows::Rows { isa, op, views, state }.run(span, pool, item_ns);
                 }
                 Op::Map(map) => flat::map(isa, map, views, span, pool, item_ns),
-                Op::Gather(_) => flat::gather(views, span, pool, item_ns, &self.fault),
+                Op::Gather(_) => flat::gather(views, span, pool, item_ns, fault),
                 Op::Copy(_) => flat::copy(views, span, pool, item_ns),
                 Op::Rope(rope) => rope::rope(isa, rope, views, span, pool, item_ns),
                 Op::ArgMax(_) | Op::TopK(_) => {
-                    if let Some(select) = select::Select::new(isa, op, views, state.as_ref()) {
-                        select.run(span, pool, item_ns);
-                    }
+                    let select = select::Select::new(isa, op, views, carried);
+                    select.iter().for_each(|select| select.run(span, pool, item_ns));
                 }
-                Op::Scatter(_) => {
-                    scatter::scatter(isa, op, views, span, pool, item_ns, &self.fault);
+                Op::NormBackward(_) => {
+                    let gradient = norm_backward::Gradient::new(isa, op, views, carried);
+                    gradient.iter().for_each(|gradient| gradient.run(span, pool, item_ns));
                 }
-                // The planner lets no other op come here.
-                _ => {}
+                Op::Quantize(_) => {
+                    let quantizer = quantize::Quantizer::new(isa, op, views, carried);
+                    quantizer.iter().for_each(|quantizer| quantizer.run(span, pool, item_ns));
+                }
+                Op::Scatter(_) => scatter::scatter(isa, op, views, span, pool, item_ns, fault),
             }
         }
     }
