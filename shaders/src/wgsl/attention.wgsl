@@ -48,10 +48,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> v: array<u32>;
 @group(0) @binding(4) var<storage, read_write> mask: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out: array<u32>;
-@group(0) @binding(6) var<storage, read_write> out_halves: array<atomic<u32>>;
+@group(0) @binding(6) var<storage, read_write> out_parts: array<atomic<u32>>;
 @group(0) @binding(7) var<storage, read_write> lse: array<u32>;
 // Keys of each batch entry, written by the host.
-@group(0) @binding(8) var<storage, read_write> lens: array<u32>;
+@group(0) @binding(8) var<storage, read_write> made: array<u32>;
 // Maximum, sum and values of each row of one tile that is cut along the keys.
 @group(0) @binding(9) var<storage, read_write> state: array<f32>;
 
@@ -93,7 +93,7 @@ fn attention(
     let head = (tile / p.tiles) % p.heads;
     let entry = (tile / p.tiles) / p.heads;
     // Keys that each of the four rows sees. Rows beyond the edge repeat the last and are not stored.
-    let len = lens[entry];
+    let len = made[entry];
     let rows = min(vec4(row) + vec4(0u, 1u, 2u, 3u), vec4(p.rows - 1u));
     var seen = vec4(len);
     if (p.flags & CAUSAL) != 0u {
@@ -191,7 +191,7 @@ fn attention(
             let at = vec4(entry, head, row + r, t * CHUNK + lane);
             // A row that sees nothing has sum 0 and gives 0.
             let y = select(0.0, values[t][r] / sum[r], sum[r] > 0.0);
-            put(place(p.out.base, p.out.strides[0], at), narrow(p.out.kind, y));
+            put_out(place(p.out.base, p.out.strides[0], at), narrow(p.out.kind, y));
         }
         if lane == 0u && (p.flags & HAS_LSE) != 0u {
             let e = place(p.lse.base, p.lse.strides[0], vec4(entry, head, row + r, 0u));

@@ -48,7 +48,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> gate: array<u32>;
 @group(0) @binding(5) var<storage, read_write> residual: array<u32>;
 @group(0) @binding(6) var<storage, read_write> out: array<u32>;
-@group(0) @binding(7) var<storage, read_write> out_halves: array<atomic<u32>>;
+@group(0) @binding(7) var<storage, read_write> out_parts: array<atomic<u32>>;
 // Sums of one tile that is cut along k.
 @group(0) @binding(8) var<storage, read_write> state: array<f32>;
 
@@ -109,19 +109,19 @@ fn store_row(sums: vec4<f32>, entry: vec4<u32>, row: u32, column: u32) {
     let step = p.out.strides[1].y;
     let e = offset_of(p.out.base, p.out.strides[0], p.out.strides[1].xy, entry, vec2(row, column));
     if column + 3u < p.n && (e & 1u) == 0u {
-        put_pair(
-            e, epilogue(sums.x, entry, row, column),
-            e + step, epilogue(sums.y, entry, row, column + 1u),
+        put_pair_out(
+            vec2(e, e + step),
+            vec2(epilogue(sums.x, entry, row, column), epilogue(sums.y, entry, row, column + 1u)),
         );
-        put_pair(
-            e + 2u * step, epilogue(sums.z, entry, row, column + 2u),
-            e + 3u * step, epilogue(sums.w, entry, row, column + 3u),
+        put_pair_out(
+            vec2(e + 2u * step, e + 3u * step),
+            vec2(epilogue(sums.z, entry, row, column + 2u), epilogue(sums.w, entry, row, column + 3u)),
         );
         return;
     }
     for (var i = 0u; i < 4u; i++) {
         if column + i < p.n {
-            put(e + i * step, epilogue(sums[i], entry, row, column + i));
+            put_out(e + i * step, epilogue(sums[i], entry, row, column + i));
         }
     }
 }

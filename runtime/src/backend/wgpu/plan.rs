@@ -1,18 +1,21 @@
 //! How the wgpu backend runs each op: the order table, the floor rates that predictions come from, and the cut of
 //! an op into tiles and links. Pure: shapes, dtypes, the adapter's class and its binding limit.
 
+mod entries;
+mod heads;
+mod product;
+mod rows;
+
 use crate::error::{Error, Kind, Result, Rule};
 use crate::op::{
-    CheckedOp, Gate, Group, KeyValue, Lens, Norm, NormKind, Op, OrderClass, Precision,
+    CheckedOp, Gate, Group, KeyValue, Lens, Op, OrderClass, Precision, Scatter, ScatterFn,
 };
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS};
+pub(super) use entries::Entries;
+pub(super) use heads::Heads;
+pub(super) use product::Product;
+pub(super) use rows::{Rows, room};
 
-/// Keys of a chunk in attention: `CHUNK` of `attention.wgsl`.
-const KEY_CHUNK: u64 = 64;
-/// Elements of k in a chunk of a product: links are cut between chunks.
-const PRODUCT_CHUNK: u64 = 64;
-/// A short row costs a workgroup as much as one of this many elements.
-const ROW_LEAST: u64 = 128;
 /// Bytes that one binding may lose to the alignment of its start, and the alignment that bindings keep.
 pub(super) const ALIGN: u64 = 256;
 
@@ -38,8 +41,12 @@ pub(super) struct Class {
     /// Operations a microsecond in products, and in attention.
     product: u64,
     attention: u64,
-    /// Elements a microsecond in everything else.
+    /// Elements a microsecond in everything else, and in `top_k` of few.
     moved: u64,
+    sorted: u64,
+    /// Entries of a link of a scatter, and nanoseconds that each takes beside its elements.
+    entries: u64,
+    entry_ns: u64,
 }
 
 /// Software adapters: Vulkan on the host's cores.
@@ -56,6 +63,9 @@ pub(super) static SOFTWARE: Class = Class {
     product: 1_000,
     attention: 1_000,
     moved: 20,
+    sorted: 10,
+    entries: 128,
+    entry_ns: 100,
 };
 
 /// Every GPU. A unit keeps a small one busy, not a large one: floor rates are those of integrated GPUs.
@@ -72,13 +82,17 @@ pub(super) static GPU: Class = Class {
     product: 100_000,
     attention: 50_000,
     moved: 1_000,
+    sorted: 100,
+    entries: 128,
+    entry_ns: 1_000,
 };
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let line = |c: &Class| {
         let Class { name, tile, query_rows, row_chunk, family, .. } = c;
-        format!("{name} {tile:?} {PRODUCT_CHUNK} {query_rows} {KEY_CHUNK} {row_chunk} {family:?}\n")
+        let (k, keys) = (product::CHUNK, heads::CHUNK);
+        format!("{name} {tile:?} {k} {query_rows} {keys} {row_chunk} {family:?}\n")
     };
     line(&SOFTWARE) + &line(&GPU)
 }
@@ -94,11 +108,18 @@ fn order(op: &Op, class: &Class) -> Order {
     let flat = |entry, family| make(entry, [1, class.elements], 0, family);
     let rows = |entry| make(entry, [1, 1], class.row_chunk, class.family);
     match op {
-        Op::Matmul(_) => make("matmul", class.tile, PRODUCT_CHUNK, class.family),
-        Op::Attention(_) => make("attention", [class.query_rows, 0], KEY_CHUNK, class.family),
+        Op::Matmul(_) => make("matmul", class.tile, product::CHUNK, class.family),
+        Op::Attention(_) => make("attention", [class.query_rows, 0], heads::CHUNK, class.family),
         Op::Norm(_) => rows("norm"),
         Op::Softmax(_) => rows("softmax"),
         Op::Reduce(_) => rows("reduce"),
+        Op::ArgMax(_) => Order { family: Family::Move, ..rows("arg_max") },
+        Op::TopK(_) => Order { family: Family::Move, ..rows("top_k") },
+        Op::Scatter(Scatter { function: ScatterFn::Add, .. }) => {
+            make("scatter", [1, 1], 1, Family::MulAdd32)
+        }
+        Op::Scatter(_) => flat("scatter", Family::Move),
+        Op::Rope(_) => flat("rope", class.family),
         Op::Map(_) => flat("map", Family::Scalar),
         Op::Gather(_) => flat("gather", Family::Move),
         _ => flat("copy", Family::Move),
@@ -127,15 +148,16 @@ fn missing(op: &CheckedOp) -> Option<&'static str> {
             (op.key_value != KeyValue::Dense, "paged keys"),
             (op.order != OrderClass::Fixed, "an order other than fixed"),
         ],
-        Op::Norm(_) | Op::Softmax(_) | Op::Map(_) | Op::Gather(_) | Op::Reduce(_) | Op::Copy(_) => {
-            &[]
-        }
+        Op::Gather(_) | Op::Copy(_) | Op::Scatter(_) => return None,
+        Op::Norm(_)
+        | Op::Softmax(_)
+        | Op::Map(_)
+        | Op::Reduce(_)
+        | Op::Rope(_)
+        | Op::ArgMax(_)
+        | Op::TopK(_) => &[],
         Op::AttentionBackward(_) => &[(true, "attention_backward")],
         Op::NormBackward(_) => &[(true, "norm_backward")],
-        Op::Rope(_) => &[(true, "rope")],
-        Op::Scatter(_) => &[(true, "scatter")],
-        Op::ArgMax(_) => &[(true, "arg_max")],
-        Op::TopK(_) => &[(true, "top_k")],
         Op::Quantize(_) => &[(true, "quantize")],
     };
     let first = asked.iter().find(|(asked, _)| *asked).map(|&(_, what)| what);
@@ -165,9 +187,17 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
             let state = 4 * class.query_rows * (a.dv + 2);
             finish(class, order, a.tiles(), a.links, a.unit_ns, state)
         }
-        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => {
+        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
             let r = Rows::of(op, class);
-            finish(class, order, r.count.div_ceil(r.per_tile).into(), r.links(), r.unit_ns, 8)
+            finish(class, order, r.tiles().into(), r.links(), r.unit_ns, r.state_bytes)
+        }
+        Op::Scatter(_) => {
+            let e = Entries::of(op, class);
+            if e.count > i32::MAX as u128 {
+                let asked = format!("{} entries", e.count);
+                return Err(limit(op, "x", asked, i32::MAX.to_string()));
+            }
+            finish(class, order, e.tiles().into(), e.links, e.unit_ns, 0)
         }
         _ => {
             let elements = numel(op, "out");
@@ -178,12 +208,14 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
     }
 }
 
+fn limit(op: &CheckedOp, operand: &'static str, asked: String, allowed: String) -> Error {
+    Error::rejected(Rule::Limit, Some(operand), asked, allowed).in_op(op.op().name())
+}
+
 /// Kernels count elements in 32 bits, and a binding holds a whole operand.
 fn limits(op: &CheckedOp, max_binding: u64) -> Result<()> {
     for (spec, role) in op.specs().iter().zip(op.roles()) {
-        let reject = |asked: String, allowed: String| {
-            Err(Error::rejected(Rule::Limit, Some(role.name), asked, allowed).in_op(op.op().name()))
-        };
+        let reject = |asked, allowed| Err(limit(op, role.name, asked, allowed));
         if spec.span_bytes() > max_binding.into() {
             let asked = format!("{} bytes in one binding", spec.span_bytes());
             return reject(asked, format!("{max_binding} bytes"));
@@ -231,8 +263,12 @@ pub(super) fn link_loops(op: &CheckedOp, class: &Class) -> u64 {
             let heads = Heads::of(op, class);
             heads.per_link * heads.chunk_loops()
         }
-        // A chunk in 64 lanes, and their merge.
-        _ => class.row_chunk / 64 + 16,
+        Op::Scatter(_) => Entries::of(op, class).link_loops(),
+        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
+            Rows::of(op, class).link_loops(op.op())
+        }
+        // Axes of four neighbours.
+        _ => 64,
     }
 }
 
@@ -244,135 +280,4 @@ fn numel(op: &CheckedOp, name: &str) -> u128 {
 fn dim(op: &CheckedOp, name: &str, from_end: usize) -> u64 {
     let shape = op.spec(name).map(|spec| *spec.layout.shape()).unwrap_or_default();
     shape.rank().checked_sub(from_end + 1).map_or(1, |axis| shape[axis])
-}
-
-/// The geometry of a product.
-pub(super) struct Product {
-    pub(super) m: u64,
-    pub(super) n: u64,
-    pub(super) k: u64,
-    pub(super) tiles_m: u64,
-    pub(super) tiles_n: u64,
-    /// Elements of k in a link.
-    pub(super) link_k: u64,
-    entries: u128,
-    links: u64,
-    unit_ns: u64,
-}
-
-impl Product {
-    pub(super) fn of(op: &CheckedOp, class: &Class) -> Self {
-        let (m, n, k) = (dim(op, "out", 1), dim(op, "out", 0), dim(op, "a", 0));
-        let [tm, tn] = class.tile;
-        // Invocations at the edge work on whole blocks of 4 by 4.
-        let area = m.min(tm).next_multiple_of(4) * n.min(tn).next_multiple_of(4);
-        let rest_ns = area * 20_000 / class.product;
-        let chunk_ns = 2 * area * k.min(PRODUCT_CHUNK) * 1000 / class.product;
-        let (links, per_link) =
-            links(class, k.div_ceil(PRODUCT_CHUNK), chunk_ns + rest_ns, PRODUCT_CHUNK);
-        let unit_ns = (chunk_ns + rest_ns) * per_link;
-        let entries = numel(op, "out").checked_div(u128::from(m) * u128::from(n)).unwrap_or(0);
-        let (tiles_m, tiles_n) = (m.div_ceil(tm), n.div_ceil(tn));
-        Self {
-            m,
-            n,
-            k,
-            tiles_m,
-            tiles_n,
-            link_k: per_link * PRODUCT_CHUNK,
-            entries,
-            links,
-            unit_ns,
-        }
-    }
-
-    fn tiles(&self) -> u128 {
-        self.entries * u128::from(self.tiles_m) * u128::from(self.tiles_n)
-    }
-}
-
-/// The geometry of attention.
-pub(super) struct Heads {
-    pub(super) heads: u64,
-    pub(super) group: u64,
-    pub(super) rows: u64,
-    pub(super) d: u64,
-    pub(super) dv: u64,
-    pub(super) chunks: u64,
-    /// Tiles of one head.
-    pub(super) tiles: u64,
-    /// Chunks in a link.
-    pub(super) per_link: u64,
-    batch: u64,
-    links: u64,
-    unit_ns: u64,
-}
-
-impl Heads {
-    pub(super) fn of(op: &CheckedOp, class: &Class) -> Self {
-        let [d, rows, heads, batch] = [0, 1, 2, 3].map(|i| dim(op, "q", i));
-        let dv = dim(op, "v", 0);
-        let group = heads.checked_div(dim(op, "k", 2)).unwrap_or(1);
-        let chunks = dim(op, "k", 1).div_ceil(KEY_CHUNK);
-        let tile = rows.min(class.query_rows).next_multiple_of(4);
-        // Scores, values by whole columns of lanes, and what softmax does.
-        let flops = tile * KEY_CHUNK * (2 * (d + dv) + 96);
-        let chunk_ns = flops * 1000 / class.attention;
-        let tiles = rows.div_ceil(class.query_rows);
-        let (links, unit_ns) = (1, 0);
-        let uncut =
-            Self { heads, group, rows, d, dv, chunks, tiles, per_link: 1, batch, links, unit_ns };
-        let (links, per_link) = self::links(class, chunks, chunk_ns, uncut.chunk_loops());
-        Self { per_link, links, unit_ns: chunk_ns * per_link, ..uncut }
-    }
-
-    /// Iterations of an invocation's loops in a chunk: a score, two passes over scores, each column of values.
-    fn chunk_loops(&self) -> u64 {
-        let columns = self.dv.div_ceil(KEY_CHUNK);
-        self.d + 2 * KEY_CHUNK + columns * (KEY_CHUNK + 1) + 8
-    }
-
-    fn tiles(&self) -> u128 {
-        u128::from(self.batch) * u128::from(self.heads) * u128::from(self.tiles)
-    }
-}
-
-/// The geometry of a row op. A row longer than a chunk is a tile of its own, cut into one link a pass and chunk.
-pub(super) struct Rows {
-    pub(super) count: u64,
-    pub(super) n: u64,
-    pub(super) chunks: u64,
-    pub(super) per_tile: u64,
-    /// Links of the statistics, then of the write; for short rows they are one link in all.
-    pub(super) fold_links: u64,
-    pub(super) write_links: u64,
-    unit_ns: u64,
-}
-
-impl Rows {
-    pub(super) fn of(op: &CheckedOp, class: &Class) -> Self {
-        let n = dim(op, "x", 0);
-        let shape = op.spec("x").map(|x| *x.layout.shape()).unwrap_or_default();
-        let outer = shape.iter().rev().skip(1);
-        let count = outer.fold(1u64, |rows, &d| rows.saturating_mul(d));
-        // Without elements only a reduction has anything to write.
-        let reduces = matches!(op.op(), Op::Reduce(_));
-        let count = if n == 0 && !reduces { 0 } else { count };
-        let chunks = n.div_ceil(class.row_chunk).max(1);
-        let folds = match op.op() {
-            Op::Norm(Norm { kind: NormKind::Layer, .. }) | Op::Softmax(_) => 2,
-            _ => 1,
-        };
-        let per_tile = (class.row_chunk / n.max(ROW_LEAST)).max(1);
-        let fold_links = folds * chunks;
-        let write_links = if reduces { 0 } else { chunks };
-        let passes = if chunks > 1 { 1 } else { fold_links + write_links };
-        let work = n.clamp(ROW_LEAST, class.row_chunk) * per_tile * passes;
-        let unit_ns = work * 1000 / class.moved;
-        Self { count, n, chunks, per_tile, fold_links, write_links, unit_ns }
-    }
-
-    fn links(&self) -> u64 {
-        if self.chunks > 1 { self.fold_links + self.write_links } else { 1 }
-    }
 }
