@@ -62,6 +62,7 @@ const PRELUDE: &str = include_str!("wgsl/prelude.wgsl");
 const ELEMENTS: &str = include_str!("wgsl/elements.wgsl");
 const NEIGHBOURS: &str = include_str!("wgsl/neighbours.wgsl");
 const ROWS: &str = include_str!("wgsl/rows.wgsl");
+const FAULT: &str = include_str!("wgsl/fault.wgsl");
 const MERGE: &str = include_str!("wgsl/merge.wgsl");
 const STORE: &str = include_str!("wgsl/store.wgsl");
 
@@ -87,20 +88,26 @@ pub const SHADERS: [Shader; 12] = [
     },
     Shader {
         op: "attention",
-        entries: &["attention"],
+        entries: &["count", "attention"],
         bindings: &[
             Operand("q"),
             Operand("k"),
             Operand("v"),
             Operand("mask"),
+            Operand("alibi"),
+            Operand("sinks"),
+            Operand("rows"),
+            Operand("lens"),
+            Operand("pages"),
             Operand("out"),
             Parts("out"),
             Operand("lse"),
             Made,
             State,
+            Fault,
         ],
         kinds: true,
-        sources: &[PRELUDE, include_str!("wgsl/attention.wgsl")],
+        sources: &[PRELUDE, FAULT, include_str!("wgsl/attention.wgsl")],
     },
     Shader {
         op: "norm",
@@ -135,7 +142,7 @@ pub const SHADERS: [Shader; 12] = [
         entries: &["gather"],
         bindings: &[Operand("table"), Operand("index"), Operand("out"), Parts("out"), Fault],
         kinds: false,
-        sources: &[PRELUDE, ELEMENTS, include_str!("wgsl/gather.wgsl"), NEIGHBOURS],
+        sources: &[PRELUDE, ELEMENTS, FAULT, include_str!("wgsl/gather.wgsl"), NEIGHBOURS],
     },
     Shader {
         op: "reduce",
@@ -171,7 +178,7 @@ pub const SHADERS: [Shader; 12] = [
             Fault,
         ],
         kinds: false,
-        sources: &[PRELUDE, ELEMENTS, include_str!("wgsl/scatter.wgsl")],
+        sources: &[PRELUDE, ELEMENTS, FAULT, include_str!("wgsl/scatter.wgsl")],
     },
     Shader {
         op: "arg_max",

@@ -17,7 +17,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> index: array<u32>;
 @group(0) @binding(3) var<storage, read_write> out: array<u32>;
 @group(0) @binding(4) var<storage, read_write> out_parts: array<atomic<u32>>;
-// Taken, value, bound.
 @group(0) @binding(5) var<storage, read_write> fault: array<atomic<u32>>;
 
 // Where element `i` lies: in a row of the table, in the index, in out.
@@ -41,11 +40,7 @@ fn locate(i: u32) -> vec3<u32> {
 fn value(at: vec3<u32>) -> u32 {
     let row = index[at.y];
     if row >= p.rows {
-        // Not a weak compare and exchange: that may fail for no reason, and the only fault would go untold.
-        if atomicExchange(&fault[0], 1u) == 0u {
-            atomicStore(&fault[1], row);
-            atomicStore(&fault[2], p.rows);
-        }
+        report(row, p.rows);
         return 0u;
     }
     let e = at.x + row * p.row_stride;

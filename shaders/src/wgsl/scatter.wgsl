@@ -39,7 +39,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> lens: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out: array<u32>;
 @group(0) @binding(6) var<storage, read_write> out_parts: array<atomic<u32>>;
-// Taken, value, bound.
 @group(0) @binding(7) var<storage, read_write> fault: array<atomic<u32>>;
 
 const ADD: u32 = 1u;
@@ -71,14 +70,6 @@ fn entry(i: u32) -> vec2<u32> {
         at += c * vec2(p.x_entry.strides[a / 4u][a % 4u], p.index.strides[a / 4u][a % 4u]);
     }
     return at;
-}
-
-fn report(value: u32, bound: u32) {
-    // Not a weak compare and exchange: that may fail for no reason, and the only fault would go untold.
-    if atomicExchange(&fault[0], 1u) == 0u {
-        atomicStore(&fault[1], value);
-        atomicStore(&fault[2], bound);
-    }
 }
 
 // Whether an entry lands, where it begins in x, and where it lands in out.

@@ -91,7 +91,7 @@ fn strides(spec: &Spec) -> Vec<u64> {
 pub(super) fn dispatches(op: &CheckedOp, class: &Class, span: Span) -> Vec<Dispatch> {
     match op.op() {
         Op::Matmul(matmul) => vec![product::product(op, matmul, class, span)],
-        Op::Attention(attention) => vec![heads::heads(op, attention, class, span)],
+        Op::Attention(attention) => heads::heads(op, attention, class, span),
         Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
             rows::rows(op, class, span)
         }
@@ -125,13 +125,13 @@ fn collapse(shape: &[u64], views: &mut [Vec<u64>]) -> Vec<u64> {
     out
 }
 
-/// The words of the binding `made`, where the host makes them: turns of a rotary embedding, lengths of attention.
-pub(super) fn made(op: &CheckedOp) -> Vec<u32> {
+/// The words of the binding `made`, where the host makes them: turns of a rotary embedding, entries of attention.
+pub(super) fn made(op: &CheckedOp, class: &Class) -> Vec<u32> {
     match op.op() {
         Op::Rope(rope) => {
             rope.turns().iter().flat_map(|&turn| [turn as u32, (turn >> 32) as u32]).collect()
         }
-        Op::Attention(attention) => heads::made(op, attention),
+        Op::Attention(attention) => heads::made(op, attention, class),
         _ => Vec::new(),
     }
 }

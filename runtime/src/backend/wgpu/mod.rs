@@ -323,7 +323,7 @@ impl Backend for Wgpu {
         self.loss.check()?;
         let kind = encode::kind(op);
         let kernel = self.kernels.get(&self.device, &self.loss, op.op().name(), kind)?;
-        let words = encode::made(op);
+        let words = encode::made(op, self.class);
         let made = match words.is_empty() {
             true => None,
             false => {

@@ -7,12 +7,10 @@ mod product;
 mod rows;
 
 use crate::error::{Error, Kind, Result, Rule};
-use crate::op::{
-    CheckedOp, Gate, Group, KeyValue, Lens, Op, OrderClass, Precision, Scatter, ScatterFn,
-};
+use crate::op::{CheckedOp, Gate, Group, Op, OrderClass, Precision, Scatter, ScatterFn};
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS};
 pub(super) use entries::Entries;
-pub(super) use heads::Heads;
+pub(super) use heads::{Heads, counts};
 pub(super) use product::Product;
 pub(super) use rows::{Rows, room};
 
@@ -138,16 +136,7 @@ fn missing(op: &CheckedOp) -> Option<&'static str> {
             (op.group != Group::None, "groups"),
             (op.order != OrderClass::Fixed, "an order other than fixed"),
         ],
-        Op::Attention(op) => &[
-            (op.window.is_some(), "a window"),
-            (op.softcap != 0.0, "a soft cap"),
-            (op.alibi, "ALiBi"),
-            (op.sinks, "sinks"),
-            (op.rows != Lens::Full, "packed rows"),
-            (op.lens.on_device(), "device lengths"),
-            (op.key_value != KeyValue::Dense, "paged keys"),
-            (op.order != OrderClass::Fixed, "an order other than fixed"),
-        ],
+        Op::Attention(op) => &[(op.order != OrderClass::Fixed, "an order other than fixed")],
         Op::Gather(_) | Op::Copy(_) | Op::Scatter(_) => return None,
         Op::Norm(_)
         | Op::Softmax(_)
@@ -182,8 +171,15 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
             let [tm, tn] = class.tile;
             finish(class, order, p.tiles(), p.links, p.unit_ns, 4 * tm * tn)
         }
-        Op::Attention(_) => {
-            let a = Heads::of(op, class);
+        Op::Attention(attention) => {
+            let a = Heads::of(op, attention, class);
+            if counts(attention) && a.entries > heads::COUNTED {
+                let asked = format!("{} counts in device memory", a.entries);
+                return Err(limit(op, "lens", asked, heads::COUNTED.to_string()));
+            }
+            if a.room > i32::MAX as u64 {
+                return Err(limit(op, "pages", format!("{} keys", a.room), i32::MAX.to_string()));
+            }
             let state = 4 * class.query_rows * (a.dv + 2);
             finish(class, order, a.tiles(), a.links, a.unit_ns, state)
         }
@@ -247,9 +243,9 @@ fn finish(
     Ok(Plan { order, tiles, links, unit_ns, state_bytes })
 }
 
-/// Chunks that a link covers, and the links that makes: as few cuts as the caps allow.
-fn links(class: &Class, chunks: u64, chunk_ns: u64, chunk_loops: u64) -> (u64, u64) {
-    let room = class.unit_cap_ns - class.dispatch_ns;
+/// Chunks that a link covers, and the links that makes: as few cuts as the caps allow. `rest_ns` comes once a link.
+fn links(class: &Class, chunks: u64, chunk_ns: u64, rest_ns: u64, chunk_loops: u64) -> (u64, u64) {
+    let room = (class.unit_cap_ns - class.dispatch_ns).saturating_sub(rest_ns);
     let fit = (room / chunk_ns.max(1)).min(class.loops / chunk_loops);
     let per_link = fit.clamp(1, chunks.max(1));
     (chunks.max(1).div_ceil(per_link), per_link)
@@ -259,10 +255,7 @@ fn links(class: &Class, chunks: u64, chunk_ns: u64, chunk_loops: u64) -> (u64, u
 pub(super) fn link_loops(op: &CheckedOp, class: &Class) -> u64 {
     match op.op() {
         Op::Matmul(_) => Product::of(op, class).link_k,
-        Op::Attention(_) => {
-            let heads = Heads::of(op, class);
-            heads.per_link * heads.chunk_loops()
-        }
+        Op::Attention(attention) => Heads::of(op, attention, class).link_loops(),
         Op::Scatter(_) => Entries::of(op, class).link_loops(),
         Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
             Rows::of(op, class).link_loops(op.op())

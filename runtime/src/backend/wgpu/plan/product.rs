@@ -28,7 +28,7 @@ impl Product {
         let area = m.min(tm).next_multiple_of(4) * n.min(tn).next_multiple_of(4);
         let rest_ns = area * 20_000 / class.product;
         let chunk_ns = 2 * area * k.min(CHUNK) * 1000 / class.product;
-        let (links, per_link) = links(class, k.div_ceil(CHUNK), chunk_ns + rest_ns, CHUNK);
+        let (links, per_link) = links(class, k.div_ceil(CHUNK), chunk_ns + rest_ns, 0, CHUNK);
         let unit_ns = (chunk_ns + rest_ns) * per_link;
         let entries = numel(op, "out").checked_div(u128::from(m) * u128::from(n)).unwrap_or(0);
         let (tiles_m, tiles_n) = (m.div_ceil(tm), n.div_ceil(tn));
