@@ -175,6 +175,11 @@ fn bits_of_total(kind: u32, key: u32) -> u32 {
     return high >> (32u - width_of(kind));
 }
 
+// A value over its scale, 0 where that is 0, within the range of the values.
+fn quotient(x: f32, scale: f32, largest: f32) -> f32 {
+    return select(clamp(x / scale, -largest, largest), 0.0, scale == 0.0);
+}
+
 fn is_nan(x: f32) -> bool {
     return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
 }

@@ -15,7 +15,7 @@ use crate::order::Span;
 /// Rows whose statistics the scratch buffer holds.
 pub(super) const STATS_ROWS: u64 = 1 << 16;
 /// Words of the largest parameter struct.
-pub(super) const PARAM_WORDS: usize = 128;
+pub(super) const PARAM_WORDS: usize = 256;
 /// Set in the flags of `matmul` and `attention` when a tile's last link runs.
 const LAST: u32 = 8;
 
@@ -90,7 +90,7 @@ fn strides(spec: &Spec) -> Vec<u64> {
 /// The dispatches of a span.
 pub(super) fn dispatches(op: &CheckedOp, class: &Class, span: Span) -> Vec<Dispatch> {
     match op.op() {
-        Op::Matmul(matmul) => vec![product::product(op, matmul, class, span)],
+        Op::Matmul(matmul) => product::product(op, matmul, class, span),
         Op::Attention(attention) => heads::heads(op, attention, class, span),
         Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
             rows::rows(op, class, span)
@@ -125,12 +125,14 @@ fn collapse(shape: &[u64], views: &mut [Vec<u64>]) -> Vec<u64> {
     out
 }
 
-/// The words of the binding `made`, where the host makes them: turns of a rotary embedding, entries of attention.
+/// The words of the binding `made`, where the host makes them: turns of a rotary embedding, entries of attention,
+/// groups of products.
 pub(super) fn made(op: &CheckedOp, class: &Class) -> Vec<u32> {
     match op.op() {
         Op::Rope(rope) => {
             rope.turns().iter().flat_map(|&turn| [turn as u32, (turn >> 32) as u32]).collect()
         }
+        Op::Matmul(matmul) => product::made(op, matmul, class),
         Op::Attention(attention) => heads::made(op, attention, class),
         _ => Vec::new(),
     }

@@ -7,7 +7,7 @@ mod product;
 mod rows;
 
 use crate::error::{Error, Kind, Result, Rule};
-use crate::op::{CheckedOp, Gate, Group, Op, OrderClass, Precision, Scatter, ScatterFn};
+use crate::op::{CheckedOp, Op, Scatter, ScatterFn};
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS};
 pub(super) use entries::Entries;
 pub(super) use heads::{Heads, counts};
@@ -89,8 +89,8 @@ pub(super) static GPU: Class = Class {
 pub(super) fn order_table() -> String {
     let line = |c: &Class| {
         let Class { name, tile, query_rows, row_chunk, family, .. } = c;
-        let (k, keys) = (product::CHUNK, heads::CHUNK);
-        format!("{name} {tile:?} {k} {query_rows} {keys} {row_chunk} {family:?}\n")
+        let (k, keys) = ([product::CHUNK, product::CHUNK_BYTES], heads::CHUNK);
+        format!("{name} {tile:?} {k:?} {query_rows} {keys} {row_chunk} {family:?}\n")
     };
     line(&SOFTWARE) + &line(&GPU)
 }
@@ -128,15 +128,7 @@ fn order(op: &Op, class: &Class) -> Order {
 fn missing(op: &CheckedOp) -> Option<&'static str> {
     let narrow = op.specs().iter().any(|spec| spec.dtype.size() == 1);
     let asked: &[(bool, &'static str)] = match op.op() {
-        Op::Matmul(op) => &[
-            (op.beta != 0.0, "beta"),
-            (op.gate == Gate::Interleaved, "an interleaved gate"),
-            (op.preactivation, "a pre-activation output"),
-            (op.precision == Precision::Tf32, "tf32"),
-            (op.group != Group::None, "groups"),
-            (op.order != OrderClass::Fixed, "an order other than fixed"),
-        ],
-        Op::Attention(op) => &[(op.order != OrderClass::Fixed, "an order other than fixed")],
+        Op::Matmul(_) | Op::Attention(_) => return None,
         Op::Gather(_) | Op::Copy(_) | Op::Scatter(_) => return None,
         Op::Norm(_)
         | Op::Softmax(_)
@@ -166,10 +158,15 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
     limits(op, max_binding)?;
     let order = order(op.op(), class);
     match op.op() {
-        Op::Matmul(_) => {
-            let p = Product::of(op, class);
-            let [tm, tn] = class.tile;
-            finish(class, order, p.tiles(), p.links, p.unit_ns, 4 * tm * tn)
+        Op::Matmul(matmul) => {
+            let p = Product::of(op, matmul, class);
+            if matmul.sizes.on_device() && p.groups > product::COUNTED {
+                let asked = format!("{} sizes in device memory", p.groups);
+                return Err(limit(op, "sizes", asked, product::COUNTED.to_string()));
+            }
+            let tile = p.tile.map(|side| side as u32);
+            let order = Order { tile, chunk: p.chunk as u32, ..order };
+            finish(class, order, p.tiles(), p.links, p.unit_ns, 4 * p.tile[0] * p.tile[1])
         }
         Op::Attention(attention) => {
             let a = Heads::of(op, attention, class);
@@ -254,7 +251,7 @@ fn links(class: &Class, chunks: u64, chunk_ns: u64, rest_ns: u64, chunk_loops: u
 /// Iterations of all loops of an invocation in one link.
 pub(super) fn link_loops(op: &CheckedOp, class: &Class) -> u64 {
     match op.op() {
-        Op::Matmul(_) => Product::of(op, class).link_k,
+        Op::Matmul(matmul) => Product::of(op, matmul, class).link_loops(),
         Op::Attention(attention) => Heads::of(op, attention, class).link_loops(),
         Op::Scatter(_) => Entries::of(op, class).link_loops(),
         Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
