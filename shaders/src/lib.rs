@@ -10,7 +10,7 @@ pub enum Binding {
     Parts(&'static str),
     /// What a cut tile carries from link to link.
     State,
-    /// Two words of statistics a row.
+    /// Words of statistics, up to four a row.
     Stats,
     /// Words made beforehand: by the host in `prepare`, or by the first entry point.
     Made,
@@ -69,7 +69,7 @@ const STORE: &str = include_str!("wgsl/store.wgsl");
 use Binding::{Fault, Made, Operand, Parts, State, Stats};
 
 /// Every op that has kernels.
-pub const SHADERS: [Shader; 12] = [
+pub const SHADERS: [Shader; 15] = [
     Shader {
         op: "matmul",
         entries: &["count", "matmul", "bytes"],
@@ -203,5 +203,57 @@ pub const SHADERS: [Shader; 12] = [
         bindings: &[Operand("x"), Operand("value"), Parts("value"), Operand("index"), State],
         kinds: false,
         sources: &[PRELUDE, ROWS, include_str!("wgsl/top_k.wgsl")],
+    },
+    Shader {
+        op: "quantize",
+        entries: &["fold", "write", "inverse"],
+        bindings: &[
+            Operand("x"),
+            Operand("out"),
+            Parts("out"),
+            Operand("scale"),
+            Parts("scale"),
+            Operand("min"),
+            Parts("min"),
+            Stats,
+        ],
+        kinds: false,
+        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/quantize.wgsl"), NEIGHBOURS],
+    },
+    Shader {
+        op: "norm_backward",
+        entries: &["fold", "write"],
+        bindings: &[
+            Operand("x"),
+            Operand("weight"),
+            Operand("d_out"),
+            Operand("d_x"),
+            Parts("d_x"),
+            Operand("terms"),
+            Stats,
+        ],
+        kinds: false,
+        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/norm_backward.wgsl"), NEIGHBOURS],
+    },
+    Shader {
+        op: "attention_backward",
+        entries: &["queries", "keys"],
+        bindings: &[
+            Operand("q"),
+            Operand("k"),
+            Operand("v"),
+            Operand("out"),
+            Operand("lse"),
+            Operand("d_out"),
+            Operand("d_q"),
+            Parts("d_q"),
+            Operand("d_k"),
+            Parts("d_k"),
+            Operand("d_v"),
+            Parts("d_v"),
+            State,
+        ],
+        kinds: true,
+        sources: &[PRELUDE, include_str!("wgsl/attention_backward.wgsl")],
     },
 ];

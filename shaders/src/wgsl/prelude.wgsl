@@ -115,7 +115,8 @@ fn f32_to_f8e4m3(x: f32) -> u32 {
     if size < 0x3c800000u {
         return sign | u32(round(bitcast<f32>(size) * 512.0));
     }
-    return sign | min((size + 0x7ffffu + ((size >> 20u) & 1u) - 0x3c000000u) >> 20u, 0x7eu);
+    let code = (size + 0x7ffffu + ((size >> 20u) & 1u) - 0x3c000000u) >> 20u;
+    return sign | select(code, 0x7eu, code > 0x7eu);
 }
 
 // Nearest, ties to even; beyond the largest it is the largest.
@@ -129,7 +130,8 @@ fn f32_to_f8e5m2(x: f32) -> u32 {
     if size < 0x38800000u {
         return sign | u32(round(bitcast<f32>(size) * 65536.0));
     }
-    return sign | min((size + 0xfffffu + ((size >> 21u) & 1u) - 0x38000000u) >> 21u, 0x7bu);
+    let code = (size + 0xfffffu + ((size >> 21u) & 1u) - 0x38000000u) >> 21u;
+    return sign | select(code, 0x7bu, code > 0x7bu);
 }
 
 fn i8_of(bits: u32) -> i32 {
@@ -250,7 +252,7 @@ fn ln_of(x: f32) -> f32 {
 // tanh x as 1 - 2 / (e^2x + 1), odd; below 1/4, where that cancels, the odd series to x^9.
 fn tanh_of(x: f32) -> f32 {
     let a = abs(x);
-    let big = 1.0 - 2.0 / (exp_of(2.0 * min(a, 44.0)) + 1.0);
+    let big = 1.0 - 2.0 / (exp_of(2.0 * clamp(a, 0.0, 44.0)) + 1.0);
     let z = x * x;
     var q = 2.186949e-2;
     q = fma(q, z, -5.3968254e-2);

@@ -1,13 +1,15 @@
 //! Turns a span of a plan into dispatches: entry point, workgroups and uniform words, in the order of the structs
 //! of the shaders. Pure; `mod` hands the result to the stream.
 
+mod backward;
+mod cells;
 mod elements;
 mod heads;
 mod product;
 mod rows;
 mod scatter;
 
-use super::plan::{ALIGN, Class};
+use super::plan::{ALIGN, Class, by_rows};
 use crate::dtype::DType;
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
@@ -92,9 +94,9 @@ pub(super) fn dispatches(op: &CheckedOp, class: &Class, span: Span) -> Vec<Dispa
     match op.op() {
         Op::Matmul(matmul) => product::product(op, matmul, class, span),
         Op::Attention(attention) => heads::heads(op, attention, class, span),
-        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
-            rows::rows(op, class, span)
-        }
+        Op::AttentionBackward(attention) => backward::backward(op, attention, class, span),
+        of_rows if by_rows(of_rows) => rows::rows(op, class, span),
+        Op::Quantize(quantize) => cells::inverse(op, quantize, class, span).into_iter().collect(),
         Op::Scatter(scatter) => scatter::scatter(op, scatter, class, span).into_iter().collect(),
         _ => elements::elements(op, class, span).into_iter().collect(),
     }

@@ -31,8 +31,10 @@ const GRID: u64 = 65_535;
 const LAUNCH_NS: u64 = 200_000_000;
 
 /// The sources that decide what the shaders are told.
-const HOST: [&str; 12] = [
+const HOST: [&str; 16] = [
     include_str!("encode.rs"),
+    include_str!("encode/backward.rs"),
+    include_str!("encode/cells.rs"),
     include_str!("encode/elements.rs"),
     include_str!("encode/heads.rs"),
     include_str!("encode/product.rs"),
@@ -40,6 +42,8 @@ const HOST: [&str; 12] = [
     include_str!("encode/scatter.rs"),
     include_str!("kernels.rs"),
     include_str!("plan.rs"),
+    include_str!("plan/backward.rs"),
+    include_str!("plan/cells.rs"),
     include_str!("plan/entries.rs"),
     include_str!("plan/heads.rs"),
     include_str!("plan/product.rs"),
@@ -120,7 +124,7 @@ impl Wgpu {
                 info.backend, info.name, info.vendor, info.device, info.driver, info.driver_info
             ),
             nothing: storage(ALIGN),
-            stats: storage(8 * STATS_ROWS),
+            stats: storage(16 * STATS_ROWS),
             kernels: Kernels::default(),
             stream,
             blocks: HashMap::new(),

@@ -1,6 +1,8 @@
 //! How the wgpu backend runs each op: the order table, the floor rates that predictions come from, and the cut of
 //! an op into tiles and links. Pure: shapes, dtypes, the adapter's class and its binding limit.
 
+mod backward;
+mod cells;
 mod entries;
 mod heads;
 mod product;
@@ -9,6 +11,8 @@ mod rows;
 use crate::error::{Error, Kind, Result, Rule};
 use crate::op::{CheckedOp, Op, Scatter, ScatterFn};
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS};
+pub(super) use backward::Backward;
+pub(super) use cells::Cells;
 pub(super) use entries::Entries;
 pub(super) use heads::{Heads, counts};
 pub(super) use product::Product;
@@ -111,6 +115,12 @@ fn order(op: &Op, class: &Class) -> Order {
         Op::Norm(_) => rows("norm"),
         Op::Softmax(_) => rows("softmax"),
         Op::Reduce(_) => rows("reduce"),
+        Op::NormBackward(_) => make("norm_backward", [1, 1], class.row_chunk / 2, class.family),
+        Op::Quantize(quantize) if !quantize.inverse => rows("quantize"),
+        Op::Quantize(_) => flat("quantize", Family::Scalar),
+        Op::AttentionBackward(_) => {
+            make("attention_backward", [class.query_rows / 4, 0], backward::CHUNK, class.family)
+        }
         Op::ArgMax(_) => Order { family: Family::Move, ..rows("arg_max") },
         Op::TopK(_) => Order { family: Family::Move, ..rows("top_k") },
         Op::Scatter(Scatter { function: ScatterFn::Add, .. }) => {
@@ -120,29 +130,22 @@ fn order(op: &Op, class: &Class) -> Order {
         Op::Rope(_) => flat("rope", class.family),
         Op::Map(_) => flat("map", Family::Scalar),
         Op::Gather(_) => flat("gather", Family::Move),
-        _ => flat("copy", Family::Move),
+        Op::Copy(_) => flat("copy", Family::Move),
     }
 }
 
-/// What of an op this backend does not run yet.
-fn missing(op: &CheckedOp) -> Option<&'static str> {
-    let narrow = op.specs().iter().any(|spec| spec.dtype.size() == 1);
-    let asked: &[(bool, &'static str)] = match op.op() {
-        Op::Matmul(_) | Op::Attention(_) => return None,
-        Op::Gather(_) | Op::Copy(_) | Op::Scatter(_) => return None,
+/// Whether an op goes row by row.
+pub(super) fn by_rows(op: &Op) -> bool {
+    match op {
+        Op::Quantize(quantize) => !quantize.inverse,
         Op::Norm(_)
+        | Op::NormBackward(_)
         | Op::Softmax(_)
-        | Op::Map(_)
         | Op::Reduce(_)
-        | Op::Rope(_)
         | Op::ArgMax(_)
-        | Op::TopK(_) => &[],
-        Op::AttentionBackward(_) => &[(true, "attention_backward")],
-        Op::NormBackward(_) => &[(true, "norm_backward")],
-        Op::Quantize(_) => &[(true, "quantize")],
-    };
-    let first = asked.iter().find(|(asked, _)| *asked).map(|&(_, what)| what);
-    first.or(narrow.then_some("8-bit values"))
+        | Op::TopK(_) => true,
+        _ => false,
+    }
 }
 
 /// The one plan of an op: all others would have another order.
@@ -151,10 +154,6 @@ fn missing(op: &CheckedOp) -> Option<&'static str> {
 /// `Unsupported` for an operand that spans more than `max_binding` bytes or an axis of 2^31 and more, `Time`
 /// when the units do not fit 64 bits or one is over the cap.
 pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Plan> {
-    if let Some(what) = missing(op) {
-        let allowed = "the rest of the op".to_string();
-        return Err(Kind::Unsupported { asked: what.to_string(), allowed }.into());
-    }
     limits(op, max_binding)?;
     let order = order(op.op(), class);
     match op.op() {
@@ -180,7 +179,12 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
             let state = 4 * class.query_rows * (a.dv + 2);
             finish(class, order, a.tiles(), a.links, a.unit_ns, state)
         }
-        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
+        Op::AttentionBackward(_) => {
+            let b = Backward::of(op, class);
+            let state = 4 * b.tile * (b.d + b.dv);
+            finish(class, order, b.tiles(), b.links, b.unit_ns, state)
+        }
+        of_rows if by_rows(of_rows) => {
             let r = Rows::of(op, class);
             finish(class, order, r.tiles().into(), r.links(), r.unit_ns, r.state_bytes)
         }
@@ -254,9 +258,8 @@ pub(super) fn link_loops(op: &CheckedOp, class: &Class) -> u64 {
         Op::Matmul(matmul) => Product::of(op, matmul, class).link_loops(),
         Op::Attention(attention) => Heads::of(op, attention, class).link_loops(),
         Op::Scatter(_) => Entries::of(op, class).link_loops(),
-        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) => {
-            Rows::of(op, class).link_loops(op.op())
-        }
+        Op::AttentionBackward(_) => Backward::of(op, class).link_loops(),
+        of_rows if by_rows(of_rows) => Rows::of(op, class).link_loops(of_rows),
         // Axes of four neighbours.
         _ => 64,
     }

@@ -1,9 +1,9 @@
 //! Dispatches of the ops that go row by row.
 
 use super::super::plan::{Class, Rows, room};
-use super::{Dispatch, STATS_ROWS, Words, collapse, phase, strides, writers};
+use super::{Dispatch, STATS_ROWS, Words, cells, collapse, phase, strides, writers};
 use crate::layout::MAX_RANK;
-use crate::op::{CheckedOp, Norm, NormKind, Op};
+use crate::op::{CheckedOp, Norm, NormBackward, NormKind, Op};
 use crate::order::Span;
 
 /// Lanes of a workgroup.
@@ -52,8 +52,12 @@ fn row_links(
     if fold[1] > fold[0] {
         out.push(Dispatch { entry: 0, workgroups: count, params: params.clone(), cut });
     }
-    if let (1.., Some(spec)) = (written, op.spec("out")) {
-        out.push(Dispatch { entry: 1, workgroups: writers(spec, written, LANES), params, cut });
+    let workgroups = match op.op() {
+        Op::Quantize(quantize) => cells::writers_of(quantize, written),
+        _ => op.spec(main(op.op())).map_or(0, |spec| writers(spec, written, LANES)),
+    };
+    if written > 0 && workgroups > 0 {
+        out.push(Dispatch { entry: 1, workgroups, params, cut });
     }
     out
 }
@@ -65,11 +69,16 @@ fn params(
     fold: [u64; 2],
     [column, columns]: [u64; 2],
 ) -> Option<Words> {
+    if let Op::Quantize(quantize) = op.op() {
+        let rows = [first, count, r.n, r.chunk, r.chunks, fold[0], fold[1]];
+        return cells::params(op, quantize, rows, [column, columns, 0]);
+    }
     // The operands that have the rows, and whether they have the op's axis too.
     let views: &[(&str, bool)] = match op.op() {
         Op::Reduce(_) => &[("x", true), ("out", false)],
         Op::ArgMax(_) => &[("x", true), ("index", false)],
         Op::TopK(_) => &[("x", true), ("value", true), ("index", true)],
+        Op::NormBackward(_) => &[("x", true), ("d_out", true), ("d_x", true), ("terms", true)],
         _ => &[("x", true), ("out", true)],
     };
     let x = op.spec("x")?;
@@ -82,7 +91,7 @@ fn params(
         .collect();
     let shape = x.layout.shape();
     let outer = collapse(&shape[..shape.rank() - 1], &mut strides);
-    let phase = op.spec("out").map_or(0, |out| match op.op() {
+    let phase = op.spec(main(op.op())).map_or(0, |out| match op.op() {
         Op::Reduce(_) => phase(out, first),
         _ => phase(out, first.wrapping_mul(r.n).wrapping_add(column)),
     });
@@ -99,15 +108,23 @@ fn params(
         slots
     };
     for (i, (name, _)) in views.iter().enumerate() {
-        if *name == "out" && matches!(op.op(), Op::Norm(_)) {
-            for name in ["weight", "bias"] {
-                let spec = op.spec(name);
-                params.view(spec, &slots(&[], spec.map_or(0, |s| self::strides(s)[0])));
-            }
+        let beside: &[&str] = match op.op() {
+            Op::Norm(_) if *name == "out" => &["weight", "bias"],
+            Op::NormBackward(_) if *name == "d_x" => &["weight"],
+            _ => &[],
+        };
+        for name in beside {
+            let spec = op.spec(name);
+            params.view(spec, &slots(&[], spec.map_or(0, |s| self::strides(s)[0])));
         }
         params.view(op.spec(name), &slots(&strides[i], steps[i]));
     }
     Some(params)
+}
+
+/// The output that a write of rows goes through.
+fn main(op: &Op) -> &'static str {
+    if matches!(op, Op::NormBackward(_)) { "d_x" } else { "out" }
 }
 
 /// The four words of an op's own, where it has any.
@@ -117,6 +134,11 @@ fn options(params: &mut Words, op: &Op) {
             params.put(&[(*kind == NormKind::Layer).into()]);
             params.float(*epsilon);
             params.put(&[(*weight).into(), (*bias).into()]);
+        }
+        Op::NormBackward(NormBackward { kind, epsilon, weight }) => {
+            params.put(&[(*kind == NormKind::Layer).into()]);
+            params.float(*epsilon);
+            params.put(&[(*weight).into(), 0]);
         }
         Op::Softmax(softmax) => {
             params.float(softmax.scale);

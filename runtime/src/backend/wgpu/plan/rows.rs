@@ -1,8 +1,8 @@
 //! The geometry of ops that go row by row. A row longer than a chunk is a tile of its own, cut into one link a pass and
 //! chunk.
 
-use super::{Class, dim};
-use crate::op::{CheckedOp, Norm, NormKind, Op, TopK};
+use super::{Cells, Class, dim};
+use crate::op::{CheckedOp, Norm, NormBackward, NormKind, Op, TopK};
 
 /// A short row costs a workgroup as much as one of this many elements; in `top_k` it is sorted.
 const LEAST: u64 = 128;
@@ -35,23 +35,35 @@ pub(in super::super) fn room(op: &TopK) -> u64 {
 
 impl Rows {
     pub(in super::super) fn of(op: &CheckedOp, class: &Class) -> Self {
-        let n = dim(op, "x", 0);
         let shape = op.spec("x").map(|x| *x.layout.shape()).unwrap_or_default();
         let outer = shape.iter().rev().skip(1);
-        let count = outer.fold(1u64, |rows, &d| rows.saturating_mul(d));
+        let (n, count) = match op.op() {
+            Op::Quantize(quantize) => {
+                let cells = Cells::of(op, quantize);
+                (cells.width.saturating_mul(cells.height), cells.count)
+            }
+            _ => (dim(op, "x", 0), outer.fold(1u64, |rows, &d| rows.saturating_mul(d))),
+        };
         // Passes over a row before the write, and whether there is a write of whole rows.
         let (folds, writes) = match op.op() {
             Op::Norm(Norm { kind: NormKind::Layer, .. }) | Op::Softmax(_) => (2, true),
-            Op::Norm(_) => (1, true),
+            Op::NormBackward(NormBackward { kind: NormKind::Layer, .. }) => (4, true),
+            Op::NormBackward(_) => (2, true),
+            Op::Norm(_) | Op::Quantize(_) => (1, true),
             _ => (1, false),
         };
-        // Without elements only a reduction has anything to write.
-        let count = if n == 0 && writes { 0 } else { count };
+        // Without elements only reductions and scales are written.
+        let count = match op.op() {
+            Op::Norm(_) | Op::NormBackward(_) | Op::Softmax(_) if n == 0 => 0,
+            _ => count,
+        };
         let (chunk, least, rate, state_bytes) = match op.op() {
             Op::TopK(top_k) => {
                 let rate = class.sorted / (1 + u64::from(top_k.k) / LEAST_ROOM);
                 (SORTED_CHUNK, LEAST_SORTED, rate, 8 * room(top_k))
             }
+            // Five passes over a short row are one unit.
+            Op::NormBackward(_) => (class.row_chunk / 2, LEAST, class.moved, 16),
             _ => (class.row_chunk, LEAST, class.moved, 8),
         };
         let chunks = n.div_ceil(chunk).max(1);
