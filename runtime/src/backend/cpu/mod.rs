@@ -6,6 +6,7 @@ mod attention_backward;
 mod bytes;
 mod convert;
 mod epilogue;
+mod few;
 mod flat;
 mod geometry;
 mod groups;
@@ -40,12 +41,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 24] = [
+const SOURCES: [(&str, &str); 25] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bytes.rs", include_str!("bytes.rs")),
     ("convert.rs", include_str!("convert.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
+    ("few.rs", include_str!("few.rs")),
     ("flat.rs", include_str!("flat.rs")),
     ("geometry.rs", include_str!("geometry.rs")),
     ("groups.rs", include_str!("groups.rs")),

@@ -22,6 +22,10 @@ pub(super) const ELEMENTS: u64 = 1 << 14;
 /// Contraction elements of a chunk of a product of 8-bit values: their f32 sum is promoted, scaled, to the
 /// accumulator. Of i8 it is exact and the accumulator is i32.
 pub(super) const BYTE_CHUNK: u64 = 128;
+/// Most rows of a product that reads B where it lies, and tile and chunk: of dense columns and of dense rows of B.
+pub(super) const FEW_ROWS: u64 = 16;
+pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);
+pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 256], 256);
 /// Columns of a scatter's tile, and most entries of a link.
 pub(super) const COLUMNS: u64 = 256;
 pub(super) const LINK_ENTRIES: u64 = 8192;
@@ -109,8 +113,9 @@ pub(super) fn class(isa: Isa) -> &'static Class {
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
-    let mut text =
-        format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {BAND_ROWS:?} {MANY_BANDS}\n");
+    let few = [FEW_COLUMNS, FEW_ROWS_OF_B];
+    let mut text = format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {FEW_ROWS} {few:?}\n");
+    text += &format!("{BAND_ROWS:?} {MANY_BANDS}\n");
     for Class { isa, tile, chunk, attention_tile, backward_tile, family, .. } in &CLASSES {
         let tiles = [tile, attention_tile, backward_tile];
         text += &format!("{} {tiles:?} {chunk} {family:?}\n", isa.name());
