@@ -94,7 +94,12 @@ pub const SHADERS: [Shader; 15] = [
             Fault,
         ],
         kinds: true,
-        sources: &[PRELUDE, FAULT, include_str!("wgsl/matmul.wgsl")],
+        sources: &[
+            PRELUDE,
+            FAULT,
+            include_str!("wgsl/matmul.wgsl"),
+            include_str!("wgsl/epilogue.wgsl"),
+        ],
     },
     Shader {
         op: "attention",

@@ -140,6 +140,18 @@ pub(super) fn made(op: &CheckedOp, class: &Class) -> Vec<u32> {
     }
 }
 
+/// The entry points, among those of the op's shader, that its dispatches take.
+pub(super) fn entries(op: &CheckedOp) -> Vec<usize> {
+    match op.op() {
+        Op::Matmul(matmul) => product::entries(op, matmul),
+        Op::Attention(attention) => heads::entries(attention),
+        Op::Quantize(quantize) => cells::entries(quantize),
+        Op::Norm(_) | Op::NormBackward(_) | Op::Softmax(_) | Op::Reduce(_) => vec![0, 1],
+        Op::AttentionBackward(_) => vec![0, 1],
+        _ => vec![0],
+    }
+}
+
 /// The element type that a shader's `KIND` is set to.
 pub(super) fn kind(op: &CheckedOp) -> DType {
     op.specs().first().map_or(DType::F32, |spec| spec.dtype)

@@ -228,7 +228,7 @@ impl Wgpu {
             entries: &entries,
         });
         let mut pass = self.stream.encoder().begin_compute_pass(&Default::default());
-        pass.set_pipeline(&kernel.pipelines[dispatch.entry]);
+        pass.set_pipeline(kernel.pipeline(&device, dispatch.entry));
         pass.set_bind_group(0, &group, &[]);
         let across = dispatch.workgroups.min(GRID);
         // Pieces of at most 200 ms keep the other dimension short.
@@ -326,7 +326,8 @@ impl Backend for Wgpu {
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
         self.loss.check()?;
         let kind = encode::kind(op);
-        let kernel = self.kernels.get(&self.device, &self.loss, op.op().name(), kind)?;
+        let (name, entries) = (op.op().name(), encode::entries(op));
+        let kernel = self.kernels.get(&self.device, &self.loss, name, kind, &entries)?;
         let words = encode::made(op, self.class);
         let made = match words.is_empty() {
             true => None,

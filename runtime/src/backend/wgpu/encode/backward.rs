@@ -24,7 +24,8 @@ pub(super) fn backward(
     let of_keys = [first.max(middle) - middle, end.max(middle) - middle];
     let chunks = [span.from, span.to].map(|link| link * b.per_link);
     let most = b.chunks[1].max(b.chunks[0] * b.group);
-    let flags = u32::from(attention.causal) * CAUSAL | if chunks[1] >= most { LAST } else { 0 };
+    let causal = if attention.causal { CAUSAL } else { 0 };
+    let flags = causal | if chunks[1] >= most { LAST } else { 0 };
     let sides = [(0, of_queries, b.tiles[0], b.chunks[1]), (1, of_keys, b.tiles[1], b.chunks[0])];
     sides
         .into_iter()

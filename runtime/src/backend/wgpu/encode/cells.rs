@@ -26,6 +26,11 @@ pub(super) fn inverse(
     Some(Dispatch { entry: INVERSE, workgroups, params, cut: false })
 }
 
+/// The entry points of a quantisation.
+pub(super) fn entries(quantize: &Quantize) -> Vec<usize> {
+    if quantize.inverse { vec![INVERSE] } else { vec![0, 1] }
+}
+
 /// Workgroups that write this many elements of cells: four codes an invocation, or a word of eight.
 pub(super) fn writers_of(quantize: &Quantize, elements: u64) -> u64 {
     let each = if quantize.format == QuantizeFormat::Group32 { 8 } else { 4 };

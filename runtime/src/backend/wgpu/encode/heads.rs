@@ -7,7 +7,10 @@ use crate::order::Span;
 
 /// Query rows of a workgroup.
 const QUERIES: u64 = 4;
-/// Flags of `attention.wgsl`.
+/// Entry points of `attention.wgsl`.
+const COUNT: usize = 0;
+const TILES: usize = 1;
+/// Flags of it.
 const HAS_MASK: u32 = 1;
 const HAS_LSE: u32 = 2;
 const HAS_ALIBI: u32 = 4;
@@ -59,9 +62,16 @@ pub(super) fn heads(
         let spec = op.spec(name);
         params.view(spec, &spec.map(strides).unwrap_or_default());
     }
-    let tiles = Dispatch { entry: 1, workgroups, params: params.clone(), cut: true };
-    let count = Dispatch { entry: 0, workgroups: 1, params, cut: true };
-    if counts(attention) { vec![count, tiles] } else { vec![tiles] }
+    let dispatch = |entry| {
+        let workgroups = if entry == COUNT { 1 } else { workgroups };
+        Dispatch { entry, workgroups, params: params.clone(), cut: true }
+    };
+    entries(attention).into_iter().map(dispatch).collect()
+}
+
+/// The entry points of attention, in their order.
+pub(super) fn entries(op: &Attention) -> Vec<usize> {
+    if counts(op) { vec![COUNT, TILES] } else { vec![TILES] }
 }
 
 fn flags(op: &Attention) -> u32 {

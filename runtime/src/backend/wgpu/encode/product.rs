@@ -8,7 +8,11 @@ use crate::order::Span;
 
 /// Rows and columns that a lane of a workgroup of 64 has.
 const LANE: u64 = 4;
-/// Flags of `matmul.wgsl`.
+/// Entry points of `matmul.wgsl`.
+const COUNT: usize = 0;
+const FLOATS: usize = 1;
+const BYTES: usize = 2;
+/// Flags of it.
 const HAS_BIAS: u32 = 1;
 const HAS_GATE: u32 = 2;
 const HAS_RESIDUAL: u32 = 4;
@@ -21,7 +25,6 @@ const A_BY_K: u32 = 512;
 const B_BY_K: u32 = 1024;
 const SCALE_GIVEN: u32 = 2048;
 const SCALE_FOUND: u32 = 4096;
-const DEVICE_SIZES: u32 = 8192;
 
 /// Counting, where sizes lie in device memory, then the tiles of a span.
 pub(super) fn product(op: &CheckedOp, matmul: &Matmul, class: &Class, span: Span) -> Vec<Dispatch> {
@@ -68,10 +71,17 @@ pub(super) fn product(op: &CheckedOp, matmul: &Matmul, class: &Class, span: Span
     for name in ["out", "preactivation", "out_scale"] {
         matrix(&mut params, op.spec(name));
     }
-    let entry = if a.is_some_and(|a| a.dtype.size() == 1) { 2 } else { 1 };
-    let tiles = Dispatch { entry, workgroups, params: params.clone(), cut: true };
-    let count = Dispatch { entry: 0, workgroups: 1, params, cut: true };
-    if matmul.sizes.on_device() { vec![count, tiles] } else { vec![tiles] }
+    let dispatch = |entry| {
+        let workgroups = if entry == COUNT { 1 } else { workgroups };
+        Dispatch { entry, workgroups, params: params.clone(), cut: true }
+    };
+    entries(op, matmul).into_iter().map(dispatch).collect()
+}
+
+/// The entry points of a product, in their order.
+pub(super) fn entries(op: &CheckedOp, matmul: &Matmul) -> Vec<usize> {
+    let tiles = if op.spec("a").is_some_and(|a| a.dtype.size() == 1) { BYTES } else { FLOATS };
+    if matmul.sizes.on_device() { vec![COUNT, tiles] } else { vec![tiles] }
 }
 
 fn flags(op: &Matmul) -> u32 {
@@ -90,7 +100,6 @@ fn flags(op: &Matmul) -> u32 {
         (by_k(of_b), B_BY_K),
         (op.quantize == Scale::Tensor, SCALE_GIVEN),
         (op.quantize == Scale::Block1x128, SCALE_FOUND),
-        (op.sizes.on_device(), DEVICE_SIZES),
     ];
     flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum()
 }
