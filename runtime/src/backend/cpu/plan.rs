@@ -2,9 +2,10 @@
 //! Pure: shapes, dtypes and the arch class, never the number of threads. What tiles and links are is in `geometry`.
 
 use super::geometry::{
-    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, groups, product_tile, rows_of,
+    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, few, groups, product_tile, rows_of,
 };
 use super::isa::Isa;
+use crate::dtype::DType;
 use crate::error::{Kind, Result};
 use crate::op::{
     Attention, CheckedOp, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Quantize, Scatter,
@@ -131,7 +132,13 @@ pub(super) fn order(checked: &CheckedOp, isa: Isa) -> Order {
     match checked.op() {
         Op::Matmul(_) => {
             let (tile, chunk) = product_tile(checked, class);
-            Order { entry: "matmul", tile, chunk, family: class.family }
+            let entry = match checked.spec("a").map(|a| a.dtype) {
+                Some(DType::I8) => "matmul/i8",
+                Some(DType::F8E4M3 | DType::F8E5M2) => "matmul/f8",
+                _ if few(checked).is_some() => "matmul/few",
+                _ => "matmul",
+            };
+            Order { entry, tile, chunk, family: class.family }
         }
         Op::Attention(_) => {
             let [rows, chunk] = class.attention_tile;
