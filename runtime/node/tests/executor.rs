@@ -14,6 +14,7 @@ use leasehold_node::executor::protocol::{FromExecutor, Terms, ToExecutor, Usage,
 use leasehold_node::executor::serve;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -23,6 +24,7 @@ struct Node {
     executor: OwnedFd,
     device: leasehold_node::executor::protocol::Device,
     next: AtomicU64,
+    thread: Option<JoinHandle<()>>,
 }
 
 fn terms(lease: u64) -> Terms {
@@ -43,13 +45,13 @@ fn terms(lease: u64) -> Terms {
 impl Node {
     fn start<B: Backend>(backend: B) -> Self {
         let (executor, theirs) = pair().unwrap();
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             let pulse = Memfd::new("pulse", PAGE).unwrap();
             let _ = serve(backend, theirs, &pulse);
         });
         let (bytes, _) = receive(&executor).unwrap().unwrap();
         let FromExecutor::Device(device) = from_bytes(&bytes).unwrap() else { panic!() };
-        Self { executor, device, next: AtomicU64::new(1) }
+        Self { executor, device, next: AtomicU64::new(1), thread: Some(thread) }
     }
 
     fn tell(&self, message: &ToExecutor) {
@@ -118,6 +120,10 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = send(&self.executor, &ToExecutor::Shutdown, &[]);
+        // A process that exits while a thread still closes a GPU dies of it.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

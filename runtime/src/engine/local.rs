@@ -9,6 +9,7 @@ use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Commands that the queue holds before `submit` waits.
@@ -23,6 +24,7 @@ pub struct Local<B: Backend> {
     shared: Arc<Shared<B>>,
     caps: Caps,
     numerics: Numerics,
+    worker: Option<JoinHandle<()>>,
     /// The process that has the worker and the backend's threads; a forked child has neither.
     process: u32,
 }
@@ -122,11 +124,11 @@ impl<B: Backend> Local<B> {
             driver: Mutex::new(driver),
         });
         let worker = Arc::clone(&shared);
-        std::thread::Builder::new()
+        let worker = std::thread::Builder::new()
             .name("leasehold".into())
             .spawn(move || worker.work())
             .map_err(|e| Error::system("spawn", e))?;
-        Ok(Self { shared, caps, numerics, process: std::process::id() })
+        Ok(Self { shared, caps, numerics, worker: Some(worker), process: std::process::id() })
     }
 
     /// The queue, unless this process is a fork of the one that opened the device: then its lock may be held for
@@ -213,12 +215,18 @@ impl<B: Backend> Local<B> {
     }
 }
 
+/// Ends what runs, forgets what was queued, which nobody can read any more, and gives the device back. It waits: a
+/// process that exits while a driver's threads still close a device dies of it.
 impl<B: Backend> Drop for Local<B> {
     fn drop(&mut self) {
-        if let Ok(mut queue) = self.queue() {
-            queue.closed = true;
-            drop(queue);
-            self.shared.work.notify_one();
+        let Ok(mut queue) = self.queue() else { return };
+        queue.closed = true;
+        queue.commands.clear();
+        drop(queue);
+        self.shared.work.notify_one();
+        if let Some(worker) = self.worker.take() {
+            // It never panics; if it did, the backend has gone with it.
+            let _ = worker.join();
         }
     }
 }
@@ -228,14 +236,15 @@ impl<B: Backend> Shared<B> {
     fn work(&self) {
         loop {
             let mut queue = lock(&self.queue);
-            while queue.commands.is_empty() && queue.completed == queue.issued {
-                if queue.closed {
-                    return;
-                }
+            while queue.commands.is_empty() && queue.completed == queue.issued && !queue.closed {
                 queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
+            let closed = queue.closed;
             drop(queue);
             lock(&self.driver).drive(self, &|_| false);
+            if closed {
+                return;
+            }
         }
     }
 

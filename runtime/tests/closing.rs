@@ -1,0 +1,38 @@
+//! A device that nobody holds any more is closed, its threads included, before the last drop returns: a process that
+//! exits while a driver's threads still close a device dies of it. Alone in its process, whose threads it counts.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(target_os = "linux")]
+
+#[path = "common/adapter.rs"]
+mod adapter;
+
+use leasehold::{Device, Map, MapFn};
+
+/// Threads of this process, but for those of the CPU's pool, which touch nothing that ends with the process.
+fn threads() -> usize {
+    let name = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    tasks.filter(|task| !name(task).unwrap_or_default().starts_with("leasehold-cpu")).count()
+}
+
+/// Queues more than is ever awaited, and drops everything.
+fn use_and_drop(dev: Device) {
+    let x = dev.tensor([1 << 16], &[0.5f32; 1 << 16]).unwrap();
+    for _ in 0..200 {
+        Map::unary(MapFn::Exp, &x).run().unwrap();
+    }
+    drop((x, dev));
+}
+
+#[test]
+fn the_last_drop_closes_the_device_and_ends_its_threads() {
+    let before = threads();
+    let dev = Device::open_named("cpu").unwrap();
+    assert!(threads() > before, "an engine has a thread of its own");
+    use_and_drop(dev);
+    assert_eq!(threads(), before);
+    if let Some(wgpu) = adapter::open() {
+        use_and_drop(Device::from_backend(wgpu).unwrap());
+        assert_eq!(threads(), before);
+    }
+}
