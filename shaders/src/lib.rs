@@ -6,14 +6,14 @@
 pub enum Binding {
     /// The operand of this name; any words where the op has it not.
     Operand(&'static str),
-    /// The operand `out` once more, as atomic words, so that halves of words can be merged.
-    Halves,
+    /// The output of this name once more, as atomic words, so that parts of words can be merged.
+    Parts(&'static str),
     /// What a cut tile carries from link to link.
     State,
-    /// Two words of statistics a row.
+    /// Words of statistics, up to four a row.
     Stats,
-    /// Key lengths, one a batch entry.
-    Lens,
+    /// Words made beforehand: by the host in `prepare`, or by the first entry point.
+    Made,
     /// The first index out of range.
     Fault,
 }
@@ -29,13 +29,27 @@ pub struct Shader {
     pub bindings: &'static [Binding],
     /// Whether the pipeline is made per element type of the inputs, through the override `KIND`.
     pub kinds: bool,
-    parts: &'static [&'static str],
+    sources: &'static [&'static str],
 }
 
 impl Shader {
-    /// The whole module.
+    /// The whole module: its sources, and for each output that has parts of words how it is written. `OUT` stands for
+    /// the first of them in the sources that many ops share.
     pub fn source(&self) -> String {
-        self.parts.concat()
+        let outputs: Vec<&str> = self.bindings.iter().filter_map(Binding::in_parts).collect();
+        let main = outputs.first().copied().unwrap_or_default();
+        let sources = self.sources.iter().map(|source| source.replace("OUT", main));
+        sources.chain(outputs.iter().map(|name| STORE.replace("OUT", name))).collect()
+    }
+}
+
+impl Binding {
+    /// The output whose parts of words it is.
+    fn in_parts(&self) -> Option<&'static str> {
+        match self {
+            Self::Parts(name) => Some(name),
+            _ => None,
+        }
     }
 }
 
@@ -46,45 +60,69 @@ pub fn shader(op: &str) -> Option<&'static Shader> {
 
 const PRELUDE: &str = include_str!("wgsl/prelude.wgsl");
 const ELEMENTS: &str = include_str!("wgsl/elements.wgsl");
+const NEIGHBOURS: &str = include_str!("wgsl/neighbours.wgsl");
 const ROWS: &str = include_str!("wgsl/rows.wgsl");
+const FAULT: &str = include_str!("wgsl/fault.wgsl");
+const MERGE: &str = include_str!("wgsl/merge.wgsl");
 const STORE: &str = include_str!("wgsl/store.wgsl");
 
-use Binding::{Fault, Halves, Lens, Operand, State, Stats};
+use Binding::{Fault, Made, Operand, Parts, State, Stats};
 
 /// Every op that has kernels.
-pub const SHADERS: [Shader; 8] = [
+pub const SHADERS: [Shader; 15] = [
     Shader {
         op: "matmul",
-        entries: &["matmul"],
+        entries: &["count", "matmul", "bytes"],
         bindings: &[
             Operand("a"),
             Operand("b"),
             Operand("bias"),
+            Operand("c"),
             Operand("gate"),
             Operand("residual"),
+            Operand("scale_a"),
+            Operand("scale_b"),
+            Operand("sizes"),
+            Operand("scale_out"),
             Operand("out"),
-            Halves,
+            Parts("out"),
+            Operand("preactivation"),
+            Parts("preactivation"),
+            Operand("out_scale"),
+            Made,
             State,
+            Fault,
         ],
         kinds: true,
-        parts: &[PRELUDE, include_str!("wgsl/matmul.wgsl"), STORE],
+        sources: &[
+            PRELUDE,
+            FAULT,
+            include_str!("wgsl/matmul.wgsl"),
+            include_str!("wgsl/epilogue.wgsl"),
+        ],
     },
     Shader {
         op: "attention",
-        entries: &["attention"],
+        entries: &["count", "attention"],
         bindings: &[
             Operand("q"),
             Operand("k"),
             Operand("v"),
             Operand("mask"),
+            Operand("alibi"),
+            Operand("sinks"),
+            Operand("rows"),
+            Operand("lens"),
+            Operand("pages"),
             Operand("out"),
-            Halves,
+            Parts("out"),
             Operand("lse"),
-            Lens,
+            Made,
             State,
+            Fault,
         ],
         kinds: true,
-        parts: &[PRELUDE, include_str!("wgsl/attention.wgsl"), STORE],
+        sources: &[PRELUDE, FAULT, include_str!("wgsl/attention.wgsl")],
     },
     Shader {
         op: "norm",
@@ -94,45 +132,133 @@ pub const SHADERS: [Shader; 8] = [
             Operand("weight"),
             Operand("bias"),
             Operand("out"),
-            Halves,
+            Parts("out"),
             Stats,
         ],
         kinds: false,
-        parts: &[PRELUDE, ROWS, include_str!("wgsl/norm.wgsl"), STORE],
+        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/norm.wgsl"), NEIGHBOURS],
     },
     Shader {
         op: "softmax",
         entries: &["fold", "write"],
-        bindings: &[Operand("x"), Operand("out"), Halves, Stats],
+        bindings: &[Operand("x"), Operand("out"), Parts("out"), Stats],
         kinds: false,
-        parts: &[PRELUDE, ROWS, include_str!("wgsl/softmax.wgsl"), STORE],
+        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/softmax.wgsl"), NEIGHBOURS],
     },
     Shader {
         op: "map",
         entries: &["map"],
-        bindings: &[Operand("x"), Operand("y"), Operand("out"), Halves],
+        bindings: &[Operand("x"), Operand("y"), Operand("out"), Parts("out")],
         kinds: false,
-        parts: &[PRELUDE, ELEMENTS, include_str!("wgsl/map.wgsl"), STORE],
+        sources: &[PRELUDE, ELEMENTS, include_str!("wgsl/map.wgsl"), NEIGHBOURS],
     },
     Shader {
         op: "gather",
         entries: &["gather"],
-        bindings: &[Operand("table"), Operand("index"), Operand("out"), Halves, Fault],
+        bindings: &[Operand("table"), Operand("index"), Operand("out"), Parts("out"), Fault],
         kinds: false,
-        parts: &[PRELUDE, ELEMENTS, include_str!("wgsl/gather.wgsl"), STORE],
+        sources: &[PRELUDE, ELEMENTS, FAULT, include_str!("wgsl/gather.wgsl"), NEIGHBOURS],
     },
     Shader {
         op: "reduce",
         entries: &["fold", "write"],
-        bindings: &[Operand("x"), Operand("out"), Halves, Stats],
+        bindings: &[Operand("x"), Operand("out"), Parts("out"), Stats],
         kinds: false,
-        parts: &[PRELUDE, ROWS, include_str!("wgsl/reduce.wgsl"), STORE],
+        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/reduce.wgsl"), NEIGHBOURS],
     },
     Shader {
         op: "copy",
         entries: &["copy"],
-        bindings: &[Operand("x"), Operand("out"), Halves],
+        bindings: &[Operand("x"), Operand("out"), Parts("out")],
         kinds: false,
-        parts: &[PRELUDE, ELEMENTS, include_str!("wgsl/copy.wgsl"), STORE],
+        sources: &[PRELUDE, ELEMENTS, include_str!("wgsl/copy.wgsl"), NEIGHBOURS],
+    },
+    Shader {
+        op: "rope",
+        entries: &["rope"],
+        bindings: &[Operand("x"), Operand("position"), Operand("out"), Parts("out"), Made],
+        kinds: false,
+        sources: &[PRELUDE, ELEMENTS, include_str!("wgsl/rope.wgsl"), NEIGHBOURS],
+    },
+    Shader {
+        op: "scatter",
+        entries: &["scatter"],
+        bindings: &[
+            Operand("x"),
+            Operand("index"),
+            Operand("pages"),
+            Operand("lens"),
+            Operand("out"),
+            Parts("out"),
+            Fault,
+        ],
+        kinds: false,
+        sources: &[PRELUDE, ELEMENTS, FAULT, include_str!("wgsl/scatter.wgsl")],
+    },
+    Shader {
+        op: "arg_max",
+        entries: &["fold"],
+        bindings: &[Operand("x"), Operand("index"), Stats],
+        kinds: false,
+        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/arg_max.wgsl")],
+    },
+    Shader {
+        op: "top_k",
+        entries: &["fold"],
+        bindings: &[Operand("x"), Operand("value"), Parts("value"), Operand("index"), State],
+        kinds: false,
+        sources: &[PRELUDE, ROWS, include_str!("wgsl/top_k.wgsl")],
+    },
+    Shader {
+        op: "quantize",
+        entries: &["fold", "write", "inverse"],
+        bindings: &[
+            Operand("x"),
+            Operand("out"),
+            Parts("out"),
+            Operand("scale"),
+            Parts("scale"),
+            Operand("min"),
+            Parts("min"),
+            Stats,
+        ],
+        kinds: false,
+        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/quantize.wgsl"), NEIGHBOURS],
+    },
+    Shader {
+        op: "norm_backward",
+        entries: &["fold", "write"],
+        bindings: &[
+            Operand("x"),
+            Operand("weight"),
+            Operand("d_out"),
+            Operand("d_x"),
+            Parts("d_x"),
+            Operand("terms"),
+            Stats,
+        ],
+        kinds: false,
+        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/norm_backward.wgsl"), NEIGHBOURS],
+    },
+    Shader {
+        op: "attention_backward",
+        entries: &["queries", "keys"],
+        bindings: &[
+            Operand("q"),
+            Operand("k"),
+            Operand("v"),
+            Operand("out"),
+            Operand("lse"),
+            Operand("d_out"),
+            Operand("d_q"),
+            Parts("d_q"),
+            Operand("d_k"),
+            Parts("d_k"),
+            Operand("d_v"),
+            Parts("d_v"),
+            State,
+        ],
+        kinds: true,
+        sources: &[PRELUDE, include_str!("wgsl/attention_backward.wgsl")],
     },
 ];

@@ -22,15 +22,15 @@ fn every_module_is_valid_and_as_its_table_says() {
             .collect();
         names.sort();
         let table = shader.bindings.iter().map(|binding| match binding {
-            Binding::Operand(name) => *name,
-            Binding::Halves => "out_halves",
-            Binding::State => "state",
-            Binding::Stats => "stats",
-            Binding::Lens => "lens",
-            Binding::Fault => "fault",
+            Binding::Operand(name) => (*name).to_string(),
+            Binding::Parts(name) => format!("{name}_parts"),
+            Binding::State => "state".into(),
+            Binding::Stats => "stats".into(),
+            Binding::Made => "made".into(),
+            Binding::Fault => "fault".into(),
         });
         let want: Vec<(u32, String)> =
-            (0..).zip(["p"].into_iter().chain(table).map(str::to_string)).collect();
+            (0..).zip(["p".to_string()].into_iter().chain(table)).collect();
         assert_eq!(names, want, "{}", shader.op);
         let has_kind = module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some("KIND"));
         assert_eq!(has_kind, shader.kinds, "{}", shader.op);

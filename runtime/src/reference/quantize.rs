@@ -85,9 +85,10 @@ fn groups_of_32(a: impl Arithmetic, x: &[f64], low: &[f64], high: &[f64]) -> Vec
         low.iter().zip(high).map(|(low, high)| a.value((high - low) / 15.0)).collect();
     let words = x.chunks_exact(8).enumerate().map(|(w, eight)| {
         let group = w / 4;
-        let code = |x: f64| match scale[group] {
+        // The quotient by the scale before it is rounded, so that halves are halves.
+        let code = |x: f64| match high[group] - low[group] {
             0.0 => 0,
-            scale => ((x - low[group]) / scale).round_ties_even().clamp(0.0, 15.0) as u32,
+            range => (15.0 * (x - low[group]) / range).round_ties_even().clamp(0.0, 15.0) as u32,
         };
         let word = eight.iter().enumerate().fold(0, |word, (i, &x)| word | code(x) << (4 * i));
         f64::from(word)

@@ -9,7 +9,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;
-@group(0) @binding(3) var<storage, read_write> out_halves: array<atomic<u32>>;
+@group(0) @binding(3) var<storage, read_write> out_parts: array<atomic<u32>>;
 
 // Where element `i` lies in x and in out.
 fn locate(i: u32) -> vec2<u32> {
@@ -29,19 +29,18 @@ fn value(at: u32) -> u32 {
     return bits_of(p.x.kind, x[word_of(p.x.kind, at)], at);
 }
 
+// Element `i`: its place in out and its bits.
+fn element(i: u32) -> vec2<u32> {
+    let at = locate(i);
+    return vec2(at.y, value(at.x));
+}
+
 @compute @workgroup_size(256)
 fn copy(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = p.range.first + 2u * invocation(workgroup, workgroups, lane) - p.range.phase;
-    if is_in(p.range, i) && is_in(p.range, i + 1u) {
-        let first = locate(i);
-        let second = locate(i + 1u);
-        put_pair(first.y, value(first.x), second.y, value(second.x));
-    } else if is_in(p.range, i) || is_in(p.range, i + 1u) {
-        let at = locate(select(i + 1u, i, is_in(p.range, i)));
-        put(at.y, value(at.x));
-    }
+    let own = invocation(workgroup, workgroups, lane);
+    write_neighbours(p.range.first - p.range.phase, own, p.range.first, p.range.count);
 }

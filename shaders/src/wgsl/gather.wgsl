@@ -16,8 +16,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> table: array<u32>;
 @group(0) @binding(2) var<storage, read_write> index: array<u32>;
 @group(0) @binding(3) var<storage, read_write> out: array<u32>;
-@group(0) @binding(4) var<storage, read_write> out_halves: array<atomic<u32>>;
-// Taken, value, bound.
+@group(0) @binding(4) var<storage, read_write> out_parts: array<atomic<u32>>;
 @group(0) @binding(5) var<storage, read_write> fault: array<atomic<u32>>;
 
 // Where element `i` lies: in a row of the table, in the index, in out.
@@ -41,15 +40,17 @@ fn locate(i: u32) -> vec3<u32> {
 fn value(at: vec3<u32>) -> u32 {
     let row = index[at.y];
     if row >= p.rows {
-        // Not a weak compare and exchange: that may fail for no reason, and the only fault would go untold.
-        if atomicExchange(&fault[0], 1u) == 0u {
-            atomicStore(&fault[1], row);
-            atomicStore(&fault[2], p.rows);
-        }
+        report(row, p.rows);
         return 0u;
     }
     let e = at.x + row * p.row_stride;
     return bits_of(p.table.kind, table[word_of(p.table.kind, e)], e);
+}
+
+// Element `i`: its place in out and its bits.
+fn element(i: u32) -> vec2<u32> {
+    let at = locate(i);
+    return vec2(at.z, value(at));
 }
 
 @compute @workgroup_size(256)
@@ -58,13 +59,6 @@ fn gather(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = p.range.first + 2u * invocation(workgroup, workgroups, lane) - p.range.phase;
-    if is_in(p.range, i) && is_in(p.range, i + 1u) {
-        let first = locate(i);
-        let second = locate(i + 1u);
-        put_pair(first.z, value(first), second.z, value(second));
-    } else if is_in(p.range, i) || is_in(p.range, i + 1u) {
-        let at = locate(select(i + 1u, i, is_in(p.range, i)));
-        put(at.z, value(at));
-    }
+    let own = invocation(workgroup, workgroups, lane);
+    write_neighbours(p.range.first - p.range.phase, own, p.range.first, p.range.count);
 }

@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<u32>;
 @group(0) @binding(3) var<storage, read_write> out: array<u32>;
-@group(0) @binding(4) var<storage, read_write> out_halves: array<atomic<u32>>;
+@group(0) @binding(4) var<storage, read_write> out_parts: array<atomic<u32>>;
 
 // Where element `i` lies in x, y and out.
 fn locate(i: u32) -> vec3<u32> {
@@ -84,19 +84,18 @@ fn value(at: vec3<u32>) -> u32 {
     return narrow(p.out.kind, p.scale * result + p.shift);
 }
 
+// Element `i`: its place in out and its bits.
+fn element(i: u32) -> vec2<u32> {
+    let at = locate(i);
+    return vec2(at.z, value(at));
+}
+
 @compute @workgroup_size(256)
 fn map(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = p.range.first + 2u * invocation(workgroup, workgroups, lane) - p.range.phase;
-    if is_in(p.range, i) && is_in(p.range, i + 1u) {
-        let first = locate(i);
-        let second = locate(i + 1u);
-        put_pair(first.z, value(first), second.z, value(second));
-    } else if is_in(p.range, i) || is_in(p.range, i + 1u) {
-        let at = locate(select(i + 1u, i, is_in(p.range, i)));
-        put(at.z, value(at));
-    }
+    let own = invocation(workgroup, workgroups, lane);
+    write_neighbours(p.range.first - p.range.phase, own, p.range.first, p.range.count);
 }

@@ -1,21 +1,39 @@
 // matmul: an invocation keeps 4 by 4 outputs in registers, a workgroup 32 by 32, without shared memory: software
 // adapters lose by it. Each output is one chain of fused multiply-adds along k, so that a cut of k changes no bit.
+// Values of 8 bits are summed by runs of 128 along k, exactly where they are integers; each run joins the whole sum.
 
 override KIND: u32 = 0u;
 
-// Rows and columns of a workgroup.
-const SIDE: u32 = 32u;
+const RUN: u32 = 128u;
+// Most groups whose sizes lie in device memory.
+const COUNTED: u32 = 1024u;
 
 const HAS_BIAS: u32 = 1u;
 const HAS_GATE: u32 = 2u;
 const HAS_RESIDUAL: u32 = 4u;
 const LAST: u32 = 8u;
+const HAS_C: u32 = 16u;
+const HAS_PREACTIVATION: u32 = 32u;
+const INTERLEAVED: u32 = 64u;
+// Scales of a and of b; whether they change along k.
+const HAS_SCALE_A: u32 = 128u;
+const HAS_SCALE_B: u32 = 256u;
+const A_BY_K: u32 = 512u;
+const B_BY_K: u32 = 1024u;
+// The output is quantised by a given scale, or by one that is found for each 128 columns.
+const SCALE_GIVEN: u32 = 2048u;
+const SCALE_FOUND: u32 = 4096u;
 
-// Strides of views: four of the batch, then the two of the matrix.
+const CONTIGUOUS: u32 = 1u;
+const MASKED: u32 = 2u;
+const ALONG_K: u32 = 3u;
+
+// Strides of views: four of the batch, then the two of the matrix; those of scales step by runs along k.
 struct Params {
+    // Rows of a matrix of the output, columns of b.
     m: u32,
     n: u32,
-    // k from `from` to `to`.
+    // k from `from` to `to`, counted in a group.
     from_k: u32,
     to_k: u32,
     // Sides of a tile of the plan, and tiles along n and in a batch entry.
@@ -29,70 +47,109 @@ struct Params {
     flags: u32,
     activation: u32,
     alpha: f32,
-    unused_a: u32,
-    unused_b: u32,
-    unused_c: u32,
+    beta: f32,
+    // Lanes of a workgroup side by side.
+    across: u32,
+    group: u32,
+    groups: u32,
+    // The largest size of a group in device memory, and room for them: of one, or of all where they share it.
+    max_size: u32,
+    room: u32,
+    // Rows of a, columns of b, to a scale: 2 to this power.
+    shift_a: u32,
+    shift_b: u32,
+    scale_out: u32,
+    // Of the output's type.
+    largest: f32,
+    unused: u32,
+    // Base and stride.
+    sizes: vec2<u32>,
+    unused_two: vec2<u32>,
     batch: vec4<u32>,
     a: View,
     b: View,
     bias: View,
+    c: View,
     gate: View,
     residual: View,
+    scale_a: View,
+    scale_b: View,
     out: View,
+    preactivation: View,
+    out_scale: View,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> a: array<u32>;
 @group(0) @binding(2) var<storage, read_write> b: array<u32>;
 @group(0) @binding(3) var<storage, read_write> bias: array<u32>;
-@group(0) @binding(4) var<storage, read_write> gate: array<u32>;
-@group(0) @binding(5) var<storage, read_write> residual: array<u32>;
-@group(0) @binding(6) var<storage, read_write> out: array<u32>;
-@group(0) @binding(7) var<storage, read_write> out_halves: array<atomic<u32>>;
+@group(0) @binding(4) var<storage, read_write> c: array<u32>;
+@group(0) @binding(5) var<storage, read_write> gate: array<u32>;
+@group(0) @binding(6) var<storage, read_write> residual: array<u32>;
+@group(0) @binding(7) var<storage, read_write> scale_a: array<f32>;
+@group(0) @binding(8) var<storage, read_write> scale_b: array<f32>;
+@group(0) @binding(9) var<storage, read_write> sizes: array<u32>;
+@group(0) @binding(10) var<storage, read_write> scale_out: array<f32>;
+@group(0) @binding(11) var<storage, read_write> out: array<u32>;
+@group(0) @binding(12) var<storage, read_write> out_parts: array<atomic<u32>>;
+@group(0) @binding(13) var<storage, read_write> preactivation: array<u32>;
+@group(0) @binding(14) var<storage, read_write> preactivation_parts: array<atomic<u32>>;
+@group(0) @binding(15) var<storage, read_write> out_scale: array<f32>;
+// Three words a group: first row or element of k, size, first tile. Then, where rows are contiguous, those of no group.
+@group(0) @binding(16) var<storage, read_write> made: array<u32>;
 // Sums of one tile that is cut along k.
-@group(0) @binding(8) var<storage, read_write> state: array<f32>;
+@group(0) @binding(17) var<storage, read_write> state: array<u32>;
+@group(0) @binding(18) var<storage, read_write> fault: array<atomic<u32>>;
 
-fn load_a(e: u32) -> f32 {
-    return widen(KIND, a[word_of(KIND, e)], e);
+fn has(flag: u32) -> bool {
+    return (p.flags & flag) != 0u;
 }
 
-fn load_b(e: u32) -> f32 {
-    return widen(KIND, b[word_of(KIND, e)], e);
-}
+var<workgroup> counted: array<u32, COUNTED>;
 
-fn activated(x: f32) -> f32 {
-    switch p.activation {
-        case 1u: { return relu_of(x); }
-        case 2u: { return gelu_erf_of(x); }
-        case 3u: { return gelu_tanh_of(x); }
-        case 4u: { return silu_of(x); }
-        default: { return x; }
+// Reads every size in device memory once, so that all tiles of a launch agree on them.
+@compute @workgroup_size(64)
+fn count(@builtin(local_invocation_index) lane: u32) {
+    for (var i = lane; i < p.groups; i += 64u) {
+        let size = sizes[p.sizes.x + i * p.sizes.y];
+        if size > p.max_size {
+            report(size, p.max_size + 1u);
+        }
+        counted[i] = min(size, p.max_size);
+    }
+    workgroupBarrier();
+    if lane > 0u {
+        return;
+    }
+    var first = 0u;
+    var tile = 0u;
+    let of_none = select(0u, 1u, p.group == CONTIGUOUS);
+    for (var i = 0u; i < p.groups + of_none; i++) {
+        var size = p.room - first;
+        if i < p.groups {
+            size = min(size, counted[i]);
+        }
+        made[3u * i] = first;
+        made[3u * i + 1u] = size;
+        made[3u * i + 2u] = tile;
+        if p.group != MASKED {
+            first += size;
+        }
+        tile += (size + p.tile_m - 1u) / p.tile_m;
     }
 }
 
-fn epilogue(sum: f32, entry: vec4<u32>, row: u32, column: u32) -> u32 {
-    let place = vec2(row, column);
-    var v = p.alpha * sum;
-    if (p.flags & HAS_BIAS) != 0u {
-        let e = offset_of(p.bias.base, p.bias.strides[0], p.bias.strides[1].xy, entry, place);
-        v += widen(p.bias.kind, bias[word_of(p.bias.kind, e)], e);
-    }
-    v = activated(v);
-    if (p.flags & HAS_GATE) != 0u {
-        let e = offset_of(p.gate.base, p.gate.strides[0], p.gate.strides[1].xy, entry, place);
-        v *= widen(p.gate.kind, gate[word_of(p.gate.kind, e)], e);
-    }
-    if (p.flags & HAS_RESIDUAL) != 0u {
-        let r = offset_of(p.residual.base, p.residual.strides[0], p.residual.strides[1].xy, entry, place);
-        v += widen(p.residual.kind, residual[word_of(p.residual.kind, r)], r);
-    }
-    return narrow(p.out.kind, v);
-}
-
-fn offset_of(base: u32, batch: vec4<u32>, matrix: vec2<u32>, entry: vec4<u32>, place: vec2<u32>) -> u32 {
-    let e = batch * entry;
-    let q = matrix * place;
-    return base + e.x + e.y + e.z + e.w + q.x + q.y;
+// Where a tile lies: batch entries of a, b and the output; rows from `row` to `end`, of which those below `owned` have
+// sums; and the first element of k, and how many.
+struct Tile {
+    a: vec4<u32>,
+    b: vec4<u32>,
+    out: vec4<u32>,
+    row: u32,
+    end: u32,
+    owned: u32,
+    first_k: u32,
+    size_k: u32,
 }
 
 fn entry_of(index: u32) -> vec4<u32> {
@@ -102,28 +159,113 @@ fn entry_of(index: u32) -> vec4<u32> {
     return vec4(to_y / p.batch.y, to_y % p.batch.y, to_z % p.batch.z, w);
 }
 
-fn store_row(sums: vec4<f32>, entry: vec4<u32>, row: u32, column: u32) {
-    if row >= p.m {
-        return;
-    }
-    let step = p.out.strides[1].y;
-    let e = offset_of(p.out.base, p.out.strides[0], p.out.strides[1].xy, entry, vec2(row, column));
-    if column + 3u < p.n && (e & 1u) == 0u {
-        put_pair(
-            e, epilogue(sums.x, entry, row, column),
-            e + step, epilogue(sums.y, entry, row, column + 1u),
-        );
-        put_pair(
-            e + 2u * step, epilogue(sums.z, entry, row, column + 2u),
-            e + 3u * step, epilogue(sums.w, entry, row, column + 3u),
-        );
-        return;
-    }
-    for (var i = 0u; i < 4u; i++) {
-        if column + i < p.n {
-            put(e + i * step, epilogue(sums[i], entry, row, column + i));
+fn tile_of(index: u32) -> Tile {
+    let down = (index % p.tiles_mn) / p.tiles_n;
+    let batch = index / p.tiles_mn;
+    let entry = entry_of(batch);
+    var tile = Tile(entry, entry, entry, down * p.tile_m, p.m, p.m, 0u, NOWHERE);
+    if p.group == MASKED {
+        tile.owned = made[3u * batch + 1u];
+    } else if p.group == ALONG_K {
+        tile.a = vec4(0u);
+        tile.b = vec4(0u);
+        tile.first_k = made[3u * batch];
+        tile.size_k = made[3u * batch + 1u];
+    } else if p.group == CONTIGUOUS {
+        // The last group that begins at this tile or before.
+        var low = 0u;
+        var high = p.groups + 1u;
+        while high - low > 1u {
+            let middle = (low + high) / 2u;
+            if made[3u * middle + 2u] <= down {
+                low = middle;
+            } else {
+                high = middle;
+            }
         }
+        tile.b = vec4(0u, 0u, 0u, min(low, p.groups - min(p.groups, 1u)));
+        tile.row = made[3u * low] + (down - made[3u * low + 2u]) * p.tile_m;
+        tile.end = made[3u * low] + made[3u * low + 1u];
+        tile.owned = select(0u, tile.end, low < p.groups);
     }
+    return tile;
+}
+
+// The 4 by 4 outputs of an invocation: where they begin in the tile and in the matrix.
+struct Block {
+    tile: Tile,
+    tile_row: u32,
+    tile_column: u32,
+    row: u32,
+    column: u32,
+    inside: bool,
+}
+
+fn block_of(index: u32, lane: u32) -> Block {
+    let side_m = 4u * (64u / p.across);
+    let side_n = 4u * p.across;
+    let across = p.tile_n / side_n;
+    let per_tile = (p.tile_m / side_m) * across;
+    let tile = tile_of(p.first + index / per_tile);
+    let part = index % per_tile;
+    let row = (part / across) * side_m + (lane / p.across) * 4u;
+    let column = (part % across) * side_n + (lane % p.across) * 4u;
+    let first = ((p.first + index / per_tile) % p.tiles_n) * p.tile_n;
+    let inside = tile.row + row < tile.end && first + column < p.n;
+    return Block(tile, row, column, tile.row + row, first + column, inside);
+}
+
+fn load_a(e: u32) -> f32 {
+    return widen(KIND, a[word_of(KIND, e)], e);
+}
+
+fn load_b(e: u32) -> f32 {
+    return widen(KIND, b[word_of(KIND, e)], e);
+}
+
+// Of 8 bits, a and b may have two kinds.
+fn load_b_byte(e: u32) -> f32 {
+    return widen(p.b.kind, b[e >> 2u], e);
+}
+
+fn offset_of(base: u32, batch: vec4<u32>, matrix: vec2<u32>, entry: vec4<u32>, place: vec2<u32>) -> u32 {
+    let e = batch * entry;
+    let q = matrix * place;
+    return base + e.x + e.y + e.z + e.w + q.x + q.y;
+}
+
+// The scale of a row of a, or of a column of b, in a run of k.
+fn scale_of_a(entry: vec4<u32>, row: u32, run: u32) -> f32 {
+    let place = vec2(row >> p.shift_a, run);
+    let v = p.scale_a.strides;
+    return scale_a[offset_of(p.scale_a.base, v[0], v[1].xy, entry, place)];
+}
+
+fn scale_of_b(entry: vec4<u32>, column: u32, run: u32) -> f32 {
+    let place = vec2(run, column >> p.shift_b);
+    let v = p.scale_b.strides;
+    return scale_b[offset_of(p.scale_b.base, v[0], v[1].xy, entry, place)];
+}
+
+// Where a and b begin, and the steps of four rows and four columns. Beyond the edge the last row or column is read again
+// and not stored.
+struct Reach {
+    a: vec4<u32>,
+    b: vec4<u32>,
+}
+
+fn reach(block: Block, k: u32) -> Reach {
+    let tile = block.tile;
+    let rows = min(vec4(block.row) + vec4(0u, 1u, 2u, 3u), vec4(tile.end - 1u));
+    let columns = min(vec4(block.column) + vec4(0u, 1u, 2u, 3u), vec4(p.n - 1u));
+    let at = tile.first_k + k;
+    let a_start = offset_of(p.a.base, p.a.strides[0], p.a.strides[1].xy, tile.a, vec2(0u, at));
+    let b_start = offset_of(p.b.base, p.b.strides[0], p.b.strides[1].xy, tile.b, vec2(at, 0u));
+    return Reach(a_start + rows * p.a.strides[1].x, b_start + columns * p.b.strides[1].y);
+}
+
+fn kept(block: Block, row: u32, column: u32) -> u32 {
+    return (block.tile_row + row) * p.tile_n + block.tile_column + column;
 }
 
 @compute @workgroup_size(64)
@@ -136,62 +278,128 @@ fn matmul(
     if index >= p.workgroups {
         return;
     }
-    let across = p.tile_n / SIDE;
-    let per_tile = (p.tile_m / SIDE) * across;
-    let tile = p.first + index / per_tile;
-    let part = index % per_tile;
-    let within = tile % p.tiles_mn;
-    let entry = entry_of(tile / p.tiles_mn);
-    // Row and column in the tile, then in the matrix.
-    let tile_row = (part / across) * SIDE + (lane / 8u) * 4u;
-    let tile_column = (part % across) * SIDE + (lane % 8u) * 4u;
-    let row = (within / p.tiles_n) * p.tile_m + tile_row;
-    let column = (within % p.tiles_n) * p.tile_n + tile_column;
-    if row >= p.m || column >= p.n {
-        return;
-    }
-    // Beyond the edge the last row or column is read again and not stored.
-    let rows = min(vec4(row) + vec4(0u, 1u, 2u, 3u), vec4(p.m - 1u));
-    let columns = min(vec4(column) + vec4(0u, 1u, 2u, 3u), vec4(p.n - 1u));
-    let a_start = offset_of(p.a.base, p.a.strides[0], p.a.strides[1].xy, entry, vec2(0u, p.from_k));
-    let b_start = offset_of(p.b.base, p.b.strides[0], p.b.strides[1].xy, entry, vec2(p.from_k, 0u));
-    var at_a = vec4(a_start) + rows * p.a.strides[1].x;
-    var at_b = vec4(b_start) + columns * p.b.strides[1].y;
-    let step_a = p.a.strides[1].y;
-    let step_b = p.b.strides[1].x;
+    let block = block_of(index, lane);
     var s0 = vec4(0.0);
     var s1 = vec4(0.0);
     var s2 = vec4(0.0);
     var s3 = vec4(0.0);
-    let kept = tile_row * p.tile_n + tile_column;
-    if p.from_k > 0u {
-        for (var i = 0u; i < 4u; i++) {
-            s0[i] = state[kept + i];
-            s1[i] = state[kept + p.tile_n + i];
-            s2[i] = state[kept + 2u * p.tile_n + i];
-            s3[i] = state[kept + 3u * p.tile_n + i];
+    if block.inside {
+        if p.from_k > 0u {
+            for (var i = 0u; i < 4u; i++) {
+                s0[i] = bitcast<f32>(state[kept(block, 0u, i)]);
+                s1[i] = bitcast<f32>(state[kept(block, 1u, i)]);
+                s2[i] = bitcast<f32>(state[kept(block, 2u, i)]);
+                s3[i] = bitcast<f32>(state[kept(block, 3u, i)]);
+            }
+        }
+        let to_k = select(0u, min(p.to_k, block.tile.size_k), block.row < block.tile.owned);
+        let at = reach(block, p.from_k);
+        var at_a = at.a;
+        var at_b = at.b;
+        let step_a = p.a.strides[1].y;
+        let step_b = p.b.strides[1].x;
+        for (var k = p.from_k; k < to_k; k++) {
+            let y = vec4(load_b(at_b.x), load_b(at_b.y), load_b(at_b.z), load_b(at_b.w));
+            s0 = fma(vec4(load_a(at_a.x)), y, s0);
+            s1 = fma(vec4(load_a(at_a.y)), y, s1);
+            s2 = fma(vec4(load_a(at_a.z)), y, s2);
+            s3 = fma(vec4(load_a(at_a.w)), y, s3);
+            at_a += step_a;
+            at_b += step_b;
+        }
+        if !has(LAST) {
+            for (var i = 0u; i < 4u; i++) {
+                state[kept(block, 0u, i)] = bitcast<u32>(s0[i]);
+                state[kept(block, 1u, i)] = bitcast<u32>(s1[i]);
+                state[kept(block, 2u, i)] = bitcast<u32>(s2[i]);
+                state[kept(block, 3u, i)] = bitcast<u32>(s3[i]);
+            }
         }
     }
-    for (var k = p.from_k; k < p.to_k; k++) {
-        let y = vec4(load_b(at_b.x), load_b(at_b.y), load_b(at_b.z), load_b(at_b.w));
-        s0 = fma(vec4(load_a(at_a.x)), y, s0);
-        s1 = fma(vec4(load_a(at_a.y)), y, s1);
-        s2 = fma(vec4(load_a(at_a.z)), y, s2);
-        s3 = fma(vec4(load_a(at_a.w)), y, s3);
-        at_a += step_a;
-        at_b += step_b;
+    if has(LAST) {
+        finish(array(s0, s1, s2, s3), block, lane);
     }
-    if (p.flags & LAST) == 0u {
-        for (var i = 0u; i < 4u; i++) {
-            state[kept + i] = s0[i];
-            state[kept + p.tile_n + i] = s1[i];
-            state[kept + 2u * p.tile_n + i] = s2[i];
-            state[kept + 3u * p.tile_n + i] = s3[i];
-        }
+}
+
+// A sum and a run of it: of integers without scales along k they are integers.
+fn joined(sum: u32, run: f32, factor: f32, is_whole: bool) -> u32 {
+    if is_whole {
+        return sum + bitcast<u32>(i32(run));
+    }
+    return bitcast<u32>(fma(run, factor, bitcast<f32>(sum)));
+}
+
+@compute @workgroup_size(64)
+fn bytes(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = workgroup.y * workgroups.x + workgroup.x;
+    if index >= p.workgroups {
         return;
     }
-    store_row(s0, entry, row, column);
-    store_row(s1, entry, row + 1u, column);
-    store_row(s2, entry, row + 2u, column);
-    store_row(s3, entry, row + 3u, column);
+    let block = block_of(index, lane);
+    let is_whole = KIND == I8 && !has(A_BY_K) && !has(B_BY_K);
+    var sums: array<vec4<u32>, 4>;
+    if block.inside {
+        if p.from_k > 0u {
+            for (var r = 0u; r < 4u; r++) {
+                for (var i = 0u; i < 4u; i++) {
+                    sums[r][i] = state[kept(block, r, i)];
+                }
+            }
+        }
+        let to_k = select(0u, min(p.to_k, block.tile.size_k), block.row < block.tile.owned);
+        let step_a = p.a.strides[1].y;
+        let step_b = p.b.strides[1].x;
+        for (var first = p.from_k; first < to_k; first += RUN) {
+            let at = reach(block, first);
+            var at_a = at.a;
+            var at_b = at.b;
+            var part: array<vec4<f32>, 4>;
+            for (var k = first; k < min(first + RUN, to_k); k++) {
+                let y = vec4(
+                    load_b_byte(at_b.x), load_b_byte(at_b.y), load_b_byte(at_b.z), load_b_byte(at_b.w),
+                );
+                part[0] = fma(vec4(load_a(at_a.x)), y, part[0]);
+                part[1] = fma(vec4(load_a(at_a.y)), y, part[1]);
+                part[2] = fma(vec4(load_a(at_a.z)), y, part[2]);
+                part[3] = fma(vec4(load_a(at_a.w)), y, part[3]);
+                at_a += step_a;
+                at_b += step_b;
+            }
+            let run = first / RUN;
+            for (var r = 0u; r < 4u; r++) {
+                for (var i = 0u; i < 4u; i++) {
+                    var factor = 1.0;
+                    if has(A_BY_K) {
+                        factor = scale_of_a(block.tile.a, min(block.row + r, block.tile.end - 1u), run);
+                    }
+                    if has(B_BY_K) {
+                        factor *= scale_of_b(block.tile.b, min(block.column + i, p.n - 1u), run);
+                    }
+                    sums[r][i] = joined(sums[r][i], part[r][i], factor, is_whole);
+                }
+            }
+        }
+        if !has(LAST) {
+            for (var r = 0u; r < 4u; r++) {
+                for (var i = 0u; i < 4u; i++) {
+                    state[kept(block, r, i)] = sums[r][i];
+                }
+            }
+        }
+    }
+    if has(LAST) {
+        var floats: array<vec4<f32>, 4>;
+        for (var r = 0u; r < 4u; r++) {
+            floats[r] = select(
+                bitcast<vec4<f32>>(sums[r]),
+                vec4<f32>(bitcast<vec4<i32>>(sums[r])),
+                is_whole,
+            );
+        }
+        finish(floats, block, lane);
+    }
 }

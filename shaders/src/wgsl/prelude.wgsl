@@ -1,10 +1,13 @@
-// Before every kernel: element types, views, and elementary functions. Buffers are words of 32 bits; 16-bit
-// elements are halves of words, so that no device feature is needed. Masks and infinities are judged by bits:
-// WGSL lets a compiler assume that no float is NaN or infinite.
+// Before every kernel: element types, views, and elementary functions. Buffers are words of 32 bits; smaller
+// elements are halves and quarters of words, so that no device feature is needed. Masks and infinities are judged by
+// bits: WGSL lets a compiler assume that no float is NaN or infinite.
 
 const F32: u32 = 0u;
 const F16: u32 = 1u;
 const BF16: u32 = 2u;
+const F8E4M3: u32 = 3u;
+const F8E5M2: u32 = 4u;
+const I8: u32 = 5u;
 const I32: u32 = 6u;
 
 // Below every score, and finite: what a hidden key counts as.
@@ -20,18 +23,34 @@ struct View {
     strides: array<vec4<u32>, 2>,
 }
 
-fn is_half(kind: u32) -> bool {
-    return kind == F16 || kind == BF16;
+// Two to this power are the elements of a word: a table of two bits a kind.
+fn fold_of(kind: u32) -> u32 {
+    return (0x0a94u >> (2u * kind)) & 3u;
 }
 
 // The word that holds element `e`.
 fn word_of(kind: u32, e: u32) -> u32 {
-    return select(e, e >> 1u, is_half(kind));
+    return e >> fold_of(kind);
+}
+
+// Bits of an element.
+fn width_of(kind: u32) -> u32 {
+    return 32u >> fold_of(kind);
+}
+
+// Where element `e` begins in its word, in bits.
+fn shift_of(kind: u32, e: u32) -> u32 {
+    return (e * width_of(kind)) & 31u;
+}
+
+// Ones where an element lies that begins a word.
+fn mask_of(kind: u32) -> u32 {
+    return 0xffffffffu >> (32u - width_of(kind));
 }
 
 // The bits of element `e`, out of its word.
 fn bits_of(kind: u32, word: u32, e: u32) -> u32 {
-    return select(word, (word >> ((e & 1u) * 16u)) & 0xffffu, is_half(kind));
+    return (word >> shift_of(kind, e)) & mask_of(kind);
 }
 
 fn f16_to_f32(bits: u32) -> f32 {
@@ -73,27 +92,94 @@ fn f32_to_bf16(x: f32) -> u32 {
     return (bits + 0x7fffu + ((bits >> 16u) & 1u)) >> 16u;
 }
 
-// Element `e` of a float type as f32, out of its word.
-fn widen(kind: u32, word: u32, e: u32) -> f32 {
-    if kind == F32 {
-        return bitcast<f32>(word);
+fn f8e4m3_to_f32(bits: u32) -> f32 {
+    let sign = (bits & 0x80u) << 24u;
+    let size = bits & 0x7fu;
+    var wide = (size << 20u) + 0x3c000000u;
+    if size < 8u {
+        wide = bitcast<u32>(f32(size) * 0.001953125);
+    } else if size == 0x7fu {
+        wide = 0x7fc00000u;
     }
-    let bits = (word >> ((e & 1u) * 16u)) & 0xffffu;
-    if kind == BF16 {
-        return bitcast<f32>(bits << 16u);
-    }
-    return f16_to_f32(bits);
+    return bitcast<f32>(sign | wide);
 }
 
-// The bits of `x` in a float type.
+// Nearest, ties to even; beyond the largest it is the largest.
+fn f32_to_f8e4m3(x: f32) -> u32 {
+    let bits = bitcast<u32>(x);
+    let sign = (bits >> 24u) & 0x80u;
+    let size = bits & 0x7fffffffu;
+    if size > 0x7f800000u {
+        return sign | 0x7fu;
+    }
+    if size < 0x3c800000u {
+        return sign | u32(round(bitcast<f32>(size) * 512.0));
+    }
+    let code = (size + 0x7ffffu + ((size >> 20u) & 1u) - 0x3c000000u) >> 20u;
+    return sign | select(code, 0x7eu, code > 0x7eu);
+}
+
+// Nearest, ties to even; beyond the largest it is the largest.
+fn f32_to_f8e5m2(x: f32) -> u32 {
+    let bits = bitcast<u32>(x);
+    let sign = (bits >> 24u) & 0x80u;
+    let size = bits & 0x7fffffffu;
+    if size > 0x7f800000u {
+        return sign | 0x7fu;
+    }
+    if size < 0x38800000u {
+        return sign | u32(round(bitcast<f32>(size) * 65536.0));
+    }
+    let code = (size + 0xfffffu + ((size >> 21u) & 1u) - 0x38000000u) >> 21u;
+    return sign | select(code, 0x7bu, code > 0x7bu);
+}
+
+fn i8_of(bits: u32) -> i32 {
+    return i32(bits << 24u) >> 24u;
+}
+
+// Element `e` of a type of 16 or fewer bits, or of f32, as f32, out of its word.
+fn widen(kind: u32, word: u32, e: u32) -> f32 {
+    let bits = bits_of(kind, word, e);
+    switch kind {
+        case F32: { return bitcast<f32>(bits); }
+        case BF16: { return bitcast<f32>(bits << 16u); }
+        case F8E4M3: { return f8e4m3_to_f32(bits); }
+        case F8E5M2: { return f16_to_f32(bits << 8u); }
+        case I8: { return f32(i8_of(bits)); }
+        default: { return f16_to_f32(bits); }
+    }
+}
+
+// The bits of `x` in such a type.
 fn narrow(kind: u32, x: f32) -> u32 {
-    if kind == F32 {
-        return bitcast<u32>(x);
+    switch kind {
+        case F32: { return bitcast<u32>(x); }
+        case BF16: { return f32_to_bf16(x); }
+        case F8E4M3: { return f32_to_f8e4m3(x); }
+        case F8E5M2: { return f32_to_f8e5m2(x); }
+        case I8: { return u32(i32(round(clamp(x, -128.0, 127.0)))) & 0xffu; }
+        default: { return f32_to_f16(x); }
     }
-    if kind == BF16 {
-        return f32_to_bf16(x);
-    }
-    return f32_to_f16(x);
+}
+
+// The place of nothing.
+const NOWHERE: u32 = 0xffffffffu;
+
+// An integer that orders as IEEE 754's total order orders the float with these bits.
+fn total_key(kind: u32, bits: u32) -> u32 {
+    let high = bits << (32u - width_of(kind));
+    return high ^ select(0x80000000u, 0xffffffffu, (high >> 31u) == 1u);
+}
+
+fn bits_of_total(kind: u32, key: u32) -> u32 {
+    let high = key ^ select(0xffffffffu, 0x80000000u, (key >> 31u) == 1u);
+    return high >> (32u - width_of(kind));
+}
+
+// A value over its scale, 0 where that is 0, within the range of the values.
+fn quotient(x: f32, scale: f32, largest: f32) -> f32 {
+    return select(clamp(x / scale, -largest, largest), 0.0, scale == 0.0);
 }
 
 fn is_nan(x: f32) -> bool {
@@ -166,7 +252,7 @@ fn ln_of(x: f32) -> f32 {
 // tanh x as 1 - 2 / (e^2x + 1), odd; below 1/4, where that cancels, the odd series to x^9.
 fn tanh_of(x: f32) -> f32 {
     let a = abs(x);
-    let big = 1.0 - 2.0 / (exp_of(2.0 * min(a, 44.0)) + 1.0);
+    let big = 1.0 - 2.0 / (exp_of(2.0 * clamp(a, 0.0, 44.0)) + 1.0);
     let z = x * x;
     var q = 2.186949e-2;
     q = fma(q, z, -5.3968254e-2);

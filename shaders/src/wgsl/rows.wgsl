@@ -20,30 +20,17 @@ struct Rows {
     // Columns `column .. column + columns` of the write.
     column: u32,
     columns: u32,
-    // 1 where the first element written is the upper half of a word.
+    // Place of the first element written in its word.
     phase: u32,
     unused: u32,
     // Sizes of all axes but the last.
     shape: array<vec4<u32>, 2>,
 }
 
-var<workgroup> lanes: array<u32, 64>;
-
 fn row_of(workgroup: vec3<u32>, workgroups: vec3<u32>) -> u32 {
     return workgroup.y * workgroups.x + workgroup.x;
 }
 
-// All lanes' values as one, by `merge_two`. Every lane must call it.
-fn merge(lane: u32, value: u32) -> u32 {
-    lanes[lane] = value;
-    workgroupBarrier();
-    for (var step = LANES / 2u; step > 0u; step /= 2u) {
-        if lane < step {
-            lanes[lane] = merge_two(lanes[lane], lanes[lane + step]);
-        }
-        workgroupBarrier();
-    }
-    let whole = lanes[0];
-    workgroupBarrier();
-    return whole;
+fn invocation(workgroup: vec3<u32>, workgroups: vec3<u32>, lane: u32) -> u32 {
+    return row_of(workgroup, workgroups) * WORKGROUP + lane;
 }

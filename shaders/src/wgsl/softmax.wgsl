@@ -14,7 +14,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;
-@group(0) @binding(3) var<storage, read_write> out_halves: array<atomic<u32>>;
+@group(0) @binding(3) var<storage, read_write> out_parts: array<atomic<u32>>;
 @group(0) @binding(4) var<storage, read_write> stats: array<u32>;
 
 // Whether the fold under way takes the maximum; the same in all lanes.
@@ -120,14 +120,6 @@ fn write(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let elements = p.rows.count * p.rows.columns;
-    let i = 2u * (row_of(workgroup, workgroups) * WORKGROUP + lane) - p.rows.phase;
-    if i < elements && i + 1u < elements {
-        let first = element(i);
-        let second = element(i + 1u);
-        put_pair(first.x, first.y, second.x, second.y);
-    } else if i < elements || i + 1u < elements {
-        let one = element(select(i + 1u, i, i < elements));
-        put(one.x, one.y);
-    }
+    let own = invocation(workgroup, workgroups, lane);
+    write_neighbours(0u - p.rows.phase, own, 0u, p.rows.count * p.rows.columns);
 }

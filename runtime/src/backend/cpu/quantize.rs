@@ -199,11 +199,13 @@ impl<'a> Quantizer<'a> {
             let (low, high) = line
                 .iter()
                 .fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &x| (l.min(x), h.max(x)));
-            let scale = (f64::from(high) - f64::from(low)) / 15.0;
-            let code = |x: f32| match scale {
+            let range = f64::from(high) - f64::from(low);
+            let code = |x: f32| match range {
                 0.0 => 0,
-                _ => ((f64::from(x) - f64::from(low)) / scale).round_ties_even().clamp(0.0, 15.0)
-                    as u32,
+                _ => {
+                    let quotient = 15.0 * (f64::from(x) - f64::from(low)) / range;
+                    quotient.round_ties_even().clamp(0.0, 15.0) as u32
+                }
             };
             let at = self.at(self.out, cell, 0, PER_WORD);
             for (i, eight) in (0..).zip(line.chunks_exact(PER_WORD as usize)) {
@@ -212,7 +214,12 @@ impl<'a> Quantizer<'a> {
                 self.out.store_word(at + i * self.out.row_stride(), word);
             }
             let row = cell.matrix * self.cells.down + cell.down;
-            self.scale.store(self.isa, Self::of_block(self.scale, row, cell), 1, &[scale as f32]);
+            self.scale.store(
+                self.isa,
+                Self::of_block(self.scale, row, cell),
+                1,
+                &[(range / 15.0) as f32],
+            );
             min.store(self.isa, Self::of_block(min, row, cell), 1, &[low]);
         });
     }

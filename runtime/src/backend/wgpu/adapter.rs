@@ -4,9 +4,8 @@ use super::loss::Loss;
 use super::plan::{ALIGN, Class, GPU, SOFTWARE};
 use crate::backend::Caps;
 use crate::error::{Kind, Result};
+use leasehold_shaders::SHADERS;
 
-/// Storage buffers that the largest kernel binds.
-const STORAGE_BUFFERS: u32 = 9;
 /// Largest range that kernels address: element numbers have 31 bits.
 const ADDRESSABLE: u64 = (1 << 31) - 4;
 
@@ -83,8 +82,9 @@ const TIMESTAMPS: wgpu::Features =
 pub(super) fn open(adapter: &wgpu::Adapter, loss: &Loss) -> Result<(wgpu::Device, wgpu::Queue)> {
     let limits = adapter.limits();
     let have = limits.max_storage_buffers_per_shader_stage;
-    if have < STORAGE_BUFFERS {
-        let asked = format!("{STORAGE_BUFFERS} storage buffers in a kernel");
+    let most = SHADERS.iter().map(|shader| shader.bindings.len()).max().unwrap_or(0);
+    if (have as usize) < most {
+        let asked = format!("{most} storage buffers in a kernel");
         return Err(Kind::Unsupported { asked, allowed: have.to_string() }.into());
     }
     let request = adapter.request_device(&wgpu::DeviceDescriptor {

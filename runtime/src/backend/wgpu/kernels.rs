@@ -1,4 +1,4 @@
-//! Pipelines, made once per op and element type. Every buffer is bound as writable storage: wgpu refuses a buffer
+//! Pipelines, made once per op, element type and entry point, when an op that takes it is prepared. Every buffer is bound as writable storage: wgpu refuses a buffer
 //! that one dispatch binds both ways, and an executor keeps many tensors in one buffer.
 
 use super::loss::Loss;
@@ -6,43 +6,74 @@ use crate::dtype::DType;
 use crate::error::{Kind, Result};
 use leasehold_shaders::{Shader, shader};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// An op's pipelines, one an entry point.
+/// An op's module for one element type, and its pipelines, one an entry point.
 pub(super) struct Kernel {
     pub(super) shader: &'static Shader,
     pub(super) layout: wgpu::BindGroupLayout,
-    pub(super) pipelines: Vec<wgpu::ComputePipeline>,
+    pipeline_layout: wgpu::PipelineLayout,
+    module: wgpu::ShaderModule,
+    kind: DType,
+    pipelines: Vec<OnceLock<wgpu::ComputePipeline>>,
 }
 
-/// The pipelines made so far.
+/// The kernels made so far.
 #[derive(Default)]
 pub(super) struct Kernels(HashMap<(&'static str, DType), Arc<Kernel>>);
 
 impl Kernels {
-    /// The kernel of an op for inputs of this type.
+    /// The kernel of an op for inputs of this type, with the pipelines of these entry points.
     ///
     /// # Errors
-    /// `Unsupported` for an op without a shader, `DeviceLost` when the driver refuses the pipeline.
+    /// `Unsupported` for an op without a shader, `DeviceLost` when the driver refuses a pipeline.
     pub(super) fn get(
         &mut self,
         device: &wgpu::Device,
         loss: &Loss,
         op: &'static str,
         kind: DType,
+        entries: &[usize],
     ) -> Result<Arc<Kernel>> {
         let Some(shader) = shader(op) else {
             let allowed = "ops that have a shader".into();
             return Err(Kind::Unsupported { asked: op.into(), allowed }.into());
         };
         let kind = if shader.kinds { kind } else { DType::F32 };
-        if let Some(kernel) = self.0.get(&(op, kind)) {
-            return Ok(Arc::clone(kernel));
+        let found = self.0.entry((op, kind));
+        let kernel = Arc::clone(found.or_insert_with(|| Arc::new(make(device, shader, kind))));
+        for &entry in entries {
+            kernel.pipeline(device, entry);
         }
-        let kernel = Arc::new(make(device, shader, kind));
-        loss.check()?;
-        self.0.insert((op, kind), Arc::clone(&kernel));
+        if let Err(lost) = loss.check() {
+            self.0.remove(&(op, kind));
+            return Err(lost);
+        }
         Ok(kernel)
+    }
+}
+
+impl Kernel {
+    /// The pipeline of an entry point.
+    pub(super) fn pipeline(&self, device: &wgpu::Device, entry: usize) -> &wgpu::ComputePipeline {
+        self.pipelines[entry].get_or_init(|| {
+            let constants: &[(&str, f64)] = match self.shader.kinds {
+                true => &[("KIND", f64::from(self.kind as u8))],
+                false => &[],
+            };
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(self.shader.op),
+                layout: Some(&self.pipeline_layout),
+                module: &self.module,
+                entry_point: Some(self.shader.entries[entry]),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants,
+                    // Every kernel writes its workgroup memory before it reads it.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            })
+        })
     }
 }
 
@@ -69,24 +100,6 @@ fn make(device: &wgpu::Device, shader: &'static Shader, kind: DType) -> Kernel {
         label,
         source: wgpu::ShaderSource::Wgsl(shader.source().into()),
     });
-    let constants: &[(&str, f64)] = match shader.kinds {
-        true => &[("KIND", f64::from(kind as u8))],
-        false => &[],
-    };
-    let pipeline = |entry: &&'static str| {
-        device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label,
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some(entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
-                // Every kernel writes its workgroup memory before it reads it.
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        })
-    };
-    let pipelines = shader.entries.iter().map(pipeline).collect();
-    Kernel { shader, layout, pipelines }
+    let pipelines = shader.entries.iter().map(|_| OnceLock::new()).collect();
+    Kernel { shader, layout, pipeline_layout, module, kind, pipelines }
 }

@@ -11,7 +11,7 @@ mod stream;
 
 use super::{Backend, BlockId, Caps, Mark, Place, Progress};
 use crate::error::{Kind, Result};
-use crate::op::{BoundOp, CheckedOp, Lens, Op, Spec};
+use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UnitRange, spans};
 pub use adapter::Adapter;
 use encode::{Dispatch, PARAM_WORDS, STATS_ROWS};
@@ -30,11 +30,30 @@ const GRID: u64 = 65_535;
 /// A launch predicted to take longer is split into several submissions.
 const LAUNCH_NS: u64 = 200_000_000;
 
+/// The sources that decide what the shaders are told.
+const HOST: [&str; 16] = [
+    include_str!("encode.rs"),
+    include_str!("encode/backward.rs"),
+    include_str!("encode/cells.rs"),
+    include_str!("encode/elements.rs"),
+    include_str!("encode/heads.rs"),
+    include_str!("encode/product.rs"),
+    include_str!("encode/rows.rs"),
+    include_str!("encode/scatter.rs"),
+    include_str!("kernels.rs"),
+    include_str!("plan.rs"),
+    include_str!("plan/backward.rs"),
+    include_str!("plan/cells.rs"),
+    include_str!("plan/entries.rs"),
+    include_str!("plan/heads.rs"),
+    include_str!("plan/product.rs"),
+    include_str!("plan/rows.rs"),
+];
+
 /// Everything that can change a result: shaders, what is said to them, order table, naga and wgpu, adapter and driver.
 fn ingredients(identity: &str) -> Vec<Vec<u8>> {
     let mut parts: Vec<Vec<u8>> = SHADERS.iter().map(|shader| shader.source().into()).collect();
-    let host = [include_str!("encode.rs"), include_str!("kernels.rs"), include_str!("plan.rs")];
-    parts.extend(host.map(Into::into));
+    parts.extend(HOST.map(Into::into));
     parts.push(plan::order_table().into());
     parts.extend([env!("LEASEHOLD_WGPU"), identity].map(Into::into));
     parts
@@ -62,11 +81,11 @@ pub struct Wgpu {
     stats: wgpu::Buffer,
 }
 
-/// A plan with its pipelines and the key lengths of attention.
+/// A plan with its pipelines and the words that its kernels ask to be made.
 pub struct Prepared {
     plan: Plan,
     kernel: Arc<Kernel>,
-    lens: Option<wgpu::Buffer>,
+    made: Option<wgpu::Buffer>,
 }
 
 impl Wgpu {
@@ -105,7 +124,7 @@ impl Wgpu {
                 info.backend, info.name, info.vendor, info.device, info.driver, info.driver_info
             ),
             nothing: storage(ALIGN),
-            stats: storage(8 * STATS_ROWS),
+            stats: storage(16 * STATS_ROWS),
             kernels: Kernels::default(),
             stream,
             blocks: HashMap::new(),
@@ -209,7 +228,7 @@ impl Wgpu {
             entries: &entries,
         });
         let mut pass = self.stream.encoder().begin_compute_pass(&Default::default());
-        pass.set_pipeline(&kernel.pipelines[dispatch.entry]);
+        pass.set_pipeline(kernel.pipeline(&device, dispatch.entry));
         pass.set_bind_group(0, &group, &[]);
         let across = dispatch.workgroups.min(GRID);
         // Pieces of at most 200 ms keep the other dimension short.
@@ -231,8 +250,8 @@ impl Wgpu {
         let whole = |buffer: &wgpu::Buffer| (buffer.clone(), 0, buffer.size());
         let name = match binding {
             Binding::Operand(name) => name,
-            Binding::Halves => "out",
-            Binding::Lens => return Ok(whole(prepared.lens.as_ref().unwrap_or(&self.nothing))),
+            Binding::Parts(name) => name,
+            Binding::Made => return Ok(whole(prepared.made.as_ref().unwrap_or(&self.nothing))),
             Binding::Fault => return Ok(whole(self.stream.fault())),
             Binding::Stats if !dispatch.cut => return Ok(whole(&self.stats)),
             Binding::State | Binding::Stats => {
@@ -307,24 +326,20 @@ impl Backend for Wgpu {
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
         self.loss.check()?;
         let kind = encode::kind(op);
-        let kernel = self.kernels.get(&self.device, &self.loss, op.op().name(), kind)?;
-        let lens = match op.op() {
-            Op::Attention(attention) => {
-                let (q, k) = (op.specs()[0].layout, op.specs()[1].layout);
-                let lens = match &attention.lens {
-                    Lens::Host(lens) => lens.clone(),
-                    // The plan held both sizes to 31 bits.
-                    _ => vec![k.shape()[2] as u32; q.shape()[0] as usize],
-                };
-                let size = 4 * lens.len().max(1) as u64;
+        let (name, entries) = (op.op().name(), encode::entries(op));
+        let kernel = self.kernels.get(&self.device, &self.loss, name, kind, &entries)?;
+        let words = encode::made(op, self.class);
+        let made = match words.is_empty() {
+            true => None,
+            false => {
                 use wgpu::BufferUsages as Usage;
-                let buffer = self.buffer(size, Usage::STORAGE | Usage::COPY_DST)?;
-                self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&lens));
+                let buffer =
+                    self.buffer(4 * words.len() as u64, Usage::STORAGE | Usage::COPY_DST)?;
+                self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
                 Some(buffer)
             }
-            _ => None,
         };
-        Ok(Prepared { plan: *plan, kernel, lens })
+        Ok(Prepared { plan: *plan, kernel, made })
     }
 
     fn launch(

@@ -1,18 +1,23 @@
 //! How the wgpu backend runs each op: the order table, the floor rates that predictions come from, and the cut of
 //! an op into tiles and links. Pure: shapes, dtypes, the adapter's class and its binding limit.
 
-use crate::error::{Error, Kind, Result, Rule};
-use crate::op::{
-    CheckedOp, Gate, Group, KeyValue, Lens, Norm, NormKind, Op, OrderClass, Precision,
-};
-use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS};
+mod backward;
+mod cells;
+mod entries;
+mod heads;
+mod product;
+mod rows;
 
-/// Keys of a chunk in attention: `CHUNK` of `attention.wgsl`.
-const KEY_CHUNK: u64 = 64;
-/// Elements of k in a chunk of a product: links are cut between chunks.
-const PRODUCT_CHUNK: u64 = 64;
-/// A short row costs a workgroup as much as one of this many elements.
-const ROW_LEAST: u64 = 128;
+use crate::error::{Error, Kind, Result, Rule};
+use crate::op::{CheckedOp, Op, Scatter, ScatterFn};
+use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS};
+pub(super) use backward::Backward;
+pub(super) use cells::Cells;
+pub(super) use entries::Entries;
+pub(super) use heads::{Heads, counts};
+pub(super) use product::Product;
+pub(super) use rows::{Rows, room};
+
 /// Bytes that one binding may lose to the alignment of its start, and the alignment that bindings keep.
 pub(super) const ALIGN: u64 = 256;
 
@@ -38,8 +43,12 @@ pub(super) struct Class {
     /// Operations a microsecond in products, and in attention.
     product: u64,
     attention: u64,
-    /// Elements a microsecond in everything else.
+    /// Elements a microsecond in everything else, and in `top_k` of few.
     moved: u64,
+    sorted: u64,
+    /// Entries of a link of a scatter, and nanoseconds that each takes beside its elements.
+    entries: u64,
+    entry_ns: u64,
 }
 
 /// Software adapters: Vulkan on the host's cores.
@@ -56,6 +65,9 @@ pub(super) static SOFTWARE: Class = Class {
     product: 1_000,
     attention: 1_000,
     moved: 20,
+    sorted: 10,
+    entries: 128,
+    entry_ns: 100,
 };
 
 /// Every GPU. A unit keeps a small one busy, not a large one: floor rates are those of integrated GPUs.
@@ -72,13 +84,17 @@ pub(super) static GPU: Class = Class {
     product: 100_000,
     attention: 50_000,
     moved: 1_000,
+    sorted: 100,
+    entries: 128,
+    entry_ns: 1_000,
 };
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let line = |c: &Class| {
         let Class { name, tile, query_rows, row_chunk, family, .. } = c;
-        format!("{name} {tile:?} {PRODUCT_CHUNK} {query_rows} {KEY_CHUNK} {row_chunk} {family:?}\n")
+        let (k, keys) = ([product::CHUNK, product::CHUNK_BYTES], heads::CHUNK);
+        format!("{name} {tile:?} {k:?} {query_rows} {keys} {row_chunk} {family:?}\n")
     };
     line(&SOFTWARE) + &line(&GPU)
 }
@@ -94,52 +110,42 @@ fn order(op: &Op, class: &Class) -> Order {
     let flat = |entry, family| make(entry, [1, class.elements], 0, family);
     let rows = |entry| make(entry, [1, 1], class.row_chunk, class.family);
     match op {
-        Op::Matmul(_) => make("matmul", class.tile, PRODUCT_CHUNK, class.family),
-        Op::Attention(_) => make("attention", [class.query_rows, 0], KEY_CHUNK, class.family),
+        Op::Matmul(_) => make("matmul", class.tile, product::CHUNK, class.family),
+        Op::Attention(_) => make("attention", [class.query_rows, 0], heads::CHUNK, class.family),
         Op::Norm(_) => rows("norm"),
         Op::Softmax(_) => rows("softmax"),
         Op::Reduce(_) => rows("reduce"),
+        Op::NormBackward(_) => make("norm_backward", [1, 1], class.row_chunk / 2, class.family),
+        Op::Quantize(quantize) if !quantize.inverse => rows("quantize"),
+        Op::Quantize(_) => flat("quantize", Family::Scalar),
+        Op::AttentionBackward(_) => {
+            make("attention_backward", [class.query_rows / 4, 0], backward::CHUNK, class.family)
+        }
+        Op::ArgMax(_) => Order { family: Family::Move, ..rows("arg_max") },
+        Op::TopK(_) => Order { family: Family::Move, ..rows("top_k") },
+        Op::Scatter(Scatter { function: ScatterFn::Add, .. }) => {
+            make("scatter", [1, 1], 1, Family::MulAdd32)
+        }
+        Op::Scatter(_) => flat("scatter", Family::Move),
+        Op::Rope(_) => flat("rope", class.family),
         Op::Map(_) => flat("map", Family::Scalar),
         Op::Gather(_) => flat("gather", Family::Move),
-        _ => flat("copy", Family::Move),
+        Op::Copy(_) => flat("copy", Family::Move),
     }
 }
 
-/// What of an op this backend does not run yet.
-fn missing(op: &CheckedOp) -> Option<&'static str> {
-    let narrow = op.specs().iter().any(|spec| spec.dtype.size() == 1);
-    let asked: &[(bool, &'static str)] = match op.op() {
-        Op::Matmul(op) => &[
-            (op.beta != 0.0, "beta"),
-            (op.gate == Gate::Interleaved, "an interleaved gate"),
-            (op.preactivation, "a pre-activation output"),
-            (op.precision == Precision::Tf32, "tf32"),
-            (op.group != Group::None, "groups"),
-            (op.order != OrderClass::Fixed, "an order other than fixed"),
-        ],
-        Op::Attention(op) => &[
-            (op.window.is_some(), "a window"),
-            (op.softcap != 0.0, "a soft cap"),
-            (op.alibi, "ALiBi"),
-            (op.sinks, "sinks"),
-            (op.rows != Lens::Full, "packed rows"),
-            (op.lens.on_device(), "device lengths"),
-            (op.key_value != KeyValue::Dense, "paged keys"),
-            (op.order != OrderClass::Fixed, "an order other than fixed"),
-        ],
-        Op::Norm(_) | Op::Softmax(_) | Op::Map(_) | Op::Gather(_) | Op::Reduce(_) | Op::Copy(_) => {
-            &[]
-        }
-        Op::AttentionBackward(_) => &[(true, "attention_backward")],
-        Op::NormBackward(_) => &[(true, "norm_backward")],
-        Op::Rope(_) => &[(true, "rope")],
-        Op::Scatter(_) => &[(true, "scatter")],
-        Op::ArgMax(_) => &[(true, "arg_max")],
-        Op::TopK(_) => &[(true, "top_k")],
-        Op::Quantize(_) => &[(true, "quantize")],
-    };
-    let first = asked.iter().find(|(asked, _)| *asked).map(|&(_, what)| what);
-    first.or(narrow.then_some("8-bit values"))
+/// Whether an op goes row by row.
+pub(super) fn by_rows(op: &Op) -> bool {
+    match op {
+        Op::Quantize(quantize) => !quantize.inverse,
+        Op::Norm(_)
+        | Op::NormBackward(_)
+        | Op::Softmax(_)
+        | Op::Reduce(_)
+        | Op::ArgMax(_)
+        | Op::TopK(_) => true,
+        _ => false,
+    }
 }
 
 /// The one plan of an op: all others would have another order.
@@ -148,26 +154,47 @@ fn missing(op: &CheckedOp) -> Option<&'static str> {
 /// `Unsupported` for an operand that spans more than `max_binding` bytes or an axis of 2^31 and more, `Time`
 /// when the units do not fit 64 bits or one is over the cap.
 pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Plan> {
-    if let Some(what) = missing(op) {
-        let allowed = "the rest of the op".to_string();
-        return Err(Kind::Unsupported { asked: what.to_string(), allowed }.into());
-    }
     limits(op, max_binding)?;
     let order = order(op.op(), class);
     match op.op() {
-        Op::Matmul(_) => {
-            let p = Product::of(op, class);
-            let [tm, tn] = class.tile;
-            finish(class, order, p.tiles(), p.links, p.unit_ns, 4 * tm * tn)
+        Op::Matmul(matmul) => {
+            let p = Product::of(op, matmul, class);
+            if matmul.sizes.on_device() && p.groups > product::COUNTED {
+                let asked = format!("{} sizes in device memory", p.groups);
+                return Err(limit(op, "sizes", asked, product::COUNTED.to_string()));
+            }
+            let tile = p.tile.map(|side| side as u32);
+            let order = Order { tile, chunk: p.chunk as u32, ..order };
+            finish(class, order, p.tiles(), p.links, p.unit_ns, 4 * p.tile[0] * p.tile[1])
         }
-        Op::Attention(_) => {
-            let a = Heads::of(op, class);
+        Op::Attention(attention) => {
+            let a = Heads::of(op, attention, class);
+            if counts(attention) && a.entries > heads::COUNTED {
+                let asked = format!("{} counts in device memory", a.entries);
+                return Err(limit(op, "lens", asked, heads::COUNTED.to_string()));
+            }
+            if a.room > i32::MAX as u64 {
+                return Err(limit(op, "pages", format!("{} keys", a.room), i32::MAX.to_string()));
+            }
             let state = 4 * class.query_rows * (a.dv + 2);
             finish(class, order, a.tiles(), a.links, a.unit_ns, state)
         }
-        Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => {
+        Op::AttentionBackward(_) => {
+            let b = Backward::of(op, class);
+            let state = 4 * b.tile * (b.d + b.dv);
+            finish(class, order, b.tiles(), b.links, b.unit_ns, state)
+        }
+        of_rows if by_rows(of_rows) => {
             let r = Rows::of(op, class);
-            finish(class, order, r.count.div_ceil(r.per_tile).into(), r.links(), r.unit_ns, 8)
+            finish(class, order, r.tiles().into(), r.links(), r.unit_ns, r.state_bytes)
+        }
+        Op::Scatter(_) => {
+            let e = Entries::of(op, class);
+            if e.count > i32::MAX as u128 {
+                let asked = format!("{} entries", e.count);
+                return Err(limit(op, "x", asked, i32::MAX.to_string()));
+            }
+            finish(class, order, e.tiles().into(), e.links, e.unit_ns, 0)
         }
         _ => {
             let elements = numel(op, "out");
@@ -178,12 +205,14 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
     }
 }
 
+fn limit(op: &CheckedOp, operand: &'static str, asked: String, allowed: String) -> Error {
+    Error::rejected(Rule::Limit, Some(operand), asked, allowed).in_op(op.op().name())
+}
+
 /// Kernels count elements in 32 bits, and a binding holds a whole operand.
 fn limits(op: &CheckedOp, max_binding: u64) -> Result<()> {
     for (spec, role) in op.specs().iter().zip(op.roles()) {
-        let reject = |asked: String, allowed: String| {
-            Err(Error::rejected(Rule::Limit, Some(role.name), asked, allowed).in_op(op.op().name()))
-        };
+        let reject = |asked, allowed| Err(limit(op, role.name, asked, allowed));
         if spec.span_bytes() > max_binding.into() {
             let asked = format!("{} bytes in one binding", spec.span_bytes());
             return reject(asked, format!("{max_binding} bytes"));
@@ -215,9 +244,9 @@ fn finish(
     Ok(Plan { order, tiles, links, unit_ns, state_bytes })
 }
 
-/// Chunks that a link covers, and the links that makes: as few cuts as the caps allow.
-fn links(class: &Class, chunks: u64, chunk_ns: u64, chunk_loops: u64) -> (u64, u64) {
-    let room = class.unit_cap_ns - class.dispatch_ns;
+/// Chunks that a link covers, and the links that makes: as few cuts as the caps allow. `rest_ns` comes once a link.
+fn links(class: &Class, chunks: u64, chunk_ns: u64, rest_ns: u64, chunk_loops: u64) -> (u64, u64) {
+    let room = (class.unit_cap_ns - class.dispatch_ns).saturating_sub(rest_ns);
     let fit = (room / chunk_ns.max(1)).min(class.loops / chunk_loops);
     let per_link = fit.clamp(1, chunks.max(1));
     (chunks.max(1).div_ceil(per_link), per_link)
@@ -226,13 +255,13 @@ fn links(class: &Class, chunks: u64, chunk_ns: u64, chunk_loops: u64) -> (u64, u
 /// Iterations of all loops of an invocation in one link.
 pub(super) fn link_loops(op: &CheckedOp, class: &Class) -> u64 {
     match op.op() {
-        Op::Matmul(_) => Product::of(op, class).link_k,
-        Op::Attention(_) => {
-            let heads = Heads::of(op, class);
-            heads.per_link * heads.chunk_loops()
-        }
-        // A chunk in 64 lanes, and their merge.
-        _ => class.row_chunk / 64 + 16,
+        Op::Matmul(matmul) => Product::of(op, matmul, class).link_loops(),
+        Op::Attention(attention) => Heads::of(op, attention, class).link_loops(),
+        Op::Scatter(_) => Entries::of(op, class).link_loops(),
+        Op::AttentionBackward(_) => Backward::of(op, class).link_loops(),
+        of_rows if by_rows(of_rows) => Rows::of(op, class).link_loops(of_rows),
+        // Axes of four neighbours.
+        _ => 64,
     }
 }
 
@@ -244,135 +273,4 @@ fn numel(op: &CheckedOp, name: &str) -> u128 {
 fn dim(op: &CheckedOp, name: &str, from_end: usize) -> u64 {
     let shape = op.spec(name).map(|spec| *spec.layout.shape()).unwrap_or_default();
     shape.rank().checked_sub(from_end + 1).map_or(1, |axis| shape[axis])
-}
-
-/// The geometry of a product.
-pub(super) struct Product {
-    pub(super) m: u64,
-    pub(super) n: u64,
-    pub(super) k: u64,
-    pub(super) tiles_m: u64,
-    pub(super) tiles_n: u64,
-    /// Elements of k in a link.
-    pub(super) link_k: u64,
-    entries: u128,
-    links: u64,
-    unit_ns: u64,
-}
-
-impl Product {
-    pub(super) fn of(op: &CheckedOp, class: &Class) -> Self {
-        let (m, n, k) = (dim(op, "out", 1), dim(op, "out", 0), dim(op, "a", 0));
-        let [tm, tn] = class.tile;
-        // Invocations at the edge work on whole blocks of 4 by 4.
-        let area = m.min(tm).next_multiple_of(4) * n.min(tn).next_multiple_of(4);
-        let rest_ns = area * 20_000 / class.product;
-        let chunk_ns = 2 * area * k.min(PRODUCT_CHUNK) * 1000 / class.product;
-        let (links, per_link) =
-            links(class, k.div_ceil(PRODUCT_CHUNK), chunk_ns + rest_ns, PRODUCT_CHUNK);
-        let unit_ns = (chunk_ns + rest_ns) * per_link;
-        let entries = numel(op, "out").checked_div(u128::from(m) * u128::from(n)).unwrap_or(0);
-        let (tiles_m, tiles_n) = (m.div_ceil(tm), n.div_ceil(tn));
-        Self {
-            m,
-            n,
-            k,
-            tiles_m,
-            tiles_n,
-            link_k: per_link * PRODUCT_CHUNK,
-            entries,
-            links,
-            unit_ns,
-        }
-    }
-
-    fn tiles(&self) -> u128 {
-        self.entries * u128::from(self.tiles_m) * u128::from(self.tiles_n)
-    }
-}
-
-/// The geometry of attention.
-pub(super) struct Heads {
-    pub(super) heads: u64,
-    pub(super) group: u64,
-    pub(super) rows: u64,
-    pub(super) d: u64,
-    pub(super) dv: u64,
-    pub(super) chunks: u64,
-    /// Tiles of one head.
-    pub(super) tiles: u64,
-    /// Chunks in a link.
-    pub(super) per_link: u64,
-    batch: u64,
-    links: u64,
-    unit_ns: u64,
-}
-
-impl Heads {
-    pub(super) fn of(op: &CheckedOp, class: &Class) -> Self {
-        let [d, rows, heads, batch] = [0, 1, 2, 3].map(|i| dim(op, "q", i));
-        let dv = dim(op, "v", 0);
-        let group = heads.checked_div(dim(op, "k", 2)).unwrap_or(1);
-        let chunks = dim(op, "k", 1).div_ceil(KEY_CHUNK);
-        let tile = rows.min(class.query_rows).next_multiple_of(4);
-        // Scores, values by whole columns of lanes, and what softmax does.
-        let flops = tile * KEY_CHUNK * (2 * (d + dv) + 96);
-        let chunk_ns = flops * 1000 / class.attention;
-        let tiles = rows.div_ceil(class.query_rows);
-        let (links, unit_ns) = (1, 0);
-        let uncut =
-            Self { heads, group, rows, d, dv, chunks, tiles, per_link: 1, batch, links, unit_ns };
-        let (links, per_link) = self::links(class, chunks, chunk_ns, uncut.chunk_loops());
-        Self { per_link, links, unit_ns: chunk_ns * per_link, ..uncut }
-    }
-
-    /// Iterations of an invocation's loops in a chunk: a score, two passes over scores, each column of values.
-    fn chunk_loops(&self) -> u64 {
-        let columns = self.dv.div_ceil(KEY_CHUNK);
-        self.d + 2 * KEY_CHUNK + columns * (KEY_CHUNK + 1) + 8
-    }
-
-    fn tiles(&self) -> u128 {
-        u128::from(self.batch) * u128::from(self.heads) * u128::from(self.tiles)
-    }
-}
-
-/// The geometry of a row op. A row longer than a chunk is a tile of its own, cut into one link a pass and chunk.
-pub(super) struct Rows {
-    pub(super) count: u64,
-    pub(super) n: u64,
-    pub(super) chunks: u64,
-    pub(super) per_tile: u64,
-    /// Links of the statistics, then of the write; for short rows they are one link in all.
-    pub(super) fold_links: u64,
-    pub(super) write_links: u64,
-    unit_ns: u64,
-}
-
-impl Rows {
-    pub(super) fn of(op: &CheckedOp, class: &Class) -> Self {
-        let n = dim(op, "x", 0);
-        let shape = op.spec("x").map(|x| *x.layout.shape()).unwrap_or_default();
-        let outer = shape.iter().rev().skip(1);
-        let count = outer.fold(1u64, |rows, &d| rows.saturating_mul(d));
-        // Without elements only a reduction has anything to write.
-        let reduces = matches!(op.op(), Op::Reduce(_));
-        let count = if n == 0 && !reduces { 0 } else { count };
-        let chunks = n.div_ceil(class.row_chunk).max(1);
-        let folds = match op.op() {
-            Op::Norm(Norm { kind: NormKind::Layer, .. }) | Op::Softmax(_) => 2,
-            _ => 1,
-        };
-        let per_tile = (class.row_chunk / n.max(ROW_LEAST)).max(1);
-        let fold_links = folds * chunks;
-        let write_links = if reduces { 0 } else { chunks };
-        let passes = if chunks > 1 { 1 } else { fold_links + write_links };
-        let work = n.clamp(ROW_LEAST, class.row_chunk) * per_tile * passes;
-        let unit_ns = work * 1000 / class.moved;
-        Self { count, n, chunks, per_tile, fold_links, write_links, unit_ns }
-    }
-
-    fn links(&self) -> u64 {
-        if self.chunks > 1 { self.fold_links + self.write_links } else { 1 }
-    }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::time::{Duration, Instant};
 
 /// Bytes of one parameter slot: uniform bindings start at multiples of 256.
-const SLOT: u64 = 512;
+const SLOT: u64 = 1024;
 /// Dispatches of a submission.
 const SLOTS: u64 = 512;
 /// Submissions are closed when this much work is predicted in them.

@@ -4,7 +4,9 @@
 use super::plan::{GPU, SOFTWARE};
 use super::*;
 use crate::backend::common;
-use crate::op::{Attention, Binding, BufferId, Matmul, Softmax, check};
+use crate::op::{
+    Attention, AttentionBackward, Binding, BufferId, Matmul, Scale, Softmax, TopK, check,
+};
 use crate::{DType, Dims, Layout};
 use proptest::prelude::*;
 
@@ -22,6 +24,28 @@ fn attention(rows: u64, keys: u64, d: u64) -> CheckedOp {
     check(Attention { causal: true, ..Attention::default() }.into(), &specs).unwrap()
 }
 
+/// A product of fp8 that finds the scales of its output.
+fn quantised_product(m: u64, n: u64, k: u64) -> CheckedOp {
+    let [a, b, out] = [[m, k], [k, n], [m, n]].map(|shape| spec(DType::F8E4M3, &shape));
+    let scale = spec(DType::F32, &[m, n.div_ceil(128)]);
+    let op = Matmul { quantize: Scale::Block1x128, ..Matmul::default() };
+    check(op.into(), &[a, b, out, scale]).unwrap()
+}
+
+fn gradients(rows: u64, keys: u64, d: u64) -> CheckedOp {
+    let [q, k] = [rows, keys].map(|n| spec(DType::BF16, &[1, 2, n, d]));
+    let lse = spec(DType::F32, &[1, 2, rows]);
+    let op = AttentionBackward { scale: 0.1, causal: true };
+    check(op.into(), &[q, k, k, q, lse, q, q, k, k]).unwrap()
+}
+
+fn top_k(rows: u64, n: u64, k: u32) -> CheckedOp {
+    let found = [rows, k.into()];
+    let specs =
+        [spec(DType::BF16, &[rows, n]), spec(DType::BF16, &found), spec(DType::I32, &found)];
+    check(TopK { k, axis: 1 }.into(), &specs).unwrap()
+}
+
 fn softmax(rows: u64, n: u64) -> CheckedOp {
     let specs = [spec(DType::F32, &[rows, n]); 2];
     check(Softmax { scale: 1.0, axis: 1 }.into(), &specs).unwrap()
@@ -35,7 +59,7 @@ fn one_changed_byte_changes_the_numerics_id() {
     let parts = ingredients("Vulkan adapter, driver 1");
     let id = digest(&parts);
     // Shaders, host sources, order table, compiler, adapter: each takes part, and is not empty.
-    assert_eq!(parts.len(), SHADERS.len() + 3 + 1 + 2);
+    assert_eq!(parts.len(), SHADERS.len() + HOST.len() + 1 + 2);
     for i in 0..parts.len() {
         let mut changed = parts.clone();
         changed[i][0] ^= 1;
@@ -54,9 +78,14 @@ fn every_shader_source_is_in_the_numerics_id() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shaders/src/wgsl");
     let parts = ingredients("");
     for entry in std::fs::read_dir(folder).unwrap() {
-        let text = std::fs::read(entry.unwrap().path()).unwrap();
-        let within = |part: &Vec<u8>| part.windows(text.len()).any(|window| window == text);
-        assert!(parts.iter().any(within), "{}", String::from_utf8_lossy(&text[..40]));
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        // What many ops share speaks of `OUT`, their main output.
+        let within = |part: &Vec<u8>| {
+            let outputs = ["out", "value", "d_x"];
+            let source = String::from_utf8_lossy(part);
+            outputs.iter().any(|name| source.contains(&text.replace("OUT", name)))
+        };
+        assert!(parts.iter().any(within), "{}", &text[..40]);
     }
 }
 
@@ -79,7 +108,15 @@ fn no_class_plans_a_unit_over_its_cap() {
     let sizes = [1, 3, 64, 257, 4096, 100_000];
     for class in [&SOFTWARE, &GPU] {
         for (x, y) in sizes.into_iter().flat_map(|x| sizes.map(|y| (x, y))) {
-            let ops = [matmul(x, y, 777), matmul(x, 9, y), attention(x, y, 256), softmax(x, y)];
+            let ops = [
+                matmul(x, y, 777),
+                matmul(x, 9, y),
+                quantised_product(x, y, 777),
+                attention(x, y, 256),
+                gradients(x, y, 256),
+                softmax(x, y),
+                top_k(x, y.max(256), 256),
+            ];
             for op in ops {
                 let plan = plan::plan(&op, class, u64::MAX).unwrap();
                 assert!(plan.unit_ns <= class.unit_cap_ns, "{op:?}: {plan}");
@@ -154,13 +191,56 @@ fn run(backend: &mut Wgpu, op: CheckedOp, step: u64) -> Vec<u8> {
 fn the_gpu_class_gives_the_bits_of_the_software_class() {
     let Some(mut backend) = open() else { return };
     // Tiles differ, but each element adds in one sequence in both classes.
-    let make: [fn() -> CheckedOp; 2] = [|| matmul(300, 270, 500), || attention(150, 190, 40)];
+    let make: [fn() -> CheckedOp; 5] = [
+        || matmul(300, 270, 500),
+        || attention(150, 190, 40),
+        || quantised_product(70, 300, 300),
+        || gradients(70, 150, 24),
+        || top_k(3, 20_000, 130),
+    ];
     for make in make {
         backend.class = &SOFTWARE;
         let want = run(&mut backend, make(), u64::MAX / 2);
         backend.class = &GPU;
         for step in [u64::MAX / 2, 1] {
             assert!(run(&mut backend, make(), step) == want, "{:?} by {step}", make());
+        }
+    }
+}
+
+/// Ops that the tables' cases reach on the GPU class, which cuts them otherwise.
+#[test]
+fn the_gpu_class_passes_cases_of_every_op() {
+    let Some(mut backend) = open() else { return };
+    backend.class = &GPU;
+    backend.caps.unit_cap_ns = GPU.unit_cap_ns;
+    use common::tables;
+    let all = [
+        tables::matmul(),
+        tables::attention(),
+        tables::attention_backward(),
+        tables::norm(),
+        tables::norm_backward(),
+        tables::softmax(),
+        tables::map(),
+        tables::rope(),
+        tables::gather(),
+        tables::scatter(),
+        tables::reduce(),
+        tables::arg_max(),
+        tables::top_k(),
+        tables::quantize(),
+        tables::copy(),
+    ];
+    for cases in all {
+        let small = cases.iter().filter(|case| case.flops() < 20_000_000).step_by(9);
+        for case in small {
+            let outcome = common::run::run_on(&mut backend, case);
+            assert!(
+                matches!(outcome, Ok(common::run::Outcome::Passed)),
+                "{}: {outcome:?}",
+                case.name
+            );
         }
     }
 }

@@ -1,0 +1,136 @@
+//! Dispatches of attention, and the table of its batch entries.
+
+use super::super::plan::{Class, Heads, counts};
+use super::{Dispatch, LAST, Words, base, strides};
+use crate::op::{Attention, CheckedOp, KeyValue, Lens, Mask};
+use crate::order::Span;
+
+/// Query rows of a workgroup.
+const QUERIES: u64 = 4;
+/// Entry points of `attention.wgsl`.
+const COUNT: usize = 0;
+const TILES: usize = 1;
+/// Flags of it.
+const HAS_MASK: u32 = 1;
+const HAS_LSE: u32 = 2;
+const HAS_ALIBI: u32 = 4;
+const HAS_SINKS: u32 = 16;
+const PACKED: u32 = 32;
+const PACKED_KEYS: u32 = 64;
+const PAGED: u32 = 128;
+const DEVICE_ROWS: u32 = 256;
+const DEVICE_LENS: u32 = 512;
+const AS_ROWS: u32 = 1024;
+const ALIKE: u32 = 2048;
+/// Words of an entry of the table.
+const ENTRY: usize = 5;
+
+/// Counting, where counts lie in device memory, then the tiles of a span.
+pub(super) fn heads(
+    op: &CheckedOp,
+    attention: &Attention,
+    class: &Class,
+    span: Span,
+) -> Vec<Dispatch> {
+    let a = Heads::of(op, attention, class);
+    let chunks = [span.from, span.to].map(|link| (link * a.per_link).min(a.chunks));
+    let workgroups = span.tiles * (class.query_rows / QUERIES);
+    let last = if chunks[1] == a.chunks { LAST } else { 0 };
+    let page = match attention.key_value {
+        KeyValue::Dense => 0,
+        KeyValue::Paged { page } => page,
+    };
+    let [left, right] = attention.window.unwrap_or([u32::MAX; 2]);
+    let right = if attention.causal { 0 } else { right };
+    let most = |lens: &Lens| match lens {
+        Lens::Device { max } => u64::from(*max),
+        _ => 0,
+    };
+    let mut params = Words::default();
+    params.put(&[a.heads, a.group, a.rows, a.d, a.dv]);
+    params.float(attention.scale);
+    params.put(&[(flags(attention) | last).into(), class.query_rows, a.tiles]);
+    params.put(&[span.first, workgroups, chunks[0], chunks[1], a.entries]);
+    params.float(attention.softcap);
+    params.put(&[left.into(), right.into(), page.into(), op.specs()[1].layout.shape()[0]]);
+    params.put(&[a.room, most(&attention.rows), most(&attention.lens), 0, 0]);
+    for name in ["alibi", "sinks", "rows", "lens"] {
+        let line = op.spec(name).map_or([0; 2], |spec| [base(spec), strides(spec)[0]]);
+        params.put(&line);
+    }
+    for name in ["q", "k", "v", "mask", "pages", "out", "lse"] {
+        let spec = op.spec(name);
+        params.view(spec, &spec.map(strides).unwrap_or_default());
+    }
+    let dispatch = |entry| {
+        let workgroups = if entry == COUNT { 1 } else { workgroups };
+        Dispatch { entry, workgroups, params: params.clone(), cut: true }
+    };
+    entries(attention).into_iter().map(dispatch).collect()
+}
+
+/// The entry points of attention, in their order.
+pub(super) fn entries(op: &Attention) -> Vec<usize> {
+    if counts(op) { vec![COUNT, TILES] } else { vec![TILES] }
+}
+
+fn flags(op: &Attention) -> u32 {
+    let packed = op.rows != Lens::Full;
+    let dense = op.key_value == KeyValue::Dense;
+    let flags = [
+        (op.mask == Mask::Additive, HAS_MASK),
+        (op.log_sum_exp, HAS_LSE),
+        (op.alibi, HAS_ALIBI),
+        (op.sinks, HAS_SINKS),
+        (packed, PACKED),
+        (packed && dense, PACKED_KEYS),
+        (!dense, PAGED),
+        (op.rows.on_device(), DEVICE_ROWS),
+        (op.lens.on_device(), DEVICE_LENS),
+        (packed && op.lens == Lens::Full, AS_ROWS),
+        (alike(op), ALIKE),
+    ];
+    flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum()
+}
+
+/// Whether one entry of the table stands for all.
+fn alike(op: &Attention) -> bool {
+    op.rows == Lens::Full && op.lens == Lens::Full
+}
+
+/// The table of batch entries; where counts lie in device memory room for it, then the counts that the host knows.
+pub(super) fn made(op: &CheckedOp, attention: &Attention, class: &Class) -> Vec<u32> {
+    let a = Heads::of(op, attention, class);
+    let entries = if alike(attention) { 1 } else { a.entries as usize };
+    let list = |lens: &Lens, full: u64| match lens {
+        Lens::Host(list) => list.clone(),
+        // The plan held sizes to 31 bits.
+        _ => vec![full as u32; entries],
+    };
+    let rows = list(&attention.rows, a.rows);
+    let packed = attention.rows != Lens::Full;
+    let keys = match attention.lens {
+        Lens::Full if packed => rows.clone(),
+        _ => list(&attention.lens, a.room),
+    };
+    if counts(attention) {
+        let mut words = vec![0; ENTRY * (entries + usize::from(packed))];
+        words.extend(rows);
+        words.extend(keys);
+        return words;
+    }
+    let packed_keys = packed && attention.key_value == KeyValue::Dense;
+    let (mut words, mut first_row, mut first_key, mut tile) = (Vec::new(), 0, 0, 0);
+    for (rows, keys) in rows.into_iter().zip(keys) {
+        words.extend([first_row, rows, first_key, keys, tile]);
+        if packed {
+            first_row += rows;
+            tile += rows.div_ceil(class.query_rows as u32);
+        }
+        first_key += if packed_keys { keys } else { 0 };
+    }
+    if packed {
+        words.extend([first_row, a.rows as u32 - first_row, first_key, 0, tile]);
+    }
+    words
+}

@@ -1,0 +1,115 @@
+//! The geometry of a product: tiles of the output, and links along k.
+
+use super::{Class, dim, links, numel};
+use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, Scale};
+
+/// Elements of k in a chunk of a product, of floats and of 8-bit values: links are cut between chunks.
+pub(super) const CHUNK: u64 = 64;
+pub(super) const CHUNK_BYTES: u64 = 128;
+/// Lanes of a workgroup side by side, 4 columns each: 32 by 32 outputs.
+const ACROSS: u64 = 8;
+/// Columns of an output that share a scale which the op finds: one workgroup has them.
+const BLOCK: u64 = 128;
+/// Most groups whose sizes lie in device memory, and nanoseconds that a launch counts each: `COUNTED` of `matmul.wgsl`.
+pub(super) const COUNTED: u64 = 1024;
+const COUNT_NS: u64 = 40;
+
+/// The geometry of a product.
+pub(in super::super) struct Product {
+    /// Rows of a matrix of the output, columns of B, and the most elements of k that an output sums.
+    pub(in super::super) m: u64,
+    pub(in super::super) n: u64,
+    pub(in super::super) k: u64,
+    /// Sides of a tile, and tiles of a matrix.
+    pub(in super::super) tile: [u64; 2],
+    pub(in super::super) tiles_m: u64,
+    pub(in super::super) tiles_n: u64,
+    pub(in super::super) groups: u64,
+    /// Lanes of a workgroup side by side.
+    pub(in super::super) across: u64,
+    /// Elements of k in a chunk, and in a link.
+    pub(super) chunk: u64,
+    pub(in super::super) link_k: u64,
+    entries: u128,
+    pub(super) links: u64,
+    pub(super) unit_ns: u64,
+}
+
+impl Product {
+    pub(in super::super) fn of(checked: &CheckedOp, op: &Matmul, class: &Class) -> Self {
+        let (m, n) = (dim(checked, "out", 1), dim(checked, "b", 0));
+        let bytes = checked.spec("a").is_some_and(|a| a.dtype.size() == 1);
+        let chunk = if bytes { CHUNK_BYTES } else { CHUNK };
+        let per = if op.gate == Gate::Interleaved { 2 } else { 1 };
+        let [mut tm, mut tn] = class.tile;
+        let mut across = ACROSS;
+        if op.quantize == Scale::Block1x128 {
+            // As many outputs, a workgroup as wide as a block.
+            across = per * BLOCK / 4;
+            while tn < per * BLOCK {
+                (tm, tn) = (tm / 2, 2 * tn);
+            }
+        }
+        let (groups, most) = groups(checked, op);
+        let k = match op.group {
+            Group::K => most.min(dim(checked, "a", 0)),
+            _ => dim(checked, "a", 0),
+        };
+        let tiles = |rows: u64| rows.div_ceil(tm);
+        let tiles_m = match (op.group, &op.sizes) {
+            (Group::Contiguous, Lens::Host(list)) => {
+                let owned: u64 = list.iter().map(|&n| u64::from(n)).sum();
+                list.iter().map(|&n| tiles(n.into())).sum::<u64>() + tiles(m - owned)
+            }
+            // At most one partial tile a group, and one of the rows of none.
+            (Group::Contiguous, _) => tiles(m) + groups + 1,
+            _ => tiles(m),
+        };
+        // Invocations at the edge work on whole blocks of 4 by 4.
+        let area = m.min(tm).next_multiple_of(4) * n.min(tn).next_multiple_of(4);
+        // Each output ends with an epilogue; scales along k are read run by run.
+        let end_ns = area * if bytes || op.quantize != Scale::None { 40_000 } else { 20_000 }
+            / class.product;
+        let count_ns = if op.sizes.on_device() { groups.min(COUNTED) * COUNT_NS } else { 0 };
+        let chunk_ns = 2 * area * k.min(chunk) * 1000 / class.product + end_ns;
+        let (links, per_link) = links(class, k.div_ceil(chunk), chunk_ns, count_ns, chunk + 8);
+        let unit_ns = chunk_ns * per_link + count_ns;
+        let columns = n / per;
+        let entries = numel(checked, "out").checked_div(u128::from(m) * u128::from(columns));
+        Self {
+            m,
+            n,
+            k,
+            tile: [tm, tn],
+            tiles_m,
+            tiles_n: n.div_ceil(tn),
+            groups,
+            across,
+            chunk,
+            link_k: per_link * chunk,
+            entries: entries.unwrap_or(0),
+            links,
+            unit_ns,
+        }
+    }
+
+    pub(super) fn tiles(&self) -> u128 {
+        self.entries * u128::from(self.tiles_m) * u128::from(self.tiles_n)
+    }
+
+    /// Iterations of all loops of an invocation in one link: its runs with their scales, and the search of its group.
+    pub(super) fn link_loops(&self) -> u64 {
+        self.link_k + self.link_k / self.chunk * 24 + 64
+    }
+}
+
+/// How many groups, and the largest size that one has.
+fn groups(checked: &CheckedOp, op: &Matmul) -> (u64, u64) {
+    match &op.sizes {
+        Lens::Full => (0, 0),
+        Lens::Host(list) => {
+            (list.len() as u64, list.iter().max().map_or(0, |&size| u64::from(size)))
+        }
+        Lens::Device { max } => (dim(checked, "sizes", 0), (*max).into()),
+    }
+}
