@@ -15,24 +15,14 @@ fn devices() -> Vec<Device> {
     all
 }
 
-/// Runs an op, or makes it a step.
-macro_rules! go {
-    ($op:expr, $program:expr) => {
-        match $program {
-            Some(program) => $op.record(program),
-            None => $op.run(),
-        }
-    };
-}
-
 /// A block of a transformer, or nearly.
 fn block(x: &Tensor, w: &Tensor, p: Option<&Recorder>) -> Result<Tensor> {
-    let y = go!(Norm::rms(x, 1e-6), p)?;
-    let y = go!(Matmul::new(&y, &w.t()).silu().residual(x), p)?;
+    let y = Norm::rms(x, 1e-6).run_in(p)?;
+    let y = Matmul::new(&y, &w.t()).silu().residual(x).run_in(p)?;
     let q = y.reshape(&[1, 1, 8, 16])?;
-    let o = go!(Attention::new(&q, &q, &q).causal(), p)?;
+    let o = Attention::new(&q, &q, &q).causal().run_in(p)?;
     let o = o.reshape(&[8, 16])?;
-    go!(Softmax::new(&o), p)
+    Softmax::new(&o).run_in(p)
 }
 
 fn values(n: usize, seed: f32) -> Vec<f32> {

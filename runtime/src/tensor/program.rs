@@ -2,7 +2,7 @@
 //! recording ends, each such buffer gets a place in one scratch buffer, shared with others that live at other steps.
 //! Slots and weights are ordinary tensors: what changes between replays is written into them.
 
-use super::{Buffer, RECORDED, Tensor};
+use super::{Buffer, RECORDED, Tensor, dims};
 use crate::device::Device;
 use crate::dtype::{DType, Element};
 use crate::engine::{ProgramId, WhenFull};
@@ -73,8 +73,15 @@ impl Recorder {
         Err(Kind::Device { asked: asked.into(), allowed }.into())
     }
 
-    /// A tensor that only the program will have.
-    pub(super) fn empty(&self, dtype: DType, shape: Dims) -> Result<Tensor> {
+    /// A tensor that only the program has, for its ops to write into: what [`Device::empty`] is outside.
+    ///
+    /// # Errors
+    /// `Shape` over the largest size.
+    pub fn empty(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        self.made(dtype, dims(shape)?)
+    }
+
+    pub(super) fn made(&self, dtype: DType, shape: Dims) -> Result<Tensor> {
         let layout = Layout::contiguous(shape);
         let bytes = layout.numel().saturating_mul(u128::from(dtype.size()));
         let len = u64::try_from(bytes).map_err(|_| {

@@ -53,8 +53,16 @@ impl<'a> TopK<'a> {
     ///
     /// # Errors
     /// The rule broken, or what making the outputs fails with.
-    pub fn record(mut self, program: &'a crate::Recorder) -> Result<(Tensor, Tensor)> {
-        self.options.recorder = Some(program);
+    pub fn record(self, program: &'a crate::Recorder) -> Result<(Tensor, Tensor)> {
+        self.run_in(Some(program))
+    }
+
+    /// [`TopK::record`] where there is a program, else [`TopK::run`].
+    ///
+    /// # Errors
+    /// As [`TopK::run`].
+    pub fn run_in(mut self, program: Option<&'a crate::Recorder>) -> Result<(Tensor, Tensor)> {
+        self.options.recorder = program;
         self.run()
     }
 
