@@ -10,7 +10,7 @@ mod tokens;
 pub use blocks::Stored;
 pub use error::GgufError;
 pub use read::Value;
-pub use tokens::{Spelling, Vocabulary};
+pub use tokens::{CHATML, Spelling, Vocabulary};
 
 use read::Cursor;
 use std::collections::BTreeMap;
@@ -151,6 +151,20 @@ impl Gguf {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Whether the tensor `name` is there and has this shape.
+    ///
+    /// # Errors
+    /// `Tensor` if not.
+    pub fn expect(&self, name: &str, shape: &[usize]) -> Result<&Info, GgufError> {
+        let info = self.tensors.get(name);
+        info.filter(|info| info.shape == shape).ok_or_else(|| GgufError::Tensor {
+            path: self.path.clone(),
+            name: name.into(),
+            asked: info.map_or("missing".into(), |i| format!("{:?} {:?}", i.stored, i.shape)),
+            allowed: format!("of shape {shape:?}"),
+        })
+    }
+
     /// Calls `take` with the elements of the tensor `name`, which must have this shape, as f32: whole rows of its last
     /// axis at a time, with the number of the first.
     ///
@@ -162,14 +176,7 @@ impl Gguf {
         shape: &[usize],
         mut take: impl FnMut(usize, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let info = self.tensors.get(name);
-        let Some(info) = info.filter(|info| info.shape == shape) else {
-            let asked = info.map_or("missing".into(), |i| format!("{:?} {:?}", i.stored, i.shape));
-            let (path, name) = (self.path.clone(), name.into());
-            let error =
-                GgufError::Tensor { path, name, asked, allowed: format!("of shape {shape:?}") };
-            return Err(error.into());
-        };
+        let info = self.expect(name, shape)?;
         // `read_tensors` saw that rows are whole blocks and that all of them lie in the file.
         let width = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().rev().skip(1).product::<usize>();

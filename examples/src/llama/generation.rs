@@ -4,7 +4,7 @@
 
 use super::{Llama, Sampler};
 use crate::model::{Cache, Context, PAGE};
-use leasehold::{ArgMax, DType, Map, Program, Recorder, Result, Tensor, TopK};
+use leasehold::{ArgMax, Copy, DType, Map, Program, Recorder, Result, Tensor, TopK};
 
 /// Tokens of a prompt that run together: enough to keep a device busy, few enough to stay small in memory.
 const PROMPT_ROWS: usize = 512;
@@ -86,6 +86,9 @@ impl<'a> Generation<'a> {
             return Ok(None);
         }
         let logits = self.read_prompt(slot, prompt)?;
+        Copy::new(&logits)
+            .into(&self.logits(slot)?.reshape(&[1, logits.shape()[1] as usize])?)
+            .run()?;
         let token = self.tokens.narrow(0, slot, 1)?;
         let choices = candidates(&logits, &token, self.sampler.is_some(), None)?;
         let chosen = match (&mut self.sampler, &choices[..]) {
@@ -152,9 +155,14 @@ impl<'a> Generation<'a> {
             .map(|(slot, (_, &id))| (slot, id as u32)))
     }
 
-    /// The logits that the last step chose from, `[slots, tokens]` in f32.
-    pub fn logits(&self) -> &Tensor {
-        &self.step.outputs()[self.step.outputs().len() - 1]
+    /// The logits that a slot's last token was chosen from, `[tokens]` in f32.
+    ///
+    /// # Errors
+    /// `Value` where there is no such slot.
+    pub fn logits(&self, slot: usize) -> Result<Tensor> {
+        // The last output of a step.
+        let logits = &self.step.outputs()[self.step.outputs().len() - 1];
+        logits.narrow(0, slot, 1)?.reshape(&[logits.shape()[1] as usize])
     }
 
     /// Ends a sequence: its slot and its pages are free.

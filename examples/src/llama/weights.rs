@@ -25,6 +25,7 @@ impl<'a> Weights<'a> {
 
     /// The vector `name`.
     pub(super) fn vector(&self, name: &str, len: usize) -> Result<Tensor, LlamaError> {
+        self.file.expect(name, &[len])?;
         let tensor = self.device.empty(self.dtype, &[len])?;
         self.fill(name, &[len], &tensor)?;
         Ok(tensor)
@@ -36,6 +37,10 @@ impl<'a> Weights<'a> {
         parts: &[(String, usize)],
         columns: usize,
     ) -> Result<Tensor, LlamaError> {
+        // Before memory is asked for: the sizes are the file's own claim.
+        for (name, rows) in parts {
+            self.file.expect(name, &[*rows, columns])?;
+        }
         let rows = parts.iter().map(|(_, rows)| rows).sum();
         let tensor = self.device.empty(self.dtype, &[rows, columns])?;
         let mut first = 0;
@@ -62,8 +67,9 @@ impl<'a> Weights<'a> {
                     rows.write(&piece.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>())
                 }
                 _ => rows.write(piece),
-            }
-            .map_err(LlamaError::from)
+            }?;
+            // Before the next piece is read: what waits to be copied is memory too.
+            Ok(self.device.wait(None)?)
         })
     }
 
