@@ -164,10 +164,10 @@ impl Page<'_> {
     fn take(&mut self, number: usize, token: Option<&[u8]>, most: usize) -> Result<bool, Failure> {
         let answer = &mut self.answers[number];
         answer.made += 1;
-        if answer.made == 1 {
-            if let Some(prompts) = self.headings {
-                answer.text = format!("> {}\n", prompts[number].escape_debug());
-            }
+        if answer.made == 1
+            && let Some(prompts) = self.headings
+        {
+            answer.text = format!("> {}\n", prompts[number].escape_debug());
         }
         answer.text += &token.map(|bytes| answer.spelling.push(bytes)).unwrap_or_default();
         answer.ended = token.is_none() || answer.made == most;
