@@ -7,9 +7,10 @@ mod common;
 use common::counting::Counting;
 use common::gguf::tiny;
 use common::{GENERATE, Scratch, here, model};
-use leasehold::{DType, Device};
+use leasehold::{DType, Device, Kind};
 use leasehold_examples::gguf::{Gguf, Vocabulary};
 use leasehold_examples::llama::{Generation, Llama, Room, Sampler};
+use leasehold_examples::model::PAGE;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -173,8 +174,14 @@ fn what_has_no_room_is_not_begun() {
     assert_eq!(batch.begin(0, &[], 5).unwrap(), None);
     assert_eq!(batch.begin(0, &[3; 40], 45).unwrap(), None);
     assert_eq!(batch.step().unwrap().count(), 0);
+    assert_eq!(batch.begin(0, &[3; 6], 5).unwrap(), None);
     assert!(batch.begin(0, &[3], 5).unwrap().is_some());
     assert_eq!((batch.free_slot(), batch.begin(0, &[3], 5).unwrap()), (None, None));
+    // A sequence that nobody ends fails where its page does, and writes into no other.
+    let steps = (1..).take_while(|_| batch.step().is_ok()).count();
+    assert_eq!(steps, PAGE - 1);
+    let error = batch.step().map(drop).unwrap_err();
+    assert!(matches!(error.kind(), Kind::Index { value: u32::MAX, .. }), "{error}");
 }
 
 /// One replay and the read of the tokens: no op is sent alone, nothing is written, nothing allocated.
@@ -230,7 +237,7 @@ fn text_on_wgpu_is_that_of_the_cpu() {
     let mut generation = Generation::new(&model, room(1, longest), None).unwrap();
     let begun = generation.begin(0, prompt, longest);
     if let Err(error) = &begun
-        && matches!(error.kind(), leasehold::Kind::Unsupported { .. })
+        && matches!(error.kind(), Kind::Unsupported { .. })
     {
         println!("skip: wgpu does not run every op of the model yet: {error}");
         return;

@@ -73,11 +73,15 @@ fn leased_and_local_generate_the_same_text() {
 
 #[test]
 fn from_a_clone_by_one_command() {
-    let Some(model) = model(EMBED) else { return };
+    let (Some(embed), Some(_)) = (model(EMBED), model(GENERATE)) else { return };
     if Command::new("cargo").arg("--version").output().is_err() {
         println!("skip: this user has no cargo to build with");
         return;
     }
     let leased = stdout(Command::new(here("run")).arg("embed").args(SENTENCES).output().unwrap());
-    assert!(leased.starts_with(&local(&model)), "{leased}");
+    assert!(leased.starts_with(&local(&embed)), "{leased}");
+    let prompt = ["generate", "--tokens", "8", "--prompt", "What is the capital of France?"];
+    let leased = stdout(Command::new(here("run")).args(prompt).output().unwrap());
+    assert!(leased.starts_with("The capital of France is Paris.\n"), "{leased}");
+    assert!(leased.contains("trial"), "{leased}");
 }

@@ -4,7 +4,7 @@
 
 use super::{Llama, Sampler};
 use crate::model::{Cache, Context, PAGE};
-use leasehold::{ArgMax, Copy, DType, Map, Program, Recorder, Result, Tensor, TopK};
+use leasehold::{ArgMax, Copy, Map, Program, Recorder, Result, Tensor, TopK};
 
 /// Tokens of a prompt that run together: enough to keep a device busy, few enough to stay small in memory.
 const PROMPT_ROWS: usize = 512;
@@ -77,12 +77,14 @@ impl<'a> Generation<'a> {
     }
 
     /// Begins a sequence of at most `longest` tokens with `prompt` in a free slot, and gives its first token; none, and
-    /// nothing is begun, while there is no room for it.
+    /// nothing is begun, while there is no room for it. One that is not ended in time fails the step that outgrows its
+    /// pages.
     ///
     /// # Errors
     /// What the device fails with.
     pub fn begin(&mut self, slot: usize, prompt: &[u32], longest: usize) -> Result<Option<u32>> {
-        if prompt.is_empty() || self.running[slot] != 0 || !self.cache.take(slot, longest)? {
+        let fits = (1..=longest).contains(&prompt.len()) && self.running[slot] == 0;
+        if !fits || !self.cache.take(slot, longest)? {
             return Ok(None);
         }
         let logits = self.read_prompt(slot, prompt)?;
@@ -106,26 +108,26 @@ impl<'a> Generation<'a> {
 
     /// The logits after a prompt, `[1, tokens]`; its keys and values are in the cache.
     fn read_prompt(&self, slot: usize, prompt: &[u32]) -> Result<Tensor> {
-        let device = &self.model.device;
-        let lens = self.lens.narrow(0, slot, 1)?;
-        let mut end = 0;
-        let mut states = None;
-        for ids in prompt.chunks(PROMPT_ROWS) {
-            let places: Vec<u32> = (end..end + ids.len() as u32).collect();
-            end += ids.len() as u32;
-            lens.write(&[end as i32])?;
-            let at = Context {
-                position: device.tensor([1, ids.len()], &places)?,
-                lens: lens.clone(),
-                pages: self.cache.table().narrow(0, slot, 1)?,
-                rope_base: self.model.config.rope_base,
-            };
-            let ids = device.tensor([1, ids.len()], ids)?;
-            states = Some(self.model.states(&ids, &self.cache, &at, None)?);
+        let last = (prompt.len() - 1) / PROMPT_ROWS * PROMPT_ROWS;
+        for start in (0..last).step_by(PROMPT_ROWS) {
+            self.read_part(slot, start, &prompt[start..start + PROMPT_ROWS])?;
         }
-        // `begin` saw that a prompt is not empty.
-        let states = states.map_or_else(|| device.empty(DType::F32, &[0]), Ok)?;
-        self.model.logits(&states, None)
+        self.model.logits(&self.read_part(slot, last, &prompt[last..])?, None)
+    }
+
+    /// The states of the part of a prompt that stands at `start`.
+    fn read_part(&self, slot: usize, start: usize, ids: &[u32]) -> Result<Tensor> {
+        let device = &self.model.device;
+        let places: Vec<u32> = (start as u32..).take(ids.len()).collect();
+        let lens = self.lens.narrow(0, slot, 1)?;
+        lens.write(&[(start + ids.len()) as i32])?;
+        let at = Context {
+            position: device.tensor([1, ids.len()], &places)?,
+            lens,
+            pages: self.cache.table().narrow(0, slot, 1)?,
+            rope_base: self.model.config.rope_base,
+        };
+        self.model.states(&device.tensor([1, ids.len()], ids)?, &self.cache, &at, None)
     }
 
     /// One token more for every sequence: each slot with a sequence, and its token.

@@ -79,9 +79,11 @@ impl Cache {
         if count > self.free.len() || count > width || !self.held[slot].is_empty() {
             return Ok(false);
         }
-        let pages: Vec<u32> = (0..count).filter_map(|_| self.free.pop()).collect();
-        self.table.narrow(0, slot, 1)?.narrow(1, 0, count)?.write(&pages)?;
-        self.held[slot] = pages;
+        self.held[slot] = (0..count).filter_map(|_| self.free.pop()).collect();
+        // What follows are no pages: a sequence that outgrows its own is an error, and touches no other's.
+        let none = std::iter::repeat_n(&u32::MAX, width - count);
+        let row: Vec<u32> = self.held[slot].iter().chain(none).copied().collect();
+        self.table.narrow(0, slot, 1)?.write(&row)?;
         Ok(true)
     }
 
@@ -103,7 +105,8 @@ mod tests {
         let mut cache = Cache::new(&device, DType::F32, [1, 1, 1], 3, 4 * PAGE, 5).unwrap();
         let table = |cache: &Cache| cache.table().read::<u32>().unwrap().wait(None).unwrap();
         assert!(cache.take(0, PAGE + 1).unwrap() && cache.take(1, 3 * PAGE).unwrap());
-        assert_eq!(table(&cache), [0, 1, 0, 0, 2, 3, 4, 0, 0, 0, 0, 0]);
+        let none = u32::MAX;
+        assert_eq!(table(&cache), [0, 1, none, none, 2, 3, 4, none, 0, 0, 0, 0]);
         assert!(!cache.take(2, 1).unwrap(), "no page is free");
         assert!(!cache.take(0, 1).unwrap(), "the slot is taken");
         cache.give(0);
