@@ -36,7 +36,7 @@ pub use op::{Activation, MapFn, ReduceFn};
 pub use tensor::ops::{
     ArgMax, Attention, Copy, Gather, Map, Matmul, Norm, Reduce, Rope, Scatter, Softmax, TopK,
 };
-pub use tensor::{Program, Recorder};
+pub use tensor::{Program, Quote, Recorder};
 pub use tensor::{Read, Tensor};
 
 /// The README's program is compiled and run with the examples of this crate.
