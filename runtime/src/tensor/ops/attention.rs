@@ -1,6 +1,6 @@
 //! The builder of `attention`.
 
-use super::{Options, Out, call_methods, submit, submit_one};
+use super::{Options, Out, call_methods, pair, submit, submit_one};
 use crate::dtype::DType;
 use crate::engine::WhenFull;
 use crate::error::{Error, Result};
@@ -216,10 +216,7 @@ impl<'a> Attention<'a> {
         let lse = Dims::from_fn(3, |i| shape[i]);
         let outs = [Out::main(&self.options, self.q.dtype(), shape), Out::new(DType::F32, lse)];
         let inputs: Vec<&Tensor> = inputs.iter().collect();
-        let results = submit(op, &inputs, &outs, &self.options, WhenFull::Wait)?;
-        <[Tensor; 2]>::try_from(results)
-            .map(|[out, lse]| (out, lse))
-            .map_err(|r| Error::rejected(Rule::OperandCount, None, r.len(), 2))
+        pair(submit(op, &inputs, &outs, &self.options, WhenFull::Wait)?)
     }
 
     /// [`Attention::run_with_lse`] as a step of a program.
