@@ -6,9 +6,9 @@ mod common;
 use common::case::{Fill, Operand, Style};
 use leasehold::DType::{self, BF16, F32, I8, I32};
 use leasehold::op::{
-    Attention, AttentionBackward, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue, Lens,
-    Map, MapFn, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Precision, Quantize,
-    QuantizeFormat, Rope, Scale, Softmax, Spec, TopK, check,
+    Attention, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue, Lens, Map, MapFn, Matmul,
+    Norm, NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat, Rope, Scale, Softmax,
+    Spec, TopK, check,
 };
 use leasehold::{Dims, Error, Layout, Rule};
 use std::collections::BTreeSet;
@@ -252,6 +252,33 @@ fn every_operand_is_judged() {
         assert_eq!(error.rule(), Some(rule), "{error}");
         assert!(error.to_string().contains(&format!(": {operand}: ")), "{operand}: {error}");
     }
+}
+
+/// Operations are those of the shapes that kernels run over, not of the tensors' names alone.
+#[test]
+fn a_cost_counts_what_is_summed() {
+    let f = |shape: &[u64]| spec(F32, shape);
+    let flops = |op: Op, specs: &[Spec]| check(op, specs).unwrap().cost().flops;
+    let gate = Matmul { gate: Gate::Interleaved, ..Matmul::default() };
+    let plain = flops(Matmul::default().into(), &[f(&[3, 5]), f(&[5, 8]), f(&[3, 8])]);
+    assert_eq!(plain, 2 * 3 * 5 * 8);
+    assert_eq!(flops(gate.into(), &[f(&[3, 5]), f(&[5, 8]), f(&[3, 4])]), plain);
+    // Groups along K have it once in all.
+    let sizes = Lens::Host(vec![2, 3, 0]);
+    let runs = Matmul { group: Group::K, sizes, ..Matmul::default() };
+    assert_eq!(flops(runs.into(), &[f(&[3, 5]), f(&[5, 8]), f(&[3, 3, 8])]), plain);
+    // Keys lie in as many pages as an entry has, held to the most that are asked for.
+    let paged = |max| Attention {
+        key_value: KeyValue::Paged { page: 4 },
+        lens: Lens::Device { max },
+        ..Attention::default()
+    };
+    let keys = || f(&[9, 1, 4, 8]);
+    let one = f(&[1, 1, 1, 8]);
+    let specs = [one, keys(), keys(), spec(I32, &[1]), spec(I32, &[1, 6]), one];
+    let [most, less] = [24, 10].map(|max| flops(paged(max).into(), &specs));
+    assert_eq!(most, 24 * (2 * (8 + 8) + 8));
+    assert_eq!(less, most / 24 * 10);
 }
 
 #[test]

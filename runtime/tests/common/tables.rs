@@ -114,6 +114,14 @@ pub fn matmul() -> Vec<Case> {
     for size in [[17, 19, 90_000], [17, 1, 200_000], [1, 19, 200_000]] {
         cases.push(Product { epilogue: 0, styles, ..plain(&[], size, F32) }.case());
     }
+    // Few rows, B by its rows and by its columns, chains longer than a unit.
+    for (size, dtype) in [([3, 300, 20_000], BF16), ([16, 70, 40_000], F16), ([9, 700, 5000], F32)]
+    {
+        for b in [Style::Tight, Style::Turned] {
+            let styles = [Style::Odd, b, Style::Tight];
+            cases.push(Product { styles, ..plain(&[], size, dtype) }.case());
+        }
+    }
     cases.push(plain(&[64], [64, 64, 64], F32).case());
     cases.push(plain(&[], [1, 2112, 7168], BF16).case());
     cases.push(in_place(plain(&[2], [65, 129, 72], F16).case(), "residual"));

@@ -1,10 +1,11 @@
 //! How ops are cut into tiles and links, and what the dearest unit takes: the numbers that planner and kernels share.
 //! Pure: shapes, dtypes and the arch class.
 
+use super::few::Few;
 use super::isa::Isa;
 use super::plan::{
-    BACKWARD_CHUNK, BAND_ROWS, BYTE_CHUNK, COLUMNS, Class, ELEMENTS, LAUNCH_NS, LINK_ENTRIES,
-    MANY_BANDS, ROW_CHUNK, ROW_NS, STREAM, STRIDED, class,
+    BACKWARD_CHUNK, BAND_ROWS, BYTE_CHUNK, COLUMNS, Class, ELEMENTS, FEW_COLUMNS, FEW_ROWS,
+    FEW_ROWS_OF_B, LAUNCH_NS, LINK_ENTRIES, MANY_BANDS, ROW_CHUNK, ROW_NS, STREAM, STRIDED, class,
 };
 use crate::dtype::DType;
 use crate::op::{
@@ -34,8 +35,29 @@ fn has_rows(op: &CheckedOp) -> impl Fn(&&str) -> bool + '_ {
     }
 }
 
+/// Whether a product has so few rows that B is best read where it lies.
+pub(super) fn few(checked: &CheckedOp) -> Option<Few> {
+    let Op::Matmul(op) = checked.op() else { return None };
+    let (a, b) = (checked.spec("a")?, checked.spec("b")?);
+    let axes = a.layout.rank() - 2;
+    let few = a.layout.shape()[axes] <= FEW_ROWS && op.group == Group::None;
+    if !few || !a.dtype.is_float() {
+        return None;
+    }
+    match (b.layout.strides()[axes], b.layout.strides()[axes + 1]) {
+        (1, _) => Some(Few::Columns),
+        (_, 1) => Some(Few::Rows),
+        _ => None,
+    }
+}
+
 /// Tile and chunk of a product.
 pub(super) fn product_tile(op: &CheckedOp, class: &Class) -> ([u32; 2], u32) {
+    match few(op) {
+        Some(Few::Columns) => return FEW_COLUMNS,
+        Some(Few::Rows) => return FEW_ROWS_OF_B,
+        None => {}
+    }
     let bytes = op.spec("a").is_some_and(|a| a.dtype.size() == 1);
     let chunk = if bytes { BYTE_CHUNK as u32 } else { class.chunk };
     let [rows, cols] = class.tile;
@@ -54,6 +76,8 @@ pub(super) struct Product {
     pub(super) k: u64,
     pub(super) tile: [u64; 2],
     pub(super) chunk: u64,
+    /// How B lies where there are few rows.
+    pub(super) few: Option<Few>,
     /// Row blocks of an entry, and column blocks.
     pub(super) tiles_m: u64,
     pub(super) tiles_n: u64,
@@ -93,8 +117,22 @@ impl Product {
         let [large, small] = BAND_ROWS;
         let bands = entries.saturating_mul((m.div_ceil(large) * tiles_n).into());
         let band_rows = if bands < MANY_BANDS && bands % 4 != 0 { small } else { large };
-        let tile = [tm, tn];
-        Self { m, n, k, tile, chunk, tiles_m, tiles_n, band_rows, per_link, links, unit_ns, tiles }
+        let (tile, few) = ([tm, tn], few(checked));
+        Self {
+            m,
+            n,
+            k,
+            tile,
+            chunk,
+            few,
+            tiles_m,
+            tiles_n,
+            band_rows,
+            per_link,
+            links,
+            unit_ns,
+            tiles,
+        }
     }
 }
 
@@ -122,6 +160,9 @@ fn row_blocks(op: &Matmul, m: u64, groups: u64, tile: u64) -> u64 {
 
 fn chunk_ns(op: &CheckedOp, class: &Class, [rows, cols, depth]: [u64; 3]) -> u64 {
     let flops_ns = 2 * rows * cols * depth * 1000 / class.product;
+    if few(op).is_some() {
+        return (2 * flops_ns).max(depth * cols * 4000 / STREAM);
+    }
     let panels = rows * depth + depth * cols;
     let dtype = op.spec("a").map_or(DType::F32, |a| a.dtype);
     let dense = dtype == DType::F32

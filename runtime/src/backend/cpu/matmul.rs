@@ -6,6 +6,7 @@
 
 use super::Fault;
 use super::epilogue::Epilogue;
+use super::few::{self, Few};
 use super::geometry::Product;
 use super::groups::{Block, Blocks};
 use super::isa::{Isa, Kernel, fma};
@@ -127,7 +128,13 @@ impl<'a> Bands<'a> {
         let ends = to == p.links;
         let whole = band.block.owned == band.block.rows;
         with_tiles(|[acc, a, b, part]| {
-            if from == 0 && ends && whole && self.sums == Sums::Direct && self.epilogue.is_plain() {
+            if p.few.is_none()
+                && from == 0
+                && ends
+                && whole
+                && self.sums == Sums::Direct
+                && self.epilogue.is_plain()
+            {
                 let axes = self.out.shape.rank() - 2;
                 let steps = [self.out.strides[axes], self.out.strides[axes + 1]];
                 let start = start(self.out, band.block.entry, [band.block.row, band.col]);
@@ -141,10 +148,12 @@ impl<'a> Bands<'a> {
             match self.state {
                 Some(state) if from > 0 => state.load(self.isa, band.state_at, 1, acc),
                 // Direct sums begin where the first chunk writes.
-                _ if whole && self.sums == Sums::Direct => {}
+                _ if whole && self.sums == Sums::Direct && p.few.is_none() => {}
                 _ => acc.fill(0.0),
             }
-            if self.sums == Sums::Direct {
+            if let Some(form) = p.few {
+                self.few(band, first..last, form, acc, a);
+            } else if self.sums == Sums::Direct {
                 self.direct(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
             } else {
                 self.promoted(band, first..last, acc, [a, b, part]);
@@ -194,6 +203,38 @@ impl<'a> Bands<'a> {
         for chunk in chunks.filter(|_| band.block.owned > 0) {
             let [a, b] = self.panels(band, chunk, [pa, pb]);
             multiply(a, b, target, chunk > 0, 1.0);
+        }
+    }
+
+    /// The same of few rows.
+    fn few(
+        &self,
+        band: &Band,
+        chunks: Range<u64>,
+        form: Few,
+        acc: &mut [f32],
+        rows: &mut Vec<f32>,
+    ) {
+        let Block { entry, group, row, owned, ref k, .. } = band.block;
+        let axes = self.b.shape.rank() - 2;
+        for chunk in chunks {
+            let k0 = k.start + chunk * self.product.chunk;
+            let depth = self.product.chunk.min(k.end - k0.min(k.end)) as usize;
+            rows.resize(owned as usize * depth, 0.0);
+            for (i, line) in (row..).zip(rows.chunks_exact_mut(depth.max(1))) {
+                self.a.load(self.isa, start(self.a, entry, [i, k0]), self.a.row_stride(), line);
+            }
+            few::Add {
+                form,
+                a: rows,
+                b: self.b,
+                start: start(self.b, group, [k0, band.col]),
+                step: self.b.strides[if form == Few::Columns { axes + 1 } else { axes }],
+                depth,
+                cols: band.cols as usize,
+                sums: acc,
+            }
+            .run(self.isa);
         }
     }
 

@@ -257,6 +257,16 @@ impl View {
         }
     }
 
+    /// `n` elements from `offset`, side by side, as they lie; none unless `T` has the size of one. For operands that no
+    /// output of the launch may overlap.
+    pub(super) fn line<T: bytemuck::Pod>(&self, offset: u64, n: usize) -> &[T] {
+        if size_of::<T>() as u64 != self.dtype.size() {
+            return &[];
+        }
+        // SAFETY: as in `load`; nothing writes them while a launch that only reads them runs (`BoundOp`).
+        unsafe { std::slice::from_raw_parts(self.element(offset).cast(), n) }
+    }
+
     /// The 32-bit word at an element, read exactly once: another party may be writing it.
     pub(super) fn word(&self, offset: u64) -> u32 {
         // SAFETY: as in `load`; atomic, so that the value compared is the value used.

@@ -6,6 +6,7 @@ mod attention_backward;
 mod bytes;
 mod convert;
 mod epilogue;
+mod few;
 mod flat;
 mod geometry;
 mod groups;
@@ -40,12 +41,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 24] = [
+const SOURCES: [(&str, &str); 25] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bytes.rs", include_str!("bytes.rs")),
     ("convert.rs", include_str!("convert.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
+    ("few.rs", include_str!("few.rs")),
     ("flat.rs", include_str!("flat.rs")),
     ("geometry.rs", include_str!("geometry.rs")),
     ("groups.rs", include_str!("groups.rs")),
@@ -185,58 +187,42 @@ impl Cpu {
         views: &[View],
         state: Option<View>,
     ) {
-        let (isa, pool, unit_ns) = (self.isa, &self.pool, plan.unit_ns);
+        let (isa, pool, fault, carried) = (self.isa, &self.pool, &self.fault, state.as_ref());
         for span in plan::spans(units, plan.links) {
-            let item_ns = unit_ns.saturating_mul(span.to - span.from);
+            let item_ns = plan.unit_ns.saturating_mul(span.to - span.from);
             match op.op() {
                 Op::Matmul(_) => {
-                    let fault = &self.fault;
-                    let bands = matmul::Bands::new(isa, op, views, state.as_ref(), fault);
-                    if let Some(bands) = bands {
-                        bands.run(span, pool, item_ns);
-                    }
+                    let bands = matmul::Bands::new(isa, op, views, carried, fault);
+                    bands.iter().for_each(|bands| bands.run(span, pool, item_ns));
                 }
                 Op::Attention(_) => {
-                    let fault = &self.fault;
-                    let tiles = attention::Tiles::new(isa, op, views, state.as_ref(), fault);
-                    if let Some(tiles) = tiles {
-                        tiles.run(span, pool, item_ns);
-                    }
+                    let tiles = attention::Tiles::new(isa, op, views, carried, fault);
+                    tiles.iter().for_each(|tiles| tiles.run(span, pool, item_ns));
                 }
                 Op::AttentionBackward(_) => {
-                    let state = state.as_ref();
-                    if let Some(tiles) = attention_backward::Backward::new(isa, op, views, state) {
-                        tiles.run(span, pool, item_ns);
-                    }
+                    let tiles = attention_backward::Backward::new(isa, op, views, carried);
+                    tiles.iter().for_each(|tiles| tiles.run(span, pool, item_ns));
                 }
                 Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => {
                     rows::Rows { isa, op, views, state }.run(span, pool, item_ns);
                 }
                 Op::Map(map) => flat::map(isa, map, views, span, pool, item_ns),
-                Op::Gather(_) => flat::gather(views, span, pool, item_ns, &self.fault),
+                Op::Gather(_) => flat::gather(views, span, pool, item_ns, fault),
                 Op::Copy(_) => flat::copy(views, span, pool, item_ns),
                 Op::Rope(rope) => rope::rope(isa, rope, views, span, pool, item_ns),
                 Op::ArgMax(_) | Op::TopK(_) => {
-                    if let Some(select) = select::Select::new(isa, op, views, state.as_ref()) {
-                        select.run(span, pool, item_ns);
-                    }
+                    let select = select::Select::new(isa, op, views, carried);
+                    select.iter().for_each(|select| select.run(span, pool, item_ns));
                 }
                 Op::NormBackward(_) => {
-                    let state = state.as_ref();
-                    if let Some(gradient) = norm_backward::Gradient::new(isa, op, views, state) {
-                        gradient.run(span, pool, item_ns);
-                    }
+                    let gradient = norm_backward::Gradient::new(isa, op, views, carried);
+                    gradient.iter().for_each(|gradient| gradient.run(span, pool, item_ns));
                 }
                 Op::Quantize(_) => {
-                    if let Some(quantizer) =
-                        quantize::Quantizer::new(isa, op, views, state.as_ref())
-                    {
-                        quantizer.run(span, pool, item_ns);
-                    }
+                    let quantizer = quantize::Quantizer::new(isa, op, views, carried);
+                    quantizer.iter().for_each(|quantizer| quantizer.run(span, pool, item_ns));
                 }
-                Op::Scatter(_) => {
-                    scatter::scatter(isa, op, views, span, pool, item_ns, &self.fault);
-                }
+                Op::Scatter(_) => scatter::scatter(isa, op, views, span, pool, item_ns, fault),
             }
         }
     }

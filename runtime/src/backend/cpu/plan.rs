@@ -2,9 +2,10 @@
 //! Pure: shapes, dtypes and the arch class, never the number of threads. What tiles and links are is in `geometry`.
 
 use super::geometry::{
-    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, groups, product_tile, rows_of,
+    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, few, groups, product_tile, rows_of,
 };
 use super::isa::Isa;
+use crate::dtype::DType;
 use crate::error::{Kind, Result};
 use crate::op::{
     Attention, CheckedOp, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Quantize, Scatter,
@@ -22,6 +23,10 @@ pub(super) const ELEMENTS: u64 = 1 << 14;
 /// Contraction elements of a chunk of a product of 8-bit values: their f32 sum is promoted, scaled, to the
 /// accumulator. Of i8 it is exact and the accumulator is i32.
 pub(super) const BYTE_CHUNK: u64 = 128;
+/// Most rows of a product that reads B where it lies, and tile and chunk: of dense columns and of dense rows of B.
+pub(super) const FEW_ROWS: u64 = 16;
+pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);
+pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 256], 256);
 /// Columns of a scatter's tile, and most entries of a link.
 pub(super) const COLUMNS: u64 = 256;
 pub(super) const LINK_ENTRIES: u64 = 8192;
@@ -109,8 +114,9 @@ pub(super) fn class(isa: Isa) -> &'static Class {
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
-    let mut text =
-        format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {BAND_ROWS:?} {MANY_BANDS}\n");
+    let few = [FEW_COLUMNS, FEW_ROWS_OF_B];
+    let mut text = format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {FEW_ROWS} {few:?}\n");
+    text += &format!("{BAND_ROWS:?} {MANY_BANDS}\n");
     for Class { isa, tile, chunk, attention_tile, backward_tile, family, .. } in &CLASSES {
         let tiles = [tile, attention_tile, backward_tile];
         text += &format!("{} {tiles:?} {chunk} {family:?}\n", isa.name());
@@ -126,7 +132,13 @@ pub(super) fn order(checked: &CheckedOp, isa: Isa) -> Order {
     match checked.op() {
         Op::Matmul(_) => {
             let (tile, chunk) = product_tile(checked, class);
-            Order { entry: "matmul", tile, chunk, family: class.family }
+            let entry = match checked.spec("a").map(|a| a.dtype) {
+                Some(DType::I8) => "matmul/i8",
+                Some(DType::F8E4M3 | DType::F8E5M2) => "matmul/f8",
+                _ if few(checked).is_some() => "matmul/few",
+                _ => "matmul",
+            };
+            Order { entry, tile, chunk, family: class.family }
         }
         Op::Attention(_) => {
             let [rows, chunk] = class.attention_tile;

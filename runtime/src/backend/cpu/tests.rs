@@ -104,8 +104,13 @@ fn every_class_plans_units_within_the_cap() {
     let full = |shape: &[u64]| Operand::new(DType::F32, shape, Style::Repeat, 0, Fill::Poison);
     let out = |shape: &[u64]| Operand::out(DType::F32, shape, Style::Tight, 0);
     let square = 1 << 20;
-    let product = vec![full(&[square, square]), full(&[square, square]), out(&[square, square])];
-    cases.push(Case::new(crate::op::Matmul::default(), product));
+    for (rows, style) in
+        [(square, Style::Repeat), (16, Style::Tight), (16, Style::Turned), (16, Style::Gapped)]
+    {
+        let b = Operand::new(DType::F32, &[square, square], style, 0, Fill::Poison);
+        let product = vec![full(&[rows, square]), b, out(&[rows, square])];
+        cases.push(Case::new(crate::op::Matmul::default(), product));
+    }
     let heads = || full(&[2, 3, 1 << 20, 256]);
     let attention = vec![heads(), heads(), heads(), out(&[2, 3, 1 << 20, 256])];
     cases.push(Case::new(crate::op::Attention::default(), attention));
