@@ -2,7 +2,7 @@
 
     python embed_torch.py MODEL [--threads 2] [--runs 5] [--dtype f32 bf16]
 
-MODEL is the folder that `examples/fetch-model` prints. Needs torch, safetensors and tokenizers; one JSON line a dtype.
+MODEL is the folder that `examples/fetch-model all-MiniLM-L6-v2` prints. Needs torch, safetensors and tokenizers; one JSON line a dtype.
 """
 
 import argparse

@@ -2,3 +2,6 @@
 //! tenant would write them. The programs are in `bin/`, the tests in `tests/`.
 
 pub mod bert;
+pub mod gguf;
+pub mod llama;
+pub mod model;

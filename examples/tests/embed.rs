@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{here, model};
+use common::{EMBED, here, model};
 use leasehold::{DType, Device};
 use leasehold_examples::bert::{Bert, similarities};
 use std::process::{Command, Output};
@@ -65,7 +65,7 @@ fn not_a_lease(value: &std::ffi::OsStr, stdin: std::process::Stdio) {
 
 #[test]
 fn embeddings_and_similarities_are_pytorchs() {
-    let Some(model) = model() else { return };
+    let Some(model) = model(EMBED) else { return };
     let expected = reference();
     let device = Device::open_named("cpu").unwrap();
     // The stored numbers are f64; the bounds leave room for the roundings of six layers in each type.
@@ -86,7 +86,7 @@ fn embeddings_and_similarities_are_pytorchs() {
 
 #[test]
 fn a_sentence_embeds_alike_alone_and_among_others() {
-    let Some(model) = model() else { return };
+    let Some(model) = model(EMBED) else { return };
     let device = Device::open_named("cpu").unwrap();
     let bert = Bert::load(&model, &device, DType::F32).unwrap();
     let rows = |sentences: &[String]| {
@@ -105,7 +105,7 @@ fn a_sentence_embeds_alike_alone_and_among_others() {
 
 #[test]
 fn the_program_prints_the_table_alone_on_stdout() {
-    let Some(model) = model() else { return };
+    let Some(model) = model(EMBED) else { return };
     let expected = reference();
     let mut args = vec!["--device", "cpu", model.to_str().unwrap()];
     args.extend(expected.sentences.iter().map(String::as_str));

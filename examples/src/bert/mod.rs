@@ -10,7 +10,8 @@ pub use config::Config;
 pub use error::ModelError;
 pub use tokens::{MAX_TOKENS, Tokens};
 
-use leasehold::{Attention, DType, Device, Gather, Map, Matmul, Norm, Result, Tensor};
+use crate::model::{Embedding, Mlp, Normal, SelfAttention};
+use leasehold::{DType, Device, Gather, Map, Matmul, Norm, Result, Tensor};
 use std::path::Path;
 use tokens::{Batch, Vocabulary};
 use weights::Weights;
@@ -26,50 +27,21 @@ pub struct Bert {
     device: Device,
     config: Config,
     vocabulary: Vocabulary,
-    /// `[vocabulary, hidden]`.
-    words: Tensor,
+    words: Embedding,
     /// `[positions, hidden]`, with the vector of token type 0 already added: every token here is of that type.
     positions: Tensor,
-    norm: Affine,
+    norm: Normal,
     layers: Vec<Layer>,
     /// `[hidden]`, all `1 / sqrt(hidden)`: turns an RMS norm into division by the vector's length.
     unit: Tensor,
 }
 
-/// `x W + bias`, W `[in, out]` (a transposed view of the file's `[out, in]`).
-struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn on<'a>(&'a self, x: &'a Tensor) -> Matmul<'a> {
-        Matmul::new(x, &self.weight).bias(&self.bias)
-    }
-}
-
-/// A layer norm with its weight and bias, each `[hidden]`.
-struct Affine {
-    weight: Tensor,
-    bias: Tensor,
-    epsilon: f32,
-}
-
-impl Affine {
-    fn run(&self, x: &Tensor) -> Result<Tensor> {
-        Norm::layer(x, self.epsilon).weight(&self.weight).bias(&self.bias).run()
-    }
-}
-
 /// One encoder layer.
 struct Layer {
-    /// Query, key and value side by side, so that one product makes all three: `[hidden, 3 hidden]`.
-    qkv: Linear,
-    output: Linear,
-    attention_norm: Affine,
-    up: Linear,
-    down: Linear,
-    norm: Affine,
+    attention: SelfAttention,
+    attention_norm: Normal,
+    mlp: Mlp,
+    norm: Normal,
 }
 
 impl Bert {
@@ -99,7 +71,7 @@ impl Bert {
         let unit = device.tensor([hidden], &vec![1.0 / (hidden as f32).sqrt(); hidden])?;
         Ok(Self {
             device: device.clone(),
-            words: weights.tensor(words, &[config.vocab_size, hidden])?,
+            words: Embedding(weights.tensor(words, &[config.vocab_size, hidden])?),
             positions: Map::add(&positions, &types.narrow(0, 0, 1)?).run()?,
             norm: weights.norm("embeddings.LayerNorm", &config)?,
             layers: (0..config.num_hidden_layers)
@@ -153,11 +125,11 @@ impl Bert {
     fn encode(&self, batch: &Batch) -> Result<Tensor> {
         let (rows, hidden) = (batch.len() * batch.width, self.config.hidden_size);
         let ids = self.device.tensor([batch.len(), batch.width], &batch.ids)?;
-        let words = Gather::new(&self.words, &ids).run()?;
+        let words = self.words.rows(&ids, None)?;
         let x = Map::add(&words, &self.positions.narrow(0, 0, batch.width)?).run()?;
-        let mut x = self.norm.run(&x.reshape(&[rows, hidden])?)?;
+        let mut x = self.norm.run(&x.reshape(&[rows, hidden])?, None)?;
         for layer in &self.layers {
-            x = layer.forward(&x, batch, self.config.num_attention_heads)?;
+            x = layer.forward(&x, batch)?;
         }
         x.reshape(&[batch.len(), batch.width, hidden])
     }
@@ -172,36 +144,28 @@ impl Layer {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let of = |part: &str| format!("{name}.{part}");
         let qkv = ["query", "key", "value"].map(|part| of(&format!("attention.self.{part}")));
+        let heads = config.num_attention_heads;
         Ok(Self {
-            qkv: weights.linear(&qkv, hidden, hidden)?,
-            output: weights.linear(&[of("attention.output.dense")], hidden, hidden)?,
+            attention: SelfAttention {
+                qkv: weights.linear(&qkv, hidden, hidden)?,
+                output: weights.linear(&[of("attention.output.dense")], hidden, hidden)?,
+                heads,
+                kv_heads: heads,
+            },
             attention_norm: weights.norm(&of("attention.output.LayerNorm"), config)?,
-            up: weights.linear(&[of("intermediate.dense")], hidden, inner)?,
-            down: weights.linear(&[of("output.dense")], inner, hidden)?,
+            mlp: Mlp {
+                up: weights.linear(&[of("intermediate.dense")], hidden, inner)?,
+                down: weights.linear(&[of("output.dense")], inner, hidden)?,
+            },
             norm: weights.norm(&of("output.LayerNorm"), config)?,
         })
     }
 
     /// `x` is `[sentences * width, hidden]`, and so is the result.
-    fn forward(&self, x: &Tensor, batch: &Batch, heads: usize) -> Result<Tensor> {
-        let mixed = self.attend(x, batch, heads)?;
-        let x = self.attention_norm.run(&self.output.on(&mixed).residual(x).run()?)?;
-        let wide = self.up.on(&x).gelu().run()?;
-        self.norm.run(&self.down.on(&wide).residual(&x).run()?)
-    }
-
-    fn attend(&self, x: &Tensor, batch: &Batch, heads: usize) -> Result<Tensor> {
-        let hidden = x.shape()[1] as usize;
-        let (sentences, width, dim) = (batch.len(), batch.width, hidden / heads);
-        // Heads are views: of the product's columns going in, of the result's going out.
-        let qkv = self.qkv.on(x).run()?.reshape(&[sentences, width, 3, heads, dim])?;
-        let qkv = qkv.permute(&[2, 0, 3, 1, 4])?;
-        let part = |i| qkv.narrow(0, i, 1)?.reshape(&[sentences, heads, width, dim]);
-        let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        let out = x.device().empty(x.dtype(), &[sentences, width, heads, dim])?;
-        let by_head = out.permute(&[0, 2, 1, 3])?;
-        Attention::new(&q, &k, &v).lens(&batch.lens).into(&by_head).run()?;
-        out.reshape(&[sentences * width, hidden])
+    fn forward(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+        let x = self.attention.among(x, x, batch.width, &batch.lens)?;
+        let x = self.attention_norm.run(&x, None)?;
+        self.norm.run(&self.mlp.run(&x, &x, None)?, None)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `model.safetensors` as tensors of a device, each checked against the shape that the configuration asks for.
 
-use super::{Affine, Config, Linear, ModelError};
+use super::{Config, ModelError};
+use crate::model::{Linear, Normal};
 use leasehold::{DType, Device, Map, Tensor};
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
@@ -57,13 +58,13 @@ impl<'a> Weights<'a> {
         }
         let outputs = names.len() * outputs;
         let weight = self.upload(&weight, &[outputs, inputs])?.t();
-        Ok(Linear { weight, bias: self.upload(&bias, &[outputs])? })
+        Ok(Linear { weight, bias: Some(self.upload(&bias, &[outputs])?) })
     }
 
     /// The layer norm `name`.
-    pub(super) fn norm(&self, name: &str, config: &Config) -> Result<Affine, ModelError> {
+    pub(super) fn norm(&self, name: &str, config: &Config) -> Result<Normal, ModelError> {
         let shape = [config.hidden_size];
-        Ok(Affine {
+        Ok(Normal::Layer {
             weight: self.tensor(&format!("{name}.weight"), &shape)?,
             bias: self.tensor(&format!("{name}.bias"), &shape)?,
             epsilon: config.layer_norm_eps,

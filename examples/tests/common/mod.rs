@@ -1,5 +1,8 @@
-//! What the tests of the examples share: scratch folders, the real model, a tiny made-up one, and skips.
+//! What the tests of the examples share: scratch folders, the real models, tiny made-up ones, and skips.
 #![allow(dead_code, reason = "each test program uses its part")]
+
+pub(crate) mod counting;
+pub(crate) mod gguf;
 
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use std::fs;
@@ -31,9 +34,12 @@ pub(crate) fn here(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// The folder of all-MiniLM-L6-v2. Where it cannot be had the test is skipped, except under `CI=true`.
-pub(crate) fn model() -> Option<PathBuf> {
-    let output = Command::new(here("fetch-model")).output().unwrap();
+pub(crate) const EMBED: &str = "all-MiniLM-L6-v2";
+pub(crate) const GENERATE: &str = "SmolLM2-135M-Instruct";
+
+/// The folder of a model. Where it cannot be had the test is skipped, except under `CI=true`.
+pub(crate) fn model(name: &str) -> Option<PathBuf> {
+    let output = Command::new(here("fetch-model")).arg(name).output().unwrap();
     if output.status.success() {
         return Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end()));
     }

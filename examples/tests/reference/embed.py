@@ -2,7 +2,7 @@
 
     python embed.py MODEL
 
-MODEL is the folder that `examples/fetch-model` prints. Needs torch, safetensors and tokenizers. The forward pass is the plain
+MODEL is the folder that `examples/fetch-model all-MiniLM-L6-v2` prints. Needs torch, safetensors and tokenizers. The forward pass is the plain
 one of benches/scripts/bert_torch.py, in f64 so that the stored numbers carry no rounding of their own, and each
 sentence goes alone, so that they carry no padding either.
 """

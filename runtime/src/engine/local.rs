@@ -6,7 +6,8 @@ use crate::backend::{Backend, Caps, Mark, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Core, Run};
 use crate::numerics::Numerics;
-use crate::op::{BoundOp, BufferId};
+use crate::op::{BoundOp, BufferId, CheckedOp};
+use crate::order::Plan;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
@@ -488,6 +489,12 @@ impl<B: Backend> Engine for Local<B> {
 
     fn submit(&self, op: BoundOp, _: QueueId, full: WhenFull) -> Result<Ticket> {
         self.enqueue(Command::Run(op), full)
+    }
+
+    fn plan(&self, op: &Arc<CheckedOp>) -> Result<Plan> {
+        // Of a forked child nothing answers.
+        drop(self.queue()?);
+        lock(&self.shared.driver).core.plan(op)
     }
 
     fn record(&self, ops: Vec<BoundOp>) -> Result<ProgramId> {

@@ -9,7 +9,9 @@ pub use poison::Poison;
 use crate::backend::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::numerics::Numerics;
-use crate::op::{BoundOp, BufferId};
+use crate::op::{BoundOp, BufferId, CheckedOp};
+use crate::order::Plan;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A point in an engine's work. Tickets of one engine grow; an engine completes them in order.
@@ -69,6 +71,15 @@ pub trait Engine: Send + Sync {
     /// `QueueFull` when asked to refuse; `Unsupported` or `Time` from planning; `DeviceLost`, `Revoked`.
     fn submit(&self, op: BoundOp, queue: QueueId, full: WhenFull) -> Result<Ticket>;
 
+    /// The plan that an op would follow here; nothing is enqueued. Waits for work that is under way.
+    ///
+    /// # Errors
+    /// `Unsupported`, also where plans are made out of this process's sight; `Time`, `DeviceLost`.
+    fn plan(&self, op: &Arc<CheckedOp>) -> Result<Plan> {
+        let asked = format!("the plan of {} on {}", op.op().name(), self.caps().name);
+        Err(Kind::Unsupported { asked, allowed: "a device of this process".into() }.into())
+    }
+
     /// Keeps a list of ops to be replayed in its order, as one.
     ///
     /// # Errors
@@ -110,7 +121,7 @@ pub trait Engine: Send + Sync {
 pub const PROGRAM_OPS_MAX: usize = 4096;
 
 /// The ops of a program, if they are not too many.
-pub(crate) fn program_ops(ops: Vec<BoundOp>) -> Result<std::sync::Arc<[BoundOp]>> {
+pub(crate) fn program_ops(ops: Vec<BoundOp>) -> Result<Arc<[BoundOp]>> {
     if ops.len() <= PROGRAM_OPS_MAX {
         return Ok(ops.into());
     }

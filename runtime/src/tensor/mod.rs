@@ -5,7 +5,7 @@ pub(crate) mod ops;
 mod program;
 mod read;
 
-pub use program::{Program, Recorder};
+pub use program::{Program, Quote, Recorder};
 pub use read::Read;
 
 use crate::device::{Device, Queue};

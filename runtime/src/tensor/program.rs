@@ -2,13 +2,13 @@
 //! recording ends, each such buffer gets a place in one scratch buffer, shared with others that live at other steps.
 //! Slots and weights are ordinary tensors: what changes between replays is written into them.
 
-use super::{Buffer, RECORDED, Tensor};
+use super::{Buffer, RECORDED, Tensor, dims};
 use crate::device::Device;
 use crate::dtype::{DType, Element};
 use crate::engine::{ProgramId, WhenFull};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{Dims, Layout};
-use crate::op::{Binding, BoundOp, BufferId, Rule};
+use crate::op::{Binding, BoundOp, BufferId, CheckedOp, Rule};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
@@ -73,8 +73,15 @@ impl Recorder {
         Err(Kind::Device { asked: asked.into(), allowed }.into())
     }
 
-    /// A tensor that only the program will have.
-    pub(super) fn empty(&self, dtype: DType, shape: Dims) -> Result<Tensor> {
+    /// A tensor that only the program has, for its ops to write into: what [`Device::empty`] is outside.
+    ///
+    /// # Errors
+    /// `Shape` over the largest size.
+    pub fn empty(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        self.made(dtype, dims(shape)?)
+    }
+
+    pub(super) fn made(&self, dtype: DType, shape: Dims) -> Result<Tensor> {
         let layout = Layout::contiguous(shape);
         let bytes = layout.numel().saturating_mul(u128::from(dtype.size()));
         let len = u64::try_from(bytes).map_err(|_| {
@@ -150,14 +157,14 @@ impl Recorder {
             .iter()
             .map(|step| step.op().bind(&step.bindings().iter().map(bind).collect::<Vec<_>>()));
         let steps = steps.collect::<Result<Vec<_>>>()?;
-        let count = steps.len();
+        let ops = steps.iter().map(|step| Arc::clone(step.op())).collect();
         let id = self.device.engine().record(steps)?;
         let kept = kept.into_values().chain(scratch).collect();
         Ok(Program {
             device: self.device,
             id,
             outputs,
-            steps: count,
+            steps: ops,
             scratch: scratch_len,
             _kept: kept,
         })
@@ -232,9 +239,20 @@ pub struct Program {
     device: Device,
     id: ProgramId,
     outputs: Vec<Tensor>,
-    steps: usize,
+    steps: Vec<Arc<CheckedOp>>,
     scratch: u64,
     _kept: Vec<Arc<Buffer>>,
+}
+
+/// What a replay is predicted to take, at most: times are sums of floor rates, bytes are those of every operand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quote {
+    /// Nanoseconds of the device.
+    pub time_ns: u128,
+    /// Bytes read and written at least once.
+    pub bytes: u128,
+    /// Floating-point operations; a multiply-add counts two.
+    pub flops: u128,
 }
 
 impl Program {
@@ -266,7 +284,34 @@ impl Program {
 
     /// Number of ops, and bytes of scratch that they share.
     pub fn size(&self) -> (usize, u64) {
-        (self.steps, self.scratch)
+        (self.steps.len(), self.scratch)
+    }
+
+    /// What a replay is predicted to take. Pure: nothing runs, and equal programs on equal devices have one quote.
+    ///
+    /// # Errors
+    /// What planning a step fails with; `Unsupported` on a leased device, whose node makes the plans.
+    pub fn quote(&self) -> Result<Quote> {
+        self.steps.iter().try_fold(Quote::default(), |sum, op| {
+            let (plan, cost) = (self.device.engine().plan(op)?, op.cost());
+            Ok(Quote {
+                time_ns: sum.time_ns.saturating_add(plan.total_ns()),
+                bytes: sum.bytes.saturating_add(cost.bytes),
+                flops: sum.flops.saturating_add(cost.flops),
+            })
+        })
+    }
+
+    /// How each op runs, a line each: its name, the plan that it follows, its bytes, and its predicted time.
+    ///
+    /// # Errors
+    /// As [`Program::quote`].
+    pub fn explain(&self) -> Result<String> {
+        let lines = self.steps.iter().map(|op| {
+            let (plan, name) = (self.device.engine().plan(op)?, op.op().name());
+            Ok(format!("{name}: {plan}; {} B, {} ns\n", op.cost().bytes, plan.total_ns()))
+        });
+        lines.collect()
     }
 }
 
@@ -278,7 +323,8 @@ impl Drop for Program {
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} steps, {} B of scratch, on {}", self.steps, self.scratch, self.device.name())
+        let (steps, scratch) = self.size();
+        write!(f, "{steps} steps, {scratch} B of scratch, on {}", self.device.name())
     }
 }
 

@@ -1,12 +1,12 @@
 //! The builder of `attention`.
 
-use super::{Options, Out, call_methods, submit, submit_one};
+use super::{Options, Out, call_methods, pair, submit, submit_one};
 use crate::dtype::DType;
 use crate::engine::WhenFull;
 use crate::error::{Error, Result};
 use crate::layout::Dims;
-use crate::op::{self, Lens, Mask, Rule};
-use crate::tensor::Tensor;
+use crate::op::{self, KeyValue, Lens, Mask, Rule};
+use crate::tensor::{Recorder, Tensor};
 
 /// `softmax(scale Q K^T + mask) V`, every tensor `[batch, head, sequence, dim]`. Fewer key/value heads than
 /// query heads are shared by groups (GQA, MQA). The scale is `1/sqrt(d)` unless told otherwise.
@@ -21,15 +21,37 @@ use crate::tensor::Tensor;
 /// assert_eq!(o.read::<f32>()?.wait(None)?, [1., 2.]);
 /// # Ok(()) }
 /// ```
+///
+/// One step of decoding, over keys in pages whose count lies on the device:
+///
+/// ```
+/// # fn main() -> leasehold::Result<()> {
+/// use leasehold::{Attention, Device, Scatter};
+/// let dev = Device::open_named("cpu")?;
+/// // Two pages of two keys; the only sequence has its first keys in page 1.
+/// let keys = dev.tensor([2, 1, 2, 1], &[0f32; 4])?;
+/// let values = dev.tensor([2, 1, 2, 1], &[9f32, 9., 1., 9.])?;
+/// let pages = dev.tensor([1, 2], &[1u32, 0])?;
+/// let lens = dev.tensor([1], &[2u32])?;
+/// let (q, v) = (dev.tensor([1, 1, 1, 1], &[0f32])?, dev.tensor([1, 1, 1, 1], &[3f32])?);
+/// Scatter::append(&v, &pages, &lens, &values).run()?;
+/// let o = Attention::new(&q, &keys, &values).paged(&pages).lens_on_device(&lens, 4).run()?;
+/// assert_eq!(o.read::<f32>()?.wait(None)?, [2.]);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Attention<'a> {
     q: &'a Tensor,
     k: &'a Tensor,
     v: &'a Tensor,
-    scale: Option<f32>,
-    causal: bool,
     mask: Option<&'a Tensor>,
-    lens: Lens,
+    alibi: Option<&'a Tensor>,
+    sinks: Option<&'a Tensor>,
+    rows: Option<&'a Tensor>,
+    lens: Option<&'a Tensor>,
+    pages: Option<&'a Tensor>,
+    scale: Option<f32>,
+    op: op::Attention,
     options: Options<'a>,
 }
 
@@ -38,8 +60,20 @@ call_methods!(Attention);
 impl<'a> Attention<'a> {
     /// Attention of queries `q` over keys `k` and values `v`, the output of `q`'s dtype unless told otherwise.
     pub fn new(q: &'a Tensor, k: &'a Tensor, v: &'a Tensor) -> Self {
-        let options = Options::default();
-        Self { q, k, v, scale: None, causal: false, mask: None, lens: Lens::Full, options }
+        Self {
+            q,
+            k,
+            v,
+            mask: None,
+            alibi: None,
+            sinks: None,
+            rows: None,
+            lens: None,
+            pages: None,
+            scale: None,
+            op: op::Attention::default(),
+            options: Options::default(),
+        }
     }
 
     /// Multiplies the scores.
@@ -52,21 +86,123 @@ impl<'a> Attention<'a> {
     /// Hides keys after the row's own, aligned at the bottom right.
     #[must_use]
     pub fn causal(mut self) -> Self {
-        self.causal = true;
+        self.op.causal = true;
+        self
+    }
+
+    /// Hides keys more than `left` before or `right` after the row's own.
+    ///
+    /// ```
+    /// # fn main() -> leasehold::Result<()> {
+    /// # use leasehold::{Attention, Device};
+    /// let dev = Device::open_named("cpu")?;
+    /// let q = dev.tensor([1, 1, 3, 1], &[0f32; 3])?;
+    /// let v = dev.tensor([1, 1, 3, 1], &[1f32, 3., 7.])?;
+    /// let o = Attention::new(&q, &q, &v).window(1, 0).run()?;
+    /// assert_eq!(o.read::<f32>()?.wait(None)?, [1., 2., 5.]);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn window(mut self, left: u32, right: u32) -> Self {
+        self.op.window = Some([left, right]);
+        self
+    }
+
+    /// Holds scaled scores `x` to `cap tanh(x / cap)`, before anything is added; 0 is off.
+    #[must_use]
+    pub fn softcap(mut self, cap: f32) -> Self {
+        self.op.softcap = cap;
         self
     }
 
     /// Adds a tensor that broadcasts to `[batch, head, rows, keys]` to the scores; negative infinity hides.
     #[must_use]
     pub fn mask(mut self, mask: &'a Tensor) -> Self {
+        self.op.mask = Mask::Additive;
         self.mask = Some(mask);
+        self
+    }
+
+    /// Subtracts the distance to the key times the head's slope, `[head]` in f32.
+    #[must_use]
+    pub fn alibi(mut self, slopes: &'a Tensor) -> Self {
+        self.op.alibi = true;
+        self.alibi = Some(slopes);
+        self
+    }
+
+    /// One more logit a head, `[head]` in f32, takes part in the softmax with value 0.
+    ///
+    /// ```
+    /// # fn main() -> leasehold::Result<()> {
+    /// # use leasehold::{Attention, Device};
+    /// let dev = Device::open_named("cpu")?;
+    /// let q = dev.tensor([1, 1, 1, 1], &[0f32])?;
+    /// let v = dev.tensor([1, 1, 1, 1], &[4f32])?;
+    /// let sinks = dev.tensor([1], &[0f32])?;
+    /// let o = Attention::new(&q, &q, &v).sinks(&sinks).run()?;
+    /// assert_eq!(o.read::<f32>()?.wait(None)?, [2.]);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn sinks(mut self, sinks: &'a Tensor) -> Self {
+        self.op.sinks = true;
+        self.sinks = Some(sinks);
+        self
+    }
+
+    /// Rows are packed: `q` is `[1, head, total, dim]`, `rows[i]` of them for batch entry `i`, one entry after another.
+    /// Keys and values are packed likewise, by their own [`Attention::lens`] if there are any, unless
+    /// [`Attention::paged`]. Rows that no entry owns give 0.
+    ///
+    /// ```
+    /// # fn main() -> leasehold::Result<()> {
+    /// # use leasehold::{Attention, Device};
+    /// let dev = Device::open_named("cpu")?;
+    /// let q = dev.tensor([1, 1, 3, 1], &[0f32; 3])?;
+    /// let v = dev.tensor([1, 1, 3, 1], &[1f32, 3., 7.])?;
+    /// let o = Attention::new(&q, &q, &v).causal().rows(&[2, 1]).run()?;
+    /// assert_eq!(o.read::<f32>()?.wait(None)?, [1., 2., 7.]);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn rows(mut self, rows: &[u32]) -> Self {
+        self.op.rows = Lens::Host(rows.to_vec());
+        self.rows = None;
+        self
+    }
+
+    /// [`Attention::rows`] from a tensor `[batch]`, i32 or u32, that is read as the op runs; a count above `max` is
+    /// held to it, and is `Error::Index` where the output is read.
+    #[must_use]
+    pub fn rows_on_device(mut self, rows: &'a Tensor, max: u32) -> Self {
+        self.op.rows = Lens::Device { max };
+        self.rows = Some(rows);
         self
     }
 
     /// Only the first `lens[i]` keys of batch entry `i` exist.
     #[must_use]
     pub fn lens(mut self, lens: &[u32]) -> Self {
-        self.lens = Lens::Host(lens.to_vec());
+        self.op.lens = Lens::Host(lens.to_vec());
+        self.lens = None;
+        self
+    }
+
+    /// [`Attention::lens`] from a tensor `[batch]`, i32 or u32, that is read as the op runs; a count above `max` is
+    /// held to it, and is `Error::Index` where the output is read.
+    #[must_use]
+    pub fn lens_on_device(mut self, lens: &'a Tensor, max: u32) -> Self {
+        self.op.lens = Lens::Device { max };
+        self.lens = Some(lens);
+        self
+    }
+
+    /// Keys and values lie in pages: `k` and `v` are `[pages, head, page, dim]`, and key `j` of batch entry `b` is in
+    /// page `pages[b, j / page]`, with `pages` `[batch, most pages of an entry]` in i32 or u32. Lengths are needed.
+    #[must_use]
+    pub fn paged(mut self, pages: &'a Tensor) -> Self {
+        self.pages = Some(pages);
         self
     }
 
@@ -74,52 +210,55 @@ impl<'a> Attention<'a> {
     ///
     /// # Errors
     /// As [`Attention::run`].
-    pub fn run_with_lse(self) -> Result<(Tensor, Tensor)> {
-        let (inputs, shape, op) = self.prepared(true)?;
+    pub fn run_with_lse(mut self) -> Result<(Tensor, Tensor)> {
+        self.op.log_sum_exp = true;
+        let (inputs, shape, op) = self.prepared()?;
         let lse = Dims::from_fn(3, |i| shape[i]);
         let outs = [Out::main(&self.options, self.q.dtype(), shape), Out::new(DType::F32, lse)];
         let inputs: Vec<&Tensor> = inputs.iter().collect();
-        let results = submit(op, &inputs, &outs, &self.options, WhenFull::Wait)?;
-        <[Tensor; 2]>::try_from(results)
-            .map(|[out, lse]| (out, lse))
-            .map_err(|r| Error::rejected(Rule::OperandCount, None, r.len(), 2))
+        pair(submit(op, &inputs, &outs, &self.options, WhenFull::Wait)?)
+    }
+
+    /// [`Attention::run_with_lse`] as a step of a program.
+    ///
+    /// # Errors
+    /// As [`Attention::record`].
+    pub fn record_with_lse(mut self, program: &'a Recorder) -> Result<(Tensor, Tensor)> {
+        self.options.recorder = Some(program);
+        self.run_with_lse()
     }
 
     fn call(self, full: WhenFull) -> Result<Tensor> {
-        let (inputs, shape, op) = self.prepared(false)?;
+        let (inputs, shape, op) = self.prepared()?;
         let out = Out::main(&self.options, self.q.dtype(), shape);
         submit_one(op, &inputs.iter().collect::<Vec<_>>(), out, &self.options, full)
     }
 
     /// The inputs with the mask broadcast, the output's shape, and the descriptor.
-    fn prepared(&self, log_sum_exp: bool) -> Result<(Vec<Tensor>, Dims, op::Attention)> {
+    fn prepared(&self) -> Result<(Vec<Tensor>, Dims, op::Attention)> {
         let named = |e: Error| e.in_op("attention");
         let shapes = [self.q.shape(), self.k.shape(), self.v.shape()];
         if let Some(other) = shapes.iter().find(|shape| shape.len() != 4) {
             let asked = format!("{other:?}");
-            return Err(named(Error::rejected(
-                Rule::Rank,
-                None,
-                asked,
-                "[batch, head, sequence, dim]",
-            )));
+            let allowed = "[batch, head, sequence, dim]";
+            return Err(named(Error::rejected(Rule::Rank, None, asked, allowed)));
         }
         let [q, k, v] = shapes;
-        let shape = Dims::from_fn(4, |i| if i == 3 { v[3] } else { q[i] });
+        let mut op = self.op.clone();
+        op.scale = self.scale.unwrap_or(1.0 / (q[3].max(1) as f32).sqrt());
+        let mut keys = k[2];
+        if let Some(pages) = self.pages {
+            // A larger page than fits is over every limit, which `check` says.
+            op.key_value = KeyValue::Paged { page: u32::try_from(k[2]).unwrap_or(u32::MAX) };
+            keys = keys.saturating_mul(pages.shape().last().copied().unwrap_or(0));
+        }
         let mut inputs = vec![self.q.clone(), self.k.clone(), self.v.clone()];
         if let Some(mask) = self.mask {
-            let scores = Dims::from_fn(4, |i| if i == 3 { k[2] } else { q[i] });
+            let scores = Dims::from_fn(4, |i| if i == 3 { keys } else { q[i] });
             inputs.push(mask.broadcast(&scores).map_err(named)?);
         }
-        let default_scale = 1.0 / (q[3].max(1) as f32).sqrt();
-        let op = op::Attention {
-            scale: self.scale.unwrap_or(default_scale),
-            causal: self.causal,
-            mask: if self.mask.is_some() { Mask::Additive } else { Mask::None },
-            lens: self.lens.clone(),
-            log_sum_exp,
-            ..op::Attention::default()
-        };
-        Ok((inputs, shape, op))
+        let further = [self.alibi, self.sinks, self.rows, self.lens, self.pages];
+        inputs.extend(further.into_iter().flatten().cloned());
+        Ok((inputs, Dims::from_fn(4, |i| if i == 3 { v[3] } else { q[i] }), op))
     }
 }

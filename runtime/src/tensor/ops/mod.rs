@@ -76,8 +76,20 @@ macro_rules! run_methods {
             ///
             /// # Errors
             /// The rule broken, or what making the output fails with.
-            pub fn record(mut self, program: &'a crate::Recorder) -> crate::Result<$result> {
-                self.options.recorder = Some(program);
+            pub fn record(self, program: &'a crate::Recorder) -> crate::Result<$result> {
+                self.run_in(Some(program))
+            }
+
+            /// [`Self::record`] where there is a program, else [`Self::run`]: code that makes ops need not know
+            /// which.
+            ///
+            /// # Errors
+            /// As [`Self::run`].
+            pub fn run_in(
+                mut self,
+                program: Option<&'a crate::Recorder>,
+            ) -> crate::Result<$result> {
+                self.options.recorder = program;
                 self.call(crate::engine::WhenFull::Wait)
             }
 
@@ -169,7 +181,7 @@ pub(crate) fn submit(
     let checked = Arc::new(check(op, &specs)?);
     let results = outs.iter().map(|out| match (out.into, options.recorder) {
         (Some(tensor), _) => Ok(tensor.clone()),
-        (None, Some(recorder)) => recorder.empty(out.dtype, out.shape),
+        (None, Some(recorder)) => recorder.made(out.dtype, out.shape),
         (None, None) => Tensor::empty(&device, out.dtype, out.shape),
     });
     let results = results.collect::<Result<Vec<Tensor>>>().map_err(|e| e.in_op(name))?;
