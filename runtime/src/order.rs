@@ -21,6 +21,8 @@ pub enum Family {
     Fma32,
     /// Multiply, round, add in f32: shader adapters that may not fuse.
     MulAdd32,
+    /// Pairs of 16-bit products added in f32 by one instruction.
+    Dot16,
 }
 
 /// The sequence of additions that fixes an op's bits: how the contraction is cut and merged, the instruction

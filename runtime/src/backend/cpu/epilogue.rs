@@ -81,15 +81,16 @@ impl<'a> Epilogue<'a> {
         view.outer_offset(band.block.entry, axes) + row * rows + band.col / per * cols
     }
 
-    /// Writes the outputs of a band from its sums, which it uses up.
-    pub(super) fn write(&self, band: &Band, sums: &mut [f32]) {
+    /// Writes the outputs of a band from its sums, rows `ld` apart, which it uses up.
+    pub(super) fn write(&self, band: &Band, sums: &mut [f32], ld: usize) {
         let cols = band.cols as usize;
         let plain = self.is_plain();
         with_rows(|[operands, columns]| {
             columns.resize(cols, 0.0);
             self.column_scales(band, columns);
             operands.resize(4 * cols, 0.0);
-            for (row, line) in (0..band.block.rows).zip(sums.chunks_exact_mut(cols)) {
+            for (row, line) in (0..band.block.rows).zip(sums.chunks_exact_mut(ld)) {
+                let line = &mut line[..cols];
                 if row >= band.block.owned {
                     line.fill(0.0);
                     self.store(self.preactivation, band, row, line);

@@ -5,7 +5,8 @@ use super::few::Few;
 use super::isa::Isa;
 use super::plan::{
     BACKWARD_CHUNK, BAND_ROWS, BYTE_CHUNK, COLUMNS, Class, ELEMENTS, FEW_COLUMNS, FEW_ROWS,
-    FEW_ROWS_OF_B, LAUNCH_NS, LINK_ENTRIES, MANY_BANDS, ROW_CHUNK, ROW_NS, STREAM, STRIDED, class,
+    FEW_ROWS_DOT, FEW_ROWS_OF_B, LAUNCH_NS, LINK_ENTRIES, MANY_BANDS, ROW_CHUNK, ROW_NS, STREAM,
+    STRIDED, class,
 };
 use crate::dtype::DType;
 use crate::op::{
@@ -35,13 +36,32 @@ fn has_rows(op: &CheckedOp) -> impl Fn(&&str) -> bool + '_ {
     }
 }
 
+/// The kernel that sums a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The `gemm` crate, on f32 or what is widened to it.
+    Wide,
+    /// Dot-product instructions, on bf16.
+    Dot,
+    /// Few rows beside a B that lies so.
+    Few(Few),
+}
+
+/// The kernel of a product on a class.
+pub(super) fn way(checked: &CheckedOp, class: &Class) -> Way {
+    let bf16 = |name| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
+    let dot = class.dot.is_some() && bf16("a") && bf16("b");
+    few(checked, dot).map_or(if dot { Way::Dot } else { Way::Wide }, Way::Few)
+}
+
 /// Whether a product has so few rows that B is best read where it lies.
-pub(super) fn few(checked: &CheckedOp) -> Option<Few> {
+fn few(checked: &CheckedOp, dot: bool) -> Option<Few> {
     let Op::Matmul(op) = checked.op() else { return None };
     let (a, b) = (checked.spec("a")?, checked.spec("b")?);
     let axes = a.layout.rank() - 2;
-    let few = a.layout.shape()[axes] <= FEW_ROWS && op.group == Group::None;
-    if !few || !a.dtype.is_float() {
+    // A scale that the op finds is of more columns than these tiles have.
+    let few = op.group == Group::None && op.quantize != Scale::Block1x128 && a.dtype.is_float();
+    if !few || a.layout.shape()[axes] > if dot { FEW_ROWS_DOT } else { FEW_ROWS } {
         return None;
     }
     match (b.layout.strides()[axes], b.layout.strides()[axes + 1]) {
@@ -53,10 +73,11 @@ pub(super) fn few(checked: &CheckedOp) -> Option<Few> {
 
 /// Tile and chunk of a product.
 pub(super) fn product_tile(op: &CheckedOp, class: &Class) -> ([u32; 2], u32) {
-    match few(op) {
-        Some(Few::Columns) => return FEW_COLUMNS,
-        Some(Few::Rows) => return FEW_ROWS_OF_B,
-        None => {}
+    match (way(op, class), class.dot) {
+        (Way::Few(Few::Columns), _) => return FEW_COLUMNS,
+        (Way::Few(Few::Rows), _) => return FEW_ROWS_OF_B,
+        (Way::Dot, Some((tile, _))) => return (tile, class.chunk),
+        _ => {}
     }
     let bytes = op.spec("a").is_some_and(|a| a.dtype.size() == 1);
     let chunk = if bytes { BYTE_CHUNK as u32 } else { class.chunk };
@@ -76,8 +97,7 @@ pub(super) struct Product {
     pub(super) k: u64,
     pub(super) tile: [u64; 2],
     pub(super) chunk: u64,
-    /// How B lies where there are few rows.
-    pub(super) few: Option<Few>,
+    pub(super) way: Way,
     /// Row blocks of an entry, and column blocks.
     pub(super) tiles_m: u64,
     pub(super) tiles_n: u64,
@@ -114,17 +134,19 @@ impl Product {
             _ => entries.saturating_mul(tiles_m.into()),
         };
         let tiles = blocks.saturating_mul(tiles_n.into());
-        let [large, small] = BAND_ROWS;
+        // What each band packs is dearer beside dot products.
+        let packed = way(checked, class) == Way::Dot;
+        let [large, small] = if packed { BAND_ROWS.map(|rows| 2 * rows) } else { BAND_ROWS };
         let bands = entries.saturating_mul((m.div_ceil(large) * tiles_n).into());
         let band_rows = if bands < MANY_BANDS && bands % 4 != 0 { small } else { large };
-        let (tile, few) = ([tm, tn], few(checked));
+        let (tile, way) = ([tm, tn], way(checked, class));
         Self {
             m,
             n,
             k,
             tile,
             chunk,
-            few,
+            way,
             tiles_m,
             tiles_n,
             band_rows,
@@ -159,8 +181,10 @@ fn row_blocks(op: &Matmul, m: u64, groups: u64, tile: u64) -> u64 {
 }
 
 fn chunk_ns(op: &CheckedOp, class: &Class, [rows, cols, depth]: [u64; 3]) -> u64 {
-    let flops_ns = 2 * rows * cols * depth * 1000 / class.product;
-    if few(op).is_some() {
+    let way = way(op, class);
+    let rate = class.dot.filter(|_| way == Way::Dot).map_or(class.product, |(_, rate)| rate);
+    let flops_ns = 2 * rows * cols * depth * 1000 / rate;
+    if let Way::Few(_) = way {
         return (2 * flops_ns).max(depth * cols * 4000 / STREAM);
     }
     let panels = rows * depth + depth * cols;

@@ -1,11 +1,16 @@
 //! Instruction-set classes, and the one way to run code compiled for them. Kernels are written once as plain
 //! loops over fixed lanes; each class compiles them with its own features, so the arch class names the bits.
 
+use super::dot;
 use std::sync::OnceLock;
 
 /// An arch class of this backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Isa {
+    /// `Bf16` and AMX tiles of bf16.
+    Amx,
+    /// `V4` and AVX-512's dot product of bf16.
+    Bf16,
     /// AVX-512 F, BW, DQ, VL and FMA.
     V4,
     /// AVX2 and FMA.
@@ -36,7 +41,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl");
+                let bf16 = v4 && is_x86_feature_detected!("avx512bf16");
                 match (v3, v4) {
+                    (true, true) if bf16 && dot::has_tiles() => return Self::Amx,
+                    (true, true) if bf16 => return Self::Bf16,
                     (true, true) => return Self::V4,
                     (true, false) => return Self::V3,
                     _ => {}
@@ -49,6 +57,8 @@ impl Isa {
     /// The arch class's name, in orders and in the numerics id.
     pub(super) const fn name(self) -> &'static str {
         match self {
+            Self::Amx => "x86-amx",
+            Self::Bf16 => "x86-v4-bf16",
             Self::V4 => "x86-v4",
             Self::V3 => "x86-v3",
             Self::Generic => "generic",
@@ -59,8 +69,8 @@ impl Isa {
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `detect`, the only maker of `V4`, saw every feature that `v4` enables.
-            Self::V4 => unsafe { v4(kernel) },
+            // SAFETY: `detect`, the only maker of these, saw every feature that `v4` enables.
+            Self::Amx | Self::Bf16 | Self::V4 => unsafe { v4(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `detect`, the only maker of `V3`, saw every feature that `v3` enables.
             Self::V3 => unsafe { v3(kernel) },

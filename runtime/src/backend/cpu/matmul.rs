@@ -1,20 +1,21 @@
-//! The product kernel: bands of an output tile, each computed by one thread with the `gemm` crate over fixed
-//! chunks of K into an f32 accumulator, then the epilogue while the band is hot. `compute` calls it.
+//! The product kernel: bands of an output tile, each computed by one thread over fixed chunks of K into
+//! an f32 accumulator (by the `gemm` crate, by dot products, or for few rows by `few`), then the epilogue while the band is hot. `compute` calls it.
 //!
 //! Chunks of 8-bit values are summed apart and promoted. Those of i8 are whole numbers below 2^24, so their f32 sums
 //! are exact in any order and the accumulator counts them in i32, unless scales change along K.
 
 use super::Fault;
+use super::bf16::{self, Side};
 use super::epilogue::Epilogue;
 use super::few::{self, Few};
-use super::geometry::Product;
+use super::geometry::{Product, Way};
 use super::groups::{Block, Blocks};
 use super::isa::{Isa, Kernel, fma};
 use super::memory::View;
 use super::plan::Span;
 use super::pool::Pool;
-use super::product::{Panel, Target, multiply};
-use super::scratch::{with_rows, with_tiles};
+use super::product::{Panel, Source, Target, multiply};
+use super::scratch::{with_packed, with_rows, with_tiles};
 use crate::DType;
 use crate::op::{CheckedOp, Matmul, Op, Scale};
 use std::ops::Range;
@@ -128,39 +129,37 @@ impl<'a> Bands<'a> {
         let ends = to == p.links;
         let whole = band.block.owned == band.block.rows;
         with_tiles(|[acc, a, b, part]| {
-            if p.few.is_none()
-                && from == 0
-                && ends
-                && whole
-                && self.sums == Sums::Direct
-                && self.epilogue.is_plain()
-            {
-                let axes = self.out.shape.rank() - 2;
-                let steps = [self.out.strides[axes], self.out.strides[axes + 1]];
+            let direct = p.way == Way::Wide && whole && self.sums == Sums::Direct;
+            if from == 0 && ends && direct && self.epilogue.is_plain() {
                 let start = start(self.out, band.block.entry, [band.block.row, band.col]);
                 let size = [band.block.rows, band.cols];
-                if let Some(mut out) = Target::of(self.out, start, steps, size) {
+                if let Some(mut out) = Target::of(self.out, start, steps(self.out), size) {
                     return self.direct(band, first..last, &mut out, [a, b]);
                 }
             }
             let cols = band.cols as usize;
-            acc.resize(band.block.rows as usize * cols, 0.0);
+            let [rows, ld] = match p.way {
+                Way::Dot => [band.block.rows, band.cols].map(bf16::padded),
+                _ => [band.block.rows as usize, cols],
+            };
+            acc.resize(rows * ld, 0.0);
             match self.state {
                 Some(state) if from > 0 => state.load(self.isa, band.state_at, 1, acc),
                 // Direct sums begin where the first chunk writes.
-                _ if whole && self.sums == Sums::Direct && p.few.is_none() => {}
+                _ if direct => {}
                 _ => acc.fill(0.0),
             }
-            if let Some(form) = p.few {
-                self.few(band, first..last, form, acc, a);
-            } else if self.sums == Sums::Direct {
-                self.direct(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
-            } else {
-                self.promoted(band, first..last, acc, [a, b, part]);
+            match p.way {
+                Way::Few(form) => self.few(band, first..last, form, acc, a),
+                Way::Dot => self.dots(band, first..last, acc, ld),
+                Way::Wide if self.sums == Sums::Direct => {
+                    self.direct(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
+                }
+                Way::Wide => self.promoted(band, first..last, acc, [a, b, part]),
             }
             match self.state {
                 Some(state) if !ends => state.store(self.isa, band.state_at, 1, acc),
-                _ => self.epilogue.write(band, acc),
+                _ => self.epilogue.write(band, acc, ld),
             }
         });
     }
@@ -204,6 +203,37 @@ impl<'a> Bands<'a> {
             let [a, b] = self.panels(band, chunk, [pa, pb]);
             multiply(a, b, target, chunk > 0, 1.0);
         }
+    }
+
+    /// The same by dot-product instructions, into sums `ld` apart.
+    fn dots(&self, band: &Band, chunks: Range<u64>, acc: &mut [f32], ld: usize) {
+        let Block { entry, group, row, owned, ref k, .. } = band.block;
+        let ([row_step, along], [down, column_step]) = (steps(self.a), steps(self.b));
+        with_packed(|[a, b]| {
+            for chunk in chunks.filter(|_| owned > 0) {
+                let k0 = k.start + chunk * self.product.chunk;
+                let depth = self.product.chunk.min(k.end - k0.min(k.end)) as usize;
+                let rows = Source {
+                    view: self.a,
+                    start: start(self.a, entry, [row, k0]),
+                    outer_step: row_step,
+                    depth_step: along,
+                    outer: owned as usize,
+                    depth,
+                };
+                let columns = Source {
+                    view: self.b,
+                    start: start(self.b, group, [k0, band.col]),
+                    outer_step: column_step,
+                    depth_step: down,
+                    outer: band.cols as usize,
+                    depth,
+                };
+                a.pack(self.isa, Side::A, rows);
+                b.pack(self.isa, Side::B, columns);
+                bf16::multiply(self.isa, a, b, acc, ld);
+            }
+        });
     }
 
     /// The same of few rows.
@@ -292,6 +322,12 @@ impl<'a> Bands<'a> {
             (at, rest) = (at + block as u64, behind);
         }
     }
+}
+
+/// Elements from a row, and from a column, to the next.
+fn steps(view: &View) -> [u64; 2] {
+    let axes = view.shape.rank() - 2;
+    [view.strides[axes], view.strides[axes + 1]]
 }
 
 /// The element of a row and column of a batch entry, where the view has any.

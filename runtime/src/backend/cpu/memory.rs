@@ -257,6 +257,24 @@ impl View {
         }
     }
 
+    /// The bits of `n` 16-bit elements from `offset`, `stride` apart, then zeros. Without any, `offset` may be anywhere.
+    #[inline(always)]
+    pub(super) fn halves<const N: usize>(&self, offset: u64, stride: u64, n: usize) -> [u16; N] {
+        let start: *const u16 = self.element(offset).cast_const().cast();
+        if n >= N && stride == 1 && self.dtype.size() == 2 {
+            // SAFETY: as in `load`; there are as many elements, and the array wants no more alignment than one.
+            return unsafe { start.cast::<[u16; N]>().read() };
+        }
+        let mut near = [0; N];
+        if self.dtype.size() == 2 {
+            for (i, x) in near.iter_mut().enumerate().take(n) {
+                // SAFETY: as in `load`.
+                *x = unsafe { start.wrapping_add(i * stride as usize).read() };
+            }
+        }
+        near
+    }
+
     /// `n` elements from `offset`, side by side, as they lie; none unless `T` has the size of one. For operands that no
     /// output of the launch may overlap.
     pub(super) fn line<T: bytemuck::Pod>(&self, offset: u64, n: usize) -> &[T] {

@@ -3,8 +3,10 @@
 
 mod attention;
 mod attention_backward;
+mod bf16;
 mod bytes;
 mod convert;
+mod dot;
 mod epilogue;
 mod few;
 mod flat;
@@ -41,11 +43,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 25] = [
+const SOURCES: [(&str, &str); 27] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
+    ("bf16.rs", include_str!("bf16.rs")),
     ("bytes.rs", include_str!("bytes.rs")),
     ("convert.rs", include_str!("convert.rs")),
+    ("dot.rs", include_str!("dot.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
     ("few.rs", include_str!("few.rs")),
     ("flat.rs", include_str!("flat.rs")),

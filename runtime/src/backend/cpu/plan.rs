@@ -2,7 +2,7 @@
 //! Pure: shapes, dtypes and the arch class, never the number of threads. What tiles and links are is in `geometry`.
 
 use super::geometry::{
-    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, few, groups, product_tile, rows_of,
+    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, Way, groups, product_tile, rows_of, way,
 };
 use super::isa::Isa;
 use crate::dtype::DType;
@@ -25,6 +25,8 @@ pub(super) const ELEMENTS: u64 = 1 << 14;
 pub(super) const BYTE_CHUNK: u64 = 128;
 /// Most rows of a product that reads B where it lies, and tile and chunk: of dense columns and of dense rows of B.
 pub(super) const FEW_ROWS: u64 = 16;
+/// The same where dot-product instructions take over.
+pub(super) const FEW_ROWS_DOT: u64 = 4;
 pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);
 pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 256], 256);
 /// Columns of a scatter's tile, and most entries of a link.
@@ -42,6 +44,9 @@ pub(super) struct Class {
     pub(super) isa: Isa,
     /// Output tile of a product: 512 by 256 measured best for f32 with AVX-512.
     pub(super) tile: [u32; 2],
+    /// The same of products of bf16 by dot-product instructions, where the class has them, and operations a
+    /// microsecond.
+    pub(super) dot: Option<([u32; 2], u64)>,
     /// Contraction elements of a chunk of a product. `gemm` sums up to 512 in one sweep whatever caches it finds;
     /// beyond, the sizes of the caches would choose the order.
     pub(super) chunk: u32,
@@ -69,22 +74,28 @@ pub(super) const STRIDED: u64 = 250;
 pub(super) const ROW_NS: u64 = 100;
 
 /// Floor rates: half or less of what the slowest known machine of the class reached.
-const CLASSES: [Class; 3] = [
-    Class {
-        isa: Isa::V4,
-        tile: [512, 256],
-        chunk: 512,
-        attention_tile: [64, 128],
-        backward_tile: [64, 128],
-        family: Family::Fma32,
-        product: 80_000,
-        epilogue: [500, 160],
-        attention: 20_000,
-        elements: 50,
-    },
+const V4: Class = Class {
+    isa: Isa::V4,
+    tile: [512, 256],
+    dot: None,
+    chunk: 512,
+    attention_tile: [64, 128],
+    backward_tile: [64, 128],
+    family: Family::Fma32,
+    product: 80_000,
+    epilogue: [500, 160],
+    attention: 20_000,
+    elements: 50,
+};
+
+const CLASSES: [Class; 5] = [
+    Class { isa: Isa::Amx, dot: Some(([512, 512], 300_000)), ..V4 },
+    Class { isa: Isa::Bf16, dot: Some(([256, 256], 50_000)), ..V4 },
+    V4,
     Class {
         isa: Isa::V3,
         tile: [512, 256],
+        dot: None,
         chunk: 256,
         attention_tile: [64, 128],
         backward_tile: [64, 64],
@@ -97,6 +108,7 @@ const CLASSES: [Class; 3] = [
     Class {
         isa: Isa::Generic,
         tile: [128, 128],
+        dot: None,
         chunk: 128,
         attention_tile: [32, 64],
         backward_tile: [32, 32],
@@ -109,17 +121,19 @@ const CLASSES: [Class; 3] = [
 ];
 
 pub(super) fn class(isa: Isa) -> &'static Class {
-    CLASSES.iter().find(|class| class.isa == isa).unwrap_or(&CLASSES[2])
+    CLASSES.iter().find(|class| class.isa == isa).unwrap_or(&CLASSES[4])
 }
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let few = [FEW_COLUMNS, FEW_ROWS_OF_B];
-    let mut text = format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {FEW_ROWS} {few:?}\n");
+    let mut text =
+        format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {FEW_ROWS} {FEW_ROWS_DOT} {few:?}\n");
     text += &format!("{BAND_ROWS:?} {MANY_BANDS}\n");
-    for Class { isa, tile, chunk, attention_tile, backward_tile, family, .. } in &CLASSES {
+    for Class { isa, tile, dot, chunk, attention_tile, backward_tile, family, .. } in &CLASSES {
+        let dot = dot.map(|(tile, _)| tile);
         let tiles = [tile, attention_tile, backward_tile];
-        text += &format!("{} {tiles:?} {chunk} {family:?}\n", isa.name());
+        text += &format!("{} {tiles:?} {dot:?} {chunk} {family:?}\n", isa.name());
     }
     text
 }
@@ -132,13 +146,14 @@ pub(super) fn order(checked: &CheckedOp, isa: Isa) -> Order {
     match checked.op() {
         Op::Matmul(_) => {
             let (tile, chunk) = product_tile(checked, class);
-            let entry = match checked.spec("a").map(|a| a.dtype) {
-                Some(DType::I8) => "matmul/i8",
-                Some(DType::F8E4M3 | DType::F8E5M2) => "matmul/f8",
-                _ if few(checked).is_some() => "matmul/few",
-                _ => "matmul",
+            let (entry, family) = match (way(checked, class), checked.spec("a").map(|a| a.dtype)) {
+                (Way::Dot, _) => ("matmul/dot", Family::Dot16),
+                (Way::Few(_), _) => ("matmul/few", class.family),
+                (_, Some(DType::I8)) => ("matmul/i8", class.family),
+                (_, Some(DType::F8E4M3 | DType::F8E5M2)) => ("matmul/f8", class.family),
+                _ => ("matmul", class.family),
             };
-            Order { entry, tile, chunk, family: class.family }
+            Order { entry, tile, chunk, family }
         }
         Op::Attention(_) => {
             let [rows, chunk] = class.attention_tile;

@@ -68,6 +68,25 @@ impl<'a> Panel<'a> {
     }
 }
 
+/// A side of a product where it lies: `outer` rows of A, or columns of B, of `depth` elements along K.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) view: &'a View,
+    pub(super) start: u64,
+    pub(super) outer_step: u64,
+    pub(super) depth_step: u64,
+    pub(super) outer: usize,
+    pub(super) depth: usize,
+}
+
+impl Source<'_> {
+    /// The element at an outer index and a place along K.
+    #[inline(always)]
+    pub(super) fn at(&self, [outer, k]: [usize; 2]) -> u64 {
+        self.start + outer as u64 * self.outer_step + k as u64 * self.depth_step
+    }
+}
+
 /// Where a product goes: rows `ld` elements apart, each dense. Nobody else touches its elements while it lives.
 pub(super) struct Target<'a> {
     start: *mut f32,

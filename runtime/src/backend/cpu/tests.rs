@@ -70,10 +70,12 @@ fn memory_is_held_to_its_budget_and_reused() {
     assert!(cpu.download(again, u64::MAX, &mut [0; 2]).is_err());
 }
 
+/// Every class, the best first.
+const ALL: [Isa; 5] = [Isa::Amx, Isa::Bf16, Isa::V4, Isa::V3, Isa::Generic];
+
 /// The classes that this processor runs.
 fn classes() -> Vec<Isa> {
-    let all = [Isa::V4, Isa::V3, Isa::Generic];
-    all.into_iter().skip_while(|isa| *isa != Isa::detect()).collect()
+    ALL.into_iter().skip_while(|isa| *isa != Isa::detect()).collect()
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn every_class_plans_units_within_the_cap() {
         cases.push(Case::new(norm, rows()));
     }
     for case in &cases {
-        for isa in [Isa::V4, Isa::V3, Isa::Generic] {
+        for isa in ALL {
             let plan = plan::plan(&case.checked(), isa).unwrap();
             assert!(plan.unit_ns <= UNIT_CAP_SLOW_NS, "{isa:?}: {plan} for {}", case.name);
         }
@@ -185,7 +187,7 @@ proptest! {
 
     #[test]
     fn no_accepted_size_predicts_a_unit_over_the_cap(op in common::grow::resized()) {
-        for isa in [Isa::V4, Isa::V3, Isa::Generic] {
+        for isa in ALL {
             if let Some(op) = &op {
                 let planned = plan::plan(op, isa).map(|plan| vec![plan]);
                 common::grow::within_cap(op, planned, UNIT_CAP_SLOW_NS);
