@@ -7,8 +7,8 @@ use crate::engine::{Poison, ProgramId, QueueId, Ticket, program_ops};
 use crate::error::{Error, Kind, Result};
 use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::wire::{
-    COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, Producer, Record, STEPS_BYTES_MAX,
-    SUBMIT_BYTES, Shared, Step, TenantEnd, Wire, is_asleep, set_asleep,
+    COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, Producer, RECORD_ALIGN, Record,
+    STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd, Wire, awake,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
@@ -68,14 +68,16 @@ struct Program {
 /// A read under way.
 struct Reading {
     data: Vec<u8>,
-    /// Parts not yet here, and bytes not yet asked for.
+    /// Parts not yet here, the record of the last, and bytes not yet asked for.
     parts: usize,
+    last: u64,
     unsent: u64,
     error: Option<Error>,
 }
 
 pub(super) struct Client {
-    socket: OwnedFd,
+    /// Shared with the thread that watches it.
+    socket: Arc<OwnedFd>,
     submit: Shared,
     staging: Shared,
     complete: Shared,
@@ -94,8 +96,9 @@ pub(super) struct Client {
     first_error: Option<Error>,
     /// Why the session is over, once it is.
     over: Option<Error>,
-    /// Whether a thread watches the socket.
+    /// Whether a thread watches the socket, and the record whose completion the first sleeper waits for.
     pub(super) watched: bool,
+    sought: u64,
     next_handle: u32,
     /// Why definitions were refused, by handle.
     refused: HashMap<u32, Error>,
@@ -116,7 +119,7 @@ impl Client {
             submit: end.submit.map(true)?,
             staging: end.staging.map(true)?,
             complete: end.complete.map(false)?,
-            socket: end.socket,
+            socket: Arc::new(end.socket),
             producer: Producer::new(SUBMIT_BYTES),
             consumer: Consumer::new(COMPLETE_BYTES),
             issued: 0,
@@ -132,6 +135,7 @@ impl Client {
             first_error: None,
             over: None,
             watched: false,
+            sought: u64::MAX,
             next_handle: 0,
             refused: HashMap::new(),
             freed: Vec::new(),
@@ -145,8 +149,8 @@ impl Client {
         Ticket(self.issued)
     }
 
-    pub(super) fn socket(&self) -> Result<OwnedFd> {
-        self.socket.try_clone().map_err(|e| Error::system("dup", e))
+    pub(super) fn socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.socket)
     }
 
     pub(super) fn take_error(&mut self) -> Result<()> {
@@ -173,7 +177,7 @@ impl Client {
         }
         self.issued = ticket;
         self.pending.push_back((ticket, pending));
-        if is_asleep(&self.complete) {
+        if self.producer.wakes(&self.complete) {
             self.wake();
         }
         Ok(Some(Ticket(ticket)))
@@ -247,10 +251,12 @@ impl Client {
 
     /// Takes every completion that is there.
     pub(super) fn take_completions(&mut self) -> Result<()> {
+        let mut took = false;
         while self.over.is_none() {
             let taken = self.consumer.pop_fixed(&self.submit, &self.complete);
             let bytes = match taken {
                 Ok(Some(bytes)) => bytes,
+                Ok(None) if took && self.consumer.wakes(&self.complete) => return Ok(self.wake()),
                 Ok(None) => return Ok(()),
                 Err(bad) => return Err(self.end(gone(&bad.to_string()))),
             };
@@ -265,7 +271,7 @@ impl Client {
             if ticket != completion.ticket {
                 return Err(self.end(gone("completions out of order")));
             }
-            self.completed = ticket;
+            (self.completed, took) = (ticket, true);
             match completion.outcome {
                 Outcome::Done(values) => self.succeed(pending, values),
                 Outcome::Failed(cause) => {
@@ -382,7 +388,7 @@ impl Client {
         let size = usize::try_from(len).unwrap_or(usize::MAX);
         let data = crate::engine::zeroed(size)?;
         self.next_read += 1;
-        let reading = Reading { data, parts: 0, unsent: len, error: None };
+        let reading = Reading { data, parts: 0, last: 0, unsent: len, error: None };
         self.reads.insert(Ticket(self.next_read), reading);
         Ok(Ticket(self.next_read))
     }
@@ -402,8 +408,9 @@ impl Client {
         let pending = Pending::Read { read, buffer, staging, len, to: to as usize };
         let pushed = self.push(&record, queue, pending)?;
         match (pushed, self.reads.get_mut(&read)) {
-            (Some(_), Some(reading)) => {
+            (Some(part), Some(reading)) => {
                 reading.parts += 1;
+                reading.last = part.0;
                 reading.unsent -= len;
             }
             _ => self.memory.unstage(staging, len),
@@ -579,26 +586,45 @@ impl Client {
         self.reads.remove(&ticket);
     }
 
-    /// Says that this side will sleep; `false` when a completion came in between.
-    pub(super) fn may_sleep(&mut self) -> Result<bool> {
+    /// The record whose completion a wait for this ticket waits for.
+    pub(super) fn record_of(&self, ticket: Ticket) -> u64 {
+        self.reads.get(&ticket).map_or(ticket.0, |reading| reading.last)
+    }
+
+    /// The record whose completion a wait for room waits for: half of what is in flight, so that a tenant that fills
+    /// the ring is woken a few times, not for each.
+    pub(super) fn record_of_room(&self) -> u64 {
+        self.completed + (self.issued - self.completed) / 2
+    }
+
+    /// Says that this side will sleep until `record` is completed; `false` when a completion came in between. Of
+    /// several sleepers the earliest counts.
+    pub(super) fn may_sleep(&mut self, record: u64) -> Result<bool> {
         if let Some(over) = &self.over {
             return Err(over.clone());
         }
-        set_asleep(&self.submit, true);
-        let ready = self.consumer.ready(&self.complete);
-        match ready {
-            Ok(false) => Ok(true),
-            Ok(true) => {
-                set_asleep(&self.submit, false);
-                Ok(false)
+        self.sought = self.sought.min(record.max(self.completed + 1));
+        // Each record has one completion, and each completion is as long as the least record.
+        let more = self.sought.saturating_sub(self.completed).max(1).saturating_mul(RECORD_ALIGN);
+        match self.consumer.sleeps(&self.submit, &self.complete, more) {
+            Ok(sleeps) => {
+                if !sleeps && !self.watched {
+                    self.is_awake();
+                }
+                Ok(sleeps)
             }
             Err(bad) => Err(self.end(gone(&bad.to_string()))),
         }
     }
 
+    fn is_awake(&mut self) {
+        self.sought = u64::MAX;
+        awake(&self.submit);
+    }
+
     /// After a sleep: awake again, and over if the executor's end of the socket is closed.
     pub(super) fn woken(&mut self, alive: bool) -> Result<()> {
-        set_asleep(&self.submit, false);
+        self.is_awake();
         if alive {
             return Ok(());
         }
