@@ -91,14 +91,14 @@ impl<'a> Bands<'a> {
     }
 
     /// Links `from..to` of a band: its accumulator from the state or from zero, back to the state or through the
-    /// epilogue. A whole chain without an epilogue is summed where the output lies.
+    /// epilogue. Without an epilogue it is summed where the output lies, however the chain is cut.
     fn links(&self, band: Band, from: u64, to: u64) {
         let chunks = self.product.k.div_ceil(self.chunk).max(1);
         let per_link = self.product.per_link;
         let [first, last] = [from, to].map(|link| (link * per_link).min(chunks));
         let ends = to == self.product.links;
         with_tiles(|[acc, a, b, _]| {
-            if from == 0 && ends && self.plain() {
+            if self.plain() {
                 let axes = self.batch_axes;
                 let steps = [self.out.strides[axes], self.out.strides[axes + 1]];
                 let start = self.start(self.out, band, 0);
