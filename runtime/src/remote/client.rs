@@ -65,14 +65,27 @@ struct Program {
     refused: Option<Error>,
 }
 
-/// A read under way.
+/// A read under way. What arrived waits in staging until it is fetched, or until others need the room.
 struct Reading {
-    data: Vec<u8>,
+    len: u64,
+    here: Vec<Part>,
     /// Parts not yet here, the record of the last, and bytes not yet asked for.
     parts: usize,
     last: u64,
     unsent: u64,
     error: Option<Error>,
+}
+
+/// A part of a read that is here: where its bytes go, how many, and where they are.
+struct Part {
+    to: usize,
+    len: u64,
+    at: At,
+}
+
+enum At {
+    Staging(u64),
+    Spilled(Vec<u8>),
 }
 
 pub(super) struct Client {
@@ -90,6 +103,8 @@ pub(super) struct Client {
     handles: HashMap<Arc<CheckedOp>, u32>,
     poison: Poison,
     reads: HashMap<Ticket, Reading>,
+    /// Memory of spilled parts, kept because fresh pages cost a fault each.
+    spare: Vec<Vec<u8>>,
     next_read: u64,
     reserve_error: Option<Error>,
     reserving: bool,
@@ -110,6 +125,9 @@ pub(super) struct Client {
     erased: Vec<u32>,
 }
 
+/// Spilled parts of reads whose memory is kept, each at most as long as one copy.
+const SPARE_MAX: usize = 8;
+
 /// Tickets of reads live apart from those of records.
 const READ_BASE: u64 = 1 << 62;
 
@@ -129,6 +147,7 @@ impl Client {
             handles: HashMap::new(),
             poison: Poison::default(),
             reads: HashMap::new(),
+            spare: Vec::new(),
             next_read: READ_BASE,
             reserve_error: None,
             reserving: false,
@@ -314,16 +333,16 @@ impl Client {
                 self.memory.add_block(values);
             }
             Pending::Staged(offset, len) => self.memory.unstage(offset, len),
-            Pending::Read { read, buffer, staging, len, to } => {
-                self.memory.unstage(staging, len);
-                if let Some(reading) = self.reads.get_mut(&read) {
+            Pending::Read { read, buffer, staging, len, to } => match self.reads.get_mut(&read) {
+                Some(reading) => {
                     reading.parts -= 1;
                     if reading.error.is_none() {
                         reading.error = self.poison.of(buffer).cloned();
                     }
-                    self.staging.read(staging, &mut reading.data[to..to + len as usize]);
+                    reading.here.push(Part { to, len, at: At::Staging(staging) });
                 }
-            }
+                None => self.memory.unstage(staging, len),
+            },
             Pending::Plain => {}
         }
     }
@@ -373,7 +392,7 @@ impl Client {
     ) -> Result<Option<Ticket>> {
         let len = bytes.len() as u64;
         let at = self.memory.at(buffer, offset, len)?;
-        let Some(staging) = self.memory.stage(len) else { return Ok(None) };
+        let Some(staging) = self.stage(len)? else { return Ok(None) };
         self.staging.write(staging, bytes);
         let record = Record::Write { at, staging, len };
         let pushed = self.push(&record, queue, Pending::Staged(staging, len))?;
@@ -383,12 +402,39 @@ impl Client {
         Ok(pushed)
     }
 
+    /// A region of staging; parts of reads that nobody fetched yet make room. `None` while records in flight have it.
+    fn stage(&mut self, bytes: u64) -> Result<Option<u64>> {
+        loop {
+            let region = self.memory.stage(bytes);
+            if region.is_some() || !self.spill()? {
+                return Ok(region);
+            }
+        }
+    }
+
+    /// Moves a part that is here out of staging; whether there was one.
+    fn spill(&mut self) -> Result<bool> {
+        let mut parts = self.reads.values_mut().flat_map(|reading| &mut reading.here);
+        let Some((part, staging)) = parts.find_map(|part| match part.at {
+            At::Staging(staging) => Some((part, staging)),
+            At::Spilled(_) => None,
+        }) else {
+            return Ok(false);
+        };
+        let len = part.len as usize;
+        let spare = self.spare.pop().filter(|bytes| bytes.len() >= len);
+        let mut bytes = spare.map_or_else(|| crate::engine::zeroed(len), Ok)?;
+        self.staging.read(staging, &mut bytes[..len]);
+        part.at = At::Spilled(bytes);
+        self.memory.unstage(staging, part.len);
+        Ok(true)
+    }
+
     pub(super) fn begin_read(&mut self, buffer: BufferId, offset: u64, len: u64) -> Result<Ticket> {
         self.memory.at(buffer, offset, len)?;
-        let size = usize::try_from(len).unwrap_or(usize::MAX);
-        let data = crate::engine::zeroed(size)?;
         self.next_read += 1;
-        let reading = Reading { data, parts: 0, last: 0, unsent: len, error: None };
+        let reading =
+            Reading { len, here: Vec::new(), parts: 0, last: 0, unsent: len, error: None };
         self.reads.insert(Ticket(self.next_read), reading);
         Ok(Ticket(self.next_read))
     }
@@ -403,7 +449,7 @@ impl Client {
         queue: QueueId,
     ) -> Result<Option<Ticket>> {
         let at = self.memory.at(buffer, offset, len)?;
-        let Some(staging) = self.memory.stage(len) else { return Ok(None) };
+        let Some(staging) = self.stage(len)? else { return Ok(None) };
         let record = Record::Read { at, staging, len };
         let pending = Pending::Read { read, buffer, staging, len, to: to as usize };
         let pushed = self.push(&record, queue, pending)?;
@@ -480,7 +526,7 @@ impl Client {
             let asked = format!("a program of {len} bytes of steps");
             return Err(Kind::Unsupported { asked, allowed: STEPS_BYTES_MAX.to_string() }.into());
         }
-        let Some(staging) = self.memory.stage(len.max(1)) else { return Ok(false) };
+        let Some(staging) = self.stage(len.max(1))? else { return Ok(false) };
         self.staging.write(staging, &bytes);
         let record = Record::Record { program: id.0 as u32, steps: [staging, len] };
         let pending = Pending::Record { program: id, staged: [staging, len.max(1)] };
@@ -535,7 +581,7 @@ impl Client {
         }
         let bytes: Vec<u8> = list.iter().flat_map(|n| n.to_le_bytes()).collect();
         let len = bytes.len() as u64;
-        let staging = if len == 0 { Some(0) } else { self.memory.stage(len) };
+        let staging = if len == 0 { Some(0) } else { self.stage(len)? };
         let Some(staging) = staging else { return Ok(None) };
         self.staging.write(staging, &bytes);
         let handle = self.next_handle;
@@ -573,17 +619,40 @@ impl Client {
     }
 
     pub(super) fn fetch(&mut self, ticket: Ticket, dst: &mut [u8]) -> Result<()> {
-        let data = self.reads.remove(&ticket).map(|reading| reading.data).unwrap_or_default();
-        if data.len() != dst.len() {
-            let (asked, allowed) = (dst.len().to_string(), data.len().to_string());
+        let done = self.reads.get(&ticket).filter(|r| r.parts == 0 && r.unsent == 0);
+        let have = done.map_or(0, |reading| reading.len);
+        if have != dst.len() as u64 {
+            let (asked, allowed) = (dst.len().to_string(), have.to_string());
             return Err(Kind::Bounds { asked, allowed }.into());
         }
-        dst.copy_from_slice(&data);
+        self.take(ticket, dst);
         Ok(())
     }
 
     pub(super) fn forget(&mut self, ticket: Ticket) {
-        self.reads.remove(&ticket);
+        self.take(ticket, &mut []);
+    }
+
+    /// Ends a read: its parts go to where they belong in `dst`, if that reaches so far, and their room is given back.
+    fn take(&mut self, ticket: Ticket, dst: &mut [u8]) {
+        let Some(reading) = self.reads.remove(&ticket) else { return };
+        for Part { to, len, at } in reading.here {
+            let dst = dst.get_mut(to..to + len as usize);
+            match at {
+                At::Staging(staging) => {
+                    dst.map(|dst| self.staging.read(staging, dst));
+                    self.memory.unstage(staging, len);
+                }
+                At::Spilled(bytes) => {
+                    if let Some(dst) = dst {
+                        dst.copy_from_slice(&bytes[..len as usize]);
+                    }
+                    if self.spare.len() < SPARE_MAX {
+                        self.spare.push(bytes);
+                    }
+                }
+            }
+        }
     }
 
     /// The record whose completion a wait for this ticket waits for.
