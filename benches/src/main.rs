@@ -132,35 +132,42 @@ fn run_leased(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     }
     // About 0.2, 0.6 and 4.5 ms an op on two cores with AVX-512.
     for (size, count) in [(320, 200), (512, 80), (1024, 12)] {
-        print_pair(&sides.queued(size, count, budget)?, count as f64, "op", args.json);
+        print_pair(&sides.queued(size, count, budget)?, count as f64, args.json);
     }
-    print_pair(&sides.tiny(10_000, budget)?, 1e4, "op", args.json);
+    print_pair(&sides.tiny(10_000, budget)?, 1e4, args.json);
     print_wait(&sides.hot(20)?, args.json);
     print_wait(&sides.sleeping(Duration::from_millis(20), 100)?, args.json);
     for mib in [16, 64] {
         for pair in sides.copies(mib, budget)? {
-            print_pair(&pair, (mib << 20) as f64 / 1e9, "GB", args.json);
+            print_copy(&pair, (mib << 20) as f64, args.json);
         }
     }
     sides.end()?;
     Ok(())
 }
 
-/// Both medians for what was done, and for each of its `count` parts.
-fn print_pair(pair: &Pair, count: f64, of: &str, as_json: bool) {
+/// Both medians of `ops` ops, and of each.
+fn print_pair(pair: &Pair, ops: f64, as_json: bool) {
+    let side = |t: &Timing| {
+        let ms = t.median_s * 1e3;
+        format!("{ms:9.3} ms, {:8.4} ms an op", ms / ops)
+    };
+    print_sides(pair, side, as_json);
+}
+
+/// Both medians of a copy, as bytes a second.
+fn print_copy(pair: &Pair, bytes: f64, as_json: bool) {
+    let side =
+        |t: &Timing| format!("{:9.3} ms, {:6.2} GB/s", t.median_s * 1e3, bytes / t.median_s / 1e9);
+    print_sides(pair, side, as_json);
+}
+
+fn print_sides(pair: &Pair, side: impl Fn(&Timing) -> String, as_json: bool) {
     if as_json {
         return json(pair);
     }
-    let side = |t: &Timing| {
-        format!("{:8.3} ms ({:.4} ms a {of})", t.median_s * 1e3, t.median_s * 1e3 / count)
-    };
-    println!(
-        "{:34} local {}  leased {}  ratio {:.3}",
-        pair.what,
-        side(&pair.local),
-        side(&pair.leased),
-        pair.ratio
-    );
+    let (local, leased) = (side(&pair.local), side(&pair.leased));
+    println!("{:34} local {local}  leased {leased}  ratio {:.3}", pair.what, pair.ratio);
 }
 
 fn print_wait(wait: &Wait, as_json: bool) {
