@@ -2,7 +2,6 @@
 
 use super::Executor;
 use super::protocol::{FromExecutor, ToExecutor, Why};
-use super::session::Session;
 use leasehold::backend::Backend;
 use leasehold::wire::{Memfd, PAGE, TenantEnd, from_bytes, receive, send};
 use leasehold::{Error, Result};
@@ -12,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// How long the loop spins without work before it sleeps: about twice what waking it costs.
 const SPIN: Duration = Duration::from_micros(100);
-/// Turns between two yields while it spins: whoever else wants the core has it then.
-const LOOKS: u32 = 16;
 /// The longest sleep: a lost wake-up costs this once, never a hang.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -34,7 +31,7 @@ pub fn serve<B: Backend>(backend: B, control: OwnedFd, pulse: &Memfd) -> Result<
     let mut executor = Executor::new(backend, Box::new(move |job| page.set_position(0, job)));
     send(&control, &FromExecutor::Device(executor.device()), &[])?;
     let mut control = Some(control);
-    let (mut idle_since, mut looks) = (Instant::now(), 0);
+    let mut idle_since = Instant::now();
     loop {
         let now = now_ns();
         for job in executor.overdue(now) {
@@ -46,12 +43,8 @@ pub fn serve<B: Backend>(backend: B, control: OwnedFd, pulse: &Memfd) -> Result<
         }
         let nap = if moved || idle_since.elapsed() < SPIN { Duration::ZERO } else { NAP };
         if nap.is_zero() && !moved {
-            looks = (looks + 1) % LOOKS;
-            if looks == 0 {
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
+            // Whoever else wants the core has it.
+            std::thread::yield_now();
         }
         // While work flows, sockets are looked at every so often; a new job may wait that long.
         if nap.is_zero() && !executor.look_at_sockets(now) {
@@ -154,7 +147,7 @@ impl<B: Backend> Executor<B> {
     fn sleep(&mut self, control: Option<BorrowedFd<'_>>, nap: Duration) -> Result<Heard> {
         let mut nap = nap;
         if !nap.is_zero() {
-            if !self.sessions.values_mut().all(Session::may_sleep) {
+            if !self.sessions.values_mut().all(|session| session.may_sleep()) {
                 nap = Duration::ZERO;
             }
             if let Some(deadline) = self.next_deadline_ns() {
