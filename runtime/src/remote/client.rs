@@ -275,8 +275,12 @@ impl Client {
             let taken = self.consumer.pop_fixed(&self.submit, &self.complete);
             let bytes = match taken {
                 Ok(Some(bytes)) => bytes,
-                Ok(None) if took && self.consumer.wakes(&self.complete) => return Ok(self.wake()),
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    if took && self.consumer.wakes(&self.complete) {
+                        self.wake();
+                    }
+                    return Ok(());
+                }
                 Err(bad) => return Err(self.end(gone(&bad.to_string()))),
             };
             let completion = Completion::decode(&bytes)?;
