@@ -32,9 +32,10 @@ pub use error::{Error, Fault, Kind, Result, Rule};
 pub use half::{bf16, f16};
 pub use layout::{Dims, Layout, MAX_RANK};
 pub use numerics::Numerics;
-pub use op::{Activation, MapFn, ReduceFn};
+pub use op::{Activation, Group, MapFn, OrderClass, Precision, QuantizeFormat, ReduceFn, Scale};
 pub use tensor::ops::{
-    ArgMax, Attention, Copy, Gather, Map, Matmul, Norm, Reduce, Rope, Scatter, Softmax, TopK,
+    ArgMax, Attention, AttentionBackward, Copy, Dequantize, Gather, Map, Matmul, Norm,
+    NormBackward, Product, Quantize, Quantized, Reduce, Rope, Scatter, Softmax, TopK,
 };
 pub use tensor::{Program, Recorder};
 pub use tensor::{Read, Tensor};

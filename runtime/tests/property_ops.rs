@@ -6,7 +6,7 @@
 mod common;
 
 use common::case::{Case, Fill, Operand, Style};
-use common::grow::{apply, change, choices, resized, within_cap};
+use common::grow::{ALL, JUDGED, apply, change, choices, resized, within_cap};
 use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::cpu::Cpu;
 use leasehold::backend::null::Null;
@@ -51,7 +51,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn accepted_ops_agree_with_the_reference(choices in choices(24)) {
+    fn accepted_ops_agree_with_the_reference(choices in choices(24, JUDGED)) {
         let case = choices.case();
         let outcome = run_on(&mut Cpu::new().unwrap(), &case);
         prop_assert!(matches!(outcome, Ok(Outcome::Passed)), "{}: {outcome:?}", case.name);
@@ -63,7 +63,7 @@ proptest! {
 
     #[test]
     fn accepted_stays_in_bounds_and_rejected_names_its_rule(
-        choices in choices(9),
+        choices in choices(9, ALL),
         changes in prop::collection::vec(change(), 0..3),
     ) {
         let mut case = choices.case();
@@ -101,17 +101,19 @@ fn chained(backend: &impl Backend) -> Vec<Case> {
     };
     let small = |case: &Case| case.flops() <= u128::from(common::CASE_FLOPS / 2);
     let tables = [common::tables::matmul(), common::tables::attention(), common::tables::norm()];
-    let more = [common::tables::softmax(), common::tables::reduce()];
-    let all = tables.into_iter().chain(more).flat_map(|table| {
+    let more = [common::tables::softmax(), common::tables::reduce(), common::tables::quantize()];
+    let gradients = [common::tables::norm_backward(), common::tables::attention_backward()];
+    let options = [common::products::options()];
+    let all = tables.into_iter().chain(more).chain(gradients).chain(options).flat_map(|table| {
         table.into_iter().filter(|c| small(c) && has_state(c)).take(3).collect::<Vec<_>>()
     });
     all.collect()
 }
 
-fn cut_anywhere(mut backend: impl Backend) {
+fn cut_anywhere(mut backend: impl Backend, names: &[&str]) {
     let cases = chained(&backend);
-    for name in ["matmul", "attention", "norm", "softmax", "reduce"] {
-        assert!(cases.iter().any(|case| case.op.name() == name), "no chained {name}");
+    for name in names {
+        assert!(cases.iter().any(|case| case.op.name() == *name), "no chained {name}");
     }
     let mut random = common::case::Random(11);
     for case in &cases {
@@ -129,15 +131,19 @@ fn cut_anywhere(mut backend: impl Backend) {
     }
 }
 
+/// Ops that every backend cuts into chains.
+const CHAINED: [&str; 5] = ["matmul", "attention", "norm", "softmax", "reduce"];
+
 #[test]
 fn any_cut_gives_equal_bits() {
-    cut_anywhere(Cpu::new().unwrap());
+    let gradients = ["norm_backward", "attention_backward"];
+    cut_anywhere(Cpu::new().unwrap(), &[&CHAINED[..], &["quantize"], &gradients].concat());
 }
 
 #[cfg(feature = "wgpu")]
 #[test]
 fn any_cut_gives_equal_bits_on_wgpu() {
-    common::adapter::open().into_iter().for_each(cut_anywhere);
+    common::adapter::open().into_iter().for_each(|adapter| cut_anywhere(adapter, &CHAINED));
 }
 
 #[test]
@@ -146,6 +152,8 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     for threads in ["1", "2", "5"] {
         let mut cpu = Cpu::with_threads(threads.parse().unwrap()).unwrap();
         let cases = [common::tables::matmul(), common::tables::attention()].concat();
+        let more = [common::tables::quantize(), common::tables::attention_backward()].concat();
+        let cases = [cases, more].concat();
         let some = cases.iter().filter(|case| case.flops() <= common::CASE_FLOPS.into()).step_by(7);
         all.push(
             some.flat_map(|case| {

@@ -148,49 +148,60 @@ fn every_rule_is_reached_and_named() {
     assert!(missed.is_empty(), "{missed:?}");
 }
 
-/// Legal ops whose kernels are not built, on their operands.
+/// Legal ops that the CPU does not run, on their operands, and what is named.
 #[cfg(feature = "cpu")]
-fn reserved() -> Vec<(Op, Vec<Spec>)> {
+fn refused() -> Vec<(Op, Vec<Spec>, &'static str)> {
     let f = |shape: &[u64]| spec(F32, shape);
-    let [one, four] = [f(&[1, 1]), f(&[1, 1, 1, 1])];
-    let (matmul, heads) = (Matmul::default, Attention::default);
-    let bytes = spec(I8, &[1, 1]);
-    let groups = |group| Matmul { group, sizes: Lens::Host(vec![1]), ..matmul() };
-    let backward: Vec<Spec> = (0..9).map(|i| if i == 4 { f(&[1, 1, 1]) } else { four }).collect();
-    let quantize = Quantize { format: QuantizeFormat::Tensor, inverse: false };
+    let order = OrderClass::BatchInvariant;
+    let groups = 65_537;
+    let sizes = Operand::new(I32, &[groups], Style::Repeat, 0, Fill::Poison).spec();
+    let weights = Operand::new(F32, &[groups, 2, 2], Style::Repeat, 0, Fill::Poison).spec();
+    let grouped =
+        Matmul { group: Group::Contiguous, sizes: Lens::Device { max: 1 }, ..Matmul::default() };
     vec![
-        (AttentionBackward { scale: 1.0, causal: true }.into(), backward),
-        (NormBackward { kind: NormKind::Rms, epsilon: 0.0, weight: false }.into(), vec![one; 4]),
-        (quantize.into(), vec![one, bytes, f(&[1])]),
-        (Matmul { beta: 1.0, ..matmul() }.into(), vec![one; 4]),
-        (Matmul { gate: Gate::Interleaved, ..matmul() }.into(), vec![one, f(&[1, 2]), one]),
-        (Matmul { preactivation: true, ..matmul() }.into(), vec![one; 4]),
-        (Matmul { precision: Precision::Tf32, ..matmul() }.into(), vec![one; 3]),
+        (Matmul { order, ..Matmul::default() }.into(), vec![f(&[1, 1]); 3], "batch-invariant"),
         (
-            Matmul { scales: [Scale::Tensor, Scale::None], ..matmul() }.into(),
-            vec![bytes, bytes, f(&[1]), one],
+            Attention { order, ..Attention::default() }.into(),
+            vec![f(&[1; 4]); 4],
+            "batch-invariant",
         ),
-        (groups(Group::Contiguous).into(), vec![one, f(&[1, 1, 1]), one]),
-        (groups(Group::Masked).into(), vec![f(&[1, 1, 1]); 3]),
-        (groups(Group::K).into(), vec![one, one, f(&[1, 1, 1])]),
-        (Matmul { quantize: Scale::Tensor, ..matmul() }.into(), vec![one, one, f(&[1]), bytes]),
-        (Matmul { order: OrderClass::BatchInvariant, ..matmul() }.into(), vec![one; 3]),
-        (Matmul { order: OrderClass::Any, ..matmul() }.into(), vec![one; 3]),
-        (Attention { order: OrderClass::Any, ..heads() }.into(), vec![four; 4]),
+        (grouped.into(), vec![f(&[3, 2]), weights, sizes, f(&[3, 2])], "65537 groups"),
     ]
 }
 
 #[cfg(feature = "cpu")]
 #[test]
-fn what_is_not_built_answers_unsupported() {
+fn what_the_cpu_does_not_run_is_unsupported() {
     use leasehold::backend::{Backend, cpu::Cpu};
     let cpu = Cpu::with_threads(1).unwrap();
-    for (op, specs) in reserved() {
+    for (op, specs, named) in refused() {
         let text = format!("{op:?}");
         let checked = check(op, &specs).unwrap_or_else(|e| panic!("{text}: {e}"));
         let error = cpu.candidates(&checked).unwrap_err();
         assert!(matches!(error.kind(), leasehold::Kind::Unsupported { .. }), "{text}: {error}");
+        assert!(error.to_string().contains(named), "{text}: {error}");
     }
+}
+
+/// Freedoms that a backend need not take change nothing where it takes none.
+#[cfg(feature = "cpu")]
+#[test]
+fn a_freedom_not_taken_changes_no_plan() {
+    use leasehold::backend::{Backend, cpu::Cpu};
+    let cpu = Cpu::with_threads(1).unwrap();
+    let plans = |op: Op, specs: &[Spec]| cpu.candidates(&check(op, specs).unwrap()).unwrap();
+    let matmul = [spec(F32, &[300, 20]), spec(F32, &[20, 40]), spec(F32, &[300, 40])];
+    let plain = plans(Matmul::default().into(), &matmul);
+    for op in [
+        Matmul { precision: Precision::Tf32, ..Matmul::default() },
+        Matmul { order: OrderClass::Any, ..Matmul::default() },
+        Matmul { constant_b: true, ..Matmul::default() },
+    ] {
+        assert_eq!(plans(op.into(), &matmul), plain);
+    }
+    let heads = vec![spec(F32, &[1, 2, 3, 4]); 4];
+    let any = Attention { order: OrderClass::Any, ..Attention::default() };
+    assert_eq!(plans(any.into(), &heads), plans(Attention::default().into(), &heads));
 }
 
 /// Rules that one op breaks in several ways: each shape and dtype is judged, not only the first operand's.

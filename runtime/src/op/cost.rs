@@ -1,7 +1,7 @@
 //! Floating-point operations and bytes of an op, from its specs alone. Planners, bills and benchmarks count
-//! with it. Causal attention and lengths are counted in full: a cost here is an upper bound.
+//! with it. Causal attention and lengths in device memory are counted in full: a cost here is an upper bound.
 
-use super::{CheckedOp, Op};
+use super::{Attention, CheckedOp, Gate, Group, KeyValue, Lens, Matmul, Op};
 use crate::order::Cost;
 
 impl CheckedOp {
@@ -11,24 +11,70 @@ impl CheckedOp {
             let elements = spec.layout.numel().min(spec.layout.span());
             sum.saturating_add(elements.saturating_mul(u128::from(spec.dtype.size())))
         });
-        let elements = |name: &str| self.spec(name).map_or(0, |spec| spec.layout.numel());
-        let last = |name: &str| {
-            let shape = self.spec(name).map(|spec| *spec.layout.shape());
-            u128::from(shape.and_then(|s| s.last().copied()).unwrap_or(0))
-        };
+        // Functions and divisions count a few operations, comparisons one.
         let flops = match self.op() {
-            Op::Matmul(_) => elements("out").saturating_mul(2 * last("a").max(1)),
-            Op::Attention(_) => {
-                let keys = u128::from(self.spec("k").map_or(0, |k| k.layout.shape()[2]));
-                let rows = elements("q") / last("q").max(1);
-                rows.saturating_mul(keys).saturating_mul(2 * (last("q") + last("v")) + 8)
+            Op::Matmul(op) => self.sums(op).saturating_mul(2 * self.size("a", -1).max(1)),
+            Op::Attention(op) => {
+                let functions = if op.softcap > 0.0 { 24 } else { 8 };
+                self.scores(self.most_keys(op), 2, 2, functions)
             }
-            Op::Norm(_) => elements("x").saturating_mul(8),
-            Op::Softmax(_) => elements("x").saturating_mul(10),
-            Op::Map(_) => elements("out").saturating_mul(8),
-            Op::Reduce(_) => elements("x"),
-            _ => elements("out"),
+            // Five products: the scores, and the gradients of weights, Q, K and V.
+            Op::AttentionBackward(_) => self.scores(self.size("k", 2), 6, 4, 16),
+            Op::Norm(_) => self.elements("x").saturating_mul(8),
+            Op::NormBackward(_) => self.elements("x").saturating_mul(20),
+            Op::Softmax(_) => self.elements("x").saturating_mul(10),
+            Op::Map(_) => self.elements("out").saturating_mul(8),
+            Op::Rope(_) => self.elements("out").saturating_mul(12),
+            Op::Quantize(op) => {
+                self.elements(if op.inverse { "out" } else { "x" }).saturating_mul(4)
+            }
+            Op::Reduce(_) | Op::ArgMax(_) | Op::TopK(_) | Op::Scatter(_) => self.elements("x"),
+            Op::Gather(_) | Op::Copy(_) => self.elements("out"),
         };
         Cost { flops, bytes }
+    }
+
+    fn elements(&self, name: &str) -> u128 {
+        self.spec(name).map_or(0, |spec| spec.layout.numel())
+    }
+
+    /// Size of an axis, counted from the end where negative.
+    fn size(&self, name: &str, axis: isize) -> u128 {
+        let size = |spec: &super::Spec| {
+            let shape = spec.layout.shape();
+            let at = if axis < 0 { shape.len().checked_add_signed(axis)? } else { axis as usize };
+            shape.get(at).map(|&n| u128::from(n))
+        };
+        self.spec(name).and_then(size).unwrap_or(0)
+    }
+
+    /// Sums of a product that are as long as K.
+    fn sums(&self, op: &Matmul) -> u128 {
+        match op.group {
+            // All groups together have K once.
+            Group::K => self.size("a", -2).saturating_mul(self.size("b", -1)),
+            _ if op.gate == Gate::Interleaved => self.elements("out").saturating_mul(2),
+            _ => self.elements("out"),
+        }
+    }
+
+    /// The most keys that a row of attention sees.
+    fn most_keys(&self, op: &Attention) -> u128 {
+        let room = match op.key_value {
+            KeyValue::Dense => self.size("k", 2),
+            KeyValue::Paged { page } => self.size("pages", 1).saturating_mul(page.into()),
+        };
+        match &op.lens {
+            Lens::Full => room,
+            Lens::Host(list) => room.min(list.iter().max().map_or(0, |&n| n.into())),
+            Lens::Device { max } => room.min((*max).into()),
+        }
+    }
+
+    /// Operations of every row with so many keys: `d` and `dv` a head dim of each kind, and what a score takes besides.
+    fn scores(&self, keys: u128, d: u128, dv: u128, functions: u128) -> u128 {
+        let rows = self.elements("q") / self.size("q", 3).max(1);
+        let each = d * self.size("q", 3) + dv * self.size("v", 3) + functions;
+        rows.saturating_mul(keys).saturating_mul(each)
     }
 }

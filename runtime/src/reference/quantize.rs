@@ -25,7 +25,8 @@ pub(super) fn blocks(format: QuantizeFormat, shape: &Dims) -> (Vec<usize>, usize
     };
     let count = match format {
         QuantizeFormat::Tensor => 1,
-        QuantizeFormat::Row => total / n,
+        // Rows of nothing have a scale too.
+        QuantizeFormat::Row => dims.iter().rev().skip(1).product(),
         QuantizeFormat::Block1x128 => total / n * across,
         QuantizeFormat::Block128x128 => total / n / m * down * across,
         QuantizeFormat::Group32 => total / 32,

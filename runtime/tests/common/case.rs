@@ -2,6 +2,7 @@
 
 use leasehold::op::{CheckedOp, Op, Spec, check};
 use leasehold::{DType, Dims, Layout, bf16, f16};
+use std::sync::OnceLock;
 
 /// What an operand holds before the op runs.
 #[derive(Clone, Copy, Debug)]
@@ -127,8 +128,13 @@ impl Operand {
                 DType::F16 => bytes[at..at + 2].copy_from_slice(&f16::from_f64(x).to_le_bytes()),
                 DType::BF16 => bytes[at..at + 2].copy_from_slice(&bf16::from_f64(x).to_le_bytes()),
                 DType::I8 => bytes[at] = x as i64 as u8,
-                // No sign and no NaN.
-                DType::F8E4M3 | DType::F8E5M2 => bytes[at] = x as i64 as u8 & 0x77,
+                DType::F8E4M3 | DType::F8E5M2 => {
+                    bytes[at] = match self.fill {
+                        Fill::Normal(_) => nearest(self.dtype, x),
+                        // No sign and no NaN.
+                        _ => x as i64 as u8 & 0x77,
+                    };
+                }
                 DType::I32 | DType::U32 => {
                     bytes[at..at + 4].copy_from_slice(&(x as i64 as u32).to_le_bytes())
                 }
@@ -136,6 +142,20 @@ impl Operand {
         }
         bytes
     }
+}
+
+/// The code of the finite 8-bit float nearest to `x`.
+fn nearest(dtype: DType, x: f64) -> u8 {
+    static MAGNITUDES: [OnceLock<Vec<f64>>; 2] = [const { OnceLock::new() }; 2];
+    let magnitudes = MAGNITUDES[usize::from(dtype == DType::F8E5M2)].get_or_init(|| {
+        let codes: Vec<u8> = (0..0x80).collect();
+        let layout = Layout::contiguous(Dims::new(&[0x80]).unwrap());
+        let all = leasehold::reference::read(dtype, &layout, &codes);
+        all.into_iter().take_while(|x| x.is_finite()).collect()
+    });
+    let above = magnitudes.partition_point(|y| *y < x.abs()).clamp(1, magnitudes.len() - 1);
+    let below = x.abs() - magnitudes[above - 1] < magnitudes[above] - x.abs();
+    (above - usize::from(below)) as u8 | if x < 0.0 { 0x80 } else { 0 }
 }
 
 /// Every byte that no test wrote: NaN in every float type.

@@ -1,9 +1,11 @@
 //! Cases grown at random for property tests: a legal one from free choices, then a few changes of any size.
 
-use super::case::{Case, Fill, Operand, Style};
+use super::case::{Case, Fill, Operand, Random, Style};
+use super::{products, quantised};
 use leasehold::op::{
-    Activation, Attention, CheckedOp, Copy, Gather, Lens, Map, MapFn, Mask, Matmul, Norm, NormKind,
-    Op, Reduce, ReduceFn, Softmax, Spec, check,
+    Activation, Attention, AttentionBackward, CheckedOp, Copy, Gather, Lens, Map, MapFn, Mask,
+    Matmul, Norm, NormBackward, NormKind, Op, Quantize, QuantizeFormat, Reduce, ReduceFn, Softmax,
+    Spec, check,
 };
 use leasehold::order::Plan;
 use leasehold::{DType, Dims, Kind, Layout};
@@ -20,9 +22,14 @@ pub struct Choices {
     flags: u32,
 }
 
-pub fn choices(max_dim: u64) -> impl Strategy<Value = Choices> {
+/// Kinds of cases, and those of them whose rounding no few elements can make look bad: they are judged.
+pub const ALL: usize = 12;
+pub const JUDGED: usize = 9;
+
+/// Choices of the first `kinds` kinds of cases.
+pub fn choices(max_dim: u64, kinds: usize) -> impl Strategy<Value = Choices> {
     (
-        0..8usize,
+        0..kinds,
         prop::array::uniform5(0..=max_dim),
         prop::array::uniform3(0..3usize),
         prop::array::uniform3(0..4usize),
@@ -139,10 +146,18 @@ impl Choices {
                 let operands = vec![self.input(0, &row, NORMAL), self.out(&row[..2])];
                 (Reduce { function, axis: 2 }.into(), operands)
             }
-            _ => {
+            7 => {
                 let x = self.input(0, &row, NORMAL);
                 let out = Operand { dtype: x.dtype, ..self.out(&row) };
                 (Copy.into(), vec![x, out])
+            }
+            8 => self.quantisation(&row),
+            9 => self.norm_backward(&row),
+            10 => self.attention_backward(),
+            _ => {
+                let mut random = Random(self.flags.into());
+                let case = products::any([b, d, c], || random.below(1 << 20) as usize);
+                (case.op, case.operands)
             }
         };
         // A dtype that was changed above keeps its offset a multiple of its size.
@@ -150,6 +165,47 @@ impl Choices {
             operand.offset = self.offset * operand.dtype.size();
         }
         Case::new(op, operands)
+    }
+}
+
+impl Choices {
+    fn quantisation(&self, shape: &[u64]) -> (Op, Vec<Operand>) {
+        const FORMATS: [QuantizeFormat; 4] = [
+            QuantizeFormat::Tensor,
+            QuantizeFormat::Row,
+            QuantizeFormat::Block1x128,
+            QuantizeFormat::Block128x128,
+        ];
+        let format = FORMATS[self.flags as usize % 4];
+        let dtype = [DType::F8E4M3, DType::F8E5M2, DType::I8][(self.flags >> 2) as usize % 3];
+        let wide = self.input(0, shape, Fill::Normal(9.0));
+        let coded = Operand { dtype, ..self.out(shape) };
+        let scale = Operand { dtype: DType::F32, ..self.out(&quantised::scales(format, shape)) };
+        (Quantize { format, inverse: false }.into(), vec![wide, coded, scale])
+    }
+
+    fn norm_backward(&self, shape: &[u64]) -> (Op, Vec<Operand>) {
+        let kind = [NormKind::Layer, NormKind::Rms][self.flags as usize % 2];
+        let normal = |which| self.input(which, shape, Fill::Normal(1.0));
+        let terms = Operand { dtype: DType::F32, ..self.out(shape) };
+        let operands = vec![normal(0), normal(1), self.out(shape), terms];
+        (NormBackward { kind, epsilon: 0.01, weight: false }.into(), operands)
+    }
+
+    fn attention_backward(&self) -> (Op, Vec<Operand>) {
+        let [a, b, c, d, e] = self.dims;
+        let (batch, kv, dv) = (a % 3, 1 + b % 2, 1 + e);
+        let heads = kv * (1 + self.flags as u64 % 3);
+        let q = self.input(0, &[batch, heads, c, 1 + d], Fill::Normal(1.0));
+        let dtype = q.dtype;
+        let shapes = [[batch, kv, e, 1 + d], [batch, kv, e, dv], [batch, heads, c, dv]];
+        let [k, v, out] = shapes.map(|s| Operand { dtype, ..self.input(1, &s, Fill::Normal(1.0)) });
+        let lse = self.input(1, &[batch, heads, c], Fill::Positive);
+        let lse = Operand { dtype: DType::F32, ..lse };
+        let gradients = [&q, &k, &v].map(|o| self.out(o.layout.shape()));
+        let operands = vec![q, k, v, out.clone(), lse, out];
+        let op = AttentionBackward { scale: 0.4, causal: self.flag(6) };
+        (op.into(), operands.into_iter().chain(gradients).collect())
     }
 }
 
@@ -240,7 +296,9 @@ pub fn apply(case: &mut Case, change: &Change) {
         Change::Number(x) => match &mut case.op {
             Op::Matmul(op) => op.alpha = x,
             Op::Attention(op) => op.scale = x,
+            Op::AttentionBackward(op) => op.scale = x,
             Op::Norm(op) => op.epsilon = x,
+            Op::NormBackward(op) => op.epsilon = x,
             Op::Softmax(op) => op.scale = x,
             Op::Map(op) => op.shift = x,
             _ => {}
@@ -251,7 +309,7 @@ pub fn apply(case: &mut Case, change: &Change) {
 /// Descriptors that `check` accepted, with sizes up to 2^64 in every place.
 pub fn resized() -> impl Strategy<Value = Option<CheckedOp>> {
     let sizes = prop::collection::vec((0..6usize, 0..4usize, big()), 1..4);
-    (choices(5), sizes).prop_map(|(choices, sizes)| {
+    (choices(5, ALL), sizes).prop_map(|(choices, sizes)| {
         let mut case = choices.case();
         sizes.iter().for_each(|&(i, axis, n)| apply(&mut case, &Change::Size(i, axis, n)));
         let specs: Vec<Spec> = case.operands.iter().map(Operand::spec).collect();

@@ -12,8 +12,11 @@
 pub mod adapter;
 pub mod case;
 pub mod cover;
+pub mod gradients;
 pub mod grow;
 pub mod judge;
+pub mod products;
+pub mod quantised;
 pub mod run;
 pub mod scripted;
 pub mod tables;
@@ -54,7 +57,7 @@ pub fn run_table<B: Backend>(mut backend: B, cases: Vec<case::Case>) {
 /// One test per op. `$open` makes the backend, or `None` after saying why it cannot.
 macro_rules! parity {
     ($open:expr) => {
-        $crate::common::parity!(@ $open; matmul attention norm softmax map rope gather scatter reduce arg_max top_k copy);
+        $crate::common::parity!(@ $open; matmul attention attention_backward norm norm_backward softmax map rope gather scatter reduce arg_max top_k quantize copy);
     };
     (@ $open:expr; $($op:ident)*) => {$(
         #[test]

@@ -4,16 +4,18 @@
 use super::case::{Case, Fill, Operand, Style};
 use super::cover::{all_pairs, pairwise};
 use super::cover_flops;
+pub use super::gradients::{attention_backward, norm_backward};
+pub use super::quantised::quantize;
 use leasehold::DType::{self, BF16, F8E4M3, F16, F32, I8, I32, U32};
 use leasehold::op::{
     Activation, ArgMax, Attention, Copy, Gate, Gather, KeyValue, Lens, Map, MapFn, Mask, Matmul,
     Norm, NormKind, Reduce, ReduceFn, Rope, Scatter, ScatterFn, Softmax, TopK,
 };
 
-const FLOATS: [DType; 3] = [F32, F16, BF16];
-const NORMAL: Fill = Fill::Normal(1.0);
+pub const FLOATS: [DType; 3] = [F32, F16, BF16];
+pub const NORMAL: Fill = Fill::Normal(1.0);
 /// Element offsets of first elements: aligned, odd, and beyond one 256-byte class.
-const OFFSETS: [u64; 3] = [0, 1, 131];
+pub const OFFSETS: [u64; 3] = [0, 1, 131];
 
 /// Epilogues of a product: bias, activation, gate, residual, alpha.
 const EPILOGUES: [(Option<Style>, Activation, bool, bool, f32); 8] = [
@@ -115,6 +117,7 @@ pub fn matmul() -> Vec<Case> {
     cases.push(plain(&[64], [64, 64, 64], F32).case());
     cases.push(plain(&[], [1, 2112, 7168], BF16).case());
     cases.push(in_place(plain(&[2], [65, 129, 72], F16).case(), "residual"));
+    cases.extend(super::products::options());
     // DeepGEMM's dense shapes, behind the flag.
     for size in [[128, 2112, 7168], [128, 576, 7168], [1023, 1025, 1024], [128, 7168, 2048]] {
         cases.extend(FLOATS.map(|dtype| plain(&[], size, dtype).case()));
@@ -123,7 +126,7 @@ pub fn matmul() -> Vec<Case> {
 }
 
 /// The same case with the output in the place of the operand called `name`.
-fn in_place(mut case: Case, name: &str) -> Case {
+pub fn in_place(mut case: Case, name: &str) -> Case {
     let i = case.op.roles().iter().position(|role| role.name == name).unwrap();
     let (operand, last) = (case.operands[i].clone(), case.operands.len() - 1);
     case.operands[last] = Operand { fill: Fill::Same(i), ..operand };
@@ -358,7 +361,7 @@ fn attention_entries() -> Vec<Case> {
 }
 
 /// Shapes of row ops: short, around vector edges, many rows, longer than a chunk, several axes, empty.
-const ROWS: [&[u64]; 14] = [
+pub const ROWS: [&[u64]; 14] = [
     &[1],
     &[7],
     &[3, 1],
@@ -374,8 +377,8 @@ const ROWS: [&[u64]; 14] = [
     &[0, 5],
     &[5, 0],
 ];
-const ROW_STYLES: [Style; 4] = [Style::Tight, Style::Odd, Style::Turned, Style::Gapped];
-const IN_STYLES: [Style; 5] =
+pub const ROW_STYLES: [Style; 4] = [Style::Tight, Style::Odd, Style::Turned, Style::Gapped];
+pub const IN_STYLES: [Style; 5] =
     [Style::Tight, Style::Odd, Style::Turned, Style::Gapped, Style::Repeat];
 
 pub fn norm() -> Vec<Case> {

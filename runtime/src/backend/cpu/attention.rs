@@ -1,10 +1,11 @@
 //! The attention kernel: a tile of query rows walks the keys in chunks, left to right, with a running maximum
 //! and sum (online softmax, Milakov and Gimelshein 2018). Chunks that no row sees are skipped.
 
+use super::geometry::Heads;
 use super::isa::{Isa, Kernel, fma};
 use super::math;
 use super::memory::View;
-use super::plan::{Heads, Span, order};
+use super::plan::{Span, order};
 use super::pool::Pool;
 use super::product::{Panel, Target, multiply};
 use super::scratch::{with_rows, with_tiles};
@@ -76,7 +77,7 @@ impl<'a> Tiles<'a> {
     ) -> Option<Self> {
         let Op::Attention(op) = checked.op() else { return None };
         let view = |name| checked.position(name).map(|i| &views[i]);
-        let order = order(checked.op(), isa);
+        let order = order(checked, isa);
         let mut tiles = Self {
             isa,
             op,

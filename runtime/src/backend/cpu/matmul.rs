@@ -1,40 +1,58 @@
 //! The product kernel: bands of an output tile, each computed by one thread with the `gemm` crate over fixed
-//! chunks of K into an f32 accumulator, then the epilogue while the band is hot.
+//! chunks of K into an f32 accumulator, then the epilogue while the band is hot. `compute` calls it.
+//!
+//! Chunks of 8-bit values are summed apart and promoted. Those of i8 are whole numbers below 2^24, so their f32 sums
+//! are exact in any order and the accumulator counts them in i32, unless scales change along K.
 
+use super::Fault;
+use super::epilogue::Epilogue;
+use super::geometry::Product;
+use super::groups::{Block, Blocks};
 use super::isa::{Isa, Kernel, fma};
-use super::math;
 use super::memory::View;
-use super::plan::{Product, Span, order};
+use super::plan::Span;
 use super::pool::Pool;
 use super::product::{Panel, Target, multiply};
 use super::scratch::{with_rows, with_tiles};
-use crate::op::{Activation, CheckedOp, Matmul, Op};
+use crate::DType;
+use crate::op::{CheckedOp, Group, Matmul, Op, Scale};
 use std::ops::Range;
+
+/// Rows, columns and elements of K that share a scale.
+const BLOCK: u64 = 128;
 
 /// A product on its operands.
 pub(super) struct Bands<'a> {
     isa: Isa,
     op: &'a Matmul,
     product: Product,
-    tile: [u64; 2],
-    chunk: u64,
+    blocks: Blocks,
     a: &'a View,
     b: &'a View,
     out: &'a View,
-    /// bias, gate, residual
-    extra: [Option<&'a View>; 3],
+    /// Scales of A and B that change along K.
+    scales: [Option<&'a View>; 2],
+    sums: Sums,
+    epilogue: Epilogue<'a>,
     state: Option<&'a View>,
-    batch_axes: usize,
 }
 
-/// A band: rows and columns of the output, and the batch entry they belong to.
-#[derive(Clone, Copy)]
-struct Band {
-    entry: u64,
-    row: u64,
-    rows: u64,
-    col: u64,
-    cols: u64,
+/// How chunks are merged.
+#[derive(Clone, Copy, PartialEq)]
+enum Sums {
+    /// In the accumulator itself.
+    Direct,
+    /// Summed apart, then added in f32, scaled.
+    Promoted,
+    /// Summed apart, then added in i32.
+    Whole,
+}
+
+/// A band: some rows of a block and columns of a tile.
+pub(super) struct Band {
+    pub(super) block: Block,
+    pub(super) col: u64,
+    pub(super) cols: u64,
     /// First element of the band in the carried state of its tile.
     state_at: u64,
 }
@@ -45,109 +63,113 @@ impl<'a> Bands<'a> {
         checked: &'a CheckedOp,
         views: &'a [View],
         state: Option<&'a View>,
+        fault: &Fault,
     ) -> Option<Self> {
         let Op::Matmul(op) = checked.op() else { return None };
         let view = |name| checked.position(name).map(|i| &views[i]);
-        let order = order(checked.op(), isa);
+        let by_k = |name, scale| match scale {
+            Scale::Block1x128 | Scale::Block128x128 => view(name),
+            _ => None,
+        };
+        let product = Product::of(checked, op, isa);
         let (a, b, out) = (view("a")?, view("b")?, view("out")?);
+        let scales = [by_k("scale_a", op.scales[0]), by_k("scale_b", op.scales[1])];
+        let sums = match a.dtype {
+            DType::I8 if scales.iter().all(Option::is_none) => Sums::Whole,
+            dtype if dtype.size() == 1 => Sums::Promoted,
+            _ => Sums::Direct,
+        };
         Some(Self {
             isa,
             op,
-            product: Product::of(checked, isa),
-            tile: order.tile.map(u64::from),
-            chunk: order.chunk.into(),
+            blocks: Blocks::of(op, &product, view("sizes"), fault),
+            product,
             a,
             b,
             out,
-            extra: ["bias", "gate", "residual"].map(view),
+            scales,
+            sums,
+            epilogue: Epilogue::new(isa, checked, op, views, sums == Sums::Whole)?,
             state,
-            batch_axes: out.shape.rank() - 2,
         })
     }
 
     /// Runs a span of tiles on the pool.
     pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
-        let bands = self.tile[0].min(self.product.m).div_ceil(self.product.band_rows).max(1);
+        let p = &self.product;
+        let bands = p.tile[0].min(p.m).div_ceil(p.band_rows).max(1);
         pool.run(span.tiles * bands, item_ns / bands, |i| {
             let (tile, band) = (span.first + i / bands, i % bands);
             if let Some(band) = self.band(tile, band) {
-                self.links(band, span.from, span.to);
+                self.links(&band, span.from, span.to);
             }
         });
     }
 
     fn band(&self, tile: u64, band: u64) -> Option<Band> {
         let p = &self.product;
-        let band_rows = p.band_rows;
-        let per_entry = p.tiles_m * p.tiles_n;
-        let (entry, t) = (tile / per_entry, tile % per_entry);
-        let (ti, tj) = (t / p.tiles_n, t % p.tiles_n);
-        let row = ti * self.tile[0] + band * band_rows;
-        let end = (ti * self.tile[0] + self.tile[0]).min(row + band_rows).min(p.m);
-        let col = tj * self.tile[1];
-        let cols = self.tile[1].min(p.n - col);
-        let state_at = band * band_rows * self.tile[1];
-        (row < end).then(|| Band { entry, row, rows: end - row, col, cols, state_at })
+        let mut block = self.blocks.get(p, tile / p.tiles_n)?;
+        let before = band * p.band_rows;
+        block.row += before;
+        block.rows = block.rows.checked_sub(before)?.min(p.band_rows);
+        block.owned = block.owned.saturating_sub(before).min(block.rows);
+        let col = tile % p.tiles_n * p.tile[1];
+        let cols = p.tile[1].min(p.n - col);
+        (block.rows > 0).then(|| Band { block, col, cols, state_at: before * p.tile[1] })
     }
 
     /// Links `from..to` of a band: its accumulator from the state or from zero, back to the state or through the
-    /// epilogue. Without an epilogue it is summed where the output lies, however the chain is cut.
-    fn links(&self, band: Band, from: u64, to: u64) {
-        let chunks = self.product.k.div_ceil(self.chunk).max(1);
-        let per_link = self.product.per_link;
-        let [first, last] = [from, to].map(|link| (link * per_link).min(chunks));
-        let ends = to == self.product.links;
-        with_tiles(|[acc, a, b, _]| {
-            if self.plain() {
-                let axes = self.batch_axes;
+    /// epilogue. Without an epilogue it is summed where the output lies, however the chain is cut; the size of a
+    /// group may change between two links, so there a chain must be whole.
+    fn links(&self, band: &Band, from: u64, to: u64) {
+        let p = &self.product;
+        let chunks = (band.block.k.end - band.block.k.start).div_ceil(p.chunk).max(1);
+        let [first, last] = [from, to].map(|link| (link * p.per_link).min(chunks));
+        let ends = to == p.links;
+        let whole = band.block.owned == band.block.rows;
+        with_tiles(|[acc, a, b, part]| {
+            let steady = whole && (from == 0 && ends || self.op.group == Group::None);
+            if steady && self.sums == Sums::Direct && self.epilogue.is_plain() {
+                let axes = self.out.shape.rank() - 2;
                 let steps = [self.out.strides[axes], self.out.strides[axes + 1]];
-                let start = self.start(self.out, band, 0);
-                if let Some(mut out) = Target::of(self.out, start, steps, [band.rows, band.cols]) {
-                    return self.multiply(band, first..last, &mut out, [a, b]);
+                let start = start(self.out, band.block.entry, [band.block.row, band.col]);
+                let size = [band.block.rows, band.cols];
+                if let Some(mut out) = Target::of(self.out, start, steps, size) {
+                    return self.direct(band, first..last, &mut out, [a, b]);
                 }
             }
-            acc.resize((band.rows * band.cols) as usize, 0.0);
-            if let (Some(state), 1..) = (self.state, from) {
-                state.load(self.isa, band.state_at, 1, acc);
-            }
             let cols = band.cols as usize;
-            self.multiply(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
+            acc.resize(band.block.rows as usize * cols, 0.0);
+            match self.state {
+                Some(state) if from > 0 => state.load(self.isa, band.state_at, 1, acc),
+                // Direct sums begin where the first chunk writes.
+                _ if whole && self.sums == Sums::Direct => {}
+                _ => acc.fill(0.0),
+            }
+            if self.sums == Sums::Direct {
+                self.direct(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
+            } else {
+                self.promoted(band, first..last, acc, [a, b, part]);
+            }
             match self.state {
                 Some(state) if !ends => state.store(self.isa, band.state_at, 1, acc),
-                _ => self.epilogue(band, acc),
+                _ => self.epilogue.write(band, acc),
             }
         });
     }
 
-    /// Whether the sum is the result.
-    fn plain(&self) -> bool {
-        self.op.alpha == 1.0
-            && self.op.activation == Activation::None
-            && self.extra.iter().all(Option::is_none)
-    }
-
-    /// Element offset of the band's row `row` in a view of the output's shape.
-    fn start(&self, view: &View, band: Band, row: u64) -> u64 {
-        let axes = self.batch_axes;
-        let (rows, cols) = (view.strides[axes], view.strides[axes + 1]);
-        view.outer_offset(band.entry, axes) + (band.row + row) * rows + band.col * cols
-    }
-
-    /// `target (+)= A[rows, chunks] B[chunks, cols]`, one chunk after the other.
-    fn multiply(
-        &self,
-        band: Band,
-        chunks: Range<u64>,
-        target: &mut Target<'_>,
-        [pa, pb]: [&mut Vec<f32>; 2],
-    ) {
-        for chunk in chunks {
-            let k0 = chunk * self.chunk;
-            let depth = self.chunk.min(self.product.k - k0.min(self.product.k));
-            let a = self.panel(self.a, band.entry, [band.row, k0], [band.rows, depth], pa);
-            let b = self.panel(self.b, band.entry, [k0, band.col], [depth, band.cols], pb);
-            multiply(a, b, target, chunk > 0, 1.0);
-        }
+    /// A and B of a chunk.
+    fn panels<'b>(
+        &'b self,
+        band: &Band,
+        chunk: u64,
+        [pa, pb]: [&'b mut Vec<f32>; 2],
+    ) -> [Panel<'b>; 2] {
+        let Block { entry, group, row, owned, ref k, .. } = band.block;
+        let k0 = k.start + chunk * self.product.chunk;
+        let depth = self.product.chunk.min(k.end - k0.min(k.end));
+        let a = self.panel(self.a, entry, [row, k0], [owned, depth], pa);
+        [a, self.panel(self.b, group, [k0, band.col], [depth, band.cols], pb)]
     }
 
     fn panel<'b>(
@@ -158,66 +180,119 @@ impl<'a> Bands<'a> {
         size: [u64; 2],
         buffer: &'b mut Vec<f32>,
     ) -> Panel<'b> {
-        let axes = self.batch_axes;
+        let axes = view.shape.rank() - 2;
         let strides = [view.strides[axes], view.strides[axes + 1]];
-        let start = view.outer_offset(entry, axes) + at[0] * strides[0] + at[1] * strides[1];
-        Panel::of(self.isa, view, start, strides, size, buffer)
+        Panel::of(self.isa, view, start(view, entry, at), strides, size, buffer)
     }
 
-    fn epilogue(&self, band: Band, acc: &mut [f32]) {
-        let cols = band.cols as usize;
-        let plain = self.plain();
-        with_rows(|[extra, _]| {
-            extra.resize(3 * cols, 0.0);
-            for (row, line) in (0..band.rows).zip(acc.chunks_exact_mut(cols)) {
-                if !plain {
-                    let mut parts = extra.chunks_exact_mut(cols);
-                    let rows = self.extra.map(|view| {
-                        let (view, part) = (view?, parts.next()?);
-                        let at = self.start(view, band, row);
-                        view.load(self.isa, at, view.row_stride(), part);
-                        Some(&*part)
-                    });
-                    self.isa.run(Epilogue { op: self.op, line: &mut *line, rows });
-                }
-                let at = self.start(self.out, band, row);
-                self.out.store(self.isa, at, self.out.row_stride(), line);
+    /// `target (+)= A[rows, chunks] B[chunks, cols]`, one chunk after the other. Nothing of rows without a group.
+    fn direct(
+        &self,
+        band: &Band,
+        chunks: Range<u64>,
+        target: &mut Target<'_>,
+        [pa, pb]: [&mut Vec<f32>; 2],
+    ) {
+        for chunk in chunks.filter(|_| band.block.owned > 0) {
+            let [a, b] = self.panels(band, chunk, [pa, pb]);
+            multiply(a, b, target, chunk > 0, 1.0);
+        }
+    }
+
+    /// The same by way of a sum of each chunk.
+    fn promoted(
+        &self,
+        band: &Band,
+        chunks: Range<u64>,
+        acc: &mut [f32],
+        [pa, pb, part]: [&mut Vec<f32>; 3],
+    ) {
+        let (rows, cols) = (band.block.owned as usize, band.cols as usize);
+        part.resize(rows * cols, 0.0);
+        let acc = &mut acc[..rows * cols];
+        for chunk in chunks.filter(|_| rows > 0) {
+            let [a, b] = self.panels(band, chunk, [pa, pb]);
+            multiply(a, b, &mut Target::dense(part, cols, cols), false, 1.0);
+            if self.sums == Sums::Whole {
+                self.isa.run(Count { acc: bytemuck::cast_slice_mut(acc), part });
+                continue;
             }
-        });
+            with_rows(|[of_rows, of_cols]| {
+                of_rows.resize(rows, 1.0);
+                of_cols.resize(cols, 1.0);
+                self.block_scales(0, band.block.entry, [band.block.row, chunk], of_rows);
+                self.block_scales(1, band.block.group, [band.col, chunk], of_cols);
+                self.isa.run(Promote { acc: &mut *acc, part, of_rows, of_cols });
+            });
+        }
+    }
+
+    /// The factors of the rows of A, or the columns of B, from `first` on in a chunk of K.
+    fn block_scales(
+        &self,
+        which: usize,
+        entry: u64,
+        [first, chunk]: [u64; 2],
+        factors: &mut [f32],
+    ) {
+        let Some(view) = self.scales[which] else { return factors.fill(1.0) };
+        let axes = view.shape.rank() - 2;
+        let steps = [view.strides[axes], view.strides[axes + 1]];
+        let (along, by_k) = if which == 0 { (steps[0], steps[1]) } else { (steps[1], steps[0]) };
+        let start = view.outer_offset(entry, axes) + chunk * by_k;
+        if self.op.scales[which] == Scale::Block1x128 {
+            return view.load(self.isa, start + first * along, along, factors);
+        }
+        let mut at = first;
+        let mut rest = factors;
+        while !rest.is_empty() {
+            let block = ((BLOCK - at % BLOCK) as usize).min(rest.len());
+            let (same, behind) = std::mem::take(&mut rest).split_at_mut(block);
+            view.load(self.isa, start + at / BLOCK * along, 1, &mut same[..1]);
+            same.fill(same[0]);
+            (at, rest) = (at + block as u64, behind);
+        }
     }
 }
 
-/// One output row: `residual + gate * act(alpha * acc + bias)`.
-struct Epilogue<'a> {
-    op: &'a Matmul,
-    line: &'a mut [f32],
-    /// bias, gate, residual
-    rows: [Option<&'a [f32]>; 3],
+/// The element of a row and column of a batch entry, where the view has any.
+fn start(view: &View, entry: u64, [row, col]: [u64; 2]) -> u64 {
+    let axes = view.shape.rank() - 2;
+    view.outer_offset(entry, axes) + row * view.strides[axes] + col * view.strides[axes + 1]
 }
 
-impl Kernel for Epilogue<'_> {
+/// Adds the sums of a chunk, each by the factors of its row and column.
+struct Promote<'a> {
+    acc: &'a mut [f32],
+    part: &'a [f32],
+    of_rows: &'a [f32],
+    of_cols: &'a [f32],
+}
+
+impl Kernel for Promote<'_> {
     type Output = ();
     #[inline(always)]
     fn run<const F: bool>(self) {
-        let Self { op, line, rows: [bias, gate, residual] } = self;
-        match bias {
-            Some(bias) => {
-                line.iter_mut().zip(bias).for_each(|(v, b)| *v = fma::<F>(*v, op.alpha, *b));
+        let Self { acc, part, of_rows, of_cols } = self;
+        let lines = acc.chunks_exact_mut(of_cols.len()).zip(part.chunks_exact(of_cols.len()));
+        for ((acc, part), row) in lines.zip(of_rows) {
+            for ((acc, x), col) in acc.iter_mut().zip(part).zip(of_cols) {
+                *acc = fma::<F>(*x, row * col, *acc);
             }
-            None => line.iter_mut().for_each(|v| *v *= op.alpha),
         }
-        match op.activation {
-            Activation::None => {}
-            Activation::Relu => line.iter_mut().for_each(|v| *v = math::relu(*v)),
-            Activation::GeluErf => line.iter_mut().for_each(|v| *v = math::gelu_erf::<F>(*v)),
-            Activation::GeluTanh => line.iter_mut().for_each(|v| *v = math::gelu_tanh::<F>(*v)),
-            Activation::Silu => line.iter_mut().for_each(|v| *v *= math::sigmoid::<F>(*v)),
-        }
-        if let Some(gate) = gate {
-            line.iter_mut().zip(gate).for_each(|(v, g)| *v *= g);
-        }
-        if let Some(residual) = residual {
-            line.iter_mut().zip(residual).for_each(|(v, r)| *v += r);
-        }
+    }
+}
+
+/// Adds the sums of a chunk, which are whole numbers.
+struct Count<'a> {
+    acc: &'a mut [i32],
+    part: &'a [f32],
+}
+
+impl Kernel for Count<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        self.acc.iter_mut().zip(self.part).for_each(|(acc, x)| *acc = acc.wrapping_add(*x as i32));
     }
 }

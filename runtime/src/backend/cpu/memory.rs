@@ -1,7 +1,8 @@
 //! Blocks of host memory and strided views of them. Every raw pointer of this backend is here: kernels ask for
 //! rows as f32 and give rows back.
 
-use super::convert;
+use super::bytes::{self, Byte};
+use super::convert::{self, Half};
 use super::isa::Isa;
 use crate::DType;
 use crate::backend::Place;
@@ -48,7 +49,7 @@ impl Drop for Block {
     }
 }
 
-/// 16-bit elements that are collected side by side before they are converted together.
+/// Narrow elements that are collected side by side before they are converted together.
 const NEAR: usize = 256;
 
 /// Every block, and a few freed ones kept because fresh pages cost a fault each.
@@ -195,6 +196,10 @@ impl View {
         (self.dtype == DType::F32).then(|| self.element(offset).cast())
     }
 
+    fn half(&self) -> Half {
+        if self.dtype == DType::BF16 { convert::BF16 } else { convert::F16 }
+    }
+
     /// `dst.len()` elements from `offset`, `stride` apart, as f32.
     pub(super) fn load(&self, isa: Isa, offset: u64, stride: u64, dst: &mut [f32]) {
         let (start, n, step) = (self.element(offset), dst.len(), stride as usize);
@@ -208,22 +213,18 @@ impl View {
                     dst.iter_mut().enumerate().for_each(|(i, d)| *d = *p.add(i * step));
                 }
                 (DType::BF16 | DType::F16, _) => {
-                    let wide = if self.dtype == DType::BF16 { convert::BF16 } else { convert::F16 };
-                    let p: *const u16 = start.cast();
-                    if step == 1 {
-                        convert::widen(isa, wide, std::slice::from_raw_parts(p, n), dst);
-                    } else {
-                        let mut near = [0u16; NEAR];
-                        for (i, part) in dst.chunks_mut(NEAR).enumerate() {
-                            let near = &mut near[..part.len()];
-                            let p = p.add(i * NEAR * step);
-                            near.iter_mut().enumerate().for_each(|(i, d)| *d = *p.add(i * step));
-                            convert::widen(isa, wide, near, part);
-                        }
-                    }
+                    let half = self.half();
+                    load_narrow(start.cast(), step, dst, |src, dst| {
+                        convert::widen(isa, half, src, dst);
+                    });
                 }
-                // `check` lets only the floats above reach a kernel that loads as f32.
-                _ => dst.fill(0.0),
+                (dtype, _) => match Byte::of(dtype) {
+                    Some(byte) => load_narrow(start.cast_const(), step, dst, |src, dst| {
+                        bytes::widen(isa, byte, src, dst);
+                    }),
+                    // `check` lets no 32-bit integer reach a kernel that loads as f32.
+                    None => dst.fill(0.0),
+                },
             }
         }
     }
@@ -240,21 +241,18 @@ impl View {
                     src.iter().enumerate().for_each(|(i, s)| *p.add(i * step) = *s);
                 }
                 (DType::BF16 | DType::F16, _) => {
-                    let form = if self.dtype == DType::BF16 { convert::BF16 } else { convert::F16 };
-                    let p: *mut u16 = start.cast();
-                    if step == 1 {
-                        convert::narrow(isa, form, src, std::slice::from_raw_parts_mut(p, n));
-                    } else {
-                        let mut near = [0u16; NEAR];
-                        for (i, part) in src.chunks(NEAR).enumerate() {
-                            let near = &mut near[..part.len()];
-                            convert::narrow(isa, form, part, near);
-                            let p = p.add(i * NEAR * step);
-                            near.iter().enumerate().for_each(|(i, s)| *p.add(i * step) = *s);
-                        }
+                    let half = self.half();
+                    store_narrow(start.cast(), step, src, |src, dst| {
+                        convert::narrow(isa, half, src, dst);
+                    });
+                }
+                (dtype, _) => {
+                    if let Some(byte) = Byte::of(dtype) {
+                        store_narrow(start, step, src, |src, dst| {
+                            bytes::narrow(isa, byte, src, dst);
+                        });
                     }
                 }
-                _ => {}
             }
         }
     }
@@ -285,6 +283,56 @@ impl View {
                 // There is no other size.
                 _ => {}
             }
+        }
+    }
+}
+
+/// `dst.len()` elements from `start`, `step` apart, widened.
+///
+/// # Safety
+/// Every element named is inside a live block and aligned.
+unsafe fn load_narrow<T: bytemuck::Pod>(
+    start: *const T,
+    step: usize,
+    dst: &mut [f32],
+    widen: impl Fn(&[T], &mut [f32]),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if step == 1 {
+            return widen(std::slice::from_raw_parts(start, dst.len()), dst);
+        }
+        let mut near = [T::zeroed(); NEAR];
+        for (i, part) in dst.chunks_mut(NEAR).enumerate() {
+            let near = &mut near[..part.len()];
+            let p = start.add(i * NEAR * step);
+            near.iter_mut().enumerate().for_each(|(i, d)| *d = *p.add(i * step));
+            widen(near, part);
+        }
+    }
+}
+
+/// `src` narrowed to elements from `start`, `step` apart.
+///
+/// # Safety
+/// Every element named is inside a live block and aligned, and the caller's alone.
+unsafe fn store_narrow<T: bytemuck::Pod>(
+    start: *mut T,
+    step: usize,
+    src: &[f32],
+    narrow: impl Fn(&[f32], &mut [T]),
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if step == 1 {
+            return narrow(src, std::slice::from_raw_parts_mut(start, src.len()));
+        }
+        let mut near = [T::zeroed(); NEAR];
+        for (i, part) in src.chunks(NEAR).enumerate() {
+            let near = &mut near[..part.len()];
+            narrow(part, near);
+            let p = start.add(i * NEAR * step);
+            near.iter().enumerate().for_each(|(i, s)| *p.add(i * step) = *s);
         }
     }
 }

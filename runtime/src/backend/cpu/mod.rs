@@ -2,15 +2,22 @@
 //! returns, on the calling thread and the pool's.
 
 mod attention;
+mod attention_backward;
+mod bytes;
 mod convert;
+mod epilogue;
 mod flat;
+mod geometry;
+mod groups;
 mod isa;
 mod math;
 mod matmul;
 mod memory;
+mod norm_backward;
 mod plan;
 mod pool;
 mod product;
+mod quantize;
 mod rope;
 mod rows;
 mod scatter;
@@ -33,18 +40,25 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 17] = [
+const SOURCES: [(&str, &str); 24] = [
     ("attention.rs", include_str!("attention.rs")),
+    ("attention_backward.rs", include_str!("attention_backward.rs")),
+    ("bytes.rs", include_str!("bytes.rs")),
     ("convert.rs", include_str!("convert.rs")),
+    ("epilogue.rs", include_str!("epilogue.rs")),
     ("flat.rs", include_str!("flat.rs")),
+    ("geometry.rs", include_str!("geometry.rs")),
+    ("groups.rs", include_str!("groups.rs")),
     ("isa.rs", include_str!("isa.rs")),
     ("math.rs", include_str!("math.rs")),
     ("matmul.rs", include_str!("matmul.rs")),
     ("memory.rs", include_str!("memory.rs")),
     ("mod.rs", include_str!("mod.rs")),
+    ("norm_backward.rs", include_str!("norm_backward.rs")),
     ("plan.rs", include_str!("plan.rs")),
     ("pool.rs", include_str!("pool.rs")),
     ("product.rs", include_str!("product.rs")),
+    ("quantize.rs", include_str!("quantize.rs")),
     ("rope.rs", include_str!("rope.rs")),
     ("rows.rs", include_str!("rows.rs")),
     ("scatter.rs", include_str!("scatter.rs")),
@@ -176,7 +190,9 @@ impl Cpu {
             let item_ns = unit_ns.saturating_mul(span.to - span.from);
             match op.op() {
                 Op::Matmul(_) => {
-                    if let Some(bands) = matmul::Bands::new(isa, op, views, state.as_ref()) {
+                    let fault = &self.fault;
+                    let bands = matmul::Bands::new(isa, op, views, state.as_ref(), fault);
+                    if let Some(bands) = bands {
                         bands.run(span, pool, item_ns);
                     }
                 }
@@ -184,6 +200,12 @@ impl Cpu {
                     let fault = &self.fault;
                     let tiles = attention::Tiles::new(isa, op, views, state.as_ref(), fault);
                     if let Some(tiles) = tiles {
+                        tiles.run(span, pool, item_ns);
+                    }
+                }
+                Op::AttentionBackward(_) => {
+                    let state = state.as_ref();
+                    if let Some(tiles) = attention_backward::Backward::new(isa, op, views, state) {
                         tiles.run(span, pool, item_ns);
                     }
                 }
@@ -199,11 +221,22 @@ impl Cpu {
                         select.run(span, pool, item_ns);
                     }
                 }
+                Op::NormBackward(_) => {
+                    let state = state.as_ref();
+                    if let Some(gradient) = norm_backward::Gradient::new(isa, op, views, state) {
+                        gradient.run(span, pool, item_ns);
+                    }
+                }
+                Op::Quantize(_) => {
+                    if let Some(quantizer) =
+                        quantize::Quantizer::new(isa, op, views, state.as_ref())
+                    {
+                        quantizer.run(span, pool, item_ns);
+                    }
+                }
                 Op::Scatter(_) => {
                     scatter::scatter(isa, op, views, span, pool, item_ns, &self.fault);
                 }
-                // The planner lets no other op come here.
-                _ => {}
             }
         }
     }

@@ -1,9 +1,10 @@
 //! The rotary embedding: rows of heads, each turned by the angles of its position. `compute` calls it.
 
+use super::geometry::rows_per_tile;
 use super::isa::{Isa, Kernel};
 use super::math;
 use super::memory::View;
-use super::plan::{Span, rows_per_tile};
+use super::plan::Span;
 use super::pool::Pool;
 use super::scratch::with_rows;
 use crate::DType;

@@ -1,10 +1,11 @@
 //! Row kernels: norm, softmax and reduce. A row is folded chunk by chunk, left to right; a chunk in sixteen
 //! lanes, then the lanes in order. Long rows are cut into links of one chunk and carry two f32 of state.
 
+use super::geometry::rows_per_tile;
 use super::isa::{Isa, Kernel, fma};
 use super::math;
 use super::memory::View;
-use super::plan::{ROW_CHUNK, Span, passes, rows_per_tile};
+use super::plan::{ROW_CHUNK, Span, passes};
 use super::pool::Pool;
 use super::scratch::with_rows;
 use crate::op::{CheckedOp, Norm, NormKind, Op, Reduce, ReduceFn, Softmax};
@@ -14,7 +15,7 @@ const LANES: usize = 16;
 
 /// A fold of a chunk to one value.
 #[derive(Clone, Copy)]
-enum Fold {
+pub(super) enum Fold {
     /// Sum of `x`.
     Sum,
     /// Sum of `(x - a)^2`.
@@ -27,7 +28,7 @@ enum Fold {
     Min,
 }
 
-struct FoldChunk<'a>(Fold, &'a [f32]);
+pub(super) struct FoldChunk<'a>(pub(super) Fold, pub(super) &'a [f32]);
 
 impl Kernel for FoldChunk<'_> {
     type Output = f32;

@@ -1,9 +1,10 @@
 //! `scatter`: entries written or added where their indices say, in their order. A tile is a run of columns and sees
 //! every entry, so that equal indices never meet on two threads. `compute` calls it.
 
+use super::geometry::Entries;
 use super::isa::Isa;
 use super::memory::View;
-use super::plan::{Entries, Span};
+use super::plan::Span;
 use super::pool::Pool;
 use super::scratch::with_rows;
 use super::walk::Walk;

@@ -1,9 +1,10 @@
 //! `arg_max` and `top_k`: each row's largest elements, kept in order while the row is read once, chunk by chunk.
 //! Long rows are cut between chunks and carry the kept ones. `compute` calls it.
 
+use super::geometry::rows_per_tile;
 use super::isa::Isa;
 use super::memory::View;
-use super::plan::{ROW_CHUNK, Span, rows_per_tile};
+use super::plan::{ROW_CHUNK, Span};
 use super::pool::Pool;
 use super::scratch::with_rows;
 use crate::op::{CheckedOp, Op};

@@ -82,7 +82,9 @@ fn lower_classes_pass_the_parity_suite() {
     for isa in classes().into_iter().skip(1) {
         let tables = [tables::attention(), tables::norm(), tables::softmax(), tables::reduce()];
         let others = [tables::map(), tables::rope(), tables::scatter(), tables::top_k()];
-        for table in tables.into_iter().chain(others) {
+        let gradients = [tables::norm_backward(), tables::attention_backward()];
+        let bytes = [tables::quantize(), common::products::options()];
+        for table in tables.into_iter().chain(others).chain(gradients).chain(bytes) {
             // Every third case: the same loops, compiled for another class.
             let table = table.into_iter().step_by(3).collect();
             common::run_table(Cpu::of_class(isa, 2).unwrap(), table);
@@ -96,7 +98,8 @@ fn every_class_plans_units_within_the_cap() {
     use common::tables;
     let mut cases = [tables::matmul(), tables::attention(), tables::norm()].concat();
     cases.extend([tables::softmax(), tables::reduce(), tables::map()].concat());
-    cases.extend([tables::gather(), tables::copy()].concat());
+    cases.extend([tables::gather(), tables::copy(), tables::quantize()].concat());
+    cases.extend([tables::norm_backward(), tables::attention_backward()].concat());
     // The dearest units: full tiles of every op, and rows of 2^31 columns.
     let full = |shape: &[u64]| Operand::new(DType::F32, shape, Style::Repeat, 0, Fill::Poison);
     let out = |shape: &[u64]| Operand::out(DType::F32, shape, Style::Tight, 0);
@@ -106,6 +109,14 @@ fn every_class_plans_units_within_the_cap() {
     let heads = || full(&[2, 3, 1 << 20, 256]);
     let attention = vec![heads(), heads(), heads(), out(&[2, 3, 1 << 20, 256])];
     cases.push(Case::new(crate::op::Attention::default(), attention));
+    let stat = |shape: &[u64]| full(&shape[..3]);
+    let whole = [2, 3, 1 << 20, 256];
+    let inputs =
+        [full(&whole), full(&whole), full(&whole), full(&whole), stat(&whole), full(&whole)];
+    let gradients = inputs.into_iter().chain([0; 3].map(|_| out(&whole)));
+    let backward = crate::op::AttentionBackward { scale: 1.0, causal: false };
+    cases.push(Case::new(backward, gradients.collect()));
+    cases.extend(dearest_products(square));
     for columns in [1, 63, 64, 4095, (1 << 14) - 1, 1 << 14, (1 << 14) + 1, 1 << 31] {
         let rows = || vec![full(&[1 << 20, columns]), out(&[1 << 20, columns])];
         cases.push(Case::new(crate::op::Softmax { scale: 1.0, axis: 1 }, rows()));
@@ -119,6 +130,49 @@ fn every_class_plans_units_within_the_cap() {
             assert!(plan.unit_ns <= UNIT_CAP_SLOW_NS, "{isa:?}: {plan} for {}", case.name);
         }
     }
+}
+
+/// Products of 8-bit values with everything that an epilogue does, operands turned, of every grouping.
+fn dearest_products(n: u64) -> Vec<common::case::Case> {
+    use crate::op::{Gate, Group, Lens, Matmul, Scale};
+    use common::case::{Case, Fill, Operand, Style};
+    let make = |dtype, shape: &[u64], style| Operand::new(dtype, shape, style, 0, Fill::Poison);
+    let half = n / 2;
+    let mut cases = Vec::new();
+    for (gate, columns) in [(Gate::None, n), (Gate::Interleaved, half)] {
+        let groups =
+            [(Group::None, Lens::Full), (Group::Contiguous, Lens::Device { max: 1 << 20 })];
+        for (group, sizes) in groups {
+            let device = sizes.on_device();
+            let op = Matmul {
+                beta: 0.5,
+                gate,
+                preactivation: true,
+                scales: [Scale::Block1x128, Scale::Block128x128],
+                group,
+                sizes,
+                quantize: Scale::Block1x128,
+                ..Matmul::default()
+            };
+            let batch: &[u64] = if device { &[1 << 16] } else { &[] };
+            let b = |rows, cols| [batch, &[rows, cols]].concat();
+            let mut operands = vec![
+                make(DType::F8E4M3, &[n, n], Style::Repeat),
+                make(DType::F8E4M3, &b(n, n), Style::Repeat),
+                make(DType::BF16, &[n, n], Style::Turned),
+                make(DType::F32, &[n, n / 128], Style::Repeat),
+                make(DType::F32, &b(n / 128, n / 128), Style::Repeat),
+            ];
+            operands.extend(device.then(|| make(DType::U32, &[1 << 16], Style::Tight)));
+            operands.extend([
+                make(DType::I8, &[n, columns], Style::Turned),
+                make(DType::BF16, &[n, n], Style::Turned),
+                make(DType::F32, &[n, columns.div_ceil(128)], Style::Turned),
+            ]);
+            cases.push(Case::new(op, operands));
+        }
+    }
+    cases
 }
 
 proptest! {
@@ -228,6 +282,64 @@ fn scatters_by_bad_indices_write_nowhere() {
         }
         assert_eq!(left.blocks[out], expected);
         assert_eq!(left.fault, Some(IndexFault { value: bad, bound: 5 }));
+    }
+}
+
+/// Sizes of groups that are none, in an operand: each is held to its bound and to what is left, the first is reported,
+/// and the product is that of the sizes they were held to.
+#[test]
+fn groups_of_bad_sizes_stay_inside() {
+    use crate::op::{Group, Lens, Matmul};
+    use common::case::{Case, Fill, Operand, Style};
+    use common::run::{contents, execute};
+    let mut cpu = Cpu::new().unwrap();
+    let normal =
+        |shape: &[u64]| Operand::new(DType::F32, shape, Style::Tight, 0, Fill::Normal(1.0));
+    let out = |shape: &[u64]| Operand::out(DType::F32, shape, Style::Tight, 0);
+    let op = |group, sizes| Matmul { group, sizes, ..Matmul::default() };
+    let case = |group, device: bool, sizes: [u32; 3]| {
+        let operands = match group {
+            Group::Contiguous => [normal(&[600, 5]), normal(&[3, 5, 4]), out(&[600, 4])],
+            Group::Masked => [normal(&[3, 600, 5]), normal(&[3, 5, 4]), out(&[3, 600, 4])],
+            _ => [normal(&[4, 600]), normal(&[600, 5]), out(&[3, 4, 5])],
+        };
+        let list = Operand::new(DType::U32, &[3], Style::Tight, 0, Fill::List(sizes));
+        let [a, b, out] = operands;
+        match device {
+            true => Case::new(op(group, Lens::Device { max: 500 }), vec![a, b, list, out]),
+            false => Case::new(op(group, Lens::Host(sizes.to_vec())), vec![a, b, out]),
+        }
+    };
+    for group in [Group::Contiguous, Group::Masked, Group::K] {
+        let masked = group == Group::Masked;
+        for (sizes, held, fault) in [
+            ([7, u32::MAX, 3], [7, 500, 3], (u32::MAX, 501)),
+            ([1 << 31, 1, 2], [500, 1, 2], (1 << 31, 501)),
+            ([501, 0, 0], [500, 0, 0], (501, 501)),
+            (
+                [300, 400, 9],
+                [300, if masked { 400 } else { 300 }, if masked { 9 } else { 0 }],
+                (400, 301),
+            ),
+        ] {
+            let mut run = |case: &Case, bytes: &[Vec<u8>]| {
+                let op = Arc::new(case.checked());
+                let plan = cpu.candidates(&op).unwrap()[0];
+                let cut = [plan.units() as u64];
+                let mut left = execute(&mut cpu, &op, &plan, bytes, case, &cut).unwrap();
+                (left.blocks.pop().unwrap(), left.fault)
+            };
+            let (bad, good) = (case(group, true, sizes), case(group, false, held));
+            let bytes = contents(&bad);
+            let (got, seen) = run(&bad, &bytes);
+            let same = [bytes[0].clone(), bytes[1].clone(), bytes[3].clone()];
+            let (expected, none) = run(&good, &same);
+            assert!(got == expected, "{group:?} {sizes:?}");
+            assert_eq!(none, None);
+            let fault = IndexFault { value: fault.0, bound: fault.1 };
+            let legal = masked && sizes[1] == 400;
+            assert_eq!(seen, (!legal).then_some(fault), "{group:?} {sizes:?}");
+        }
     }
 }
 

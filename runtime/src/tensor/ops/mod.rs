@@ -3,11 +3,14 @@
 
 mod arg_max;
 mod attention;
+mod attention_backward;
 mod copy;
 mod gather;
 mod map;
 mod matmul;
 mod norm;
+mod norm_backward;
+mod quantize;
 mod reduce;
 mod rope;
 mod scatter;
@@ -16,11 +19,14 @@ mod top_k;
 
 pub use arg_max::ArgMax;
 pub use attention::Attention;
+pub use attention_backward::AttentionBackward;
 pub use copy::Copy;
 pub use gather::Gather;
 pub use map::Map;
-pub use matmul::Matmul;
+pub use matmul::{Matmul, Product};
 pub use norm::Norm;
+pub use norm_backward::NormBackward;
+pub use quantize::{Dequantize, Quantize, Quantized};
 pub use reduce::Reduce;
 pub use rope::Rope;
 pub use scatter::Scatter;
@@ -45,9 +51,9 @@ pub(crate) struct Options<'a> {
     into: Option<&'a Tensor>,
 }
 
-/// The methods that set [`Options`] and run the call.
-macro_rules! call_methods {
-    ($name:ident) => {
+/// The methods that run a call with this result.
+macro_rules! run_methods {
+    ($name:ident, $result:ty) => {
         impl<'a> $name<'a> {
             /// Runs on this queue instead of the device's default one.
             #[must_use]
@@ -56,6 +62,43 @@ macro_rules! call_methods {
                 self
             }
 
+            /// Checks the op now and enqueues it; waits while the queue is full.
+            ///
+            /// # Errors
+            /// The rule broken, `OutOfMemory`, or what the device fails with. Errors of the run itself come
+            /// back where the output is read.
+            pub fn run(self) -> crate::Result<$result> {
+                self.call(crate::engine::WhenFull::Wait)
+            }
+
+            /// Checks the op now and makes it a step of a program instead of running it. The result has memory only
+            /// in the program.
+            ///
+            /// # Errors
+            /// The rule broken, or what making the output fails with.
+            pub fn record(mut self, program: &'a crate::Recorder) -> crate::Result<$result> {
+                self.options.recorder = Some(program);
+                self.call(crate::engine::WhenFull::Wait)
+            }
+
+            /// [`Self::run`] that answers `QueueFull` instead of waiting.
+            ///
+            /// # Errors
+            /// As [`Self::run`], and `QueueFull`.
+            pub fn try_run(self) -> crate::Result<$result> {
+                self.call(crate::engine::WhenFull::Refuse)
+            }
+        }
+    };
+}
+use run_methods;
+
+/// The same of a call with one output, and the methods that say what it is.
+macro_rules! call_methods {
+    ($name:ident) => {
+        $crate::tensor::ops::run_methods!($name, $crate::Tensor);
+
+        impl<'a> $name<'a> {
             /// Casts the output to `dtype` as it is written.
             #[must_use]
             pub fn dtype(mut self, dtype: crate::DType) -> Self {
@@ -69,33 +112,6 @@ macro_rules! call_methods {
             pub fn into(mut self, out: &'a crate::Tensor) -> Self {
                 self.options.into = Some(out);
                 self
-            }
-
-            /// Checks the op now and enqueues it; waits while the queue is full.
-            ///
-            /// # Errors
-            /// The rule broken, `OutOfMemory`, or what the device fails with. Errors of the run itself come
-            /// back where the output is read.
-            pub fn run(self) -> crate::Result<crate::Tensor> {
-                self.call(crate::engine::WhenFull::Wait)
-            }
-
-            /// Checks the op now and makes it a step of a program instead of running it. The result has memory only
-            /// in the program.
-            ///
-            /// # Errors
-            /// The rule broken, or what making the output fails with.
-            pub fn record(mut self, program: &'a crate::Recorder) -> crate::Result<crate::Tensor> {
-                self.options.recorder = Some(program);
-                self.call(crate::engine::WhenFull::Wait)
-            }
-
-            /// [`Self::run`] that answers `QueueFull` instead of waiting.
-            ///
-            /// # Errors
-            /// As [`Self::run`], and `QueueFull`.
-            pub fn try_run(self) -> crate::Result<crate::Tensor> {
-                self.call(crate::engine::WhenFull::Refuse)
             }
         }
     };
@@ -179,7 +195,17 @@ pub(crate) fn submit_one(
     full: WhenFull,
 ) -> Result<Tensor> {
     let mut results = submit(op, inputs, &[out], options, full)?;
-    results.pop().ok_or_else(|| Error::rejected(Rule::OperandCount, None, 0, 1))
+    results.pop().ok_or_else(|| too_few(1))
+}
+
+/// The two outputs of an op.
+pub(crate) fn pair(outs: Vec<Tensor>) -> Result<(Tensor, Tensor)> {
+    <[Tensor; 2]>::try_from(outs).map(|[a, b]| (a, b)).map_err(|_| too_few(2))
+}
+
+/// An op gave fewer outputs than its builder asked for; [`submit`] gives one for each.
+fn too_few(count: usize) -> Error {
+    Error::rejected(Rule::OperandCount, None, "fewer", count)
 }
 
 /// The shape of `x` without an axis; all of it where there is no such axis, which `check` then says.

@@ -1,14 +1,14 @@
 //! The builder of `top_k`.
 
-use super::{Options, Out, submit};
+use super::{Options, Out, pair, run_methods, submit};
 use crate::dtype::DType;
 use crate::engine::WhenFull;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layout::Dims;
-use crate::op::{self, Rule};
+use crate::op;
 use crate::tensor::Tensor;
 
-/// The k largest elements along an axis, largest first, the last axis unless told otherwise.
+/// The k largest elements along an axis, largest first, the last axis unless told otherwise; and their places in i32.
 ///
 /// ```
 /// # fn main() -> leasehold::Result<()> {
@@ -28,6 +28,8 @@ pub struct TopK<'a> {
     options: Options<'a>,
 }
 
+run_methods!(TopK, (Tensor, Tensor));
+
 impl<'a> TopK<'a> {
     /// The `k` largest elements of `x`, 1 to 256.
     pub fn new(x: &'a Tensor, k: u32) -> Self {
@@ -42,35 +44,12 @@ impl<'a> TopK<'a> {
         self
     }
 
-    /// Runs on this queue instead of the device's default one.
-    #[must_use]
-    pub fn on(mut self, queue: &'a crate::Queue) -> Self {
-        self.options.queue = Some(queue);
-        self
-    }
-
-    /// Makes the op a step of a program instead of running it.
-    ///
-    /// # Errors
-    /// The rule broken, or what making the outputs fails with.
-    pub fn record(mut self, program: &'a crate::Recorder) -> Result<(Tensor, Tensor)> {
-        self.options.recorder = Some(program);
-        self.run()
-    }
-
-    /// Checks the op now and enqueues it: the elements, and their places in i32.
-    ///
-    /// # Errors
-    /// The rule broken, `OutOfMemory`, or what the device fails with.
-    pub fn run(self) -> Result<(Tensor, Tensor)> {
+    fn call(self, full: WhenFull) -> Result<(Tensor, Tensor)> {
         let (shape, axis) = (self.x.layout().shape(), usize::from(self.axis));
         let found =
             Dims::from_fn(shape.rank(), |i| if i == axis { self.k.into() } else { shape[i] });
         let outs = [Out::new(self.x.dtype(), found), Out::new(DType::I32, found)];
         let op = op::TopK { k: self.k, axis: self.axis };
-        let results = submit(op, &[self.x], &outs, &self.options, WhenFull::Wait)?;
-        <[Tensor; 2]>::try_from(results)
-            .map(|[value, index]| (value, index))
-            .map_err(|r| Error::rejected(Rule::OperandCount, None, r.len(), 2))
+        pair(submit(op, &[self.x], &outs, &self.options, full)?)
     }
 }

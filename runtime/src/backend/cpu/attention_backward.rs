@@ -1,0 +1,315 @@
+//! The gradients of attention, without a sum across threads: tiles of query rows walk the keys and sum `d_q`; tiles of
+//! keys walk the rows of every head of their group and sum `d_k` and `d_v`. Both make the weights anew from the
+//! log-sum-exp, chunk by chunk, left to right. Chunks that no row sees are skipped. `compute` calls it.
+
+use super::geometry::Gradients;
+use super::isa::{Isa, Kernel, fma};
+use super::math;
+use super::memory::View;
+use super::plan::Span;
+use super::pool::Pool;
+use super::product::{Panel, Target, multiply};
+use super::scratch::{with_rows, with_tiles};
+use crate::op::{AttentionBackward, CheckedOp, Op};
+use std::ops::Range;
+
+/// The gradients on their operands.
+pub(super) struct Backward<'a> {
+    isa: Isa,
+    op: &'a AttentionBackward,
+    shape: Gradients,
+    q: &'a View,
+    k: &'a View,
+    v: &'a View,
+    out: &'a View,
+    lse: &'a View,
+    d_out: &'a View,
+    d_q: &'a View,
+    d_k: &'a View,
+    d_v: &'a View,
+    state: Option<&'a View>,
+}
+
+/// Query rows and keys of a head that meet.
+#[derive(Clone, Copy)]
+struct Meeting {
+    batch: u64,
+    head: u64,
+    kv_head: u64,
+    row: u64,
+    rows: u64,
+    key: u64,
+    keys: u64,
+}
+
+/// Operands of a meeting as f32.
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    q: Panel<'a>,
+    d_out: Panel<'a>,
+    k: Panel<'a>,
+    v: Panel<'a>,
+}
+
+/// What a thread works in: weights and their gradients, then two values a row and a row twice.
+struct Work<'a> {
+    weights: &'a mut [f32],
+    d_scores: &'a mut [f32],
+    lse: &'a mut [f32],
+    mean: &'a mut [f32],
+    lines: &'a mut [f32],
+}
+
+impl<'a> Work<'a> {
+    fn of(buffer: &'a mut Vec<f32>, [rows, keys]: [usize; 2], dv: usize) -> Self {
+        buffer.resize(2 * rows * keys + 2 * rows + 2 * dv, 0.0);
+        let (weights, rest) = buffer.split_at_mut(rows * keys);
+        let (d_scores, rest) = rest.split_at_mut(rows * keys);
+        let (lse, rest) = rest.split_at_mut(rows);
+        let (mean, lines) = rest.split_at_mut(rows);
+        Self { weights, d_scores, lse, mean, lines }
+    }
+}
+
+impl<'a> Backward<'a> {
+    pub(super) fn new(
+        isa: Isa,
+        checked: &'a CheckedOp,
+        views: &'a [View],
+        state: Option<&'a View>,
+    ) -> Option<Self> {
+        let Op::AttentionBackward(op) = checked.op() else { return None };
+        let [q, k, v, out, lse, d_out, d_q, d_k, d_v] = views else { return None };
+        let shape = Gradients::of(checked, isa);
+        Some(Self { isa, op, shape, q, k, v, out, lse, d_out, d_q, d_k, d_v, state })
+    }
+
+    /// Runs a span of tiles on the pool.
+    pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
+        pool.run(span.tiles, item_ns, |i| {
+            let tile = u128::from(span.first + i);
+            match tile.checked_sub(self.shape.of_queries) {
+                None => self.queries(tile as u64, span.from, span.to),
+                Some(tile) => self.keys(tile as u64, span.from, span.to),
+            }
+        });
+    }
+
+    /// Chunks of a chain of `count` that links `from..to` cover.
+    fn chunks(&self, from: u64, to: u64, count: u64) -> Range<u64> {
+        let at = |link: u64| link.saturating_mul(self.shape.per_link).min(count);
+        at(from)..at(to)
+    }
+
+    fn queries(&self, tile: u64, from: u64, to: u64) {
+        let s = &self.shape;
+        let (heads, total, keys) = (self.q.shape[1], self.q.shape[2], self.k.shape[2]);
+        let (place, block) = (tile / s.row_blocks, tile % s.row_blocks);
+        let (batch, head) = (place / heads, place % heads);
+        let row = block * s.tile[0];
+        let rows = s.tile[0].min(total - row);
+        let whole = Meeting { batch, head, kv_head: head / s.group, row, rows, key: 0, keys: 0 };
+        let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
+        with_tiles(|[q, d_out, k, v]| {
+            with_rows(|[work, acc]| {
+                let mut work = Work::of(work, s.tile.map(|n| n as usize), dv);
+                acc.clear();
+                acc.resize(rows as usize * d, 0.0);
+                self.carry(from > 0, acc, true);
+                self.statistics(&whole, &mut work);
+                let q = self.rows(self.q, &whole, q);
+                let d_out = self.rows(self.d_out, &whole, d_out);
+                for chunk in self.chunks(from, to, s.key_blocks) {
+                    let key = chunk * s.tile[1];
+                    let meeting = Meeting { key, keys: s.tile[1].min(keys - key), ..whole };
+                    if self.seen(&meeting, rows - 1) == 0 {
+                        continue;
+                    }
+                    let k = self.columns(self.k, &meeting, k);
+                    let v = self.columns(self.v, &meeting, v);
+                    self.weigh(&meeting, Panels { q, d_out, k, v }, &mut work);
+                    let d_scores = self.dense(work.d_scores, &meeting);
+                    multiply(d_scores, k, &mut Target::dense(acc, d, d), true, 1.0);
+                }
+                if to < s.links {
+                    return self.carry(true, acc, false);
+                }
+                self.store(self.d_q, [batch, head, row], acc, d);
+            });
+        });
+    }
+
+    fn keys(&self, tile: u64, from: u64, to: u64) {
+        let s = &self.shape;
+        let (kv_heads, total, all) = (self.k.shape[1], self.k.shape[2], self.q.shape[2]);
+        let (place, block) = (tile / s.key_blocks, tile % s.key_blocks);
+        let (batch, kv_head) = (place / kv_heads, place % kv_heads);
+        let key = block * s.tile[1];
+        let keys = s.tile[1].min(total - key);
+        let whole = Meeting { batch, head: 0, kv_head, row: 0, rows: 0, key, keys };
+        let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
+        with_tiles(|[q, d_out, k, v]| {
+            with_rows(|[work, acc]| {
+                let mut work = Work::of(work, s.tile.map(|n| n as usize), dv);
+                acc.clear();
+                acc.resize(keys as usize * (d + dv), 0.0);
+                self.carry(from > 0, acc, true);
+                let (d_k, d_v) = acc.split_at_mut(keys as usize * d);
+                let k = self.columns(self.k, &whole, k);
+                let v = self.columns(self.v, &whole, v);
+                for chunk in self.chunks(from, to, s.group * s.row_blocks) {
+                    let head = kv_head * s.group + chunk / s.row_blocks;
+                    let row = chunk % s.row_blocks * s.tile[0];
+                    let meeting = Meeting { head, row, rows: s.tile[0].min(all - row), ..whole };
+                    if self.seen(&meeting, meeting.rows - 1) == 0 {
+                        continue;
+                    }
+                    self.statistics(&meeting, &mut work);
+                    let q = self.rows(self.q, &meeting, q);
+                    let d_out = self.rows(self.d_out, &meeting, d_out);
+                    self.weigh(&meeting, Panels { q, d_out, k, v }, &mut work);
+                    let weights = self.dense(work.weights, &meeting).t();
+                    multiply(weights, d_out, &mut Target::dense(d_v, dv, dv), true, 1.0);
+                    let d_scores = self.dense(work.d_scores, &meeting).t();
+                    multiply(d_scores, q, &mut Target::dense(d_k, d, d), true, 1.0);
+                }
+                if to < s.links {
+                    return self.carry(true, acc, false);
+                }
+                self.store(self.d_k, [batch, kv_head, key], d_k, d);
+                self.store(self.d_v, [batch, kv_head, key], d_v, dv);
+            });
+        });
+    }
+
+    /// Loads or stores the state where there is one to carry.
+    fn carry(&self, carried: bool, acc: &mut [f32], load: bool) {
+        match self.state {
+            Some(state) if carried && load => state.load(self.isa, 0, 1, acc),
+            Some(state) if carried => state.store(self.isa, 0, 1, acc),
+            _ => {}
+        }
+    }
+
+    /// Keys of a meeting that its row `row` sees: the first ones.
+    fn seen(&self, meeting: &Meeting, row: u64) -> u64 {
+        if !self.op.causal {
+            return meeting.keys;
+        }
+        // Aligned at the bottom right.
+        let end = (meeting.row + row + 1 + self.k.shape[2]).saturating_sub(self.q.shape[2]);
+        end.saturating_sub(meeting.key).min(meeting.keys)
+    }
+
+    fn rows<'b>(&self, view: &'b View, m: &Meeting, buffer: &'b mut Vec<f32>) -> Panel<'b> {
+        self.panel(view, [m.batch, m.head, m.row], m.rows, buffer)
+    }
+
+    fn columns<'b>(&self, view: &'b View, m: &Meeting, buffer: &'b mut Vec<f32>) -> Panel<'b> {
+        self.panel(view, [m.batch, m.kv_head, m.key], m.keys, buffer)
+    }
+
+    fn panel<'b>(
+        &self,
+        view: &'b View,
+        at: [u64; 3],
+        rows: u64,
+        buffer: &'b mut Vec<f32>,
+    ) -> Panel<'b> {
+        let steps = [view.strides[2], view.strides[3]];
+        Panel::of(self.isa, view, start(view, at), steps, [rows, view.shape[3]], buffer)
+    }
+
+    /// The rows and keys of a meeting in a buffer of a tile's width.
+    fn dense<'b>(&self, buffer: &'b [f32], meeting: &Meeting) -> Panel<'b> {
+        let width = self.shape.tile[1] as usize;
+        Panel::dense(buffer, meeting.rows as usize, width).narrow(meeting.keys as usize)
+    }
+
+    /// Each row's log-sum-exp, and the sum of its output times the gradient of that.
+    fn statistics(&self, m: &Meeting, work: &mut Work<'_>) {
+        let at = [m.batch, m.head, m.row];
+        let lse = &mut work.lse[..m.rows as usize];
+        self.lse.load(self.isa, start(self.lse, at), self.lse.row_stride(), lse);
+        let (out, d_out) = work.lines.split_at_mut(work.lines.len() / 2);
+        for (row, mean) in (0..m.rows).zip(&mut *work.mean) {
+            let at = [m.batch, m.head, m.row + row];
+            self.out.load(self.isa, start(self.out, at), self.out.row_stride(), out);
+            self.d_out.load(self.isa, start(self.d_out, at), self.d_out.row_stride(), d_out);
+            *mean = self.isa.run(Dot(out, d_out));
+        }
+    }
+
+    /// Weights of a meeting, and the gradients of its scores.
+    fn weigh(&self, m: &Meeting, panels: Panels<'_>, work: &mut Work<'_>) {
+        let Panels { q, d_out, k, v } = panels;
+        let (keys, width) = (m.keys as usize, self.shape.tile[1] as usize);
+        // Scaled after the sum, as the forward op does.
+        multiply(q, k.t(), &mut Target::dense(work.weights, keys, width), false, self.op.scale);
+        multiply(d_out, v.t(), &mut Target::dense(work.d_scores, keys, width), false, 1.0);
+        let lines = work.weights.chunks_exact_mut(width).zip(work.d_scores.chunks_exact_mut(width));
+        let statistics = work.lse.iter().zip(&*work.mean);
+        for (row, ((p, ds), (&lse, &mean))) in (0..m.rows).zip(lines.zip(statistics)) {
+            let seen = self.seen(m, row) as usize;
+            p[seen..keys].fill(0.0);
+            ds[seen..keys].fill(0.0);
+            let (p, ds) = (&mut p[..seen], &mut ds[..seen]);
+            self.isa.run(Weigh { lse, mean, scale: self.op.scale, p, ds });
+        }
+    }
+
+    fn store(&self, view: &View, [batch, head, row]: [u64; 3], data: &[f32], width: usize) {
+        for (i, line) in (0..).zip(data.chunks_exact(width.max(1))) {
+            let at = start(view, [batch, head, row + i]);
+            view.store(self.isa, at, view.row_stride(), line);
+        }
+    }
+}
+
+/// The first element of a row of a head of a batch entry.
+fn start(view: &View, at: [u64; 3]) -> u64 {
+    at.iter().zip(view.strides.iter()).map(|(i, stride)| i * stride).sum()
+}
+
+/// Sum of products in sixteen lanes, then the lanes in order.
+struct Dot<'a>(&'a [f32], &'a [f32]);
+
+impl Kernel for Dot<'_> {
+    type Output = f32;
+    #[inline(always)]
+    fn run<const F: bool>(self) -> f32 {
+        let Self(x, y) = self;
+        let mut lanes = [0f32; 16];
+        let ((xs, x), (ys, y)) = (x.as_chunks::<16>(), y.as_chunks::<16>());
+        for (x, y) in xs.iter().zip(ys) {
+            for i in 0..16 {
+                lanes[i] = fma::<F>(x[i], y[i], lanes[i]);
+            }
+        }
+        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane = fma::<F>(*x, *y, *lane);
+        }
+        lanes.into_iter().fold(0.0, |a, b| a + b)
+    }
+}
+
+/// Scores become weights, gradients of weights those of scores.
+struct Weigh<'a> {
+    lse: f32,
+    mean: f32,
+    scale: f32,
+    p: &'a mut [f32],
+    ds: &'a mut [f32],
+}
+
+impl Kernel for Weigh<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        let Self { lse, mean, scale, p, ds } = self;
+        for (p, ds) in p.iter_mut().zip(ds) {
+            *p = math::exp::<F>(*p - lse);
+            *ds = scale * (*p * (*ds - mean));
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Tables of the gradients' cases; see `tables`.
+
+use super::case::{Case, Fill, Operand, Style};
+use super::cover::{all_pairs, pairwise};
+use super::cover_flops;
+use super::tables::{FLOATS, IN_STYLES, NORMAL, OFFSETS, ROW_STYLES, ROWS};
+use leasehold::DType::{self, F16, F32};
+use leasehold::op::{AttentionBackward, NormBackward, NormKind};
+
+pub fn norm_backward() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for row in all_pairs(&[ROWS.len(), 5, 5, 4, 3, 3, 3, 2, 2, 3]) {
+        let (shape, input) = (ROWS[row[0]], IN_STYLES[row[1]]);
+        let (dtype, gradient, d_x) = (FLOATS[row[4]], FLOATS[row[5]], FLOATS[row[6]]);
+        let kind = [NormKind::Layer, NormKind::Rms][row[7]];
+        let weight = row[8] == 1;
+        let offset = OFFSETS[row[9]];
+        let n = &shape[shape.len() - 1..];
+        let mut operands = vec![Operand::new(dtype, shape, input, offset, NORMAL)];
+        operands.extend(weight.then(|| Operand::new(F16, n, Style::Gapped, offset, NORMAL)));
+        operands.extend([
+            Operand::new(gradient, shape, IN_STYLES[row[2]], offset, NORMAL),
+            Operand::out(d_x, shape, ROW_STYLES[row[3]], offset),
+            Operand::out(F32, shape, ROW_STYLES[row[1] % 4], offset),
+        ]);
+        // A row of one element, or the same element repeated, has no deviation to divide by, and its gradient is what
+        // two equal terms leave.
+        let flat = n[0] == 1 || (input == Style::Repeat && shape.len() == 1);
+        let epsilon = if flat { 1.0 } else { 1e-5 };
+        cases.push(Case::new(NormBackward { kind, epsilon, weight }, operands));
+    }
+    cases
+}
+
+/// Gradients of attention of `[batch, heads, rows, d]`.
+#[derive(Clone, Copy)]
+struct Heads {
+    batch: u64,
+    heads: [u64; 2],
+    rows: u64,
+    keys: u64,
+    dims: [u64; 2],
+    causal: bool,
+    styles: [Style; 2],
+    dtypes: [DType; 3],
+    offset: u64,
+}
+
+impl Heads {
+    /// Operations, or as many as the test could do while it moves the elements.
+    fn work(&self) -> u64 {
+        let Self { batch, heads: [heads, kv], rows, keys, dims: [d, dv], .. } = *self;
+        let elements = 2 * batch * (heads * rows + kv * keys) * (d + dv);
+        (batch * heads * rows * keys * (10 * (d + dv) + 12)).max(20 * elements)
+    }
+
+    /// The output and the log-sum-exp are any numbers: the formula holds for all. Scores are small, so that no single
+    /// weight outgrows all others and its error those of both formulas.
+    fn case(&self) -> Case {
+        let Self { batch, heads: [heads, kv], rows, keys, dims: [d, dv], offset, .. } = *self;
+        let ([ins, outs], [dtype, given, found]) = (self.styles, self.dtypes);
+        let read = |dtype, shape: &[u64]| Operand::new(dtype, shape, ins, offset, NORMAL);
+        let write = |shape: &[u64]| Operand::out(found, shape, outs, offset);
+        let (q, k, v) = ([batch, heads, rows, d], [batch, kv, keys, d], [batch, kv, keys, dv]);
+        let out = [batch, heads, rows, dv];
+        let lse = Operand::new(F32, &q[..3], Style::Gapped, 1, Fill::List([2, 3, 2]));
+        let inputs = [read(dtype, &q), read(dtype, &k), read(dtype, &v)];
+        let more = [read(given, &out), lse, read(given, &out)];
+        let gradients = [write(&q), write(&k), write(&v)];
+        let operands = inputs.into_iter().chain(more).chain(gradients).collect();
+        let scale = 0.3 / (d.max(1) as f32).sqrt();
+        Case::new(AttentionBackward { scale, causal: self.causal }, operands)
+    }
+}
+
+pub fn attention_backward() -> Vec<Case> {
+    #[rustfmt::skip]
+    const SEQUENCES: [[u64; 2]; 18] = [
+        [1, 1], [1, 3], [2, 1], [3, 513], [799, 70], [97, 97], [64, 128], [128, 64], [113, 203], [203, 113], [128, 192],
+        [65, 129], [200, 200], [307, 256], [256, 307], [1, 339], [511, 1], [600, 500],
+    ];
+    #[rustfmt::skip]
+    const DIMS: [[u64; 2]; 8] =
+        [[1, 3], [32, 32], [40, 72], [59, 59], [64, 64], [111, 40], [128, 128], [256, 256]];
+    let sizes = [SEQUENCES.len(), DIMS.len(), 3, 4, 2, 4, 4, 3, 3, 3, 3];
+    let of_row = |row: &[usize]| Heads {
+        rows: SEQUENCES[row[0]][0],
+        keys: SEQUENCES[row[0]][1],
+        dims: DIMS[row[1]],
+        // Few pairs of rows and keys have many entries: one lucky formula would judge another by too little.
+        batch: [1, 2, 3][row[2]] * (32 / SEQUENCES[row[0]].into_iter().min().unwrap_or(1)).max(1),
+        heads: [[1, 1], [4, 1], [6, 2], [3, 3]][row[3]],
+        causal: row[4] == 1,
+        styles: [
+            [Style::Tight, Style::Heads, Style::Odd, Style::Turned][row[5]],
+            [Style::Tight, Style::Heads, Style::Odd, Style::Turned][row[6]],
+        ],
+        dtypes: [FLOATS[row[7]], FLOATS[row[8]], FLOATS[row[9]]],
+        offset: OFFSETS[row[10]],
+    };
+    let rows = pairwise(&sizes, cover_flops() / 2, |row| of_row(row).work());
+    let mut cases: Vec<Case> = rows.iter().map(|row| of_row(row).case()).collect();
+    let plain = Heads {
+        batch: 2,
+        heads: [2, 1],
+        rows: 3,
+        keys: 5,
+        dims: [8, 8],
+        causal: true,
+        styles: [Style::Tight; 2],
+        dtypes: [F32; 3],
+        offset: 0,
+    };
+    // Nobody who attends, nothing to attend to, nothing at all.
+    cases.push(Heads { rows: 0, ..plain }.case());
+    cases.push(Heads { keys: 0, ..plain }.case());
+    cases.push(Heads { batch: 0, ..plain }.case());
+    cases.push(Heads { heads: [0, 0], ..plain }.case());
+    cases.push(Heads { dims: [8, 0], ..plain }.case());
+    // Chains longer than a unit: over keys, over rows, over the rows of several heads.
+    for (rows, keys, heads) in [(3, 9000, [1, 1]), (9000, 3, [1, 1]), (700, 70, [16, 1])] {
+        let dims = if heads[0] == 1 { [40, 72] } else { [16, 8] };
+        let causal = heads[0] > 1;
+        cases.push(Heads { batch: 1, heads, rows, keys, dims, causal, ..plain }.case());
+    }
+    for dtype in FLOATS {
+        let dtypes = [dtype; 3];
+        cases.push(Heads { rows: 1024, keys: 1024, dims: [128; 2], dtypes, ..plain }.case());
+    }
+    cases
+}
