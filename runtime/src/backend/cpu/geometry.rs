@@ -52,7 +52,6 @@ pub(super) struct Product {
     pub(super) m: u64,
     pub(super) n: u64,
     pub(super) k: u64,
-    /// The order's tile, or a band of it.
     pub(super) tile: [u64; 2],
     pub(super) chunk: u64,
     /// Row blocks of an entry, and column blocks.
@@ -79,17 +78,10 @@ impl Product {
             (Group::K, Lens::Device { max }) => k.min((*max).into()),
             _ => k,
         };
-        let cut = |tm: u64| {
-            let (rows, cols) = (m.min(tm), n.min(tn));
-            let chunk_ns = chunk_ns(checked, class, [rows, cols, depth.min(chunk)]);
-            links(depth.div_ceil(chunk), chunk_ns, rest_ns(checked, op, class, [rows, cols]))
-        };
-        let [large, small] = BAND_ROWS;
-        // A unit is a band where a tile's time would cut K and a band's does not: the same bands, nothing to carry.
-        let band = large.min(tm);
-        let banded = op.group == Group::None && cut(tm).0 > 1 && cut(band).0 == 1;
-        let tm = if banded { band } else { tm };
-        let (links, per_link, unit_ns) = cut(tm);
+        let (rows, cols) = (m.min(tm), n.min(tn));
+        let chunk_ns = chunk_ns(checked, class, [rows, cols, depth.min(chunk)]);
+        let rest_ns = rest_ns(checked, op, class, [rows, cols]);
+        let (links, per_link, unit_ns) = links(depth.div_ceil(chunk), chunk_ns, rest_ns);
         let (tiles_m, tiles_n) = (m.div_ceil(tm), n.div_ceil(tn));
         let out = checked.spec("out").map(|s| *s.layout.shape()).unwrap_or_default();
         let entries = out[..out.rank() - 2].iter().fold(1u128, |p, &d| p.saturating_mul(d.into()));
@@ -98,6 +90,7 @@ impl Product {
             _ => entries.saturating_mul(tiles_m.into()),
         };
         let tiles = blocks.saturating_mul(tiles_n.into());
+        let [large, small] = BAND_ROWS;
         let bands = entries.saturating_mul((m.div_ceil(large) * tiles_n).into());
         let band_rows = if bands < MANY_BANDS && bands % 4 != 0 { small } else { large };
         let tile = [tm, tn];
