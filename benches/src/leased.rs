@@ -1,5 +1,9 @@
 //! Leased against local on the same CPU: a private node of two processes beside this one, the same ops through the
 //! ring and through a call, taking turns.
+//!
+//! How the cores are used: locally the caller computes, with a pool thread on each further core; leased, the
+//! executor's loop does, with as many pool threads, while the tenant sleeps in its wait. In the hot ring tenant and
+//! executor spin on a core each; in the sleeping one both sleep, and an op pays for waking either side.
 
 use crate::measure::{Timing, interleaved};
 use crate::ops::random;
@@ -127,55 +131,81 @@ impl Sides {
         Ok(Pair { what, local: timings[0], leased: timings[1], ratio })
     }
 
-    /// Op + wait of a small op, again at once (the ring is hot) or after `pause` (both sides sleep).
+    /// Op + wait of a small op, again at once (the ring is hot): blocks of both sides take turns, and the first ops
+    /// of a block, which wake the executor, are left out.
     ///
     /// # Errors
     /// What an op fails with.
-    pub fn waits(&self, pause: Option<Duration>, rounds: usize) -> Result<Wait, LeasedError> {
-        let time = |dev: &Device| -> leasehold::Result<[f64; 2]> {
-            let x: Tensor = random(dev, DType::F32, &[1024], 1)?;
-            dev.wait(None)?;
-            let mut us = Vec::with_capacity(rounds);
-            for _ in 0..rounds {
-                if let Some(pause) = pause {
-                    std::thread::sleep(pause);
+    pub fn hot(&self, blocks: usize) -> Result<Wait, LeasedError> {
+        const WARM: usize = 50;
+        const COUNTED: usize = 500;
+        self.waits("op + wait, hot ring", blocks, |dev, x, us| {
+            for i in 0..WARM + COUNTED {
+                let took = op_and_wait(dev, x)?;
+                if i >= WARM {
+                    us.push(took);
                 }
-                let begin = Instant::now();
-                Map::unary(MapFn::Relu, &x).into(&x).run()?;
-                dev.wait(None)?;
-                us.push(begin.elapsed().as_secs_f64() * 1e6);
             }
-            us.sort_by(f64::total_cmp);
-            Ok([us[rounds / 2], us[rounds * 99 / 100]])
-        };
-        let what = match pause {
-            None => "op + wait, hot ring".to_string(),
-            Some(pause) => format!("op + wait after {} ms of sleep", pause.as_millis()),
-        };
-        Ok(Wait { what, local_us: time(&self.local)?, leased_us: time(&self.leased)? })
+            Ok(())
+        })
     }
 
-    /// Bytes a second of writing and of reading back `mib` MiB through the ring, in units of 10^9.
+    /// Op + wait of a small op after `pause`, when both sides sleep.
+    ///
+    /// # Errors
+    /// What an op fails with.
+    pub fn sleeping(&self, pause: Duration, rounds: usize) -> Result<Wait, LeasedError> {
+        let what = format!("op + wait, sleeping ring ({} ms)", pause.as_millis());
+        self.waits(&what, rounds, |dev, x, us| {
+            std::thread::sleep(pause);
+            us.push(op_and_wait(dev, x)?);
+            Ok(())
+        })
+    }
+
+    fn waits(
+        &self,
+        what: &str,
+        rounds: usize,
+        block: impl Fn(&Device, &Tensor, &mut Vec<f64>) -> leasehold::Result<()>,
+    ) -> Result<Wait, LeasedError> {
+        let sides = [&self.local, &self.leased];
+        let mut us = [Vec::new(), Vec::new()];
+        let mut tensors = Vec::new();
+        for dev in sides {
+            tensors.push(random(dev, DType::F32, &[1024], 1)?);
+            dev.wait(None)?;
+        }
+        for _ in 0..rounds {
+            for ((dev, x), us) in sides.iter().zip(&tensors).zip(&mut us) {
+                block(dev, x, us)?;
+            }
+        }
+        let [local_us, leased_us] = us.map(|mut us| {
+            us.sort_by(f64::total_cmp);
+            [us.len() / 2, us.len() * 99 / 100].map(|at| us.get(at).copied().unwrap_or(0.0))
+        });
+        Ok(Wait { what: what.into(), local_us, leased_us })
+    }
+
+    /// Writing `mib` MiB and waiting, then reading them back.
     ///
     /// # Errors
     /// What a copy fails with.
-    pub fn copies(&self, mib: usize) -> Result<[f64; 2], LeasedError> {
+    pub fn copies(&self, mib: usize, budget: Duration) -> Result<[Pair; 2], LeasedError> {
         let data = vec![1f32; mib << 18];
-        let x = self.leased.tensor([data.len()], &data)?;
-        self.leased.wait(None)?;
-        let bytes = (mib << 20) as f64 / 1e9;
-        let best =
-            |mut once: Box<dyn FnMut() -> leasehold::Result<()> + '_>| -> leasehold::Result<f64> {
-                let mut least = f64::INFINITY;
-                for _ in 0..7 {
-                    let begin = Instant::now();
-                    once()?;
-                    least = least.min(begin.elapsed().as_secs_f64());
-                }
-                Ok(bytes / least)
-            };
-        let up = best(Box::new(|| x.write(&data).and_then(|()| self.leased.wait(None))))?;
-        let down = best(Box::new(|| x.read::<f32>()?.wait(None).map(drop)))?;
+        let place = |dev: &Device| dev.tensor([data.len()], &data);
+        let [local, leased] = [place(&self.local)?, place(&self.leased)?];
+        let up = |x: &Tensor, dev: &Device| x.write(&data).and_then(|()| dev.wait(None));
+        let up = self.pair(
+            format!("upload of {mib} MiB"),
+            |dev| up(&local, dev),
+            |dev| up(&leased, dev),
+            budget,
+        )?;
+        let down = |x: &Tensor| x.read::<f32>()?.wait(None).map(drop);
+        let what = format!("readback of {mib} MiB");
+        let down = self.pair(what, |_| down(&local), |_| down(&leased), budget)?;
         Ok([up, down])
     }
 
@@ -189,4 +219,22 @@ impl Sides {
         self.node.word();
         Ok(())
     }
+}
+
+/// Microseconds of one small op and the wait for it.
+fn op_and_wait(dev: &Device, x: &Tensor) -> leasehold::Result<f64> {
+    let begin = Instant::now();
+    Map::unary(MapFn::Relu, x).into(x).run()?;
+    dev.wait(None)?;
+    Ok(begin.elapsed().as_secs_f64() * 1e6)
+}
+
+/// How many cores both sides have, and who uses them when.
+pub fn cores() -> String {
+    let n = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "{n} cores. Queued ops: the caller (local) or the executor (leased) computes with a pool of {n} threads, its \
+         own included, and a tenant that waits sleeps. Hot ring: tenant and executor spin, a core each. Sleeping \
+         ring: both sleep, and the time includes waking them."
+    )
 }

@@ -5,9 +5,10 @@
 
 use leasehold::op::{self, Lens, MapFn, Op, Spec};
 use leasehold::wire::{
-    Bad, BlockRef, Completion, Consumer, Memfd, Outcome, PAGE, Producer, Record, Wire,
+    Bad, BlockRef, Completion, Consumer, Memfd, Outcome, PAGE, Producer, Record, Wire, awake,
 };
 use leasehold::{DType, Dims, Error, Kind, Layout, Rule};
+use std::os::fd::OwnedFd;
 
 /// One of every op, with options that are not the defaults.
 fn every_op() -> Vec<Op> {
@@ -179,6 +180,113 @@ fn a_ring_carries_records_across_its_end_and_refuses_impossible_positions() {
         let error = consumer.pop(&reader, &writer, &mut got).unwrap_err();
         assert!(matches!(error, Bad::Length { asked, .. } if asked == u64::from(bad)), "{error}");
     }
+}
+
+/// Memory of two sides, each its own page and data.
+fn two_pages() -> [leasehold::wire::Shared; 2] {
+    ["w", "r"].map(|name| Memfd::new(name, PAGE + 4096).unwrap().map(true).unwrap())
+}
+
+#[test]
+fn a_sleeper_is_woken_once_and_only_for_what_it_sleeps_for() {
+    let [writer, reader] = two_pages();
+    let (mut producer, mut consumer) = (Producer::new(4096), Consumer::new(4096));
+    let record = [64u8; 64];
+    // Until three records are there.
+    assert!(consumer.sleeps(&reader, &writer, 3 * 64).unwrap());
+    for wakes in [false, false, true, false] {
+        assert!(producer.push(&writer, &reader, &record).unwrap());
+        assert_eq!(producer.wakes(&reader), wakes);
+    }
+    awake(&reader);
+    assert!(!consumer.sleeps(&reader, &writer, 64).unwrap(), "a record is there");
+    awake(&reader);
+    while consumer.pop_fixed::<64>(&reader, &writer).unwrap().is_some() {}
+    // For more than the writer can write before it sleeps too: half a ring is enough.
+    assert!(consumer.sleeps(&reader, &writer, 1 << 40).unwrap());
+    for i in 1..=64 {
+        assert!(producer.push(&writer, &reader, &record).unwrap());
+        assert_eq!(producer.wakes(&reader), i == 32, "{i}");
+    }
+    awake(&reader);
+    // For room of two records.
+    assert!(!producer.push(&writer, &reader, &record).unwrap());
+    assert!(producer.sleeps(&writer, &reader, 2 * 64).unwrap());
+    for wakes in [false, true, false] {
+        assert!(consumer.pop_fixed::<64>(&reader, &writer).unwrap().is_some());
+        assert_eq!(consumer.wakes(&writer), wakes);
+    }
+    awake(&writer);
+    assert!(!producer.sleeps(&writer, &reader, 2 * 64).unwrap(), "room is there");
+    awake(&writer);
+    // Nobody sleeps: nobody is woken, whatever the words held before.
+    assert!(consumer.pop_fixed::<64>(&reader, &writer).unwrap().is_some());
+    assert!(!consumer.wakes(&writer) && !producer.wakes(&reader));
+    // A sleeper that asks for what never comes, or for the past, costs nothing.
+    for word in [u64::MAX, 1, 64] {
+        reader.set_position(128, word);
+        assert!(producer.push(&writer, &reader, &record).unwrap());
+        assert!(!producer.wakes(&reader), "{word}");
+    }
+}
+
+/// Two threads that push, pop and sleep at random moments: each sleep ends by a byte, in both directions. A lost
+/// wake-up would leave both asleep until the limit.
+#[test]
+fn no_wake_up_is_lost() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::net::{RecvFlags, SendFlags, recv, send};
+    const RECORDS: u64 = 100_000;
+    let [writer, reader] = two_pages();
+    let (ours, theirs) = leasehold::wire::pair().unwrap();
+    let wake = |socket: &OwnedFd| {
+        let _ = send(socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    };
+    let sleep = |socket: &OwnedFd| {
+        let limit = Timespec { tv_sec: 60, tv_nsec: 0 };
+        let mut fds = [PollFd::new(socket, PollFlags::IN)];
+        assert_eq!(poll(&mut fds, Some(&limit)).unwrap(), 1, "a lost wake-up");
+        while recv(socket, &mut [0u8; 64], RecvFlags::DONTWAIT).is_ok() {}
+    };
+    let random = |seed: &mut u64| {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *seed >> 33
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut producer, mut seed) = (Producer::new(4096), 1);
+            for _ in 0..RECORDS {
+                while !producer.push(&writer, &reader, &[64; 64]).unwrap() {
+                    if producer.sleeps(&writer, &reader, 64 * (1 + random(&mut seed) % 40)).unwrap()
+                    {
+                        sleep(&ours);
+                    }
+                    awake(&writer);
+                }
+                if producer.wakes(&reader) {
+                    wake(&ours);
+                }
+                (0..random(&mut seed) % 64).for_each(|_| std::hint::spin_loop());
+            }
+        });
+        let (mut consumer, mut seed, mut taken) = (Consumer::new(4096), 2, 0);
+        while taken < RECORDS {
+            while consumer.pop_fixed::<64>(&reader, &writer).unwrap().is_some() {
+                taken += 1;
+                if random(&mut seed).is_multiple_of(8) && consumer.wakes(&writer) {
+                    wake(&theirs);
+                }
+            }
+            if consumer.wakes(&writer) {
+                wake(&theirs);
+            }
+            let more = (1 + random(&mut seed) % 50).min(RECORDS - taken);
+            if more > 0 && consumer.sleeps(&reader, &writer, 64 * more).unwrap() {
+                sleep(&theirs);
+            }
+            awake(&reader);
+        }
+    });
 }
 
 #[test]

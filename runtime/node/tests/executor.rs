@@ -252,6 +252,25 @@ fn uploads_and_reads_larger_than_staging_return_unchanged() {
     assert!(x.read::<f32>().unwrap().wait(None).unwrap() == data);
 }
 
+/// What arrived and is not fetched yet waits in staging; more of it than staging holds makes room.
+#[test]
+fn reads_that_nobody_fetched_yet_make_room() {
+    const LEN: usize = 1_500_000;
+    let node = Node::start(cpu());
+    let (_, dev) = node.tenant();
+    let filled = |value: f32| dev.tensor([LEN], &vec![value; LEN]).unwrap();
+    let tensors: Vec<Tensor> = (0..10).map(|i| filled(i as f32)).collect();
+    let mut reads: Vec<_> = tensors.iter().map(|x| x.read::<f32>().unwrap()).collect();
+    dev.wait(None).unwrap();
+    tensors[0].write(&vec![-1f32; LEN]).unwrap();
+    drop(reads.remove(3));
+    for i in [9, 8, 7, 6, 5, 4, 2, 1, 0] {
+        let data = reads.pop().unwrap().wait(None).unwrap();
+        assert!(data.len() == LEN && data.iter().all(|v| *v == i as f32), "tensor {i}");
+    }
+    assert_eq!(tensors[0].read::<f32>().unwrap().wait(None).unwrap()[LEN - 1], -1.0);
+}
+
 #[test]
 fn ten_thousand_tiny_ops_queue_and_finish() {
     let node = Node::start(cpu());

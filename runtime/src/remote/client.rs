@@ -7,8 +7,8 @@ use crate::engine::{Poison, ProgramId, QueueId, Ticket, program_ops};
 use crate::error::{Error, Kind, Result};
 use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::wire::{
-    COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, Producer, Record, STEPS_BYTES_MAX,
-    SUBMIT_BYTES, Shared, Step, TenantEnd, Wire, is_asleep, set_asleep,
+    COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, Producer, RECORD_ALIGN, Record,
+    STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd, Wire, awake,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
@@ -65,17 +65,32 @@ struct Program {
     refused: Option<Error>,
 }
 
-/// A read under way.
+/// A read under way. What arrived waits in staging until it is fetched, or until others need the room.
 struct Reading {
-    data: Vec<u8>,
-    /// Parts not yet here, and bytes not yet asked for.
+    len: u64,
+    here: Vec<Part>,
+    /// Parts not yet here, the record of the last, and bytes not yet asked for.
     parts: usize,
+    last: u64,
     unsent: u64,
     error: Option<Error>,
 }
 
+/// A part of a read that is here: where its bytes go, how many, and where they are.
+struct Part {
+    to: usize,
+    len: u64,
+    at: At,
+}
+
+enum At {
+    Staging(u64),
+    Spilled(Vec<u8>),
+}
+
 pub(super) struct Client {
-    socket: OwnedFd,
+    /// Shared with the thread that watches it.
+    socket: Arc<OwnedFd>,
     submit: Shared,
     staging: Shared,
     complete: Shared,
@@ -88,14 +103,17 @@ pub(super) struct Client {
     handles: HashMap<Arc<CheckedOp>, u32>,
     poison: Poison,
     reads: HashMap<Ticket, Reading>,
+    /// Memory of spilled parts, kept because fresh pages cost a fault each.
+    spare: Vec<Vec<u8>>,
     next_read: u64,
     reserve_error: Option<Error>,
     reserving: bool,
     first_error: Option<Error>,
     /// Why the session is over, once it is.
     over: Option<Error>,
-    /// Whether a thread watches the socket.
+    /// Whether a thread watches the socket, and the record whose completion the first sleeper waits for.
     pub(super) watched: bool,
+    sought: u64,
     next_handle: u32,
     /// Why definitions were refused, by handle.
     refused: HashMap<u32, Error>,
@@ -107,6 +125,9 @@ pub(super) struct Client {
     erased: Vec<u32>,
 }
 
+/// Spilled parts of reads whose memory is kept, each at most as long as one copy.
+const SPARE_MAX: usize = 8;
+
 /// Tickets of reads live apart from those of records.
 const READ_BASE: u64 = 1 << 62;
 
@@ -116,7 +137,7 @@ impl Client {
             submit: end.submit.map(true)?,
             staging: end.staging.map(true)?,
             complete: end.complete.map(false)?,
-            socket: end.socket,
+            socket: Arc::new(end.socket),
             producer: Producer::new(SUBMIT_BYTES),
             consumer: Consumer::new(COMPLETE_BYTES),
             issued: 0,
@@ -126,12 +147,14 @@ impl Client {
             handles: HashMap::new(),
             poison: Poison::default(),
             reads: HashMap::new(),
+            spare: Vec::new(),
             next_read: READ_BASE,
             reserve_error: None,
             reserving: false,
             first_error: None,
             over: None,
             watched: false,
+            sought: u64::MAX,
             next_handle: 0,
             refused: HashMap::new(),
             freed: Vec::new(),
@@ -145,8 +168,8 @@ impl Client {
         Ticket(self.issued)
     }
 
-    pub(super) fn socket(&self) -> Result<OwnedFd> {
-        self.socket.try_clone().map_err(|e| Error::system("dup", e))
+    pub(super) fn socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.socket)
     }
 
     pub(super) fn take_error(&mut self) -> Result<()> {
@@ -173,7 +196,7 @@ impl Client {
         }
         self.issued = ticket;
         self.pending.push_back((ticket, pending));
-        if is_asleep(&self.complete) {
+        if self.producer.wakes(&self.complete) {
             self.wake();
         }
         Ok(Some(Ticket(ticket)))
@@ -247,11 +270,17 @@ impl Client {
 
     /// Takes every completion that is there.
     pub(super) fn take_completions(&mut self) -> Result<()> {
+        let mut took = false;
         while self.over.is_none() {
             let taken = self.consumer.pop_fixed(&self.submit, &self.complete);
             let bytes = match taken {
                 Ok(Some(bytes)) => bytes,
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    if took && self.consumer.wakes(&self.complete) {
+                        self.wake();
+                    }
+                    return Ok(());
+                }
                 Err(bad) => return Err(self.end(gone(&bad.to_string()))),
             };
             let completion = Completion::decode(&bytes)?;
@@ -265,7 +294,7 @@ impl Client {
             if ticket != completion.ticket {
                 return Err(self.end(gone("completions out of order")));
             }
-            self.completed = ticket;
+            (self.completed, took) = (ticket, true);
             match completion.outcome {
                 Outcome::Done(values) => self.succeed(pending, values),
                 Outcome::Failed(cause) => {
@@ -308,16 +337,16 @@ impl Client {
                 self.memory.add_block(values);
             }
             Pending::Staged(offset, len) => self.memory.unstage(offset, len),
-            Pending::Read { read, buffer, staging, len, to } => {
-                self.memory.unstage(staging, len);
-                if let Some(reading) = self.reads.get_mut(&read) {
+            Pending::Read { read, buffer, staging, len, to } => match self.reads.get_mut(&read) {
+                Some(reading) => {
                     reading.parts -= 1;
                     if reading.error.is_none() {
                         reading.error = self.poison.of(buffer).cloned();
                     }
-                    self.staging.read(staging, &mut reading.data[to..to + len as usize]);
+                    reading.here.push(Part { to, len, at: At::Staging(staging) });
                 }
-            }
+                None => self.memory.unstage(staging, len),
+            },
             Pending::Plain => {}
         }
     }
@@ -367,7 +396,7 @@ impl Client {
     ) -> Result<Option<Ticket>> {
         let len = bytes.len() as u64;
         let at = self.memory.at(buffer, offset, len)?;
-        let Some(staging) = self.memory.stage(len) else { return Ok(None) };
+        let Some(staging) = self.stage(len)? else { return Ok(None) };
         self.staging.write(staging, bytes);
         let record = Record::Write { at, staging, len };
         let pushed = self.push(&record, queue, Pending::Staged(staging, len))?;
@@ -377,12 +406,39 @@ impl Client {
         Ok(pushed)
     }
 
+    /// A region of staging; parts of reads that nobody fetched yet make room. `None` while records in flight have it.
+    fn stage(&mut self, bytes: u64) -> Result<Option<u64>> {
+        loop {
+            let region = self.memory.stage(bytes);
+            if region.is_some() || !self.spill()? {
+                return Ok(region);
+            }
+        }
+    }
+
+    /// Moves a part that is here out of staging; whether there was one.
+    fn spill(&mut self) -> Result<bool> {
+        let mut parts = self.reads.values_mut().flat_map(|reading| &mut reading.here);
+        let Some((part, staging)) = parts.find_map(|part| match part.at {
+            At::Staging(staging) => Some((part, staging)),
+            At::Spilled(_) => None,
+        }) else {
+            return Ok(false);
+        };
+        let len = part.len as usize;
+        let spare = self.spare.pop().filter(|bytes| bytes.len() >= len);
+        let mut bytes = spare.map_or_else(|| crate::engine::zeroed(len), Ok)?;
+        self.staging.read(staging, &mut bytes[..len]);
+        part.at = At::Spilled(bytes);
+        self.memory.unstage(staging, part.len);
+        Ok(true)
+    }
+
     pub(super) fn begin_read(&mut self, buffer: BufferId, offset: u64, len: u64) -> Result<Ticket> {
         self.memory.at(buffer, offset, len)?;
-        let size = usize::try_from(len).unwrap_or(usize::MAX);
-        let data = crate::engine::zeroed(size)?;
         self.next_read += 1;
-        let reading = Reading { data, parts: 0, unsent: len, error: None };
+        let reading =
+            Reading { len, here: Vec::new(), parts: 0, last: 0, unsent: len, error: None };
         self.reads.insert(Ticket(self.next_read), reading);
         Ok(Ticket(self.next_read))
     }
@@ -397,13 +453,14 @@ impl Client {
         queue: QueueId,
     ) -> Result<Option<Ticket>> {
         let at = self.memory.at(buffer, offset, len)?;
-        let Some(staging) = self.memory.stage(len) else { return Ok(None) };
+        let Some(staging) = self.stage(len)? else { return Ok(None) };
         let record = Record::Read { at, staging, len };
         let pending = Pending::Read { read, buffer, staging, len, to: to as usize };
         let pushed = self.push(&record, queue, pending)?;
         match (pushed, self.reads.get_mut(&read)) {
-            (Some(_), Some(reading)) => {
+            (Some(part), Some(reading)) => {
                 reading.parts += 1;
+                reading.last = part.0;
                 reading.unsent -= len;
             }
             _ => self.memory.unstage(staging, len),
@@ -473,7 +530,7 @@ impl Client {
             let asked = format!("a program of {len} bytes of steps");
             return Err(Kind::Unsupported { asked, allowed: STEPS_BYTES_MAX.to_string() }.into());
         }
-        let Some(staging) = self.memory.stage(len.max(1)) else { return Ok(false) };
+        let Some(staging) = self.stage(len.max(1))? else { return Ok(false) };
         self.staging.write(staging, &bytes);
         let record = Record::Record { program: id.0 as u32, steps: [staging, len] };
         let pending = Pending::Record { program: id, staged: [staging, len.max(1)] };
@@ -528,7 +585,7 @@ impl Client {
         }
         let bytes: Vec<u8> = list.iter().flat_map(|n| n.to_le_bytes()).collect();
         let len = bytes.len() as u64;
-        let staging = if len == 0 { Some(0) } else { self.memory.stage(len) };
+        let staging = if len == 0 { Some(0) } else { self.stage(len)? };
         let Some(staging) = staging else { return Ok(None) };
         self.staging.write(staging, &bytes);
         let handle = self.next_handle;
@@ -566,39 +623,81 @@ impl Client {
     }
 
     pub(super) fn fetch(&mut self, ticket: Ticket, dst: &mut [u8]) -> Result<()> {
-        let data = self.reads.remove(&ticket).map(|reading| reading.data).unwrap_or_default();
-        if data.len() != dst.len() {
-            let (asked, allowed) = (dst.len().to_string(), data.len().to_string());
+        let done = self.reads.get(&ticket).filter(|r| r.parts == 0 && r.unsent == 0);
+        let have = done.map_or(0, |reading| reading.len);
+        if have != dst.len() as u64 {
+            let (asked, allowed) = (dst.len().to_string(), have.to_string());
             return Err(Kind::Bounds { asked, allowed }.into());
         }
-        dst.copy_from_slice(&data);
+        self.take(ticket, dst);
         Ok(())
     }
 
     pub(super) fn forget(&mut self, ticket: Ticket) {
-        self.reads.remove(&ticket);
+        self.take(ticket, &mut []);
     }
 
-    /// Says that this side will sleep; `false` when a completion came in between.
-    pub(super) fn may_sleep(&mut self) -> Result<bool> {
+    /// Ends a read: its parts go to where they belong in `dst`, if that reaches so far, and their room is given back.
+    fn take(&mut self, ticket: Ticket, dst: &mut [u8]) {
+        let Some(reading) = self.reads.remove(&ticket) else { return };
+        for Part { to, len, at } in reading.here {
+            let dst = dst.get_mut(to..to + len as usize);
+            match at {
+                At::Staging(staging) => {
+                    dst.map(|dst| self.staging.read(staging, dst));
+                    self.memory.unstage(staging, len);
+                }
+                At::Spilled(bytes) => {
+                    if let Some(dst) = dst {
+                        dst.copy_from_slice(&bytes[..len as usize]);
+                    }
+                    if self.spare.len() < SPARE_MAX {
+                        self.spare.push(bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The record whose completion a wait for this ticket waits for.
+    pub(super) fn record_of(&self, ticket: Ticket) -> u64 {
+        self.reads.get(&ticket).map_or(ticket.0, |reading| reading.last)
+    }
+
+    /// The record whose completion a wait for room waits for: half of what is in flight, so that a tenant that fills
+    /// the ring is woken a few times, not for each.
+    pub(super) fn record_of_room(&self) -> u64 {
+        self.completed + (self.issued - self.completed) / 2
+    }
+
+    /// Says that this side will sleep until `record` is completed; `false` when a completion came in between. Of
+    /// several sleepers the earliest counts.
+    pub(super) fn may_sleep(&mut self, record: u64) -> Result<bool> {
         if let Some(over) = &self.over {
             return Err(over.clone());
         }
-        set_asleep(&self.submit, true);
-        let ready = self.consumer.ready(&self.complete);
-        match ready {
-            Ok(false) => Ok(true),
-            Ok(true) => {
-                set_asleep(&self.submit, false);
-                Ok(false)
+        self.sought = self.sought.min(record.max(self.completed + 1));
+        // Each record has one completion, and each completion is as long as the least record.
+        let more = self.sought.saturating_sub(self.completed).max(1).saturating_mul(RECORD_ALIGN);
+        match self.consumer.sleeps(&self.submit, &self.complete, more) {
+            Ok(sleeps) => {
+                if !sleeps && !self.watched {
+                    self.is_awake();
+                }
+                Ok(sleeps)
             }
             Err(bad) => Err(self.end(gone(&bad.to_string()))),
         }
     }
 
+    fn is_awake(&mut self) {
+        self.sought = u64::MAX;
+        awake(&self.submit);
+    }
+
     /// After a sleep: awake again, and over if the executor's end of the socket is closed.
     pub(super) fn woken(&mut self, alive: bool) -> Result<()> {
-        set_asleep(&self.submit, false);
+        self.is_awake();
         if alive {
             return Ok(());
         }

@@ -17,7 +17,7 @@ pub use hello::{
 };
 pub use op::{MAX_OPERANDS, SPEC_BYTES, Wire};
 pub use record::{BlockRef, HEADER_BYTES, Record, Step};
-pub use ring::{Bad, Consumer, Producer, is_asleep, set_asleep};
+pub use ring::{Bad, Consumer, Producer, awake};
 pub use shm::{Memfd, Shared, inherited};
 
 /// Records are multiples of this many bytes.

@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long the loop spins without work before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
+/// How long the loop spins without work before it sleeps: about twice what waking it costs.
+const SPIN: Duration = Duration::from_micros(100);
 /// The longest sleep: a lost wake-up costs this once, never a hang.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -43,7 +43,8 @@ pub fn serve<B: Backend>(backend: B, control: OwnedFd, pulse: &Memfd) -> Result<
         }
         let nap = if moved || idle_since.elapsed() < SPIN { Duration::ZERO } else { NAP };
         if nap.is_zero() && !moved {
-            std::hint::spin_loop();
+            // Whoever else wants the core has it.
+            std::thread::yield_now();
         }
         // While work flows, sockets are looked at every so often; a new job may wait that long.
         if nap.is_zero() && !executor.look_at_sockets(now) {
@@ -141,14 +142,12 @@ impl<B: Backend> Executor<B> {
         due
     }
 
-    /// Sleeps until somebody sends or a deadline comes, at most `nap`. Sleepers say so in their rings first and look
-    /// once more, so that no record is missed.
+    /// Sleeps until somebody sends or a deadline comes, at most `nap`. It says in the rings first what it sleeps for
+    /// and looks once more, so that no record is missed.
     fn sleep(&mut self, control: Option<BorrowedFd<'_>>, nap: Duration) -> Result<Heard> {
         let mut nap = nap;
         if !nap.is_zero() {
-            self.sessions.values().for_each(|session| session.set_asleep(true));
-            // A ring that breaks the rules counts as work: the next turn closes it.
-            if self.sessions.values_mut().any(|session| session.has_work()) {
+            if !self.sessions.values_mut().all(|session| session.may_sleep()) {
                 nap = Duration::ZERO;
             }
             if let Some(deadline) = self.next_deadline_ns() {
@@ -172,7 +171,7 @@ impl<B: Backend> Executor<B> {
             Heard { control: control.is_some() && woken.last() == Some(&true), ..Heard::default() };
         for (id, woken) in ids.iter().zip(&woken) {
             let Some(session) = self.sessions.get(id) else { continue };
-            session.set_asleep(false);
+            session.awake();
             if *woken && !session.is_alive() {
                 heard.ended.push(*id);
             }

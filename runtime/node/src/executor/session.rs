@@ -6,8 +6,8 @@ use leasehold::exec::Run;
 use leasehold::op::{Binding, BoundOp, BufferId, CheckedOp, check};
 use leasehold::wire::{
     Bad, BlockRef, COMPLETE_BYTES, COPY_MAX, Completion, Consumer, LENS_MAX, Outcome, Producer,
-    Record, STAGING_BYTES, STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd, Wire, is_asleep,
-    set_asleep,
+    RECORD_ALIGN, Record, STAGING_BYTES, STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd,
+    Wire, awake,
 };
 use leasehold::{Error, Kind, Result};
 use rustix::net::{RecvFlags, SendFlags};
@@ -137,13 +137,6 @@ impl Session {
         Ok(Some((ticket, record)))
     }
 
-    /// Whether a record waits that could be taken now, or the ring is broken, which a turn must see.
-    pub(super) fn has_work(&mut self) -> bool {
-        let blocked = self.is_stalled();
-        self.head.is_some()
-            || self.consumer.ready(&self.submit).map_or(true, |ready| ready && !blocked)
-    }
-
     /// Whether an answer waits for room in the completion ring.
     fn is_stalled(&self) -> bool {
         matches!(self.pending.front(), Some((_, Some(_))))
@@ -176,7 +169,7 @@ impl Session {
             self.pending.pop_front();
             wrote = true;
         }
-        if wrote && is_asleep(&self.submit) {
+        if wrote && self.producer.wakes(&self.submit) {
             // If the socket is full, the tenant has news enough.
             let _ =
                 rustix::net::send(&self.socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
@@ -184,9 +177,25 @@ impl Session {
         Ok(())
     }
 
-    /// Says whether the executor sleeps, so that the tenant knows to send a byte.
-    pub(super) fn set_asleep(&self, asleep: bool) {
-        set_asleep(&self.complete, asleep);
+    /// Says what the executor sleeps for, so that the tenant knows when to send a byte: room for the answers that
+    /// wait, else the next record. `false` when that or other work is there, or the ring is broken, which a turn
+    /// must see.
+    pub(super) fn may_sleep(&mut self) -> bool {
+        if self.head.is_some() {
+            return false;
+        }
+        let (own, other) = (&self.complete, &self.submit);
+        let sleeps = if self.is_stalled() {
+            self.producer.sleeps(own, other, RECORD_ALIGN)
+        } else {
+            self.consumer.sleeps(own, other, RECORD_ALIGN)
+        };
+        sleeps.unwrap_or(false)
+    }
+
+    /// Says that the executor is awake.
+    pub(super) fn awake(&self) {
+        awake(&self.complete);
     }
 
     /// Takes wake-up bytes off the socket; whether the tenant is still there.

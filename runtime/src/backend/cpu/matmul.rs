@@ -17,7 +17,7 @@ use super::pool::Pool;
 use super::product::{Panel, Source, Target, multiply};
 use super::scratch::{with_packed, with_rows, with_tiles};
 use crate::DType;
-use crate::op::{CheckedOp, Matmul, Op, Scale};
+use crate::op::{CheckedOp, Group, Matmul, Op, Scale};
 use std::ops::Range;
 
 /// Rows, columns and elements of K that share a scale.
@@ -121,7 +121,8 @@ impl<'a> Bands<'a> {
     }
 
     /// Links `from..to` of a band: its accumulator from the state or from zero, back to the state or through the
-    /// epilogue. A whole chain without an epilogue is summed where the output lies.
+    /// epilogue. Without an epilogue it is summed where the output lies, however the chain is cut; the size of a
+    /// group may change between two links, so there a chain must be whole.
     fn links(&self, band: &Band, from: u64, to: u64) {
         let p = &self.product;
         let chunks = (band.block.k.end - band.block.k.start).div_ceil(p.chunk).max(1);
@@ -130,7 +131,9 @@ impl<'a> Bands<'a> {
         let whole = band.block.owned == band.block.rows;
         with_tiles(|[acc, a, b, part]| {
             let direct = p.way == Way::Wide && whole && self.sums == Sums::Direct;
-            if from == 0 && ends && direct && self.epilogue.is_plain() {
+            // A group's size may change between slices.
+            let steady = from == 0 && ends || self.op.group == Group::None;
+            if direct && steady && self.epilogue.is_plain() {
                 let start = start(self.out, band.block.entry, [band.block.row, band.col]);
                 let size = [band.block.rows, band.cols];
                 if let Some(mut out) = Target::of(self.out, start, steps(self.out), size) {

@@ -253,12 +253,6 @@ fn host_name() -> String {
     name.unwrap_or_else(|| std::env::consts::ARCH.to_string())
 }
 
-/// CPU time of this process so far.
-fn cpu_time() -> Duration {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
-}
-
 impl Backend for Cpu {
     type Prepared = Plan;
 
@@ -320,9 +314,9 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let views = self.views(op.op(), places)?;
         let state = self.state(plan, state)?;
-        let (wall, cpu) = (Instant::now(), cpu_time());
+        let (wall, cpu) = (Instant::now(), self.pool.cpu_time());
         self.compute(op.op(), plan, units, &views, state);
-        let shared = cpu_time().saturating_sub(cpu) / self.pool.threads() as u32;
+        let shared = self.pool.cpu_time().saturating_sub(cpu) / self.pool.threads() as u32;
         self.busy += shared.min(wall.elapsed());
         Ok(())
     }

@@ -1,18 +1,33 @@
 //! The backend's threads: one loop over work items that all of them, the caller included, take from a counter.
 //! Which thread takes an item never changes its bits.
+//!
+//! The slices of an op follow each other within microseconds, and waking a thread costs tens of them: the threads
+//! beside the caller's spin a moment after a job before they sleep, and a caller never waits for one that did not
+//! wake in time to join.
 
 use crate::error::{Error, Kind, Result};
-use rayon::ThreadPool;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{JoinHandle, available_parallelism};
+use std::time::{Duration, Instant};
 
 /// Below this much predicted work a wake-up costs more than a second thread saves, in nanoseconds.
 const INLINE_NS: u64 = 150_000;
+/// How long a thread spins before it sleeps: about twice what waking it costs.
+const SPIN: Duration = Duration::from_micros(100);
+/// Looks between two yields, some microseconds: whoever else wants the core has it then.
+const LOOKS: u32 = 32;
 
 /// Threads for work items.
 pub(super) struct Pool {
-    threads: usize,
+    crew: Arc<Crew>,
     /// The threads beside the caller's.
-    others: Option<ThreadPool>,
+    others: Vec<JoinHandle<()>>,
 }
 
 /// The variable that overrides the number of threads.
@@ -24,9 +39,7 @@ const THREADS_MAX: usize = 1024;
 /// # Errors
 /// `Environment` for a value that is not 1 to 1024.
 pub(super) fn threads_of_environment() -> Result<usize> {
-    let Ok(text) = std::env::var(THREADS) else {
-        return Ok(std::thread::available_parallelism().map_or(1, usize::from));
-    };
+    let Ok(text) = std::env::var(THREADS) else { return Ok(cores()) };
     threads_of(&text)
 }
 
@@ -40,6 +53,11 @@ fn threads_of(text: &str) -> Result<usize> {
     }
 }
 
+/// Threads that this process may run at once.
+fn cores() -> usize {
+    available_parallelism().map_or(1, usize::from)
+}
+
 impl Pool {
     /// A pool of `threads` threads, the caller's included, held to 1 to 1024.
     ///
@@ -47,18 +65,27 @@ impl Pool {
     /// `System` when threads cannot be started.
     pub(super) fn new(threads: usize) -> Result<Self> {
         let threads = threads.clamp(1, THREADS_MAX);
-        let build = |n| {
-            let builder = rayon::ThreadPoolBuilder::new().num_threads(n);
-            let builder = builder.thread_name(|i| format!("leasehold-cpu-{i}"));
-            builder.build().map_err(|e| Error::system("spawn", std::io::Error::other(e)))
-        };
-        let others = if threads > 1 { Some(build(threads - 1)?) } else { None };
-        Ok(Self { threads, others })
+        // Without a core for each thread, who spins keeps another from its work.
+        let spin = if threads <= cores() { SPIN } else { Duration::ZERO };
+        let mut pool = Self { crew: Arc::new(Crew::new(spin)), others: Vec::new() };
+        for i in 1..threads {
+            let crew = Arc::clone(&pool.crew);
+            let builder = std::thread::Builder::new().name(format!("leasehold-cpu-{i}"));
+            let other =
+                builder.spawn(move || crew.help()).map_err(|e| Error::system("spawn", e))?;
+            pool.others.push(other);
+        }
+        Ok(pool)
     }
 
     /// Number of threads, the caller's included.
     pub(super) fn threads(&self) -> usize {
-        self.threads
+        self.others.len() + 1
+    }
+
+    /// CPU time that the calling thread and the others' work items took so far; spinning between jobs is not work.
+    pub(super) fn cpu_time(&self) -> Duration {
+        thread_time() + Duration::from_nanos(self.crew.helped_ns.load(Relaxed))
     }
 
     /// Calls `item` with every number below `items`, each once, on all threads. `item_ns` is its prediction.
@@ -73,16 +100,178 @@ impl Pool {
                 item(i);
             }
         };
-        match &self.others {
-            Some(others) if items > 1 && items.saturating_mul(item_ns) > INLINE_NS => {
-                let helpers = (self.threads - 1).min(items as usize - 1);
-                others.in_place_scope(|scope| {
-                    (0..helpers).for_each(|_| scope.spawn(|_| work()));
-                    work();
-                });
-            }
-            _ => work(),
+        let seats = items.saturating_sub(1).min(self.others.len() as u64) as usize;
+        if seats > 0 && items.saturating_mul(item_ns) > INLINE_NS {
+            self.crew.share(seats, self.others.len(), &work);
+        } else {
+            work();
         }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.crew.lock().closed = true;
+        self.crew.posted.fetch_add(1, Release);
+        self.crew.work.notify_all();
+        // A thread that panicked handed its panic to the caller of its job.
+        self.others.drain(..).for_each(|other| drop(other.join()));
+    }
+}
+
+/// CPU time of the calling thread so far.
+fn thread_time() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
+/// What the caller and the other threads share.
+struct Crew {
+    spin: Duration,
+    state: Mutex<State>,
+    /// Counts posted jobs, so that who spins needs no lock. Changes under the lock.
+    posted: AtomicU64,
+    /// Threads inside the job. Changes under the lock.
+    inside: AtomicUsize,
+    /// Signals sleeping threads: a job is posted, or the pool closes.
+    work: Condvar,
+    /// Signals the caller: nobody is inside.
+    left: Condvar,
+    /// CPU time of the others inside jobs.
+    helped_ns: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    job: Option<Job>,
+    asleep: usize,
+    panic: Option<Box<dyn Any + Send>>,
+    closed: bool,
+}
+
+/// Work that other threads may join. It borrows from the caller's frame: see [`Crew::share`].
+struct Job {
+    work: &'static (dyn Fn() + Sync),
+    /// How many may still join.
+    seats: usize,
+}
+
+impl Crew {
+    fn new(spin: Duration) -> Self {
+        Self {
+            spin,
+            state: Mutex::default(),
+            posted: AtomicU64::new(0),
+            inside: AtomicUsize::new(0),
+            work: Condvar::new(),
+            left: Condvar::new(),
+            helped_ns: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` on this thread and on up to `seats` of the `others`, until all who joined have returned from it.
+    fn share(&self, seats: usize, others: usize, work: &(dyn Fn() + Sync)) {
+        // SAFETY: only the lifetime changes. Other threads use the reference between joining and leaving the job.
+        // They join under the lock while the job is posted; `Posted` takes the job away and waits for all who
+        // joined before this function returns or unwinds, so no use outlives the borrow.
+        let work_of_job =
+            unsafe { std::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(work) };
+        let mut state = self.lock();
+        if state.job.is_some() || self.inside.load(Relaxed) > 0 {
+            // Some other call has the threads.
+            drop(state);
+            return work();
+        }
+        state.job = Some(Job { work: work_of_job, seats });
+        self.posted.fetch_add(1, Release);
+        let awake = others - state.asleep;
+        drop(state);
+        let posted = Posted(self);
+        (awake..seats).for_each(|_| self.work.notify_one());
+        work();
+        drop(posted);
+        if let Some(panic) = self.lock().panic.take() {
+            resume_unwind(panic);
+        }
+    }
+
+    /// Another thread's life: joins jobs until the pool closes.
+    fn help(&self) {
+        let mut seen = 0;
+        while let Some(job) = self.next(&mut seen) {
+            let Some(work) = job else { continue };
+            let began = thread_time();
+            let panic = catch_unwind(AssertUnwindSafe(work)).err();
+            let took = thread_time().saturating_sub(began);
+            self.helped_ns.fetch_add(took.as_nanos() as u64, Relaxed);
+            let mut state = self.lock();
+            if panic.is_some() {
+                state.panic = panic;
+            }
+            if self.inside.fetch_sub(1, Release) == 1 {
+                self.left.notify_one();
+            }
+        }
+    }
+
+    /// Waits for a job after number `seen`, spinning first, and joins it if it has a seat; `None` once the pool
+    /// closes.
+    fn next(&self, seen: &mut u64) -> Option<Option<&'static (dyn Fn() + Sync)>> {
+        let news = spin_until(self.spin, || self.posted.load(Acquire) != *seen);
+        let mut state = self.lock();
+        if !news {
+            state.asleep += 1;
+            let old = |state: &mut State| !state.closed && self.posted.load(Acquire) == *seen;
+            let woken = self.work.wait_while(state, old);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+            state.asleep -= 1;
+        }
+        if state.closed {
+            return None;
+        }
+        *seen = self.posted.load(Acquire);
+        let job = state.job.as_mut().filter(|job| job.seats > 0);
+        Some(job.map(|job| {
+            job.seats -= 1;
+            self.inside.fetch_add(1, Relaxed);
+            job.work
+        }))
+    }
+}
+
+/// A job that is posted; dropping it ends the job.
+struct Posted<'a>(&'a Crew);
+
+impl Drop for Posted<'_> {
+    fn drop(&mut self) {
+        let crew = self.0;
+        crew.lock().job = None;
+        let empty = || crew.inside.load(Acquire) == 0;
+        if !spin_until(crew.spin, empty) {
+            let inside = |_: &mut State| !empty();
+            drop(crew.left.wait_while(crew.lock(), inside));
+        }
+    }
+}
+
+/// Looks until `done` or for `limit`, and gives the core away now and then; whether it is done.
+fn spin_until(limit: Duration, done: impl Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    loop {
+        for _ in 0..LOOKS {
+            if done() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if begin.elapsed() >= limit {
+            return done();
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -109,5 +298,58 @@ mod tests {
             });
             assert!(seen.iter().all(|n| n.load(Relaxed) == 1));
         }
+    }
+
+    /// Jobs that follow at once and after the threads sleep, on more threads than there are cores and on fewer:
+    /// what a thread wrote inside a job is seen after it, and nobody touches a job that is over.
+    #[test]
+    fn jobs_end_with_their_last_item() {
+        for threads in [2, 3, 8] {
+            let pool = Pool::new(threads).unwrap();
+            for round in 0..2000u64 {
+                if round % 100 == 99 {
+                    std::thread::sleep(2 * SPIN);
+                }
+                let items = 2 + round % 7;
+                let sum = AtomicU64::new(0);
+                let list: Vec<u64> = (0..items).map(|i| i + round).collect();
+                pool.run(items, INLINE_NS, |i| {
+                    sum.fetch_add(list[i as usize], Relaxed);
+                });
+                assert_eq!(sum.load(Relaxed), list.iter().sum::<u64>());
+            }
+        }
+    }
+
+    /// Two items that wait for each other end only if a second thread wakes and joins.
+    #[test]
+    fn sleeping_threads_are_woken() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..20 {
+            std::thread::sleep(2 * SPIN);
+            let both = std::sync::Barrier::new(2);
+            pool.run(2, INLINE_NS, |_| {
+                both.wait();
+            });
+        }
+    }
+
+    #[test]
+    fn a_panic_in_an_item_is_the_callers_and_the_pool_lives_on() {
+        let pool = Pool::new(2).unwrap();
+        let both = std::sync::Barrier::new(2);
+        let caller = std::thread::current().id();
+        let failed = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(2, INLINE_NS, |_| {
+                both.wait();
+                assert_eq!(std::thread::current().id(), caller, "another thread fails");
+            });
+        }));
+        assert!(failed.is_err());
+        let done = AtomicU64::new(0);
+        pool.run(4, INLINE_NS, |_| {
+            done.fetch_add(1, Relaxed);
+        });
+        assert_eq!(done.load(Relaxed), 4);
     }
 }
