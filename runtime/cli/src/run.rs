@@ -186,7 +186,17 @@ impl Run {
                 let _ = writeln!(io::stderr(), "leasehold: output {}: {why}", output.name);
             }
         }
-        let Some(receipt) = end.receipt.as_ref().filter(|_| !self.no_bill) else { return Ok(()) };
+        let Some(receipt) = &end.receipt else {
+            let _ = writeln!(
+                io::stderr(),
+                "leasehold: the node has gone; job {} is settled when it is back, see its ledger",
+                end.job
+            );
+            return Ok(());
+        };
+        if self.no_bill {
+            return Ok(());
+        }
         let record: Record = serde_json::from_str(&receipt.record)?;
         let mut sum = Bill::new(Of::Job(end.job.parse::<Uuid>()?));
         sum.add(&record);

@@ -3,7 +3,7 @@
 
 use leasehold::backend::cpu::Cpu;
 use leasehold::backend::wgpu::Wgpu;
-use leasehold::wire::{Memfd, PAGE, from_bytes, receive};
+use leasehold::wire::{from_bytes, receive};
 use leasehold::{Device, Error, Kind};
 use leasehold_node::control::{Config, private, serve};
 use leasehold_node::executor;
@@ -148,13 +148,12 @@ fn run_executor(options: &Options) -> Result<(), Failure> {
     if protocol != executor::protocol::PROTOCOL {
         return Err(format!("protocol {protocol}, allowed {}", executor::protocol::PROTOCOL).into());
     }
-    let count = fds.len();
-    let [pulse] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| bad(count))?;
-    let pulse = Memfd::received(pulse, PAGE)?;
+    let (count, mut fds) = (fds.len(), fds.into_iter());
+    let (entrance, None) = (fds.next(), fds.next()) else { return Err(bad(count).into()) };
     let name = options.need("device")?;
     match name.strip_prefix("wgpu:").map(str::parse) {
-        Some(Ok(index)) => executor::serve(Wgpu::open(index)?, control, &pulse)?,
-        None if name == "cpu" => executor::serve(Cpu::new()?, control, &pulse)?,
+        Some(Ok(index)) => executor::serve(Wgpu::open(index)?, control, entrance)?,
+        None if name == "cpu" => executor::serve(Cpu::new()?, control, entrance)?,
         _ => return Err(format!("device {name:?}, allowed: cpu, wgpu:N").into()),
     }
     Ok(())

@@ -4,6 +4,7 @@
 
 mod blocks;
 mod job;
+mod link;
 pub mod protocol;
 mod serve;
 mod session;
@@ -51,6 +52,8 @@ pub struct Executor<B: Backend> {
     pulse: Box<dyn FnMut(u64) + Send>,
     /// When the loop last looked at its sockets.
     looked_ns: u64,
+    /// The highest number of a session so far.
+    last_session: u64,
 }
 
 /// The core as the block table's device.
@@ -89,6 +92,7 @@ impl<B: Backend> Executor<B> {
             buffer: Vec::new(),
             pulse,
             looked_ns: 0,
+            last_session: 0,
         }
     }
 
@@ -142,6 +146,7 @@ impl<B: Backend> Executor<B> {
             added.map_err(|_| Kind::Protocol { what: "session", asked: session, allowed: 0 })?;
         }
         self.sessions.insert(session, new);
+        self.last_session = self.last_session.max(session);
         Ok(())
     }
 
@@ -413,6 +418,7 @@ impl<B: Backend> Executor<B> {
             self.copies.idle(SessionId(id));
             return Ok(());
         };
+        (self.pulse)(session.job);
         let mut done = 0;
         while copy.left > 0 && done + copy.step() <= budget.max(copy.step()) {
             let step = copy.step();
@@ -430,6 +436,7 @@ impl<B: Backend> Executor<B> {
             copy.left -= step;
             done += step;
         }
+        (self.pulse)(0);
         let copy = *copy;
         let next = (copy.left > 0).then(|| copy.step());
         if let Some(job) = self.jobs.get_mut(&session.job) {
@@ -505,7 +512,9 @@ impl<B: Backend> Executor<B> {
     fn land(&mut self, timeout: Option<Duration>, now_ns: u64) -> Result<()> {
         let mut timeout = timeout;
         while let Some(flight) = self.flights.front() {
+            (self.pulse)(flight.job);
             let progress = self.core.poll(flight.mark, timeout)?;
+            (self.pulse)(0);
             let Progress::Done { busy_ns, fault } = progress else { return Ok(()) };
             timeout = Some(Duration::ZERO);
             let Some(flight) = self.flights.pop_front() else { return Ok(()) };
