@@ -172,6 +172,34 @@ fn a_stopped_node_ends_its_jobs_and_leaves_its_ledger_alone() {
     }
 }
 
+#[test]
+fn a_revoked_lease_ends_its_jobs_and_admits_no_more() {
+    let mut served = Served::new();
+    served.start();
+    let (grant, other) = (served.lease(), served.lease());
+    let (node, beside) = (served.connect(), served.connect());
+    let (job, bystander) = (node.admit(&grant, None).unwrap(), beside.admit(&other, None).unwrap());
+    let x = device(&job).tensor([4], &[1f32; 4]).unwrap();
+    let y = device(&bystander).tensor([4], &[1f32; 4]).unwrap();
+    assert_eq!(add_one(&x), [2.0; 4]);
+    let admin = served.folder().join("admin.sock");
+    assert_eq!(Node::revoke(&admin, job.lease).unwrap(), 1);
+    assert!(matches!(node.word(), Word::Stop(Outcome::Revoked)));
+    assert_eq!(usage(node.word()).outcome, Outcome::Revoked);
+    let error = x.read::<f32>().and_then(|mut read| read.wait(None)).unwrap_err();
+    assert_eq!(*error.kind(), Kind::Revoked);
+    assert_eq!(add_one(&y), [2.0; 4]);
+    for _ in 0..2 {
+        let why = refusal(&served.connect(), &grant).unwrap();
+        assert!(why.contains("is revoked"), "{why}");
+        // A restarted control does not forget.
+        served.stop();
+        served.start();
+    }
+    drop(served.connect());
+    assert_eq!(Node::revoke(&admin, bystander.lease).unwrap(), 0, "its job went with the node");
+}
+
 /// Takes the executor down in the middle of the tenant's work.
 fn take_down(executor: i32, dev: &Device) {
     let x = dev.tensor([1024, 1024], &vec![1e-3f32; 1 << 20]).unwrap();
@@ -298,7 +326,9 @@ fn with_breakable(work: impl FnOnce(&Served, &Path, &dyn Fn() -> i32)) {
     std::thread::scope(|scope| {
         scope.spawn(|| serve(config, &folder, move || _ = stopped.recv()).unwrap());
         // Its sockets are there before its executor is.
-        assert!(node_with_job(&served, &served.lease()).is_some());
+        let (node, _job) = node_with_job(&served, &served.lease()).unwrap();
+        node.ended(Outcome::Exited(0)).unwrap();
+        assert_eq!(usage(node.word()).outcome, Outcome::Exited(0));
         work(&served, &dir.join("broken"), &executor);
         drop(stop);
     });
@@ -313,9 +343,10 @@ fn an_executor_that_dies_at_its_start_is_started_again() {
     with_breakable(|served, broken, executor| {
         std::fs::write(broken, "3").unwrap();
         signal(executor(), Signal::KILL);
+        // One that was killed, three that failed, one that serves. Before, control may not have noticed.
+        until("a fifth is started", || (starts(served) == 5).then_some(()));
         let grant = served.lease();
         let (node, job) = until("an executor is there", || node_with_job(served, &grant));
-        assert_eq!(starts(served), 5, "one that was killed, three that failed, one that serves");
         assert_eq!(add_one(&device(&job).tensor([1], &[1f32]).unwrap()), [2.0]);
         node.ended(Outcome::Exited(0)).unwrap();
         assert_eq!(usage(node.word()).ops, 1);

@@ -149,7 +149,7 @@ impl Book {
         proof: &[u8],
         wall: Option<Duration>,
         now: Moment,
-    ) -> Result<(Running, Terms, VerifiedLease), Refusal> {
+    ) -> Result<(Running, Terms), Refusal> {
         let lease = self.held(token, nonce, job, proof, now)?;
         let admitted = self.admission.admit(&lease, job, wall, now)?;
         let tenant = lease.tenant.to_string();
@@ -173,7 +173,7 @@ impl Book {
         let (trial, start) = (lease.trial, now.wall);
         let running = Running { number, lease: lease.id, job, tenant, sku, trial, start };
         let terms = self.terms(number, &lease, admitted);
-        Ok((running, terms, lease))
+        Ok((running, terms))
     }
 
     /// The lease of this text, whose holder proved to be the one who asks for this job.

@@ -76,25 +76,20 @@ impl Node {
         let Some(executor) = state.executor.clone() else {
             return refuse(client, state.no_executor(), true).map(|()| None);
         };
-        let (running, terms, lease) =
-            match state.book.admit(token, nonce, job, proof, wall, moment()) {
-                Ok(admitted) => admitted,
-                Err(refusal) => {
-                    let (why, retryable) = (refusal.to_string(), refusal.retryable());
-                    return refuse(client, why, retryable).map(|()| None);
-                }
-            };
+        let (running, terms) = match state.book.admit(token, nonce, job, proof, wall, moment()) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                let (why, retryable) = (refusal.to_string(), refusal.retryable());
+                return refuse(client, why, retryable).map(|()| None);
+            }
+        };
         let number = running.number;
         state.jobs.insert(number, Job { running, client: Some(to_tell), outcome: None });
         // One that has just died is buried with this job, too.
         let _ = executor.job(number, terms.clone(), &inside);
         drop(state);
         self.open_door(number, &terms, inside, executor)?;
-        let admitted = ToClient::Admitted {
-            deadline_ns: terms.deadline_ns,
-            cpu_milli: lease.job.cpu_milli,
-            memory_bytes: lease.job.memory_bytes,
-        };
+        let admitted = ToClient::Admitted { deadline_ns: terms.deadline_ns };
         send(client, &admitted, &[outside.as_fd()])?;
         Ok(Some(number))
     }

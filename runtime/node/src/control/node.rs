@@ -328,11 +328,12 @@ impl Node {
     pub(super) fn revoke(&self, lease: LeaseId) -> Result<u64, LedgerError> {
         let mut state = self.state();
         let jobs: Vec<JobId> = state.book.revoke(lease, Timestamp::now())?;
-        state.book.ledger().commit()?;
         let of_lease = state.jobs.iter().filter(|(_, job)| jobs.contains(&job.running.job));
         let numbers: Vec<u64> = of_lease.map(|(number, _)| *number).collect();
         drop(state);
         numbers.iter().for_each(|number| self.end(*number, Outcome::Revoked, Why::Revoked));
+        // The device does not wait for the disk; whoever asked does.
+        self.state().book.ledger().commit()?;
         Ok(numbers.len() as u64)
     }
 

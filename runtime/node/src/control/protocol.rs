@@ -66,10 +66,6 @@ pub enum ToClient {
     Admitted {
         /// The job's end on the boot-time clock, in nanoseconds.
         deadline_ns: u64,
-        /// CPUs in thousandths, host memory in bytes: what the lease allows the jail.
-        cpu_milli: u32,
-        /// Host memory in bytes.
-        memory_bytes: u64,
     },
     /// The job is the starter's again: words about it come here.
     Attached,

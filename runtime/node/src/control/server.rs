@@ -65,10 +65,10 @@ pub enum StartError {
 pub fn serve(config: Config, folder: &Path, stop: impl FnOnce()) -> Result<(), StartError> {
     let (jobs, admin) = (folder.join("jobs.sock"), folder.join("admin.sock"));
     let entrance = folder.join("executor.sock");
-    let jobs_socket = listen(&jobs, 0o660)?;
-    // Sockets without a node would only make clients wait for nobody.
-    let sweep = Sweep(vec![jobs, admin.clone(), entrance.clone()]);
     let admin_socket = listen(&admin, 0o600)?;
+    // Sockets without a node would only make clients wait for nobody.
+    let sweep = Sweep(vec![admin, jobs.clone(), entrance.clone()]);
+    let jobs_socket = listen(&jobs, 0o660)?;
     let node = Node::start(config, Some(entrance))?;
     let (for_jobs, for_admin) = (Arc::clone(&node), Arc::clone(&node));
     super::spawn("jobs", move || accept(&jobs_socket, |client| for_jobs.welcome(client)))?;

@@ -146,7 +146,7 @@ pub struct Device {
 pub struct Usage {
     /// Nanoseconds that the device was busy with its ops.
     pub busy_ns: u64,
-    /// Nanoseconds spent zeroing what it left.
+    /// Nanoseconds that the device was busy zeroing what it took and what it left.
     pub zeroing_ns: u64,
     /// Bytes of device memory held, times nanoseconds.
     pub memory_byte_ns: u128,

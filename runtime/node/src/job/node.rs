@@ -56,10 +56,6 @@ pub struct Admitted {
     pub door: OwnedFd,
     /// The job's end on the boot-time clock, in nanoseconds.
     pub deadline_ns: u64,
-    /// What the jail may use: CPUs in thousandths, bytes of memory.
-    pub cpu_milli: u32,
-    /// Bytes of host memory.
-    pub memory_bytes: u64,
 }
 
 /// What control says while a job runs.
@@ -81,6 +77,19 @@ impl Node {
     pub fn connect(path: &Path) -> Result<Self, JobError> {
         let socket = Mutex::new(Arc::new(connect(path)?));
         Ok(Self { socket, path: Some(path.into()), child: None })
+    }
+
+    /// Takes a lease back, at the admin socket of a served node; how many jobs were ended.
+    ///
+    /// # Errors
+    /// Nobody listens there, or this user may not; `Refused` when the node cannot write it down.
+    pub fn revoke(admin: &Path, lease: LeaseId) -> Result<u64, JobError> {
+        let node = Self::connect(admin)?;
+        node.tell(&FromClient::Revoke { lease })?;
+        match node.hear()? {
+            (ToClient::Done { jobs }, _) => Ok(jobs),
+            (other, _) => Err(unexpected(other)),
+        }
     }
 
     /// Starts a node of one's own with a trial lease: its issuer's and holder's keys are made here and forgotten.
@@ -120,10 +129,10 @@ impl Node {
         let wall_s = wall.map(|wall| wall.as_secs().max(1));
         self.tell(&FromClient::Admit { token: grant.token.clone(), job, proof, wall_s })?;
         match self.hear()? {
-            (ToClient::Admitted { deadline_ns, cpu_milli, memory_bytes }, mut fds) => {
+            (ToClient::Admitted { deadline_ns }, mut fds) => {
                 let door = fds.pop().ok_or(JobError::Protocol { what: "no session socket" })?;
                 let lease = lease.id;
-                Ok(Admitted { lease, job, device, door, deadline_ns, cpu_milli, memory_bytes })
+                Ok(Admitted { lease, job, device, door, deadline_ns })
             }
             (other, _) => Err(unexpected(other)),
         }

@@ -1,7 +1,7 @@
 //! One job from admission to receipt: the jail is built, watched from both sides, and settled.
 
 use super::{Admitted, Grant, JobError, Node, Word};
-use crate::lease::{JobId, LeaseId};
+use crate::lease::{JobId, Lease, LeaseId};
 use crate::ledger::{Outcome, Receipt};
 use crate::sandbox::{
     Exit, HostId, Jail, JailHandle, JobIo, JobRecord, KillReason, Launcher, PolicyDraft, Reason,
@@ -27,7 +27,7 @@ const FIRST_HOST_ID: u32 = 2_000_000_000;
 /// What a job shall be.
 #[derive(Debug)]
 pub struct Request {
-    /// The jail. Bounds of zero memory or processors ask for all that the lease allows.
+    /// The jail; the lease bounds its memory and processors.
     pub draft: PolicyDraft,
     /// Where each output of the draft goes.
     pub outputs: BTreeMap<String, PathBuf>,
@@ -63,15 +63,13 @@ pub fn run(
     signals: impl FnOnce(JailHandle),
 ) -> Result<End, JobError> {
     // A request that breaks a rule is told before the node is asked for anything.
-    let wall = request.draft.limits.wall;
-    request.draft.clone().check()?;
-    let Admitted { lease, job, device, door, cpu_milli, memory_bytes, deadline_ns } =
-        node.admit(grant, wall)?;
     let mut draft = request.draft;
-    within("memory", &mut draft.limits.memory, memory_bytes)?;
-    let mut cpus = u64::from(draft.limits.milli_cpus);
-    within("cpus", &mut cpus, cpu_milli.into())?;
-    draft.limits.milli_cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    let wall = draft.limits.wall;
+    draft.clone().check()?;
+    let (claims, _) = Lease::unverified(&grant.token)?;
+    within("memory", draft.limits.memory, claims.job.memory_bytes)?;
+    within("cpus, in thousandths,", draft.limits.milli_cpus.into(), claims.job.cpu_milli.into())?;
+    let Admitted { lease, job, device, door, deadline_ns } = node.admit(grant, wall)?;
     if rustix::process::geteuid().is_root() && draft.host_id.is_none() {
         let id = FIRST_HOST_ID + (lease.0.as_u128() & 0xffff) as u32;
         draft.host_id = Some(HostId { uid: id, gid: id });
@@ -93,11 +91,8 @@ pub fn run(
 }
 
 /// Holds an asked bound to what the lease allows.
-fn within(what: &'static str, asked: &mut u64, allowed: u64) -> Result<(), JobError> {
-    if *asked > allowed {
-        return Err(JobError::Limit { what, asked: *asked, allowed });
-    }
-    Ok(())
+fn within(what: &'static str, asked: u64, allowed: u64) -> Result<(), JobError> {
+    if asked > allowed { Err(JobError::Limit { what, asked, allowed }) } else { Ok(()) }
 }
 
 /// A running job as its starter watches it: two threads, one of which hears control.
