@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 const SIZE: usize = 512;
 /// Sessions of a tenant, so that the others have work while one hears of its end.
 const SESSIONS: usize = 4;
-/// Times that two loads take turns, so that a noisy machine hurts both alike.
-const ROUNDS: usize = 7;
+/// Times that two loads take turns, so that a noisy machine hurts both alike: this often, or less in a short run.
+const ROUNDS: u32 = 7;
+/// A round is not shorter than this.
+const ROUND: Duration = Duration::from_millis(100);
 /// How long tenants may take to have their first product.
 const WARM_UP: Duration = Duration::from_secs(30);
 /// W, the most predicted work that a CPU executor has in flight, in milliseconds.
@@ -75,14 +77,14 @@ pub fn promises(
     show(&unequal_weights(&node, budget)?);
     show(&latency(&node, budget)?);
     show(&revoke(&node, budget)?);
-    show(&zeroing(&node)?);
+    show(&zeroing(&node, budget)?);
     show(&bill(&node, budget)?);
     Ok(())
 }
 
 /// Total work of `tenants` at once over that of one alone, taking turns.
 fn sharing_tax(node: &Served, tenants: usize, budget: Duration) -> Result<Row, ServedError> {
-    let window = budget / (2 * ROUNDS as u32);
+    let window = budget / (2 * rounds(budget));
     let total = |count: usize| -> Result<f64, ServedError> {
         let tenants = tenants_of(node, &vec![100; count], 2)?;
         let done = flood(&tenants, window)?;
@@ -90,12 +92,17 @@ fn sharing_tax(node: &Served, tenants: usize, budget: Duration) -> Result<Row, S
         Ok(done.iter().sum())
     };
     let mut ratios = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds(budget) {
         let alone = total(1)?;
         ratios.push(total(tenants)? / alone);
     }
     let what = format!("sharing tax: work of {tenants} tenants over that of one alone");
     Ok(Row::at_least(what, median(&ratios), "", 0.97).of(ratios))
+}
+
+fn rounds(budget: Duration) -> u32 {
+    let fit = budget.as_nanos() / ROUND.as_nanos();
+    u32::try_from(fit).unwrap_or(ROUNDS).clamp(1, ROUNDS)
 }
 
 /// Jain's index of the work of four equal tenants.
@@ -150,7 +157,7 @@ fn waits(dev: &Device, budget: Duration) -> Result<Vec<f64>, ServedError> {
     let x = random(dev, DType::F32, &[1024], 1)?;
     dev.wait(None)?;
     let (begin, mut ms) = (Instant::now(), Vec::new());
-    while ms.len() < 5 || begin.elapsed() < budget {
+    while ms.len() < 3 || begin.elapsed() < budget {
         std::thread::sleep(Duration::from_millis(10));
         let begin = Instant::now();
         Map::unary(MapFn::Relu, &x).into(&x).run()?;
@@ -163,7 +170,7 @@ fn waits(dev: &Device, budget: Duration) -> Result<Vec<f64>, ServedError> {
 /// Milliseconds from the operator's order to the receipt of a job in full work: drained, zeroed and written down.
 fn revoke(node: &Served, budget: Duration) -> Result<Row, ServedError> {
     let (begin, mut ms) = (Instant::now(), Vec::new());
-    while ms.len() < 5 || begin.elapsed() < budget {
+    while ms.len() < 3 || begin.elapsed() < budget {
         let tenant = node.tenant(100, None, 1)?;
         let dev = &tenant.devices[0];
         let x = random(dev, DType::F32, &[SIZE, SIZE], 1)?;
@@ -188,10 +195,10 @@ fn revoke(node: &Served, budget: Duration) -> Result<Row, ServedError> {
 }
 
 /// The rate at which what a lease leaves is zeroed, over that of filling memory.
-fn zeroing(node: &Served) -> Result<Row, ServedError> {
+fn zeroing(node: &Served, budget: Duration) -> Result<Row, ServedError> {
     const BYTES: usize = 64 << 20;
     let (mut ratios, mut memory) = (Vec::new(), vec![1u8; BYTES]);
-    for round in 0..ROUNDS {
+    for round in 0..rounds(budget) {
         let tenant = node.tenant(100, None, 1)?;
         // Written, so that every page is there.
         let x = tenant.devices[0].empty(DType::F32, &[BYTES / 4])?;

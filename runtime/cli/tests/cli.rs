@@ -8,7 +8,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use leasehold_node::keys::{SecretKey, read_public, write_public};
 use leasehold_node::lease::{KeySet, Lease};
@@ -568,6 +569,78 @@ fn an_interrupt_ends_a_served_node() {
     assert_eq!((child.wait().unwrap().code(), rest.as_str()), (Some(0), ""));
     let left = fs::read_dir(bench.path("served")).unwrap().map(|e| e.unwrap().file_name());
     assert_eq!(left.collect::<Vec<_>>(), ["ledger"]);
+}
+
+/// A served node, which does not outlive its test.
+struct Serving(Child);
+
+impl Serving {
+    /// Starts it and waits until it serves.
+    fn start(bench: &Bench) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+            .args(serve(0, "node"))
+            .current_dir(&bench.dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "leasehold-node: serving in served\n");
+        Self(child)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // Its executor ends in order with it, and only then.
+        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// The node's control is killed while a job runs: the job goes on, and the control that starts next settles it.
+#[test]
+fn a_job_outlives_its_nodes_control() {
+    if std::env::var_os("LEASEHOLD_LAUNCHER").is_none() {
+        println!("skip: a job on a node that is killed: LEASEHOLD_LAUNCHER names no launcher");
+        return;
+    }
+    let bench = Bench::new();
+    bench.ok(&["keys", "new", "node"]);
+    bench.ok(&bench.issue(&["--memory", "1GiB", "--out", "lease"]));
+    fs::create_dir(bench.path("served")).unwrap();
+    fs::create_dir(bench.path("signs")).unwrap();
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(bench.path("signs"), open.clone()).unwrap();
+    fs::set_permissions(bench.dir.path(), open).unwrap();
+    let mut node = Serving::start(&bench);
+    let job = "echo begun >/out/begun; while [ ! -e /in/signs/end ]; do sleep 0.05; done; exit 7";
+    let args = ["run", "--lease", "lease", "--holder-key", "holder", "--node", "served/jobs.sock"];
+    let run = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        .args(args)
+        .args(["--in", "signs=signs", "--out", "begun=begun", "--", "/bin/sh", "-c", job])
+        .current_dir(&bench.dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ledger = bench.path("served/ledger");
+    while !fs::read_to_string(&ledger).unwrap().contains("\"admit\"") {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    node.0.kill().unwrap();
+    node.0.wait().unwrap();
+    let _node = Serving::start(&bench);
+    fs::write(bench.path("signs/end"), "").unwrap();
+    let out = run.wait_with_output().unwrap();
+    let (bill, error) = (text(&out.stdout), text(&out.stderr));
+    assert_eq!((out.status.code(), error.as_str()), (Some(7), ""));
+    assert!(
+        bill.contains("jobs") && fs::read(bench.path("begun")).unwrap() == b"begun\n",
+        "{bill}"
+    );
+    let records = fs::read_to_string(&ledger).unwrap();
+    assert_eq!(records.matches("\"settle\"").count(), 1, "{records}");
 }
 
 #[test]
