@@ -144,7 +144,7 @@ fn latency(node: &Served, budget: Duration) -> Result<Row, ServedError> {
         let flooding = scope.spawn(|| flood_until(&floods, |_| wait_for(&stop)));
         let waits = waits(dev, budget / 2);
         stop.store(true, Relaxed);
-        joined(flooding.join()).and_then(|_| waits)
+        joined(flooding.join()).and(waits)
     })?;
     floods.into_iter().chain([tenant]).try_for_each(|tenant| tenant.end().map(drop))?;
     let (alone, beside) = (quantile(&alone, 0.99), quantile(&beside, 0.99));

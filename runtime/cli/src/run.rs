@@ -109,12 +109,13 @@ impl Run {
             Err(error) => {
                 // With stderr closed there is nobody to tell.
                 let _ = writeln!(io::stderr(), "leasehold: {error}");
+                let retry = |error: &JobError| {
+                    use JobError::{Gone, Node, Refused};
+                    matches!(error, Refused { retryable: true, .. } | Node { .. } | Gone)
+                };
                 match (error.downcast_ref(), error.downcast_ref()) {
                     (Some(NoProgram { code, .. }), _) => *code,
-                    (
-                        _,
-                        Some(JobError::Refused { retryable: true, .. } | JobError::Node { .. }),
-                    ) => EXIT_RETRY,
+                    (_, Some(error)) if retry(error) => EXIT_RETRY,
                     _ => EXIT_WRAPPER,
                 }
             }

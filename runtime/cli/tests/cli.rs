@@ -9,7 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use leasehold_node::keys::{SecretKey, read_public, write_public};
 use leasehold_node::lease::{KeySet, Lease};
@@ -614,9 +613,10 @@ fn a_job_outlives_its_nodes_control() {
     fs::set_permissions(bench.path("signs"), open.clone()).unwrap();
     fs::set_permissions(bench.dir.path(), open).unwrap();
     let mut node = Serving::start(&bench);
-    let job = "echo begun >/out/begun; while [ ! -e /in/signs/end ]; do sleep 0.05; done; exit 7";
+    let job =
+        "echo begun | tee /out/begun; while [ ! -e /in/signs/end ]; do sleep 0.05; done; exit 7";
     let args = ["run", "--lease", "lease", "--holder-key", "holder", "--node", "served/jobs.sock"];
-    let run = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+    let mut run = Command::new(env!("CARGO_BIN_EXE_leasehold"))
         .args(args)
         .args(["--in", "signs=signs", "--out", "begun=begun", "--", "/bin/sh", "-c", job])
         .current_dir(&bench.dir)
@@ -624,22 +624,22 @@ fn a_job_outlives_its_nodes_control() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let ledger = bench.path("served/ledger");
-    while !fs::read_to_string(&ledger).unwrap().contains("\"admit\"") {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut stdout = BufReader::new(run.stdout.take().unwrap());
+    let mut bill = String::new();
+    stdout.read_line(&mut bill).unwrap();
+    assert_eq!(bill, "begun\n");
     node.0.kill().unwrap();
     node.0.wait().unwrap();
     let _node = Serving::start(&bench);
     fs::write(bench.path("signs/end"), "").unwrap();
+    stdout.read_to_string(&mut bill).unwrap();
     let out = run.wait_with_output().unwrap();
-    let (bill, error) = (text(&out.stdout), text(&out.stderr));
-    assert_eq!((out.status.code(), error.as_str()), (Some(7), ""));
+    assert_eq!((out.status.code(), text(&out.stderr).as_str()), (Some(7), ""));
     assert!(
         bill.contains("jobs") && fs::read(bench.path("begun")).unwrap() == b"begun\n",
         "{bill}"
     );
-    let records = fs::read_to_string(&ledger).unwrap();
+    let records = fs::read_to_string(bench.path("served/ledger")).unwrap();
     assert_eq!(records.matches("\"settle\"").count(), 1, "{records}");
 }
 

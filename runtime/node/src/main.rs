@@ -173,6 +173,8 @@ fn run_private(options: &Options) -> Result<(), Failure> {
         Ok(private(config, folder, &client)?)
     };
     start().or_else(|error| {
+        // Its hello is heard first: a socket that is closed with a word unread takes the answer along.
+        receive(&client)?;
         let why = error.to_string();
         Ok(send(&client, &ToClient::Refused { why, retryable: false }, &[])?)
     })

@@ -149,7 +149,7 @@ impl Node {
     /// # Errors
     /// `Node` while nobody listens; `Refused` when the job is not known there any more.
     pub fn attach(&self, grant: &Grant, lease: LeaseId, job: JobId) -> Result<(), JobError> {
-        let path = self.path.as_ref().ok_or(JobError::Protocol { what: "a private node ended" })?;
+        let path = self.path.as_ref().ok_or(JobError::Gone)?;
         self.replace(connect(path)?);
         let (_, proof) = self.prove(grant, lease, job)?;
         self.tell(&FromClient::Attach { token: grant.token.clone(), job, proof })?;
@@ -210,13 +210,13 @@ impl Node {
     }
 
     fn tell(&self, message: &FromClient) -> Result<(), JobError> {
-        Ok(send(self.socket(), message, &[])?)
+        send(self.socket(), message, &[]).map_err(|_| JobError::Gone)
     }
 
     fn hear(&self) -> Result<(ToClient, Vec<OwnedFd>), JobError> {
         match receive(self.socket())? {
             Some((bytes, fds)) => Ok((from_bytes(&bytes)?, fds)),
-            None => Err(JobError::Protocol { what: "the node closed the connection" }),
+            None => Err(JobError::Gone),
         }
     }
 }
