@@ -105,7 +105,7 @@ fn rounds(budget: Duration) -> u32 {
     u32::try_from(fit).unwrap_or(ROUNDS).clamp(1, ROUNDS)
 }
 
-/// Jain's index of the work of four equal tenants.
+/// Jain's index of the device time of four equal tenants.
 fn equal_weights(node: &Served, budget: Duration) -> Result<Row, ServedError> {
     let done = shares(node, &[100; 4], budget)?;
     let (sum, squares) = (done.iter().sum::<f64>(), done.iter().map(|x| x * x).sum::<f64>());
@@ -125,11 +125,17 @@ fn unequal_weights(node: &Served, budget: Duration) -> Result<Row, ServedError> 
     Ok(Row::at_most(what, worst.abs() * 100.0, "%", 2.0).of(done))
 }
 
+/// Milliseconds of device time a second that each tenant had: its products over the window, at what its own cost on
+/// average, since the same product costs more after somebody else's.
 fn shares(node: &Served, weights: &[u32], budget: Duration) -> Result<Vec<f64>, ServedError> {
     let tenants = tenants_of(node, weights, SESSIONS)?;
     let done = flood(&tenants, budget)?;
-    tenants.into_iter().try_for_each(|tenant| tenant.end().map(drop))?;
-    Ok(done)
+    let mut shares = Vec::new();
+    for (tenant, done) in tenants.into_iter().zip(done) {
+        let usage = tenant.end()?;
+        shares.push(done * usage.busy_ns as f64 / usage.ops.max(1) as f64 / 1e6);
+    }
+    Ok(shares)
 }
 
 /// The 99th percentile of a small op and its wait, of a tenant with a latency budget beside two that flood the device.

@@ -483,7 +483,7 @@ fn a_run_without_a_node_leaves_nothing() {
 }
 
 /// Arguments of `node serve` that are good, in the folder of `bench`.
-fn serve<'a>(at: usize, value: &'a str) -> Vec<&'a str> {
+fn serve(at: usize, value: &str) -> Vec<&str> {
     let mut args = vec!["node", "serve", "--name", "node-a", "--issuers", "set.json"];
     args.extend(["--key", "node", "--dir", "served", "--device", "cpu"]);
     args[at] = value;
