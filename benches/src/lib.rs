@@ -4,6 +4,10 @@
 #[cfg(target_os = "linux")]
 pub mod leased;
 pub mod measure;
+#[cfg(target_os = "linux")]
+pub mod node;
 pub mod ops;
 pub mod peak;
+#[cfg(target_os = "linux")]
+pub mod served;
 pub mod versus;

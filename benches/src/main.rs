@@ -61,6 +61,8 @@ enum What {
     Versus,
     /// Leased against local on the CPU, by a private node.
     Leased,
+    /// What a node promises: sharing, weights, latency, revocation, zeroing and bills, on the CPU by a node of its own.
+    Node,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -99,6 +101,9 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     if matches!(args.what, What::Leased) {
         return run_leased(args);
     }
+    if matches!(args.what, What::Node) {
+        return run_node(args);
+    }
     let device = match args.device.as_str() {
         "auto" => Device::open()?,
         name => Device::open_named(name)?,
@@ -118,7 +123,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
             }
             print_versus(&versus::batch(&device, 256, 64, budget)?, args.json);
         }
-        What::Leased => {}
+        What::Leased | What::Node => {}
     }
     Ok(())
 }
@@ -180,6 +185,24 @@ fn print_wait(wait: &Wait, as_json: bool) {
         wait.what,
         r50 - l50
     );
+}
+
+fn run_node(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    let program = std::env::current_exe()?.with_file_name("leasehold-node");
+    let budget = Duration::from_secs_f64(args.seconds);
+    Ok(leasehold_bench::node::promises(program, budget, |row| {
+        if args.json {
+            return json(row);
+        }
+        let (sign, kept) = (
+            if row.at_most { "at most" } else { "at least" },
+            if row.kept { "kept" } else { "NOT KEPT" },
+        );
+        println!(
+            "{:64} {:8.3} {:2}  {sign} {:.3}: {kept}",
+            row.what, row.value, row.unit, row.bound
+        );
+    })?)
 }
 
 fn json(value: &impl serde::Serialize) {

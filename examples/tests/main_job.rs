@@ -7,6 +7,10 @@ mod common;
 use common::{EMBED, GENERATE, here, model};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
+
+/// Held by each test: `examples/run` builds, and for a moment the programs that cargo replaces are not there.
+static PROGRAMS: Mutex<()> = Mutex::new(());
 
 const SENTENCES: [&str; 3] = ["A cat sits on the mat.", "Ein Hund bellt. 🐕", ""];
 
@@ -30,6 +34,7 @@ fn local(model: &Path) -> String {
 #[test]
 fn leased_and_local_print_the_same_table() {
     let Some(model) = model(EMBED) else { return };
+    let _programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
     let mut input = std::ffi::OsString::from("model=");
     input.push(&model);
     let mut job = Command::new(leasehold());
@@ -49,6 +54,7 @@ const CHAT: [&str; 6] =
 #[test]
 fn leased_and_local_generate_the_same_text() {
     let Some(model) = model(GENERATE) else { return };
+    let _programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
     let file = "SmolLM2-135M-Instruct.Q4_1.gguf";
     let mut generate = Command::new(env!("CARGO_BIN_EXE_generate"));
     let local = generate.args(["--device", "cpu"]).args(CHAT).arg(model.join(file));
@@ -78,6 +84,7 @@ fn from_a_clone_by_one_command() {
         println!("skip: this user has no cargo to build with");
         return;
     }
+    let _programs = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
     let leased = stdout(Command::new(here("run")).arg("embed").args(SENTENCES).output().unwrap());
     assert!(leased.starts_with(&local(&embed)), "{leased}");
     let prompt = ["generate", "--tokens", "8", "--prompt", "What is the capital of France?"];

@@ -317,3 +317,15 @@ fn shared_memory_cannot_be_resized_and_after_sealing_not_mapped_writable_or_punc
     assert!(!memfd.map(false).unwrap().write(0, b"no"));
     assert!(!node.read(8190, &mut seen));
 }
+
+/// A peer that goes with a message unread has still said what it said.
+#[test]
+fn the_last_word_of_a_peer_that_did_not_listen_is_heard() {
+    let (ours, theirs) = leasehold::wire::pair().unwrap();
+    leasehold::wire::send(&ours, &1u32, &[]).unwrap();
+    leasehold::wire::send(&theirs, &2u32, &[]).unwrap();
+    drop(theirs);
+    let (bytes, _) = leasehold::wire::receive(&ours).unwrap().unwrap();
+    assert_eq!(leasehold::wire::from_bytes::<u32>(&bytes).unwrap(), 2);
+    assert!(leasehold::wire::receive(&ours).unwrap().is_none());
+}

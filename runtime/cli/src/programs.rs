@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::{Args, Subcommand};
+use leasehold_node::job::Node;
+use leasehold_node::lease::LeaseId;
+use uuid::Uuid;
 
 use crate::CliError;
 
@@ -40,6 +43,25 @@ fn become_program(name: &str, args: &[String]) -> CliError {
 pub(crate) enum NodeCommand {
     /// Serve a node until TERM or INT.
     Serve(Serve),
+    /// Take a lease back: its jobs end now, and no more are admitted.
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Revoke {
+    /// The served node's folder.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The lease's id.
+    #[arg(long, value_name = "ID", value_parser = crate::units::id)]
+    lease: Uuid,
+}
+
+impl Revoke {
+    fn run(&self) -> Result<String, CliError> {
+        let jobs = Node::revoke(&self.dir.join("admin.sock"), LeaseId(self.lease))?;
+        Ok(format!("lease {} is revoked, {jobs} jobs were ended\n", self.lease))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -53,11 +75,11 @@ pub(crate) struct Serve {
     /// The node's secret key file; it signs receipts.
     #[arg(long, value_name = "FILE")]
     key: String,
-    /// A folder for its sockets and its ledger.
+    /// A folder for its sockets and its ledger; it must exist.
     #[arg(long, value_name = "DIR")]
     dir: String,
     /// The device to own [default: the best].
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = crate::units::device)]
     device: Option<String>,
     /// A pool that it belongs to.
     #[arg(long, value_name = "NAME")]
@@ -66,7 +88,10 @@ pub(crate) struct Serve {
 
 impl NodeCommand {
     pub(crate) fn run(self) -> Result<String, CliError> {
-        let Self::Serve(serve) = self;
+        let serve = match self {
+            Self::Serve(serve) => serve,
+            Self::Revoke(revoke) => return revoke.run(),
+        };
         let mut args = vec!["serve".to_string()];
         let needed = [
             ("--name", Some(serve.name)),

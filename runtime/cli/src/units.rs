@@ -74,6 +74,15 @@ pub(crate) fn latency(text: &str) -> Result<Latency, String> {
     Ok(Latency { period_us, budget_us })
 }
 
+/// A device by a name that `leasehold devices` prints.
+pub(crate) fn device(text: &str) -> Result<String, String> {
+    let number = |n: &str| n.parse::<u16>().is_ok_and(|parsed| parsed.to_string() == n);
+    if text == "cpu" || text.strip_prefix("wgpu:").is_some_and(number) {
+        return Ok(text.into());
+    }
+    Err("wanted cpu or wgpu:N, as `leasehold devices` prints them".into())
+}
+
 /// `team=search`.
 pub(crate) fn label(text: &str) -> Result<(Name, String), String> {
     let (key, value) = text.split_once('=').ok_or("wanted NAME=TEXT")?;
@@ -137,6 +146,10 @@ mod tests {
         for text in ["500us", "500us/", "/10ms", "1ns/1ms", "a/b"] {
             assert!(latency(text).is_err(), "{text}");
         }
+        for text in ["", "gpu", "wgpu", "wgpu:", "wgpu:x", "wgpu:+1", "wgpu:01", "CPU", "cuda:0"] {
+            assert!(device(text).is_err(), "{text}");
+        }
+        assert!(device("cpu").is_ok() && device("wgpu:10").is_ok());
         assert!(id("0199d3c86a0070008000000000000001").is_err());
         assert!(label("Team=x").is_err() && label("team").is_err());
     }

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use leasehold_node::keys::{SecretKey, read_public, write_public};
 use leasehold_node::lease::{KeySet, Lease};
@@ -17,6 +19,11 @@ use uuid::Uuid;
 /// A folder with an issuer's and a holder's keys and a key set, in which the program runs.
 struct Bench {
     dir: tempfile::TempDir,
+}
+
+/// What a file holds; nothing of what is no file.
+fn bytes(path: &Path) -> Vec<u8> {
+    if path.is_file() { fs::read(path).unwrap_or_default() } else { Vec::new() }
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -68,8 +75,7 @@ impl Bench {
 
     fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let entries = fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().path());
-        let mut files: Vec<_> =
-            entries.map(|p| (p.clone(), fs::read(&p).unwrap_or_default())).collect();
+        let mut files: Vec<_> = entries.map(|p| (p.clone(), bytes(&p))).collect();
         files.sort();
         files
     }
@@ -372,6 +378,298 @@ fn a_bill_comes_from_a_verified_ledger() {
     let changed = text(&good).replacen("\"busy_ns\":1500000", "\"busy_ns\":1500001", 1);
     bench.write("ledger", changed.as_bytes());
     bench.refused(1, &of_lease, &["record 0"]);
+}
+
+/// A lease whose node is nowhere, so that whatever is refused for another reason was refused before it was asked.
+fn run_on<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let lease = ["run", "--lease", "lease", "--holder-key", "holder", "--node", "nowhere"];
+    lease.into_iter().chain(more.iter().copied()).collect()
+}
+
+#[test]
+fn a_run_that_cannot_be_is_refused_before_a_node_is_asked() {
+    let bench = Bench::new();
+    bench.ok(&bench.issue(&["--memory", "1GiB", "--out", "lease"]));
+    bench.write("text", b"no program");
+    fs::create_dir(bench.path("folder")).unwrap();
+    fifo(&bench.path("pipe"));
+    let cases: [(i32, &[&str], &[&str]); 25] = [
+        (125, &["--in", "data=missing", "--", "true"], &["--in data=missing", "No such file"]),
+        (125, &["--in", "data=text/x", "--", "true"], &["--in data=text/x", "Not a directory"]),
+        (125, &["--in", "data=pipe", "--", "true"], &["data=pipe", "neither a file nor a folder"]),
+        (2, &["--in", "data", "--", "true"], &["data", "NAME=PATH"]),
+        (2, &["--in", "=text", "--", "true"], &["=text", "NAME=PATH"]),
+        (125, &["--in", "../x=text", "--", "true"], &["../x", "[A-Za-z0-9_]"]),
+        (125, &["--in", "a=text", "--in", "a=text", "--", "true"], &["\"a\"", "twice"]),
+        (
+            125,
+            &["--out", "y=no/such/y", "--", "true"],
+            &["--out y=no/such/y", "folder that is there"],
+        ),
+        (125, &["--out", "y=folder", "--", "true"], &["--out y=folder", "is a folder"]),
+        (125, &["--out", "y=new", "--out", "z=new", "--", "true"], &["z=new", "output y"]),
+        (125, &["--out", "a/b=new", "--", "true"], &["a/b", "[A-Za-z0-9_]"]),
+        (2, &["-e", "PATH", "--", "true"], &["PATH", "KEY=VALUE"]),
+        (125, &["-e", "LD_PRELOAD=/x.so", "--", "true"], &["LD_PRELOAD", "/x.so"]),
+        (125, &["-e", "1A=x", "--", "true"], &["1A", "[A-Za-z_]"]),
+        (2, &["--mem", "lots", "--", "true"], &["lots", "512MiB"]),
+        (125, &["--mem", "5", "--", "true"], &["memory is 5", "1048576"]),
+        (2, &["--cpus", "two", "--", "true"], &["two", "0.5"]),
+        (2, &["--time", "soon", "--", "true"], &["soon", "90m"]),
+        (125, &["--time", "0s", "--", "true"], &["wall time", "0", "1"]),
+        (2, &["--profile", "general", "--", "true"], &["general", "compute", "python"]),
+        (127, &["--", "no-such-program"], &["no-such-program", "PATH"]),
+        (127, &["--", "./no-such-program"], &["./no-such-program", "No such file"]),
+        (126, &["--", "./text"], &["./text", "no executable file"]),
+        (126, &["--", "./folder"], &["./folder", "no executable file"]),
+        (2, &["--"], &["PROGRAM"]),
+    ];
+    for (code, more, named) in cases {
+        bench.refused(code, &run_on(more), named);
+    }
+    bench.write("record", b"{}");
+    bench.refused(125, &run_on(&["--json", "record", "--", "true"]), &["record", "exists"]);
+    bench.refused(125, &run_on(&["--json", "no/such/record", "--", "true"]), &["no/such/record"]);
+    for device in ["gpu", "wgpu:x", "cuda:0"] {
+        let args = ["run", "--private", "--device", device, "--", "true"];
+        bench.refused(2, &args, &[device, "wgpu:N"]);
+    }
+    bench.refused(2, &["run", "--", "true"], &["--lease"]);
+    bench.refused(2, &["run", "--private", "--lease", "lease", "--", "true"], &["--lease"]);
+}
+
+fn fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// What only a node, a lease or the launcher can say; the record's file does not stay.
+#[test]
+fn a_run_without_a_node_leaves_nothing() {
+    let bench = Bench::new();
+    bench.ok(&bench.issue(&["--memory", "1GiB", "--out", "lease"]));
+    // Any program stands for the launcher, which is never started.
+    let refused = |code: i32, args: &[&str], named: &[&str]| {
+        let before = bench.files();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
+        command.args(args).current_dir(&bench.dir).env("LEASEHOLD_LAUNCHER", "/bin/false");
+        let out = command.output().unwrap();
+        let message = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(code), "{args:?}: {message}");
+        for word in named {
+            assert!(message.contains(word), "{args:?}: `{word}` is not in: {message}");
+        }
+        assert_eq!(bench.files(), before, "{args:?} left something behind");
+    };
+    refused(75, &run_on(&["--json", "record", "--", "true"]), &["nowhere", "No such file"]);
+    let mut other = run_on(&["--json", "record", "--", "true"]);
+    for (at, value, named) in [
+        (2, "missing", "missing: No such file"),
+        (2, "holder", "holder: the lease begins with"),
+        (4, "missing", "missing: No such file"),
+        (4, "holder.pub", "holder.pub: has mode 644"),
+        (4, "lease", "lease: "),
+    ] {
+        let good = std::mem::replace(&mut other[at], value);
+        let code = 125;
+        refused(code, &other, &[named]);
+        other[at] = good;
+    }
+    // The lease names no node, and none is given.
+    let args = ["run", "--lease", "lease", "--holder-key", "holder", "--", "true"];
+    refused(125, &args, &["lease", "names no node", "--node PATH"]);
+    // A private node says why it does not start.
+    let args = ["run", "--private", "--device", "wgpu:77", "--", "true"];
+    refused(125, &args, &["no device \"wgpu:77\"", "cpu"]);
+}
+
+/// Arguments of `node serve` that are good, in the folder of `bench`.
+fn serve(at: usize, value: &str) -> Vec<&str> {
+    let mut args = vec!["node", "serve", "--name", "node-a", "--issuers", "set.json"];
+    args.extend(["--key", "node", "--dir", "served", "--device", "cpu"]);
+    args[at] = value;
+    args
+}
+
+#[test]
+fn a_node_that_cannot_serve_names_the_value_and_leaves_nothing() {
+    let bench = Bench::new();
+    bench.ok(&["keys", "new", "node"]);
+    fs::create_dir(bench.path("served")).unwrap();
+    bench.write("text", b"no key set");
+    bench.write("none.json", b"{\"keys\":[]}");
+    bench.write("other.json", b"{\"issuers\":[]}");
+    let cases: [(i32, usize, &str, &[&str]); 16] = [
+        (1, 3, "Node A", &["--name", "Node A", "a-z"]),
+        (1, 3, "", &["--name", "a-z"]),
+        (1, 5, "missing", &["missing", "No such file"]),
+        (1, 5, "served", &["served", "directory"]),
+        (1, 5, "text", &["text", "\"keys\""]),
+        (1, 5, "other.json", &["other.json", "issuers", "\"keys\""]),
+        (1, 5, "node", &["node", "\"keys\""]),
+        (1, 5, "none.json", &["--issuers", "empty"]),
+        (1, 7, "missing", &["missing", "No such file"]),
+        (1, 7, "node.pub", &["node.pub", "mode 644", "0600"]),
+        (1, 7, "served", &["served", "regular file"]),
+        (1, 9, "missing", &["--dir", "missing", "no folder"]),
+        (1, 9, "text", &["--dir", "text", "no folder"]),
+        (2, 11, "gpu", &["gpu", "wgpu:N"]),
+        (1, 11, "wgpu:77", &["wgpu:77", "cpu"]),
+        (2, 10, "--speed", &["--speed"]),
+    ];
+    for (code, at, value, named) in cases {
+        bench.refused(code, &serve(at, value), named);
+        assert_eq!(fs::read_dir(bench.path("served")).unwrap().count(), 0, "{value}");
+    }
+    let mut pool = serve(0, "node");
+    pool.extend(["--pool", "No Pool"]);
+    bench.refused(1, &pool, &["--pool", "No Pool", "a-z"]);
+    let mut twice = serve(0, "node");
+    twice.extend(["--device", "cpu"]);
+    bench.refused(2, &twice, &["--device"]);
+    bench.refused(2, &["node", "serve"], &["--name", "--issuers", "--key", "--dir"]);
+    bench.refused(2, &["node"], &["serve", "revoke"]);
+    let lease = id(1);
+    let revoke = ["node", "revoke", "--dir", "served", "--lease", &lease];
+    bench.refused(1, &revoke, &["served/admin.sock", "No such file"]);
+    bench.refused(
+        2,
+        &["node", "revoke", "--dir", "served", "--lease", "one"],
+        &["one", "0199d3c8"],
+    );
+    // A ledger that was changed: nothing starts on it.
+    let folder = bench.path("served");
+    fs::write(folder.join("ledger"), b"no ledger\n").unwrap();
+    bench.refused(1, &serve(0, "node"), &["served/ledger", "record 0"]);
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
+}
+
+/// Ctrl-C at the terminal of a node: it drains, exits with 0, and leaves its ledger alone.
+#[test]
+fn an_interrupt_ends_a_served_node() {
+    let bench = Bench::new();
+    bench.ok(&["keys", "new", "node"]);
+    fs::create_dir(bench.path("served")).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        .args(serve(0, "node"))
+        .current_dir(&bench.dir)
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    assert_eq!(line, "leasehold-node: serving in served\n");
+    // A terminal signals the whole group.
+    let group = format!("-{}", child.id());
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!((child.wait().unwrap().code(), rest.as_str()), (Some(0), ""));
+    let left = fs::read_dir(bench.path("served")).unwrap().map(|e| e.unwrap().file_name());
+    assert_eq!(left.collect::<Vec<_>>(), ["ledger"]);
+}
+
+/// A served node, which does not outlive its test.
+struct Serving(Child);
+
+impl Serving {
+    /// Starts it and waits until it serves.
+    fn start(bench: &Bench) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+            .args(serve(0, "node"))
+            .current_dir(&bench.dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "leasehold-node: serving in served\n");
+        Self(child)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // Its executor ends in order with it, and only then.
+        let _ = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// The node's control is killed while a job runs: the job goes on, and the control that starts next settles it.
+#[test]
+fn a_job_outlives_its_nodes_control() {
+    if std::env::var_os("LEASEHOLD_LAUNCHER").is_none() {
+        println!("skip: a job on a node that is killed: LEASEHOLD_LAUNCHER names no launcher");
+        return;
+    }
+    let bench = Bench::new();
+    bench.ok(&["keys", "new", "node"]);
+    bench.ok(&bench.issue(&["--memory", "1GiB", "--out", "lease"]));
+    fs::create_dir(bench.path("served")).unwrap();
+    fs::create_dir(bench.path("signs")).unwrap();
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(bench.path("signs"), open.clone()).unwrap();
+    fs::set_permissions(bench.dir.path(), open).unwrap();
+    let mut node = Serving::start(&bench);
+    let job =
+        "echo begun | tee /out/begun; while [ ! -e /in/signs/end ]; do sleep 0.05; done; exit 7";
+    let args = ["run", "--lease", "lease", "--holder-key", "holder", "--node", "served/jobs.sock"];
+    let mut run = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        .args(args)
+        .args(["--in", "signs=signs", "--out", "begun=begun", "--", "/bin/sh", "-c", job])
+        .current_dir(&bench.dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(run.stdout.take().unwrap());
+    let mut bill = String::new();
+    stdout.read_line(&mut bill).unwrap();
+    assert_eq!(bill, "begun\n");
+    node.0.kill().unwrap();
+    node.0.wait().unwrap();
+    let _node = Serving::start(&bench);
+    fs::write(bench.path("signs/end"), "").unwrap();
+    stdout.read_to_string(&mut bill).unwrap();
+    let out = run.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), text(&out.stderr).as_str()), (Some(7), ""));
+    assert!(
+        bill.contains("jobs") && fs::read(bench.path("begun")).unwrap() == b"begun\n",
+        "{bill}"
+    );
+    let records = fs::read_to_string(bench.path("served/ledger")).unwrap();
+    assert_eq!(records.matches("\"settle\"").count(), 1, "{records}");
+}
+
+#[test]
+fn devices_and_benchmarks_name_what_is_wrong() {
+    let bench = Bench::new();
+    bench.refused(2, &["devices", "all"], &["all"]);
+    bench.refused(2, &["devices", "--xml"], &["--xml"]);
+    let json = bench.run(&["devices", "--json"]);
+    let lines: Vec<serde_json::Value> =
+        text(&json.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.iter().filter(|line| line["chosen"] == true).count(), 1);
+    assert!(lines.iter().any(|line| line["name"] == "cpu"));
+    let cases: [(i32, &[&str], &[&str]); 11] = [
+        (2, &[], &["matmul", "attention"]),
+        (2, &["fly"], &["fly"]),
+        (2, &["matmul", "-m", "0"], &["0", "1 to 1048576"]),
+        (2, &["matmul", "-m", "-5"], &["-5"]),
+        (2, &["matmul", "-n", "many"], &["many", "1 to 1048576"]),
+        (2, &["matmul", "--dtype", "f64"], &["f64", "f32, f16, bf16"]),
+        (2, &["attention", "--dtype", "i32"], &["i32", "f32"]),
+        (2, &["attention", "--dim", "1.5"], &["1.5", "1 to 1048576"]),
+        (2, &["matmul", "--seconds", "0"], &["0", "0.01 to 600"]),
+        (2, &["matmul", "--seconds", "NaN"], &["NaN", "0.01 to 600"]),
+        (1, &["matmul", "--device", "abacus"], &["abacus", "cpu"]),
+    ];
+    for (code, args, named) in cases {
+        let args: Vec<&str> = ["bench"].into_iter().chain(args.iter().copied()).collect();
+        bench.refused(code, &args, named);
+    }
 }
 
 #[test]

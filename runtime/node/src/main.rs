@@ -3,8 +3,9 @@
 
 use leasehold::backend::cpu::Cpu;
 use leasehold::backend::wgpu::Wgpu;
-use leasehold::wire::{Memfd, PAGE, from_bytes, receive};
+use leasehold::wire::{from_bytes, receive, send};
 use leasehold::{Device, Error, Kind};
+use leasehold_node::control::protocol::ToClient;
 use leasehold_node::control::{Config, private, serve};
 use leasehold_node::executor;
 use leasehold_node::keys::{PublicKey, SecretKey, read_secret};
@@ -78,6 +79,29 @@ impl Options {
         self.0.get(name).map(String::as_str)
     }
 
+    /// The value, read; the error names the argument.
+    fn read<T>(&self, name: &str) -> Result<Option<T>, Failure>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+    {
+        let read = |text: &str| text.parse().map_err(|e| format!("--{name}: {e}").into());
+        self.get(name).map(read).transpose()
+    }
+
+    /// The device that is named, if it is there, else the best one.
+    fn device(&self) -> Result<String, Failure> {
+        let Some(name) = self.get("device") else { return best_device() };
+        // The CPU is there without a look at graphics drivers.
+        if name == "cpu" {
+            return Ok(name.into());
+        }
+        let names: Vec<String> = Device::list().into_iter().map(|found| found.name).collect();
+        if names.iter().any(|found| found == name) {
+            return Ok(name.into());
+        }
+        Err(format!("--device: no device {name:?}, there are: {}", names.join(", ")).into())
+    }
+
     fn need(&self, name: &str) -> Result<&str, Failure> {
         self.get(name).ok_or_else(|| format!("--{name} is needed\n{USAGE}").into())
     }
@@ -97,13 +121,23 @@ fn best_device() -> Result<String, Failure> {
 
 fn run_serve(options: &Options) -> Result<(), Failure> {
     let dir = PathBuf::from(options.need("dir")?);
+    options.need("name")?;
+    if !dir.is_dir() {
+        return Err(
+            format!("--dir: {} is no folder; make one for the node alone", dir.display()).into()
+        );
+    }
+    let issuers = KeySet::read(options.need("issuers")?.as_ref())?;
+    if issuers.keys.is_empty() {
+        return Err("--issuers: the key set is empty, so no lease could be admitted".into());
+    }
     let config = Config {
-        node: options.need("name")?.parse()?,
-        pools: options.get("pool").map(str::parse::<Name>).transpose()?.into_iter().collect(),
-        issuers: KeySet::read(options.need("issuers")?.as_ref())?,
+        node: options.read("name")?.ok_or(USAGE)?,
+        pools: options.read::<Name>("pool")?.into_iter().collect(),
+        issuers,
         key: read_secret(options.need("key")?.as_ref())?,
         old_keys: Vec::new(),
-        device: options.get("device").map_or_else(best_device, |name| Ok(name.to_string()))?,
+        device: options.device()?,
         program: std::env::current_exe()?,
         ledger: dir.join("ledger"),
     };
@@ -118,24 +152,32 @@ fn run_serve(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A node of one's own for one client. Its keys are made in memory and forgotten; its ledger has no name.
+/// A node of one's own for one client, who hears why it does not start. Its keys are made in memory and forgotten;
+/// its ledger has no name.
 fn run_private(options: &Options) -> Result<(), Failure> {
     let name: Name = options.need("name")?.parse()?;
     let issuer: PublicKey = options.need("issuer")?.parse()?;
     let client = standard_input()?;
     let folder = tempfile::tempdir()?;
-    let config = Config {
-        node: name.clone(),
-        pools: Vec::new(),
-        issuers: KeySet::of(name, issuer),
-        key: SecretKey::generate(),
-        old_keys: Vec::new(),
-        device: options.get("device").map_or_else(best_device, |name| Ok(name.to_string()))?,
-        program: std::env::current_exe()?,
-        ledger: folder.path().join("ledger"),
+    let start = || -> Result<(), Failure> {
+        let config = Config {
+            node: name.clone(),
+            pools: Vec::new(),
+            issuers: KeySet::of(name, issuer),
+            key: SecretKey::generate(),
+            old_keys: Vec::new(),
+            device: options.device()?,
+            program: std::env::current_exe()?,
+            ledger: folder.path().join("ledger"),
+        };
+        Ok(private(config, folder, &client)?)
     };
-    private(config, folder, &client)?;
-    Ok(())
+    start().or_else(|error| {
+        // Its hello is heard first: a socket that is closed with a word unread takes the answer along.
+        receive(&client)?;
+        let why = error.to_string();
+        Ok(send(&client, &ToClient::Refused { why, retryable: false }, &[])?)
+    })
 }
 
 fn run_executor(options: &Options) -> Result<(), Failure> {
@@ -148,13 +190,12 @@ fn run_executor(options: &Options) -> Result<(), Failure> {
     if protocol != executor::protocol::PROTOCOL {
         return Err(format!("protocol {protocol}, allowed {}", executor::protocol::PROTOCOL).into());
     }
-    let count = fds.len();
-    let [pulse] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| bad(count))?;
-    let pulse = Memfd::received(pulse, PAGE)?;
+    let (count, mut fds) = (fds.len(), fds.into_iter());
+    let (entrance, None) = (fds.next(), fds.next()) else { return Err(bad(count).into()) };
     let name = options.need("device")?;
     match name.strip_prefix("wgpu:").map(str::parse) {
-        Some(Ok(index)) => executor::serve(Wgpu::open(index)?, control, &pulse)?,
-        None if name == "cpu" => executor::serve(Cpu::new()?, control, &pulse)?,
+        Some(Ok(index)) => executor::serve(Wgpu::open(index)?, control, entrance)?,
+        None if name == "cpu" => executor::serve(Cpu::new()?, control, entrance)?,
         _ => return Err(format!("device {name:?}, allowed: cpu, wgpu:N").into()),
     }
     Ok(())

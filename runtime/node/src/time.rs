@@ -62,6 +62,12 @@ impl Timestamp {
     }
 }
 
+/// Nanoseconds of the boot-time clock, which counts through suspend and which nobody can set.
+pub fn boot_ns() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (t.tv_sec as u64).saturating_mul(SECOND_NS).saturating_add(t.tv_nsec as u64)
+}
+
 /// A duration in nanoseconds, at most `u64::MAX` (584 years).
 pub fn saturating_ns(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)

@@ -2,14 +2,15 @@
 //! possession, sessions, metering, the ledger's receipt, and what happens when one of them dies.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use leasehold::remote::Remote;
-use leasehold::{Device, Kind, Map, MapFn};
+mod served;
+
+use leasehold::{Kind, Map, MapFn};
 use leasehold_node::job::{Admitted, Grant, JobError, Node, Word};
 use leasehold_node::keys::SecretKey;
-use leasehold_node::ledger::{Entry, Outcome, Record};
-use std::os::fd::AsFd;
+use leasehold_node::ledger::Outcome;
+use rustix::process::Signal;
+use served::{device, executors, is_alive, signal, until, usage};
 use std::path::PathBuf;
-use std::time::Duration;
 
 fn program() -> PathBuf {
     env!("CARGO_BIN_EXE_leasehold-node").into()
@@ -19,19 +20,6 @@ fn private() -> (Node, Grant, Admitted) {
     let (node, grant) = Node::private(program(), Some("cpu")).unwrap();
     let admitted = node.admit(&grant, None).unwrap();
     (node, grant, admitted)
-}
-
-fn device(admitted: &Admitted) -> Device {
-    Device::from_engine(Box::new(Remote::on(admitted.door.as_fd()).unwrap()), "test".into())
-}
-
-fn usage(word: Word) -> leasehold_node::ledger::Usage {
-    let Word::Settled(receipt) = word else { panic!("{word:?}") };
-    let record: Record = serde_json::from_str(&receipt.record).unwrap();
-    match record.entry {
-        Entry::Settle(usage) => usage,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]
@@ -95,29 +83,24 @@ fn a_killed_executor_is_device_lost_and_the_job_is_told() {
     let dev = device(&admitted);
     let x = dev.tensor([4], &[1f32; 4]).unwrap();
     dev.wait(None).unwrap();
-    assert_eq!(kill_executors(node.private_pid().unwrap()), 1);
+    let [executor] = executors(node.private_pid().unwrap() as i32)[..] else { panic!() };
+    signal(executor, Signal::KILL);
     assert!(matches!(node.word(), Word::Stop(Outcome::DeviceLost)));
-    let read = x.read::<f32>().and_then(|mut read| read.wait(Some(Duration::from_secs(5))));
+    let read = x.read::<f32>().and_then(|mut read| read.wait(Some(served::PATIENCE)));
     assert!(matches!(read.unwrap_err().kind(), Kind::DeviceLost { .. }));
     assert_eq!(usage(node.word()).outcome, Outcome::DeviceLost);
 }
 
-/// Kills the executors of the private node with this process id; how many.
-fn kill_executors(control: u32) -> usize {
-    let mut killed = 0;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        if parent(pid) == control as i32 {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            killed += 1;
-        }
-    }
-    killed
-}
-
-fn parent(pid: i32) -> i32 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rsplit(')').next().unwrap_or_default();
-    after.split_whitespace().nth(1).and_then(|p| p.parse().ok()).unwrap_or(0)
+#[test]
+fn a_killed_private_control_leaves_no_executor() {
+    let (node, _, admitted) = private();
+    let dev = device(&admitted);
+    let control = node.private_pid().unwrap() as i32;
+    let [executor] = executors(control)[..] else { panic!("one executor") };
+    signal(control, Signal::KILL);
+    assert!(matches!(node.word(), Word::Gone));
+    // Its only tenant's session ends as the tenant wants it to.
+    dev.tensor([4], &[1f32; 4]).unwrap().read::<f32>().unwrap().wait(None).unwrap();
+    drop(dev);
+    until("the executor has gone", || (!is_alive(executor)).then_some(()));
 }

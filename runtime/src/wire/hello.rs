@@ -205,10 +205,17 @@ pub fn receive(socket: impl AsFd) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let got = rustix::io::retry_on_intr(|| {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-    });
+    let mut hear = || {
+        rustix::io::retry_on_intr(|| {
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        })
+    };
+    let got = match hear() {
+        // The peer went with a message of ours unread. The kernel says so once, before what the peer had said itself.
+        Err(rustix::io::Errno::CONNRESET) => hear(),
+        got => got,
+    };
     let got = match got {
         Err(rustix::io::Errno::CONNRESET) => return Ok(None),
         got => got.map_err(|e| Error::system("recvmsg", e.into()))?,

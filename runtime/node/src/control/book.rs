@@ -9,7 +9,7 @@ use crate::lease::{
 };
 use crate::ledger::{Entry, Hash, Ledger, LedgerError, Outcome, Receipt};
 use crate::time::{SECOND_NS, Timestamp};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 use uuid::Uuid;
@@ -44,6 +44,8 @@ impl Refusal {
 /// A job that runs.
 #[derive(Clone, Debug)]
 pub struct Running {
+    /// Its number for the executor: that of its record of admission, never 0.
+    pub number: u64,
     /// The lease.
     pub lease: LeaseId,
     /// The job.
@@ -62,12 +64,13 @@ pub struct Book {
     key: SecretKey,
     admission: Admission,
     ledger: Ledger,
-    /// Executors know leases by number.
+    /// Executors know leases by the number of their first job here.
     numbers: HashMap<LeaseId, u64>,
 }
 
 impl Book {
-    /// Opens the ledger, rebuilds who stands how from it, and settles what an earlier control left running.
+    /// Opens the ledger and rebuilds who stands how from it. Jobs that an earlier control left unsettled come back:
+    /// their executor may still run them.
     ///
     /// # Errors
     /// The ledger is broken, locked or cannot be written.
@@ -79,7 +82,7 @@ impl Book {
         key: SecretKey,
         old_keys: Vec<PublicKey>,
         wall: Timestamp,
-    ) -> Result<Self, LedgerError> {
+    ) -> Result<(Self, Vec<Running>), LedgerError> {
         let mut records = Vec::new();
         let keys = old_keys.into_iter().chain([key.public()]).collect();
         let opened = Ledger::open(path, keys, |record| records.push(record))?;
@@ -90,32 +93,31 @@ impl Book {
         let admission = Admission::new(mark);
         let mut book =
             Self { node, names, issuers, key, admission, ledger: opened.ledger, numbers };
-        let lost = book.replay(records);
+        let unsettled = book.replay(records);
         let boot = boot_id();
         let entry =
             Entry::Open { node: book.node.to_string(), key: book.key.public().id(), boot, mark };
         book.ledger.append(wall, entry)?;
-        for running in lost {
-            book.settle(&running, Usage::default(), Outcome::NodeLost, wall)?;
-        }
         book.ledger.commit()?;
-        Ok(book)
+        Ok((book, unsettled))
     }
 
     /// Restores what the records say; the jobs that were never settled.
     fn replay(&mut self, records: Vec<crate::ledger::Record>) -> Vec<Running> {
-        let mut open: HashMap<Uuid, Running> = HashMap::new();
+        let mut open: BTreeMap<Uuid, Running> = BTreeMap::new();
         for record in records {
             match record.entry {
-                Entry::Admit { lease, job, tenant, expiry, .. } => {
-                    let (lease, job) = (LeaseId(lease), JobId(job));
-                    // Deadlines of an earlier control are its executor's to keep; here the id is used up.
-                    self.admission.restore(lease, expiry, job, JobState::Released);
+                Entry::Admit { lease, job, tenant, expiry, deadline_ns, sku, trial } => {
+                    let (number, lease, job) = (record.seq, LeaseId(lease), JobId(job));
+                    self.admission.restore(lease, expiry, job, JobState::Running { deadline_ns });
+                    self.numbers.entry(lease).or_insert(number);
                     let start = record.at;
-                    let running = Running { lease, job, tenant, sku: None, trial: false, start };
-                    open.insert(job.0, running);
+                    open.insert(job.0, Running { number, lease, job, tenant, sku, trial, start });
                 }
-                Entry::Settle(usage) => drop(open.remove(&usage.job)),
+                Entry::Settle(usage) => {
+                    self.admission.release(LeaseId(usage.lease), JobId(usage.job));
+                    open.remove(&usage.job);
+                }
                 Entry::Strike { lease, .. } => drop(self.admission.strike(LeaseId(lease))),
                 Entry::Revoke { lease } => drop(self.admission.revoke(LeaseId(lease))),
                 Entry::Open { .. } | Entry::Checkpoint(_) => {}
@@ -147,7 +149,45 @@ impl Book {
         proof: &[u8],
         wall: Option<Duration>,
         now: Moment,
-    ) -> Result<(Running, Terms, VerifiedLease), Refusal> {
+    ) -> Result<(Running, Terms), Refusal> {
+        let lease = self.held(token, nonce, job, proof, now)?;
+        let admitted = self.admission.admit(&lease, job, wall, now)?;
+        let tenant = lease.tenant.to_string();
+        let sku = lease.sku.as_ref().map(ToString::to_string);
+        let entry = Entry::Admit {
+            lease: lease.id.0,
+            job: job.0,
+            tenant: tenant.clone(),
+            expiry: lease.expiry,
+            deadline_ns: admitted.deadline_ns,
+            sku: sku.clone(),
+            trial: lease.trial,
+        };
+        let number = match self.ledger.append(now.wall, entry) {
+            Ok(line) => line.seq,
+            Err(error) => {
+                self.admission.release(lease.id, job);
+                return Err(error.into());
+            }
+        };
+        let (trial, start) = (lease.trial, now.wall);
+        let running = Running { number, lease: lease.id, job, tenant, sku, trial, start };
+        let terms = self.terms(number, &lease, admitted);
+        Ok((running, terms))
+    }
+
+    /// The lease of this text, whose holder proved to be the one who asks for this job.
+    ///
+    /// # Errors
+    /// The lease is not good here, or the proof is not its holder's.
+    pub fn held(
+        &mut self,
+        token: &str,
+        nonce: [u8; crate::lease::NONCE_BYTES],
+        job: JobId,
+        proof: &[u8],
+        now: Moment,
+    ) -> Result<VerifiedLease, Refusal> {
         let time = self.admission.time(now.wall)?;
         let lease = verify(token, &self.issuers, time, &self.names)?;
         let challenge = Challenge { node: self.node.clone(), nonce, lease: lease.id, job };
@@ -155,33 +195,13 @@ impl Book {
         if !challenge.verify(&lease.holder, &Signature::from_bytes(proof)) {
             return Err(Refusal::Proof);
         }
-        let admitted = self.admission.admit(&lease, job, wall, now)?;
-        let entry = Entry::Admit {
-            lease: lease.id.0,
-            job: job.0,
-            tenant: lease.tenant.to_string(),
-            expiry: lease.expiry,
-            deadline_ns: admitted.deadline_ns,
-        };
-        if let Err(error) = self.ledger.append(now.wall, entry) {
-            self.admission.release(lease.id, job);
-            return Err(error.into());
-        }
-        let running = Running {
-            lease: lease.id,
-            job,
-            tenant: lease.tenant.to_string(),
-            sku: lease.sku.as_ref().map(ToString::to_string),
-            trial: lease.trial,
-            start: now.wall,
-        };
-        let terms = self.terms(&lease, admitted);
-        Ok((running, terms, lease))
+        Ok(lease)
     }
 
-    fn terms(&mut self, lease: &VerifiedLease, admitted: Admitted) -> Terms {
-        let next = self.numbers.len() as u64 + 1;
-        let number = *self.numbers.entry(lease.id).or_insert(next);
+    /// What the executor is told of job `number`.
+    fn terms(&mut self, number: u64, lease: &VerifiedLease, admitted: Admitted) -> Terms {
+        // A lease is known by the number of its first job.
+        let number = *self.numbers.entry(lease.id).or_insert(number);
         let ops = match &lease.ops {
             Ops::All => None,
             Ops::Only(names) => Some(names.iter().map(ToString::to_string).collect()),

@@ -1,26 +1,34 @@
-//! Control's side of an executor process: starting it, telling it what it may do, hearing what it did, and noticing
-//! its death.
+//! Control's side of an executor process: starting it or taking over one that outlived its control, telling it what
+//! it may do, hearing what it did, and noticing its death.
 
 use crate::executor::protocol::{Device, FromExecutor, PROTOCOL, Terms, ToExecutor, Usage, Why};
 use leasehold::wire::{Ends, Memfd, PAGE, Shared, from_bytes, receive, send};
 use leasehold::{Error, Kind, Result};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// How long an executor may take to map a session.
 const MAP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one that was found running may take to say what it does, in seconds: it may be in the middle of a slice.
+const ADOPT_SECONDS: i64 = 30;
+/// How long it may take to zero what is left and exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running executor.
 pub(super) struct Executor {
     socket: OwnedFd,
     pub(super) device: Device,
     waiting: Arc<Mutex<Waiting>>,
+    ears: JoinHandle<()>,
 }
 
 /// Who waits for which answer.
@@ -45,18 +53,44 @@ pub(super) enum News {
     },
 }
 
+/// What an executor kept while there was no control.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Its jobs; what those that run may do, and their doors.
+    pub(super) jobs: Vec<(u64, Option<(Terms, OwnedFd)>)>,
+    /// The highest number of a session so far.
+    pub(super) sessions: u64,
+}
+
+/// The process, as control holds it.
+enum Process {
+    Child(Child),
+    /// One that another control started.
+    Adopted(OwnedFd),
+}
+
+/// What an executor says first.
+struct Greeting {
+    device: Device,
+    pulse: Shared,
+    kept: Kept,
+    pid: u32,
+}
+
 impl Executor {
-    /// Starts `program executor --device NAME`; `news` is called on a thread of its own.
+    /// Starts `program executor --device NAME`; `news` is called on a thread of its own. At `entrance`, a listening
+    /// socket, a later control may take it over.
     ///
     /// # Errors
     /// The program cannot be started, or does not say what its device is.
     pub(super) fn start(
         program: &Path,
         device: &str,
+        entrance: Option<&OwnedFd>,
         news: impl Fn(News) + Send + 'static,
     ) -> Result<Self> {
         let (socket, theirs) = leasehold::wire::pair()?;
-        let mut child = Command::new(program)
+        let child = Command::new(program)
             .args(["executor", "--device", device])
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
@@ -64,44 +98,80 @@ impl Executor {
             .process_group(0)
             .spawn()
             .map_err(|e| Error::system("start executor", e))?;
-        let pulse = Memfd::new("leasehold-pulse", PAGE)?;
-        // The page outlives the process: what it last wrote says whose work it was.
-        send(&socket, &PROTOCOL, &[pulse.as_fd()])?;
-        let first = receive(&socket).and_then(|packet| match packet {
-            Some((bytes, _)) => from_bytes(&bytes),
-            None => Err(Kind::DeviceLost { why: "the executor ended at its start".into() }.into()),
-        });
-        let device = match first {
-            Ok(FromExecutor::Device(device)) => device,
-            other => {
-                let _ = child.kill();
-                let _ = child.wait();
-                let why = "the executor did not name its device".into();
-                return Err(other.err().unwrap_or_else(|| Kind::DeviceLost { why }.into()));
-            }
-        };
-        let waiting = Arc::<Mutex<Waiting>>::default();
-        let ears = socket.try_clone().map_err(|e| Error::system("dup", e))?;
-        let heard = pulse.map(false)?;
-        let router = Arc::clone(&waiting);
-        std::thread::Builder::new()
-            .name("executor".into())
-            .spawn(move || listen(&ears, child, &heard, &router, &news))
-            .map_err(|e| Error::system("spawn", e))?;
-        Ok(Self { socket, device, waiting })
+        let entrance: Vec<BorrowedFd<'_>> = entrance.map(AsFd::as_fd).into_iter().collect();
+        let greeting = send(&socket, &PROTOCOL, &entrance).and_then(|()| greeting(&socket));
+        Self::new(socket, Process::Child(child), greeting, news).map(|(executor, _)| executor)
     }
 
-    pub(super) fn job(&self, job: u64, terms: Terms) -> Result<()> {
-        send(&self.socket, &ToExecutor::Job { job, terms }, &[])
+    /// Takes over the executor that listens at `path`, and hears what it kept; `None` when none does.
+    ///
+    /// # Errors
+    /// One is there and does not say what it does.
+    pub(super) fn adopt(
+        path: &Path,
+        news: impl Fn(News) + Send + 'static,
+    ) -> Result<Option<(Self, Kept)>> {
+        let Ok(socket) = super::sockets::connect(path) else { return Ok(None) };
+        let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+        let limit = Timespec { tv_sec: ADOPT_SECONDS, tv_nsec: 0 };
+        if !matches!(rustix::event::poll(&mut fds, Some(&limit)), Ok(1..)) {
+            let why = format!("the running executor at {} does not answer", path.display());
+            return Err(Kind::DeviceLost { why }.into());
+        }
+        let greeting = match greeting(&socket) {
+            // It was about to end.
+            Err(error) if matches!(error.kind(), Kind::DeviceLost { .. }) => return Ok(None),
+            greeting => greeting?,
+        };
+        let process = Pid::from_raw(greeting.pid as i32)
+            .ok_or(rustix::io::Errno::SRCH)
+            .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(|e| Error::system("pidfd_open", e.into()))?;
+        Self::new(socket, Process::Adopted(process), Ok(greeting), news).map(Some)
+    }
+
+    fn new(
+        socket: OwnedFd,
+        mut process: Process,
+        greeting: Result<Greeting>,
+        news: impl Fn(News) + Send + 'static,
+    ) -> Result<(Self, Kept)> {
+        let Greeting { device, pulse, kept, .. } = greeting.inspect_err(|_| process.kill())?;
+        let waiting = Arc::<Mutex<Waiting>>::default();
+        let ears = socket.try_clone().map_err(|e| Error::system("dup", e))?;
+        let router = Arc::clone(&waiting);
+        let ears = std::thread::Builder::new()
+            .name("executor".into())
+            .spawn(move || listen(&ears, process, &pulse, &router, &news))
+            .map_err(|e| Error::system("spawn", e))?;
+        Ok((Self { socket, device, waiting, ears }, kept))
+    }
+
+    /// Tells of a job; `door` is kept for a control that may come after this one.
+    pub(super) fn job(&self, job: u64, terms: Terms, door: &OwnedFd) -> Result<()> {
+        send(&self.socket, &ToExecutor::Job { job, terms }, &[door.as_fd()])
     }
 
     pub(super) fn end(&self, job: u64, why: Why) -> Result<()> {
         send(&self.socket, &ToExecutor::End { job, why }, &[])
     }
 
+    /// The job's record is written.
+    pub(super) fn written(&self, job: u64) {
+        // One that has gone remembers nothing.
+        let _ = send(&self.socket, &ToExecutor::Written { job }, &[]);
+    }
+
+    /// Lets the process go and waits for its end.
     pub(super) fn shut_down(&self) {
         // One that has gone needs no word.
         let _ = send(&self.socket, &ToExecutor::Shutdown, &[]);
+        let begin = Instant::now();
+        while !self.ears.is_finished() && begin.elapsed() < EXIT_TIMEOUT {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // One that hangs is killed by whoever hears that the conversation is over.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
     /// Hands the executor its end of a session and waits until it has mapped it.
@@ -125,9 +195,50 @@ impl Executor {
     }
 }
 
+impl Process {
+    /// Ends it, if it has not ended, and waits until it has.
+    fn kill(&mut self) {
+        match self {
+            Self::Child(child) => {
+                // It may be dead already; what counts is that nothing is left of it.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Self::Adopted(process) => {
+                let _ = rustix::process::pidfd_send_signal(&*process, Signal::KILL);
+                let _ = rustix::event::poll(&mut [PollFd::new(&*process, PollFlags::IN)], None);
+            }
+        }
+    }
+}
+
+/// Hears what an executor says to a control that is new to it.
+fn greeting(socket: &OwnedFd) -> Result<Greeting> {
+    let lost = |why: &str| -> Error { Kind::DeviceLost { why: why.into() }.into() };
+    let hear = || match receive(socket)? {
+        Some((bytes, fds)) => Ok((from_bytes::<FromExecutor>(&bytes)?, fds.into_iter().next())),
+        None => Err(lost("the executor ended at its start")),
+    };
+    let (FromExecutor::Device(device), Some(pulse)) = hear()? else {
+        return Err(lost("the executor did not name its device"));
+    };
+    let pulse = Memfd::received(pulse, PAGE)?.map(false)?;
+    let mut kept = Kept::default();
+    loop {
+        match hear()? {
+            (FromExecutor::Kept { job, terms }, door) => kept.jobs.push((job, terms.zip(door))),
+            (FromExecutor::Ready { pid, sessions }, _) => {
+                kept.sessions = sessions;
+                return Ok(Greeting { device, pulse, kept, pid });
+            }
+            _ => return Err(lost("the executor spoke out of turn")),
+        }
+    }
+}
+
 fn listen(
     socket: &OwnedFd,
-    mut child: Child,
+    mut process: Process,
     pulse: &Shared,
     waiting: &Mutex<Waiting>,
     news: &dyn Fn(News),
@@ -144,13 +255,11 @@ fn listen(
             Ok(FromExecutor::Mapped { session }) => answer(session, Ok(())),
             Ok(FromExecutor::Refused { session, why }) => answer(session, Err(why)),
             Ok(FromExecutor::Settled { job, usage }) => news(News::Settled { job, usage }),
-            // Nothing else is said twice, and what cannot be read ends the conversation.
-            Ok(FromExecutor::Device(_)) => {}
-            Err(_) => break,
+            // A greeting comes once, and what cannot be read ends the conversation.
+            Ok(_) | Err(_) => break,
         }
     }
-    let _ = child.kill();
-    let _ = child.wait();
+    process.kill();
     waiting.lock().unwrap_or_else(PoisonError::into_inner).sessions.clear();
     news(News::Died { job: pulse.position(0) });
 }

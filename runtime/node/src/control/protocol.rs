@@ -27,6 +27,15 @@ pub enum FromClient {
         /// Seconds of run time asked; none: what the lease allows.
         wall_s: Option<u64>,
     },
+    /// Takes up a job again that was admitted before control was restarted.
+    Attach {
+        /// The lease's text.
+        token: String,
+        /// The job.
+        job: JobId,
+        /// The holder's signature over the challenge.
+        proof: Vec<u8>,
+    },
     /// The jail has ended.
     Ended {
         /// How, as the starter saw it.
@@ -57,11 +66,9 @@ pub enum ToClient {
     Admitted {
         /// The job's end on the boot-time clock, in nanoseconds.
         deadline_ns: u64,
-        /// CPUs in thousandths, host memory in bytes: what the lease allows the jail.
-        cpu_milli: u32,
-        /// Host memory in bytes.
-        memory_bytes: u64,
     },
+    /// The job is the starter's again: words about it come here.
+    Attached,
     /// No.
     Refused {
         /// Why, with asked and allowed values.

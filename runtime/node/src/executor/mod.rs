@@ -4,6 +4,7 @@
 
 mod blocks;
 mod job;
+mod link;
 pub mod protocol;
 mod serve;
 mod session;
@@ -11,7 +12,7 @@ mod session;
 pub use serve::serve;
 
 use crate::sched::{Class, FlowId, FlowSpec, Latency, Params, Sched, SessionId, SliceId};
-use blocks::{Block, Blocks};
+use blocks::Blocks;
 use job::Job;
 use leasehold::backend::{Backend, Mark, Progress};
 use leasehold::exec::{Core, Run};
@@ -51,6 +52,8 @@ pub struct Executor<B: Backend> {
     pulse: Box<dyn FnMut(u64) + Send>,
     /// When the loop last looked at its sockets.
     looked_ns: u64,
+    /// The highest number of a session so far.
+    last_session: u64,
 }
 
 /// The core as the block table's device.
@@ -89,6 +92,7 @@ impl<B: Backend> Executor<B> {
             buffer: Vec::new(),
             pulse,
             looked_ns: 0,
+            last_session: 0,
         }
     }
 
@@ -142,6 +146,7 @@ impl<B: Backend> Executor<B> {
             added.map_err(|_| Kind::Protocol { what: "session", asked: session, allowed: 0 })?;
         }
         self.sessions.insert(session, new);
+        self.last_session = self.last_session.max(session);
         Ok(())
     }
 
@@ -186,10 +191,10 @@ impl<B: Backend> Executor<B> {
         let Some(mut ended) = self.jobs.remove(&job) else { return Ok(None) };
         let lease = ended.terms.lease;
         if !self.jobs.values().any(|other| other.terms.lease == lease) {
+            self.land_all(now_ns)?;
             (self.pulse)(job);
-            let begin = std::time::Instant::now();
             self.blocks.leave(lease, &mut Zeroed(&mut self.core))?;
-            ended.usage().zeroing_ns += begin.elapsed().as_nanos() as u64;
+            ended.usage().zeroing_ns += self.busy_ns()?;
             (self.pulse)(0);
             self.ops.remove_flow(FlowId(lease));
             self.copies.remove_flow(FlowId(lease));
@@ -220,6 +225,25 @@ impl<B: Backend> Executor<B> {
             self.land(None, now_ns)?;
         }
         Ok(())
+    }
+
+    /// Waits for everything that is launched, at most the window W, so that what the device does next is known to be
+    /// one job's.
+    fn land_all(&mut self, now_ns: u64) -> Result<()> {
+        while !self.flights.is_empty() {
+            self.land(None, now_ns)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the device has done what was asked of it; how long that took it.
+    fn busy_ns(&mut self) -> Result<u64> {
+        let mark = self.core.mark()?;
+        loop {
+            if let Progress::Done { busy_ns, .. } = self.core.poll(mark, None)? {
+                return Ok(busy_ns);
+            }
+        }
     }
 
     /// One round: takes records, launches a slice of ops and one of copies if it is somebody's turn, and collects
@@ -325,11 +349,7 @@ impl<B: Backend> Executor<B> {
             }
             Record::Reserve { bytes } => {
                 session.may_add_block()?;
-                let (lease, quota) = (job.terms.lease, job.terms.memory);
-                let block: Block =
-                    self.blocks.take(lease, quota, bytes, &mut Zeroed(&mut self.core))?;
-                job.hold(job.held() + block.len, now_ns);
-                return Ok(Some(session.add_block(block)));
+                return self.reserve(id, bytes, now_ns).map(Some);
             }
             Record::Release { at } => {
                 let block = session.remove_block(at)?;
@@ -346,6 +366,23 @@ impl<B: Backend> Executor<B> {
             }
         }
         Ok(Some([0; 3]))
+    }
+
+    /// Gives the session a block. What had to be zeroed for it is on its job's bill.
+    fn reserve(&mut self, id: u64, bytes: u64, now_ns: u64) -> Result<[u64; 3]> {
+        self.land_all(now_ns)?;
+        let gone = || Error::from(Kind::Revoked);
+        let number = self.sessions.get(&id).ok_or_else(gone)?.job;
+        let terms = &self.jobs.get(&number).ok_or_else(gone)?.terms;
+        (self.pulse)(number);
+        let taken = self.blocks.take(terms.lease, terms.memory, bytes, &mut Zeroed(&mut self.core));
+        let zeroing_ns = self.busy_ns()?;
+        (self.pulse)(0);
+        let job = self.jobs.get_mut(&number).ok_or_else(gone)?;
+        job.usage().zeroing_ns += zeroing_ns;
+        let block = taken?;
+        job.hold(job.held() + block.len, now_ns);
+        Ok(self.sessions.get_mut(&id).ok_or_else(gone)?.add_block(block))
     }
 
     /// Puts the first op that has anything to do at the session's head: the given one, else the next step.
@@ -413,6 +450,7 @@ impl<B: Backend> Executor<B> {
             self.copies.idle(SessionId(id));
             return Ok(());
         };
+        (self.pulse)(session.job);
         let mut done = 0;
         while copy.left > 0 && done + copy.step() <= budget.max(copy.step()) {
             let step = copy.step();
@@ -430,6 +468,7 @@ impl<B: Backend> Executor<B> {
             copy.left -= step;
             done += step;
         }
+        (self.pulse)(0);
         let copy = *copy;
         let next = (copy.left > 0).then(|| copy.step());
         if let Some(job) = self.jobs.get_mut(&session.job) {
@@ -505,7 +544,9 @@ impl<B: Backend> Executor<B> {
     fn land(&mut self, timeout: Option<Duration>, now_ns: u64) -> Result<()> {
         let mut timeout = timeout;
         while let Some(flight) = self.flights.front() {
+            (self.pulse)(flight.job);
             let progress = self.core.poll(flight.mark, timeout)?;
+            (self.pulse)(0);
             let Progress::Done { busy_ns, fault } = progress else { return Ok(()) };
             timeout = Some(Duration::ZERO);
             let Some(flight) = self.flights.pop_front() else { return Ok(()) };

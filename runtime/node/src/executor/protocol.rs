@@ -36,9 +36,9 @@ pub struct Terms {
 /// To the executor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToExecutor {
-    /// A job was admitted.
+    /// A job was admitted; beside the message its door, if the executor shall keep one for a control that comes back.
     Job {
-        /// Control's number for it.
+        /// Control's number for it: that of its record in the ledger, never 0.
         job: u64,
         /// What it may do.
         terms: Terms,
@@ -56,6 +56,11 @@ pub enum ToExecutor {
         job: u64,
         /// Why, for sessions that still live.
         why: Why,
+    },
+    /// The job's record is written: what it used may be forgotten.
+    Written {
+        /// The job.
+        job: u64,
     },
     /// Settle everything and exit.
     Shutdown,
@@ -75,8 +80,23 @@ pub enum Why {
 /// From the executor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromExecutor {
-    /// First of all: the device.
+    /// First of all, to each control: the device; beside the message the page of the pulse, whose first word names
+    /// the job whose work touches the device.
     Device(Device),
+    /// Then each job that an earlier control told of and has not written down; beside the message its door.
+    Kept {
+        /// The job.
+        job: u64,
+        /// What it may do; none when it has ended.
+        terms: Option<Terms>,
+    },
+    /// Then nothing more that is old.
+    Ready {
+        /// The executor's process.
+        pid: u32,
+        /// The highest number of a session so far.
+        sessions: u64,
+    },
     /// The session's memory is mapped; its completion ring may now be sealed.
     Mapped {
         /// The session.
@@ -126,7 +146,7 @@ pub struct Device {
 pub struct Usage {
     /// Nanoseconds that the device was busy with its ops.
     pub busy_ns: u64,
-    /// Nanoseconds spent zeroing what it left.
+    /// Nanoseconds that the device was busy zeroing what it took and what it left.
     pub zeroing_ns: u64,
     /// Bytes of device memory held, times nanoseconds.
     pub memory_byte_ns: u128,

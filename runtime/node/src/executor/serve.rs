@@ -1,12 +1,13 @@
 //! The executor's loop: the socket to control, the tenants' sockets, the clock, and [`Executor::turn`] between them.
 
 use super::Executor;
-use super::protocol::{FromExecutor, ToExecutor, Why};
+use super::link::{Link, one};
+use super::protocol::{FromExecutor, Terms, ToExecutor, Why};
 use leasehold::backend::Backend;
-use leasehold::wire::{Memfd, PAGE, TenantEnd, from_bytes, receive, send};
+use leasehold::wire::TenantEnd;
 use leasehold::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long the loop spins without work before it sleeps: about twice what waking it costs.
@@ -20,22 +21,21 @@ fn now_ns() -> u64 {
     (t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64)
 }
 
-/// Serves `backend` until control says so, or has gone and every job's time is over. The first word of `pulse`
-/// always names the job whose work touches the device, so that control knows whom a crash belongs to.
+/// Serves `backend` until control says so, or has gone and nobody is left to serve. At `entrance`, a listening socket,
+/// the control that comes after it knocks; without one jobs end with their control.
 ///
 /// # Errors
-/// `DeviceLost`, or a broken socket to control.
-pub fn serve<B: Backend>(backend: B, control: OwnedFd, pulse: &Memfd) -> Result<()> {
-    let page = pulse.map(true)?;
-    debug_assert!(page.len() == PAGE);
+/// `DeviceLost`, or a word of control that cannot be read.
+pub fn serve<B: Backend>(backend: B, control: OwnedFd, entrance: Option<OwnedFd>) -> Result<()> {
+    let mut link = Link::new(control, entrance)?;
+    let page = link.pulse()?;
     let mut executor = Executor::new(backend, Box::new(move |job| page.set_position(0, job)));
-    send(&control, &FromExecutor::Device(executor.device()), &[])?;
-    let mut control = Some(control);
+    link.greet(executor.device(), Vec::new(), 0);
     let mut idle_since = Instant::now();
     loop {
         let now = now_ns();
         for job in executor.overdue(now) {
-            settle(&mut executor, job, Why::Expired, control.as_ref(), now)?;
+            settle(&mut executor, job, Why::Expired, &mut link, now)?;
         }
         let moved = executor.turn(now)?;
         if moved {
@@ -50,24 +50,21 @@ pub fn serve<B: Backend>(backend: B, control: OwnedFd, pulse: &Memfd) -> Result<
         if nap.is_zero() && !executor.look_at_sockets(now) {
             continue;
         }
-        let heard = executor.sleep(control.as_ref().map(AsFd::as_fd), nap)?;
+        let heard = executor.sleep(link.fd(), nap)?;
         for session in heard.ended {
             executor.end_session(session, now_ns())?;
         }
         if heard.control {
-            match control.as_ref().map(receive).transpose()?.flatten() {
-                Some((bytes, fds)) => {
-                    let message = from_bytes(&bytes)?;
-                    if !act(&mut executor, message, fds, control.as_ref())? {
-                        return Ok(());
-                    }
-                }
-                // Control has gone: its jobs go on to their deadlines.
-                None => control = None,
+            if link.is_new() {
+                link.greet(executor.device(), executor.all_jobs(), executor.last_session());
+            } else if let Some((message, fds)) = link.hear()?
+                && !act(&mut executor, message, fds, &mut link)?
+            {
+                return Ok(());
             }
         }
-        if control.is_none() && executor.is_empty() {
-            return Ok(());
+        if link.is_over(executor.jobs.len(), executor.sessions.len()) {
+            return end_all(&mut executor, &mut link);
         }
     }
 }
@@ -77,44 +74,50 @@ fn act<B: Backend>(
     executor: &mut Executor<B>,
     message: ToExecutor,
     fds: Vec<OwnedFd>,
-    control: Option<&OwnedFd>,
+    link: &mut Link,
 ) -> Result<bool> {
     let now = now_ns();
-    let tell = |message| control.map_or(Ok(()), |control| send(control, &message, &[]));
     match message {
-        ToExecutor::Job { job, terms } => executor.add_job(job, terms, now),
+        ToExecutor::Job { job, terms } => {
+            link.keep(job, one(fds)?);
+            executor.add_job(job, terms, now);
+        }
         ToExecutor::Session { job, session } => {
             let added =
                 TenantEnd::received(fds).and_then(|end| executor.add_session(job, session, end));
-            tell(match added {
+            link.tell(&match added {
                 Ok(()) => FromExecutor::Mapped { session },
                 Err(error) => FromExecutor::Refused { session, why: error.to_string() },
-            })?;
+            });
         }
-        ToExecutor::End { job, why } => settle(executor, job, why, control, now)?,
+        ToExecutor::End { job, why } => settle(executor, job, why, link, now)?,
+        ToExecutor::Written { job } => link.written(job),
         ToExecutor::Shutdown => {
-            for job in executor.all_jobs() {
-                settle(executor, job, Why::Revoked, control, now)?;
-            }
+            end_all(executor, link)?;
             return Ok(false);
         }
     }
     Ok(true)
 }
 
+/// Ends every job, so that nothing of them is left in the device's memory.
+fn end_all<B: Backend>(executor: &mut Executor<B>, link: &mut Link) -> Result<()> {
+    let jobs = executor.all_jobs();
+    jobs.iter().try_for_each(|(job, _)| settle(executor, *job, Why::Revoked, link, now_ns()))
+}
+
 fn settle<B: Backend>(
     executor: &mut Executor<B>,
     job: u64,
     why: Why,
-    control: Option<&OwnedFd>,
+    link: &mut Link,
     now: u64,
 ) -> Result<()> {
     // A job that ended before, at its deadline, was settled then.
-    let Some(usage) = executor.end_job(job, why, now)? else { return Ok(()) };
-    match control {
-        Some(control) => send(control, &FromExecutor::Settled { job, usage }, &[]),
-        None => Ok(()),
+    if let Some(usage) = executor.end_job(job, why, now)? {
+        link.settled(job, usage);
     }
+    Ok(())
 }
 
 /// What a sleep heard.
@@ -125,12 +128,13 @@ struct Heard {
 }
 
 impl<B: Backend> Executor<B> {
-    fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+    fn all_jobs(&self) -> Vec<(u64, Terms)> {
+        self.jobs.iter().map(|(number, job)| (*number, job.terms.clone())).collect()
     }
 
-    fn all_jobs(&self) -> Vec<u64> {
-        self.jobs.keys().copied().collect()
+    /// The highest number of a session so far.
+    fn last_session(&self) -> u64 {
+        self.last_session
     }
 
     /// Whether it is time to look at the sockets although there is work: every millisecond.

@@ -29,7 +29,10 @@ pub enum JobError {
         /// Whether a later try may succeed.
         retryable: bool,
     },
-    /// Control broke the conversation's rules, or off.
+    /// Control broke the conversation off: it was stopped or killed.
+    #[error("the node has gone")]
+    Gone,
+    /// Control broke the conversation's rules.
     #[error("the node's answer: {what}")]
     Protocol {
         /// What was wrong.

@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a private node's trial lease is good.
@@ -31,10 +32,13 @@ pub struct Grant {
     pub holder: SecretKey,
 }
 
-/// A connection to a node's control.
+/// A connection to a node's control. A served node may be killed and started again while a job runs: its executor
+/// and the job go on, and [`Node::attach`] takes the job up again.
 #[derive(Debug)]
 pub struct Node {
-    socket: OwnedFd,
+    socket: Mutex<Arc<OwnedFd>>,
+    /// Where a served node listens.
+    path: Option<PathBuf>,
     /// A private node's process.
     child: Option<Child>,
 }
@@ -52,10 +56,6 @@ pub struct Admitted {
     pub door: OwnedFd,
     /// The job's end on the boot-time clock, in nanoseconds.
     pub deadline_ns: u64,
-    /// What the jail may use: CPUs in thousandths, bytes of memory.
-    pub cpu_milli: u32,
-    /// Bytes of host memory.
-    pub memory_bytes: u64,
 }
 
 /// What control says while a job runs.
@@ -75,14 +75,21 @@ impl Node {
     /// # Errors
     /// Nobody listens there, or this user may not.
     pub fn connect(path: &Path) -> Result<Self, JobError> {
-        let failed = |e: rustix::io::Errno| JobError::Node { path: path.into(), source: e.into() };
-        let address = SocketAddrUnix::new(path).map_err(failed)?;
-        let flags = SocketFlags::CLOEXEC;
-        let socket =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-                .map_err(failed)?;
-        rustix::net::connect(&socket, &address).map_err(failed)?;
-        Ok(Self { socket, child: None })
+        let socket = Mutex::new(Arc::new(connect(path)?));
+        Ok(Self { socket, path: Some(path.into()), child: None })
+    }
+
+    /// Takes a lease back, at the admin socket of a served node; how many jobs were ended.
+    ///
+    /// # Errors
+    /// Nobody listens there, or this user may not; `Refused` when the node cannot write it down.
+    pub fn revoke(admin: &Path, lease: LeaseId) -> Result<u64, JobError> {
+        let node = Self::connect(admin)?;
+        node.tell(&FromClient::Revoke { lease })?;
+        match node.hear()? {
+            (ToClient::Done { jobs }, _) => Ok(jobs),
+            (other, _) => Err(unexpected(other)),
+        }
     }
 
     /// Starts a node of one's own with a trial lease: its issuer's and holder's keys are made here and forgotten.
@@ -102,7 +109,8 @@ impl Node {
         let child =
             command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).process_group(0).spawn();
         let child = child.map_err(|source| JobError::Node { path: program, source })?;
-        Ok((Self { socket, child: Some(child) }, Grant { token, holder }))
+        let socket = Mutex::new(Arc::new(socket));
+        Ok((Self { socket, path: None, child: Some(child) }, Grant { token, holder }))
     }
 
     /// The process id of a private node.
@@ -115,23 +123,54 @@ impl Node {
     /// # Errors
     /// `Refused` with control's words; a broken connection.
     pub fn admit(&self, grant: &Grant, wall: Option<Duration>) -> Result<Admitted, JobError> {
-        self.tell(&FromClient::Hello { version: VERSION })?;
-        let (node, nonce, device) = match self.hear()? {
-            (ToClient::Hello { node, nonce, device, .. }, _) => (node, nonce, device),
-            (other, _) => return Err(unexpected(other)),
-        };
-        let node: Name = node.parse()?;
         let (lease, _) = Lease::unverified(&grant.token)?;
         let job = JobId::generate();
-        let challenge = Challenge { node, nonce, lease: lease.id, job };
-        let proof = challenge.prove(&grant.holder).to_bytes().to_vec();
+        let (device, proof) = self.prove(grant, lease.id, job)?;
         let wall_s = wall.map(|wall| wall.as_secs().max(1));
         self.tell(&FromClient::Admit { token: grant.token.clone(), job, proof, wall_s })?;
         match self.hear()? {
-            (ToClient::Admitted { deadline_ns, cpu_milli, memory_bytes }, mut fds) => {
+            (ToClient::Admitted { deadline_ns }, mut fds) => {
                 let door = fds.pop().ok_or(JobError::Protocol { what: "no session socket" })?;
                 let lease = lease.id;
-                Ok(Admitted { lease, job, device, door, deadline_ns, cpu_milli, memory_bytes })
+                Ok(Admitted { lease, job, device, door, deadline_ns })
+            }
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Whether control may come back when it has gone.
+    pub fn is_served(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// Connects again to a served node whose control has gone, and takes up a job that it had admitted. Its next
+    /// word is about that job.
+    ///
+    /// # Errors
+    /// `Node` while nobody listens; `Refused` when the job is not known there any more.
+    pub fn attach(&self, grant: &Grant, lease: LeaseId, job: JobId) -> Result<(), JobError> {
+        let path = self.path.as_ref().ok_or(JobError::Gone)?;
+        self.replace(connect(path)?);
+        let (_, proof) = self.prove(grant, lease, job)?;
+        self.tell(&FromClient::Attach { token: grant.token.clone(), job, proof })?;
+        match self.hear()? {
+            (ToClient::Attached, _) => Ok(()),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Greets control and signs its nonce; the device's name and the proof.
+    fn prove(
+        &self,
+        grant: &Grant,
+        lease: LeaseId,
+        job: JobId,
+    ) -> Result<(String, Vec<u8>), JobError> {
+        self.tell(&FromClient::Hello { version: VERSION })?;
+        match self.hear()? {
+            (ToClient::Hello { node, nonce, device, .. }, _) => {
+                let challenge = Challenge { node: node.parse()?, nonce, lease, job };
+                Ok((device, challenge.prove(&grant.holder).to_bytes().to_vec()))
             }
             (other, _) => Err(unexpected(other)),
         }
@@ -159,17 +198,25 @@ impl Node {
     /// Ends the conversation, so that whoever waits for a word hears that nobody is there.
     pub(super) fn hang_up(&self) {
         // A socket that has gone already is as good.
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(self.socket(), rustix::net::Shutdown::Both);
+    }
+
+    fn socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.socket.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn replace(&self, socket: OwnedFd) {
+        *self.socket.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(socket);
     }
 
     fn tell(&self, message: &FromClient) -> Result<(), JobError> {
-        Ok(send(&self.socket, message, &[])?)
+        send(self.socket(), message, &[]).map_err(|_| JobError::Gone)
     }
 
     fn hear(&self) -> Result<(ToClient, Vec<OwnedFd>), JobError> {
-        match receive(&self.socket)? {
+        match receive(self.socket())? {
             Some((bytes, fds)) => Ok((from_bytes(&bytes)?, fds)),
-            None => Err(JobError::Protocol { what: "the node closed the connection" }),
+            None => Err(JobError::Gone),
         }
     }
 }
@@ -178,10 +225,21 @@ impl Drop for Node {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             // It ends by itself once this side is closed; a shut-down socket says so before the close.
-            let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+            let socket = Arc::clone(self.socket.get_mut().unwrap_or_else(PoisonError::into_inner));
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
             let _ = child.wait();
         }
     }
+}
+
+fn connect(path: &Path) -> Result<OwnedFd, JobError> {
+    let failed = |e: rustix::io::Errno| JobError::Node { path: path.into(), source: e.into() };
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .map_err(failed)?;
+    rustix::net::connect(&socket, &address).map_err(failed)?;
+    Ok(socket)
 }
 
 fn unexpected(message: ToClient) -> JobError {

@@ -1,26 +1,33 @@
 //! One job from admission to receipt: the jail is built, watched from both sides, and settled.
 
 use super::{Admitted, Grant, JobError, Node, Word};
+use crate::lease::{JobId, Lease, LeaseId};
 use crate::ledger::{Outcome, Receipt};
 use crate::sandbox::{
     Exit, HostId, Jail, JailHandle, JobIo, JobRecord, KillReason, Launcher, PolicyDraft, Reason,
 };
+use crate::time::boot_ns;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long a settlement may take: draining, zeroing, and writing one record.
 const SETTLE: Duration = Duration::from_secs(60);
+/// How long a job that has ended waits for a control that has gone. It is settled without its starter, too.
+const RETURN: Duration = Duration::from_secs(10);
+/// How often a control that has gone is looked for.
+const LOOK: Duration = Duration::from_millis(100);
 /// Host ids that root gives to jobs: this one and the 65535 above it.
 const FIRST_HOST_ID: u32 = 2_000_000_000;
 
 /// What a job shall be.
 #[derive(Debug)]
 pub struct Request {
-    /// The jail. Bounds of zero memory or processors ask for all that the lease allows.
+    /// The jail; the lease bounds its memory and processors.
     pub draft: PolicyDraft,
     /// Where each output of the draft goes.
     pub outputs: BTreeMap<String, PathBuf>,
@@ -56,15 +63,13 @@ pub fn run(
     signals: impl FnOnce(JailHandle),
 ) -> Result<End, JobError> {
     // A request that breaks a rule is told before the node is asked for anything.
-    let wall = request.draft.limits.wall;
-    request.draft.clone().check()?;
-    let Admitted { lease, job, device, door, cpu_milli, memory_bytes, .. } =
-        node.admit(grant, wall)?;
     let mut draft = request.draft;
-    within("memory", &mut draft.limits.memory, memory_bytes)?;
-    let mut cpus = u64::from(draft.limits.milli_cpus);
-    within("cpus", &mut cpus, cpu_milli.into())?;
-    draft.limits.milli_cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    let wall = draft.limits.wall;
+    draft.clone().check()?;
+    let (claims, _) = Lease::unverified(&grant.token)?;
+    within("memory", draft.limits.memory, claims.job.memory_bytes)?;
+    within("cpus, in thousandths,", draft.limits.milli_cpus.into(), claims.job.cpu_milli.into())?;
+    let Admitted { lease, job, device, door, deadline_ns } = node.admit(grant, wall)?;
     if rustix::process::geteuid().is_root() && draft.host_id.is_none() {
         let id = FIRST_HOST_ID + (lease.0.as_u128() & 0xffff) as u32;
         draft.host_id = Some(HostId { uid: id, gid: id });
@@ -73,46 +78,123 @@ pub fn run(
     let jail = Jail::start(&request.launcher, &draft.check()?, io, request.outputs)?;
     let handle = jail.handle();
     signals(handle.clone());
+    let watch = Watch { node, grant, lease, job, deadline_ns, jail: handle, end: Mutex::default() };
     let (record, receipt) = std::thread::scope(|scope| {
         let (tell, told) = channel();
-        scope.spawn(move || listen(node, &handle, &tell));
+        let watch = &watch;
+        scope.spawn(move || watch.listen(&tell));
         let record = jail.wait();
-        // A node that has gone is told nothing, and settles when it comes back.
-        let _ = node.ended(outcome(&record));
-        let receipt = told.recv_timeout(SETTLE).ok();
-        if receipt.is_none() {
-            node.hang_up();
-        }
+        let receipt = watch.ended(outcome(&record), &told);
         (record, receipt)
     });
     Ok(End { lease: lease.to_string(), job: job.to_string(), device, record, receipt })
 }
 
 /// Holds an asked bound to what the lease allows.
-fn within(what: &'static str, asked: &mut u64, allowed: u64) -> Result<(), JobError> {
-    if *asked > allowed {
-        return Err(JobError::Limit { what, asked: *asked, allowed });
-    }
-    Ok(())
+fn within(what: &'static str, asked: u64, allowed: u64) -> Result<(), JobError> {
+    if asked > allowed { Err(JobError::Limit { what, asked, allowed }) } else { Ok(()) }
 }
 
-/// Hears control until the job is settled or control has gone; ends the jail when control says so.
-fn listen(node: &Node, jail: &JailHandle, settled: &Sender<Receipt>) {
-    loop {
-        match node.word() {
-            Word::Stop(Outcome::DeviceLost) => jail.kill(KillReason::DeviceLost),
-            Word::Stop(Outcome::NodeLost) => jail.kill(KillReason::NodeGone),
-            Word::Stop(_) => jail.kill(KillReason::Revoked),
-            Word::Settled(receipt) => {
-                // Whoever waited may have given up.
-                let _ = settled.send(*receipt);
-                return;
-            }
-            Word::Gone => {
-                jail.kill(KillReason::NodeGone);
-                return;
+/// A running job as its starter watches it: two threads, one of which hears control.
+struct Watch<'a> {
+    node: &'a Node,
+    grant: &'a Grant,
+    lease: LeaseId,
+    job: JobId,
+    deadline_ns: u64,
+    jail: JailHandle,
+    end: Mutex<Progress>,
+}
+
+/// What one thread must know of the other's.
+#[derive(Default)]
+struct Progress {
+    /// How the jail ended, once it has.
+    outcome: Option<Outcome>,
+    /// Control has gone and is not back.
+    away: bool,
+    /// Nobody waits for control any more.
+    given_up: bool,
+}
+
+impl Watch<'_> {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears control until the job is settled or control has gone for good; ends the jail when control says so.
+    fn listen(&self, settled: &Sender<Receipt>) {
+        loop {
+            match self.node.word() {
+                Word::Stop(Outcome::DeviceLost) => self.jail.kill(KillReason::DeviceLost),
+                Word::Stop(Outcome::NodeLost) => self.jail.kill(KillReason::NodeGone),
+                Word::Stop(_) => self.jail.kill(KillReason::Revoked),
+                Word::Settled(receipt) => {
+                    // Whoever waited may have given up.
+                    let _ = settled.send(*receipt);
+                    return;
+                }
+                Word::Gone => match self.find_control() {
+                    Ok(()) => {}
+                    Err(reason) => return self.jail.kill(reason),
+                },
             }
         }
+    }
+
+    /// Waits until a control that was killed is back and takes the job up again with it. The job goes on meanwhile,
+    /// at most to its deadline.
+    fn find_control(&self) -> Result<(), KillReason> {
+        if !self.node.is_served() {
+            return Err(KillReason::NodeGone);
+        }
+        self.progress().away = true;
+        loop {
+            let refused = match self.node.attach(self.grant, self.lease, self.job) {
+                Ok(()) => break,
+                Err(JobError::Refused { retryable, .. }) => !retryable,
+                Err(_) => false,
+            };
+            if refused || self.progress().given_up {
+                return Err(KillReason::NodeGone);
+            }
+            if boot_ns() > self.deadline_ns {
+                self.jail.kill(KillReason::Revoked);
+            }
+            std::thread::sleep(LOOK);
+        }
+        let mut progress = self.progress();
+        progress.away = false;
+        let outcome = progress.outcome;
+        drop(progress);
+        if let Some(outcome) = outcome {
+            // A control that goes again is looked for again.
+            let _ = self.node.ended(outcome);
+        }
+        Ok(())
+    }
+
+    /// Tells control that the jail has ended, and waits for the receipt; none from a node that has gone.
+    fn ended(&self, outcome: Outcome, settled: &Receiver<Receipt>) -> Option<Receipt> {
+        self.progress().outcome = Some(outcome);
+        // If control is away, whoever finds it says so.
+        let _ = self.node.ended(outcome);
+        let mut waited = Duration::ZERO;
+        let receipt = loop {
+            match settled.recv_timeout(LOOK) {
+                Ok(receipt) => break Some(receipt),
+                Err(RecvTimeoutError::Disconnected) => break None,
+                Err(RecvTimeoutError::Timeout) => waited += LOOK,
+            }
+            if waited >= if self.progress().away { RETURN } else { SETTLE } {
+                break None;
+            }
+        };
+        self.progress().given_up = true;
+        if receipt.is_none() {
+            self.node.hang_up();
+        }
+        receipt
     }
 }
 

@@ -90,6 +90,10 @@ pub enum Entry {
         expiry: Timestamp,
         /// The job's end on the boot-time clock.
         deadline_ns: u64,
+        /// The price that the lease names.
+        sku: Option<String>,
+        /// Nobody pays.
+        trial: bool,
     },
     /// A job, or a session of it, ended: what it used.
     Settle(Usage),

@@ -176,6 +176,12 @@ impl Cpu {
     }
 
     /// The carried state as a row of f32.
+    /// Counts what was done since these moments as device time: the processor time of all threads over their number.
+    fn count(&mut self, wall: Instant, cpu: Duration) {
+        let shared = self.pool.cpu_time().saturating_sub(cpu) / self.pool.threads() as u32;
+        self.busy += shared.min(wall.elapsed());
+    }
+
     fn state(&self, plan: &Plan, place: Option<Place>) -> Result<Option<View>> {
         let Some(place) = place else { return Ok(None) };
         let dims = Dims::from_fn(1, |_| plan.state_bytes / 4);
@@ -276,7 +282,9 @@ impl Backend for Cpu {
 
     fn zero(&mut self, block: BlockId, offset: u64, len: u64) -> Result<()> {
         let place = Place { block, offset };
+        let (wall, cpu) = (Instant::now(), self.pool.cpu_time());
         self.memory.bytes(block.0, offset, len).ok_or_else(|| lost_block(place))?.fill(0);
+        self.count(wall, cpu);
         Ok(())
     }
 
@@ -316,8 +324,7 @@ impl Backend for Cpu {
         let state = self.state(plan, state)?;
         let (wall, cpu) = (Instant::now(), self.pool.cpu_time());
         self.compute(op.op(), plan, units, &views, state);
-        let shared = self.pool.cpu_time().saturating_sub(cpu) / self.pool.threads() as u32;
-        self.busy += shared.min(wall.elapsed());
+        self.count(wall, cpu);
         Ok(())
     }
 
