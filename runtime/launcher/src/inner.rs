@@ -154,9 +154,9 @@ impl Inner {
     }
 
     fn cgroups(&mut self) -> Result<(), Fault> {
-        for procs in std::mem::take(&mut self.given.cgroups) {
+        for door in std::mem::take(&mut self.given.cgroups) {
             // The kernel judges by who opened the file, so the job's id may write it.
-            File::from(procs).write_all(b"0").during("joining the job's cgroups")?;
+            File::from(door).write_all(b"0").during("joining the job's cgroups")?;
         }
         if self.wants(Layer::CgroupNamespace) {
             sys::unshare(libc::CLONE_NEWCGROUP).during("creating the cgroup namespace")?;

@@ -194,7 +194,7 @@ pub struct Start {
     pub stdin: bool,
     /// A descriptor for the job's session.
     pub session: bool,
-    /// As many `cgroup.procs` files, open for writing.
+    /// As many files by which a process joins a cgroup, open for writing.
     pub cgroups: u32,
     /// What the caller says of the layers that it made itself: memory and cpu.
     pub layers: Vec<LayerReport>,

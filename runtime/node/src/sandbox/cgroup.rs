@@ -177,9 +177,13 @@ impl Cgroups {
         self.v2.is_some() || self.memory.is_some()
     }
 
-    /// The files by which a process joins, opened with the caller's rights.
+    /// The files by which a single-threaded process joins, opened with the caller's rights. Version 1 by
+    /// `tasks`: there a thread that moves itself takes no lock of the whole machine, while every write to
+    /// `cgroup.procs` waits for an RCU grace period, which is milliseconds.
     pub(super) fn doors(&self) -> io::Result<Vec<File>> {
-        self.paths().map(|p| OpenOptions::new().write(true).open(p.join("cgroup.procs"))).collect()
+        let v2 = self.v2.iter().map(|p| p.join("cgroup.procs"));
+        let v1 = [&self.memory, &self.cpu].into_iter().flatten().map(|p| p.join("tasks"));
+        v2.chain(v1).map(|door| OpenOptions::new().write(true).open(door)).collect()
     }
 
     /// What the groups have counted so far.
