@@ -95,6 +95,8 @@ impl Inner {
         // What the job needs is put together before the filter is on.
         self.trace.enter(Step::Seccomp);
         lockdown::seccomp(self)?;
+        self.trace.enter(Step::Session);
+        self.take_session()?;
         self.trace.enter(Step::Fork);
         match sys::clone_child(0).during("forking the job")? {
             None => self.execute(),
@@ -200,20 +202,24 @@ impl Inner {
         let null = File::open("/dev/null").during("opening /dev/null")?;
         let stdin = self.given.stdin.take().unwrap_or_else(|| null.into());
         sys::place_descriptor(stdin.as_fd(), 0).during("placing standard input")?;
-        // It may have had the session's number.
-        drop(stdin);
-        let first = match &self.given.session {
-            Some(session) => {
-                sys::place_descriptor(session.as_fd(), SESSION_FD).during("placing the session")?;
-                SESSION_FD + 1
-            }
-            None => SESSION_FD,
-        };
         if self.wants(Layer::Descriptors) {
-            sys::close_on_exec_from(first).during("marking descriptors to be closed")?;
+            sys::close_on_exec_from(SESSION_FD).during("marking descriptors to be closed")?;
             self.full(Layer::Descriptors);
         }
         self.wants(Layer::Environment).then(|| self.full(Layer::Environment));
+        Ok(())
+    }
+
+    /// Takes the session from the socket that promises it. A socket that ends instead ends the jail.
+    fn take_session(&mut self) -> Result<(), Fault> {
+        let Some(promise) = self.given.session.take() else { return Ok(()) };
+        let what = "waiting for the session";
+        let (_, fds) = sys::receive(promise.as_fd(), &mut [0; 8]).during(what)?;
+        let session = fds.into_iter().next().ok_or_else(|| Fault::new("no session came"))?;
+        // The promise may have the session's number, and nothing else that is still needed has.
+        drop(promise);
+        sys::place_descriptor(session.as_fd(), SESSION_FD).during("placing the session")?;
+        self.given.session = Some(session);
         Ok(())
     }
 

@@ -40,6 +40,7 @@ fn main() {
 struct Given {
     policy: Policy,
     stdin: Option<OwnedFd>,
+    /// The socket on which the session comes; from step `session` on, the session itself.
     session: Option<OwnedFd>,
     cgroups: Vec<OwnedFd>,
     layers: Vec<LayerReport>,

@@ -81,6 +81,8 @@ named! {
         Tell = "tell",
         /// seccomp.
         Seccomp = "seccomp",
+        /// Wait for the session that was promised, so that the jail is built while its job is admitted.
+        Session = "session",
         /// Fork the job's process.
         Fork = "fork",
         /// Execute the program.
@@ -192,7 +194,7 @@ pub struct Start {
     pub policy: Vec<u8>,
     /// A descriptor for the job's standard input.
     pub stdin: bool,
-    /// A descriptor for the job's session.
+    /// A socket on which the job's session will come.
     pub session: bool,
     /// As many files by which a process joins a cgroup, open for writing.
     pub cgroups: u32,

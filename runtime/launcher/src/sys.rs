@@ -52,7 +52,8 @@ pub(crate) fn receive(
     msg.msg_iov = &raw mut iov;
     msg.msg_iovlen = 1;
     msg.msg_control = control.as_mut_ptr().cast();
-    msg.msg_controllen = CONTROL;
+    // `as _` here and below: glibc and musl give these fields different types.
+    msg.msg_controllen = CONTROL as _;
     // SAFETY: msg points to the buffer and the control array, both alive here and of that length.
     let n =
         check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut msg, libc::MSG_CMSG_CLOEXEC) }
@@ -65,7 +66,7 @@ pub(crate) fn receive(
         while !header.is_null() {
             if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(header).cast::<RawFd>();
-                let bytes = (*header).cmsg_len - (data as usize - header as usize);
+                let bytes = (*header).cmsg_len as usize - (data as usize - header as usize);
                 for i in 0..bytes / size_of::<RawFd>() {
                     fds.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
                 }
@@ -93,11 +94,11 @@ pub(crate) fn send(
         // SAFETY: CMSG_SPACE and CMSG_LEN compute; the control array (64 bytes, aligned) holds the
         // one header and descriptor that are written through CMSG_FIRSTHDR.
         unsafe {
-            msg.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as usize;
+            msg.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
             let header = libc::CMSG_FIRSTHDR(&raw const msg);
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
             libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
         }
     }
@@ -441,15 +442,22 @@ pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// The C library's type of RLIMIT constants.
+#[cfg(target_env = "gnu")]
+pub(crate) type Resource = libc::__rlimit_resource_t;
+/// The C library's type of RLIMIT constants.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) type Resource = c_int;
+
 /// Sets the soft and hard limit of one resource; never raises a hard limit.
-pub(crate) fn limit(resource: u32, value: u64) -> io::Result<()> {
+pub(crate) fn limit(resource: Resource, value: u64) -> io::Result<()> {
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: old is writable, and the process is this one.
-    check(unsafe { libc::prlimit(0, resource as _, ptr::null(), &raw mut old) }.into())?;
+    check(unsafe { libc::prlimit(0, resource, ptr::null(), &raw mut old) }.into())?;
     let value = value.min(old.rlim_max);
     let new = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: new is a valid rlimit.
-    check(unsafe { libc::prlimit(0, resource as _, &raw const new, ptr::null_mut()) }.into())?;
+    check(unsafe { libc::prlimit(0, resource, &raw const new, ptr::null_mut()) }.into())?;
     Ok(())
 }
 

@@ -99,7 +99,7 @@ fn a_swapped_folder_never_leads_outside() {
 fn a_job_holds_exactly_what_it_was_given() {
     in_both_modes("a_job_holds_exactly_what_it_was_given", |mode| {
         let (session, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let io = JobIo { session: Some(session.into()), ..JobIo::default() };
+        let io = JobIo { session: Some(promised(session)), ..JobIo::default() };
         // One descriptor more is the listing's own.
         let policy = shell(mode, "echo /proc/self/fd/*; export -p").check().unwrap();
         let ran = run_with(&launcher(), &policy, io, BTreeMap::new(), |_, _| {});

@@ -1,9 +1,11 @@
 //! One job from admission to receipt: the jail is built, watched from both sides, and settled.
 
 use super::{Admitted, Grant, JobError, Node, Word};
+use crate::lease::Lease;
 use crate::ledger::{Outcome, Receipt};
 use crate::sandbox::{
-    Exit, HostId, Jail, JailHandle, JobIo, JobRecord, KillReason, Launcher, PolicyDraft, Reason,
+    Exit, HostId, Jail, JailHandle, JobIo, JobRecord, KillReason, Launcher, PolicyDraft, Promise,
+    Reason, SandboxError,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -45,7 +47,7 @@ pub struct End {
     pub receipt: Option<Receipt>,
 }
 
-/// Admits, runs and settles one job. `signals` is called with a handle that passes signals on to the job.
+/// Admits, runs and settles one job; its jail is built while control looks at the lease. `signals` is called with a handle that passes signals on to the job.
 ///
 /// # Errors
 /// The job was refused, or nothing could be started. Whatever happens after the start is in the record.
@@ -55,30 +57,40 @@ pub fn run(
     request: Request,
     signals: impl FnOnce(JailHandle),
 ) -> Result<End, JobError> {
-    // A request that breaks a rule is told before the node is asked for anything.
-    let wall = request.draft.limits.wall;
-    request.draft.clone().check()?;
-    let Admitted { lease, job, device, door, cpu_milli, memory_bytes, .. } =
-        node.admit(grant, wall)?;
     let mut draft = request.draft;
-    within("memory", &mut draft.limits.memory, memory_bytes)?;
-    let mut cpus = u64::from(draft.limits.milli_cpus);
-    within("cpus", &mut cpus, cpu_milli.into())?;
-    draft.limits.milli_cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    let limits = draft.limits;
     if rustix::process::geteuid().is_root() && draft.host_id.is_none() {
-        let id = FIRST_HOST_ID + (lease.0.as_u128() & 0xffff) as u32;
+        // What the lease says is believed only once control has; until then nothing of the job runs.
+        let (lease, _) = Lease::unverified(&grant.token)?;
+        let id = FIRST_HOST_ID + (lease.id.0.as_u128() & 0xffff) as u32;
         draft.host_id = Some(HostId { uid: id, gid: id });
     }
-    let io = JobIo { stdin: request.stdin, session: Some(door), ..JobIo::default() };
+    let channel_failed = |source| JobError::Sandbox(SandboxError::Channel { source });
+    let (promise, session) = Promise::new().map_err(channel_failed)?;
+    let io = JobIo { stdin: request.stdin, session: Some(session), ..JobIo::default() };
+    // A request that breaks a rule is told before the node is asked for anything.
     let jail = Jail::start(&request.launcher, &draft.check()?, io, request.outputs)?;
+    let Admitted { lease, job, device, door, cpu_milli, memory_bytes, .. } =
+        node.admit(grant, limits.wall)?;
+    within("memory", limits.memory, memory_bytes)?;
+    within("cpus", limits.milli_cpus.into(), cpu_milli.into())?;
     let handle = jail.handle();
     signals(handle.clone());
+    promise.keep(&door).map_err(channel_failed)?;
+    // The jail's copy alone says how long the job holds it.
+    drop(door);
     let (record, receipt) = std::thread::scope(|scope| {
         let (tell, told) = channel();
         scope.spawn(move || listen(node, &handle, &tell));
-        let record = jail.wait();
         // A node that has gone is told nothing, and settles when it comes back.
-        let _ = node.ended(outcome(&record));
+        let mut told_early = false;
+        let record = jail.wait_telling(|code| {
+            let code = u8::try_from(code).unwrap_or(u8::MAX);
+            told_early = node.ended(Outcome::Exited(code)).is_ok();
+        });
+        if !told_early {
+            let _ = node.ended(outcome(&record));
+        }
         let receipt = told.recv_timeout(SETTLE).ok();
         if receipt.is_none() {
             node.hang_up();
@@ -89,11 +101,8 @@ pub fn run(
 }
 
 /// Holds an asked bound to what the lease allows.
-fn within(what: &'static str, asked: &mut u64, allowed: u64) -> Result<(), JobError> {
-    if *asked > allowed {
-        return Err(JobError::Limit { what, asked: *asked, allowed });
-    }
-    Ok(())
+fn within(what: &'static str, asked: u64, allowed: u64) -> Result<(), JobError> {
+    if asked > allowed { Err(JobError::Limit { what, asked, allowed }) } else { Ok(()) }
 }
 
 /// Hears control until the job is settled or control has gone; ends the jail when control says so.

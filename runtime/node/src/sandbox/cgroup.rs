@@ -9,7 +9,7 @@ use leasehold_launcher::{Layer, LayerReport, LayerState, Limits};
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -226,7 +226,7 @@ impl Drop for Cgroups {
 fn make_v2(path: &Path, limits: &Limits) -> io::Result<PathBuf> {
     let parent = path.parent().unwrap_or(path);
     // Refused where the controllers are already on or not ours to switch; the check below decides.
-    let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory +pids +cpu");
+    let _ = set(&parent.join("cgroup.subtree_control"), "+memory +pids +cpu");
     let on = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
     if !["memory", "pids"].iter().all(|c| on.split_whitespace().any(|o| o == *c)) {
         return Err(io::Error::other("the controllers memory and pids are not delegated"));
@@ -235,12 +235,17 @@ fn make_v2(path: &Path, limits: &Limits) -> io::Result<PathBuf> {
     Ok(path.to_owned())
 }
 
+/// Never makes a file: above a cgroup's mount lies an ordinary folder.
+fn set(file: &Path, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+}
+
 fn make_group(path: &Path, settings: &[(&str, String)]) -> io::Result<()> {
     fs::create_dir(path)?;
     for (file, value) in settings {
         let optional = file.starts_with('?');
         let target = path.join(file.trim_start_matches('?'));
-        if let Err(e) = fs::write(target, value)
+        if let Err(e) = set(&target, value)
             && !optional
         {
             let _ = fs::remove_dir(path);

@@ -12,8 +12,10 @@ mod channel;
 mod explain;
 mod outputs;
 mod record;
+mod terminal;
 mod watchdog;
 
+pub use channel::Promise;
 pub use explain::explain;
 pub use leasehold_launcher::{
     HostId, Layer, LayerReport, LayerState, Limits, Policy, PolicyDraft, PolicyError, Profile,
@@ -39,6 +41,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use terminal::Screens;
 use thiserror::Error;
 
 /// Why a jail could not even be started. What fails later is in the [`JobRecord`].
@@ -53,6 +56,8 @@ pub enum SandboxError {
     Cgroup { source: io::Error },
     #[error("the launcher cannot be told what to do: {source}")]
     Channel { source: io::Error },
+    #[error("the job's standard input and output cannot be passed on: {source}")]
+    Stdio { source: io::Error },
 }
 
 /// The launcher's program.
@@ -84,16 +89,17 @@ impl Launcher {
     }
 }
 
-/// The descriptors that a job gets. All others are closed.
+/// The descriptors that a job gets. All others are closed. A terminal among them is kept from it: it gets a pipe, and
+/// its output is shown with every control character spelled out.
 #[derive(Debug, Default)]
 pub struct JobIo {
     /// Standard input; `None` is /dev/null.
     pub stdin: Option<OwnedFd>,
-    /// Standard output; `None` is the caller's own. Never a terminal: see [`JobIo::own`].
+    /// Standard output; `None` is the caller's own.
     pub stdout: Option<OwnedFd>,
     /// Standard error; `None` is the caller's own.
     pub stderr: Option<OwnedFd>,
-    /// The session to control, descriptor 3 in the job.
+    /// The socket of a [`Promise`]; the session that it brings is descriptor 3 in the job.
     pub session: Option<OwnedFd>,
 }
 
@@ -106,6 +112,7 @@ pub struct Jail {
     policy: Policy,
     outputs: BTreeMap<String, PathBuf>,
     killed: Arc<Mutex<Option<KillReason>>>,
+    screens: Screens,
 }
 
 /// Ends a jail or signals its job, from any thread.
@@ -139,19 +146,23 @@ impl Jail {
         io: JobIo,
         outputs: BTreeMap<String, PathBuf>,
     ) -> Result<Self, SandboxError> {
-        let hierarchies = Hierarchies::find();
-        hierarchies.sweep();
-        let (cgroups, layers) = if policy.probe().without.contains(&Layer::Memory) {
-            (Cgroups::default(), absent_cgroups())
-        } else {
-            Cgroups::make(&hierarchies, &policy.limits)
-        };
         let (channel, theirs) =
             Channel::pair().map_err(|e| SandboxError::Channel { source: e.into() })?;
         let JobIo { stdin, stdout, stderr, session } = io;
-        let or_own = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::inherit, Stdio::from);
+        let or_own = |fd: Option<OwnedFd>, own: BorrowedFd<'_>| {
+            fd.map_or_else(|| own.try_clone_to_owned(), Ok)
+        };
+        let mut screens = Screens::default();
+        let [stdout, stderr] = or_own(stdout, io::stdout().as_fd())
+            .and_then(|out| Ok([out, or_own(stderr, io::stderr().as_fd())?]))
+            .and_then(|both| screens.stand_before(both))
+            .map_err(|source| SandboxError::Stdio { source })?;
+        let stdin = stdin
+            .map(terminal::typed)
+            .transpose()
+            .map_err(|source| SandboxError::Stdio { source })?;
         let mut command = Command::new(launcher.path());
-        command.stdin(Stdio::from(theirs)).stdout(or_own(stdout)).stderr(or_own(stderr));
+        command.stdin(Stdio::from(theirs)).stdout(stdout).stderr(stderr);
         if !policy.probe().without.contains(&Layer::Environment) {
             command.env_clear();
         }
@@ -160,6 +171,14 @@ impl Jail {
             source,
         })?;
         drop(command);
+        // While the launcher starts.
+        let hierarchies = Hierarchies::find();
+        hierarchies.sweep();
+        let (cgroups, layers) = if policy.probe().without.contains(&Layer::Memory) {
+            (Cgroups::default(), absent_cgroups())
+        } else {
+            Cgroups::make(&hierarchies, &policy.limits)
+        };
         let jail = Self {
             launcher: child,
             channel,
@@ -167,6 +186,7 @@ impl Jail {
             policy: policy.clone(),
             outputs,
             killed: Arc::default(),
+            screens,
         };
         jail.send_policy(stdin, session, layers)?;
         Ok(jail)
@@ -208,6 +228,18 @@ impl Jail {
         self.wait_and(|_| {})
     }
 
+    /// As [`Jail::wait`]; calls `exited` as soon as the job has exited with a code of its own, while its jail is still
+    /// taken down. The record will say the same.
+    pub fn wait_telling(self, mut exited: impl FnMut(i32)) -> JobRecord {
+        self.wait_and(|report| {
+            if let Report::Exited(status) = report
+                && let Some(code) = ExitStatus::from_raw(*status).code()
+            {
+                exited(code);
+            }
+        })
+    }
+
     /// As [`Jail::wait`], and shows every report to `look` first.
     #[doc(hidden)]
     pub fn wait_and(mut self, mut look: impl FnMut(&Report)) -> JobRecord {
@@ -229,6 +261,7 @@ impl Jail {
         }
         // Its end of the channel is closed or its last word is said, so this does not wait long.
         let _ = self.launcher.wait();
+        std::mem::take(&mut self.screens).settle();
         self.record(heard)
     }
 
@@ -300,7 +333,9 @@ impl Jail {
         let ended_by_kill = matches!(exit, Exit::None | Exit::Signal(SIGKILL));
         let reason = match (heard.failed, killed) {
             (Some(failed), _) => failed,
-            _ if heard.over || (counted.oom_kills > 0 && ended_by_kill) => Reason::Oom,
+            // A job that came to its own end first was told of with that end.
+            _ if heard.over && !matches!(exit, Exit::Code(_)) => Reason::Oom,
+            _ if counted.oom_kills > 0 && ended_by_kill => Reason::Oom,
             _ if heard.ended.is_none() => Reason::LauncherDied,
             _ if expired && exit == Exit::None => Reason::WallTime,
             (None, Some(why)) if exit == Exit::None => Reason::Killed(why),

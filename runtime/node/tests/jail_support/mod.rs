@@ -5,7 +5,7 @@
 
 use leasehold_launcher::Report;
 use leasehold_node::sandbox::{
-    HostId, Jail, JailHandle, JobIo, JobRecord, Launcher, PolicyDraft, Profile, Source,
+    HostId, Jail, JailHandle, JobIo, JobRecord, Launcher, PolicyDraft, Profile, Promise, Source,
 };
 use std::{
     collections::BTreeMap,
@@ -58,7 +58,7 @@ pub(crate) fn in_both_modes(test: &str, body: impl Fn(Mode)) {
 
 /// By a process of its own: a descriptor open for writing here could be inherited by a child that
 /// another test forks at that moment, and the program would be busy.
-fn copy_program(from: &Path, to: &Path) {
+pub(crate) fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
@@ -194,6 +194,13 @@ pub(crate) fn run_with(
     let record = jail.wait_and(|report| act(report, &handle));
     let [stdout, stderr] = readers.map(|r| r.join().unwrap());
     Ran { stdout, stderr, record }
+}
+
+/// A socket that brings this session, as a job gets it once it is admitted.
+pub(crate) fn promised(session: impl Into<OwnedFd>) -> OwnedFd {
+    let (promise, socket) = Promise::new().unwrap();
+    promise.keep(&session.into()).unwrap();
+    socket
 }
 
 pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
