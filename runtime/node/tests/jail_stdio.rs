@@ -15,7 +15,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -68,15 +68,6 @@ const SHELL: &str = "/usr/bin/dash";
 
 fn shell(mode: Mode, script: &str) -> PolicyDraft {
     draft(mode, Profile::Compute, Path::new(SHELL), &["-c", script])
-}
-
-/// The node's program, where the unprivileged user can run it.
-fn node_program() -> PathBuf {
-    let path = shared().join("leasehold-node");
-    if !path.exists() {
-        copy_program(env!("CARGO_BIN_EXE_leasehold-node").as_ref(), &path);
-    }
-    path
 }
 
 /// 51: the session's socket brings no descriptor but those that were asked for. 52: a flood of descriptors fills

@@ -58,7 +58,7 @@ pub(crate) fn in_both_modes(test: &str, body: impl Fn(Mode)) {
 
 /// By a process of its own: a descriptor open for writing here could be inherited by a child that
 /// another test forks at that moment, and the program would be busy.
-pub(crate) fn copy_program(from: &Path, to: &Path) {
+fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
@@ -79,11 +79,7 @@ pub(crate) fn shared() -> &'static Path {
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         for (name, flags) in [("launcher", &[][..]), ("launcher-probe", &["--probe"][..])] {
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../launcher/build-static.sh");
-            let out = Command::new(script).args(flags).output().unwrap();
-            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-            let built = String::from_utf8(out.stdout).unwrap();
-            copy_program(Path::new(built.trim()), &path.join(name));
+            copy_program(&built(flags), &path.join(name));
         }
         path
     })
@@ -109,6 +105,32 @@ pub(crate) fn launcher() -> Launcher {
 /// The launcher that can leave out layers.
 pub(crate) fn probe_launcher() -> Launcher {
     Launcher::at(shared().join("launcher-probe"))
+}
+
+/// The node's program, where the unprivileged user can run it.
+pub(crate) fn node_program() -> PathBuf {
+    shared_copy("leasehold-node", || env!("CARGO_BIN_EXE_leasehold-node").into())
+}
+
+/// The front as it is shipped, where the unprivileged user can run it.
+pub(crate) fn front_program() -> PathBuf {
+    shared_copy("leasehold", || built(&["--front"]))
+}
+
+fn shared_copy(name: &str, from: impl FnOnce() -> PathBuf) -> PathBuf {
+    let path = shared().join(name);
+    if !path.exists() {
+        copy_program(&from(), &path);
+    }
+    path
+}
+
+/// What build-static.sh has built.
+fn built(flags: &[&str]) -> PathBuf {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../launcher/build-static.sh");
+    let out = Command::new(script).args(flags).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap().trim().into()
 }
 
 /// Compiles a C program from this folder once; `flags` go to the compiler.
