@@ -35,6 +35,9 @@ pub(crate) struct Inner {
     host_id: HostId,
     launcher: OwnedFd,
     sources: Option<Sources>,
+    started: u64,
+    /// Whether the node hears of the end before this process has ended.
+    leaves: bool,
 }
 
 type Act = fn(&mut Inner) -> Result<(), Fault>;
@@ -72,8 +75,10 @@ impl Inner {
         host_id: HostId,
         launcher: OwnedFd,
         sources: Option<Sources>,
+        started: u64,
     ) -> Self {
-        Self { trace, given, host_id, launcher, sources }
+        let leaves = given.exits.len() == given.cgroups.len();
+        Self { trace, given, host_id, launcher, sources, started, leaves }
     }
 
     pub(crate) fn run(mut self) -> ! {
@@ -288,6 +293,11 @@ impl Inner {
         for (i, name) in self.policy().outputs.iter().enumerate() {
             self.hand_over(i as u32, &format!("/out/{name}"));
         }
+        let left = self.leaves && std::mem::take(&mut self.given.exits).into_iter().all(leave);
+        if let (true, Ok(usage)) = (left, sys::usage()) {
+            let wall_ns = sys::boot_ns() - self.started;
+            self.trace.tell(&Report::Ended { expired: false, wall_ns, usage });
+        }
     }
 
     fn hand_over(&self, index: u32, path: &str) {
@@ -305,6 +315,11 @@ impl Inner {
             },
         }
     }
+}
+
+/// Leaves a cgroup, so that it can be removed while this process ends: taking the namespaces down waits for the kernel.
+fn leave(exit: OwnedFd) -> bool {
+    File::from(exit).write_all(b"0").is_ok()
 }
 
 /// Reaps every process that has ended; the job's wait status if it is among them.

@@ -4,7 +4,7 @@
 //! The launcher is single-threaded from its start to its end, so a child may run ordinary code
 //! after [`clone_child`].
 
-use leasehold_launcher::filter::Instruction;
+use leasehold_launcher::{Usage, filter::Instruction};
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_long, c_ulong},
     io,
@@ -163,7 +163,7 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// Waits for a child: its id, wait status and usage, its own children's included. `None`: no child
 /// has ended (`block` false) or none is left.
-pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32, libc::rusage)>> {
+pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32, Usage)>> {
     let mut status = 0;
     // SAFETY: all-zero is a valid rusage.
     let mut usage: libc::rusage = unsafe { zeroed() };
@@ -172,11 +172,38 @@ pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32, libc::
         // SAFETY: status and usage are writable and of the right types.
         match check(unsafe { libc::wait4(pid, &raw mut status, flags, &raw mut usage) }.into()) {
             Ok(0) => return Ok(None),
-            Ok(pid) => return Ok(Some((pid as i32, status, usage))),
+            Ok(pid) => return Ok(Some((pid as i32, status, usage_of(&usage)))),
             Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
+    }
+}
+
+/// What this process and those that it has reaped have used.
+pub(crate) fn usage() -> io::Result<Usage> {
+    let of = |who| {
+        // SAFETY: all-zero is a valid rusage, which the kernel fills.
+        unsafe {
+            let mut usage: libc::rusage = zeroed();
+            check(libc::getrusage(who, &raw mut usage).into())?;
+            Ok::<_, io::Error>(usage_of(&usage))
+        }
+    };
+    let (own, children) = (of(libc::RUSAGE_SELF)?, of(libc::RUSAGE_CHILDREN)?);
+    Ok(Usage {
+        user_us: own.user_us + children.user_us,
+        system_us: own.system_us + children.system_us,
+        max_rss: own.max_rss.max(children.max_rss),
+    })
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let us = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+    Usage {
+        user_us: us(usage.ru_utime),
+        system_us: us(usage.ru_stime),
+        max_rss: usage.ru_maxrss as u64 * 1024,
     }
 }
 

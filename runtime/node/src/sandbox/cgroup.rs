@@ -186,6 +186,14 @@ impl Cgroups {
         v2.chain(v1).map(|door| OpenOptions::new().write(true).open(door)).collect()
     }
 
+    /// The files by which the same process leaves for the parents: of all groups or none. Version 2 has none, since
+    /// leaving waits for a grace period there and the process's end is sooner.
+    pub(super) fn exits(&self) -> Vec<File> {
+        let parents = [&self.memory, &self.cpu].into_iter().flatten().filter_map(|p| p.parent());
+        let open = |p: &Path| OpenOptions::new().write(true).open(p.join("tasks"));
+        parents.map(open).collect::<io::Result<_>>().unwrap_or_default()
+    }
+
     /// What the groups have counted so far.
     pub(super) fn counted(&self) -> Counted {
         let read = |group: &Option<PathBuf>, file: &str| {

@@ -106,7 +106,9 @@ pub struct JobIo {
 /// A running jail.
 #[derive(Debug)]
 pub struct Jail {
-    launcher: Child,
+    /// Until the last word was heard.
+    launcher: Option<Child>,
+    pid: u32,
     channel: Channel,
     cgroups: Cgroups,
     policy: Policy,
@@ -180,7 +182,8 @@ impl Jail {
             Cgroups::make(&hierarchies, &policy.limits)
         };
         let jail = Self {
-            launcher: child,
+            pid: child.id(),
+            launcher: Some(child),
             channel,
             cgroups,
             policy: policy.clone(),
@@ -199,15 +202,18 @@ impl Jail {
         layers: Vec<LayerReport>,
     ) -> Result<(), SandboxError> {
         let doors = self.cgroups.doors().map_err(|source| SandboxError::Cgroup { source })?;
+        let exits = self.cgroups.exits();
         let start = Start {
             policy: self.policy.encode(),
             stdin: stdin.is_some(),
             session: session.is_some(),
             cgroups: doors.len() as u32,
+            exits: exits.len() as u32,
             layers,
         };
         let given = [&stdin, &session].into_iter().flatten().map(AsFd::as_fd);
-        let fds: Vec<BorrowedFd<'_>> = given.chain(doors.iter().map(AsFd::as_fd)).collect();
+        let fds: Vec<BorrowedFd<'_>> =
+            given.chain(doors.iter().chain(&exits).map(AsFd::as_fd)).collect();
         self.channel
             .send(&encode(&start), &fds)
             .map_err(|e| SandboxError::Channel { source: e.into() })
@@ -215,7 +221,7 @@ impl Jail {
 
     /// The process id of the launcher.
     pub fn launcher_pid(&self) -> u32 {
-        self.launcher.id()
+        self.pid
     }
 
     /// A handle for other threads.
@@ -259,8 +265,7 @@ impl Jail {
                 Err(_) => break,
             }
         }
-        // Its end of the channel is closed or its last word is said, so this does not wait long.
-        let _ = self.launcher.wait();
+        self.launcher.take().into_iter().for_each(reap_later);
         std::mem::take(&mut self.screens).settle();
         self.record(heard)
     }
@@ -309,7 +314,7 @@ impl Jail {
 
     /// Without a memory cgroup: ends a job that has grown over its limit.
     fn bite(&self, heard: &mut Heard) {
-        let used = watchdog::resident_bytes(self.launcher.id());
+        let used = watchdog::resident_bytes(self.pid);
         heard.peak = heard.peak.max(used);
         if used > self.policy.limits.memory && !heard.over {
             heard.over = true;
@@ -368,9 +373,20 @@ impl Jail {
 impl Drop for Jail {
     /// A jail that nobody waits for ends.
     fn drop(&mut self) {
-        self.channel.order(Order::Kill);
-        let _ = self.launcher.wait();
+        if let Some(mut launcher) = self.launcher.take() {
+            self.channel.order(Order::Kill);
+            let _ = launcher.wait();
+        }
     }
+}
+
+/// Launchers that have said their last word and only have to end. Whoever waits for a job does not wait for them; the
+/// next jail's end reaps those of the last ones.
+fn reap_later(launcher: Child) {
+    static ENDING: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+    let mut ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    ending.push(launcher);
+    ending.retain_mut(|launcher| matches!(launcher.try_wait(), Ok(None)));
 }
 
 /// What the launcher has said so far.
