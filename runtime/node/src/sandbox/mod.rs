@@ -175,7 +175,6 @@ impl Jail {
         drop(command);
         // While the launcher starts.
         let hierarchies = Hierarchies::find();
-        hierarchies.sweep();
         let (cgroups, layers) = if policy.probe().without.contains(&Layer::Memory) {
             (Cgroups::default(), absent_cgroups())
         } else {
@@ -192,6 +191,8 @@ impl Jail {
             screens,
         };
         jail.send_policy(stdin, session, layers)?;
+        // While the jail is built.
+        hierarchies.sweep();
         Ok(jail)
     }
 
