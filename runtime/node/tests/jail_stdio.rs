@@ -16,6 +16,7 @@ use std::{
     io::{Read, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    process::Command,
     time::Duration,
 };
 
@@ -60,6 +61,30 @@ int main(void) {
         got += hear(0) == 0;
     }
     printf("flood %d %d\n", sent, got);
+    return 0;
+}
+"#;
+
+/// Types into the terminal that is the descriptor of its argument: prints an errno for each request.
+const STUFF_C: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static void ask(const char *name, long fd, unsigned long request, void *arg) {
+    printf("%s %d\n", name, syscall(SYS_ioctl, fd, request, arg) < 0 ? errno : 0);
+}
+int main(int argc, char **argv) {
+    int fd = atoi(argv[1]), n;
+    ask("count", fd, FIONREAD, &n);
+    setsid();
+    ask("control", fd, TIOCSCTTY, 0);
+    ask("stuff", fd, TIOCSTI, "x");
+    ask("stuff high", fd, 0xdead00000000ul | TIOCSTI, "x");
+    ask("paste", fd, 0x541c, "\3");
     return 0;
 }
 "#;
@@ -112,6 +137,31 @@ fn shown(mut owner: File) -> String {
         all.extend_from_slice(&bytes[..n]);
     }
     String::from_utf8_lossy(&all).into_owned()
+}
+
+/// 34, 35: a job that was handed a terminal cannot type into it. A real caller hands it none.
+#[test]
+fn a_terminal_cannot_be_typed_into() {
+    in_both_modes("a_terminal_cannot_be_typed_into", |mode| {
+        let stuff = c_program("stuff", STUFF_C, &["-static", "-w"]);
+        // Outside a jail it can, where the kernel is set to allow that to anybody.
+        let legacy = fs::read_to_string("/proc/sys/dev/tty/legacy_tiocsti").unwrap_or("1".into());
+        let (owner, program) = terminal();
+        let out = Command::new(&stuff).arg("0").stdin(program).output().unwrap();
+        if legacy.trim() == "1" {
+            // A pseudo-terminal knows no pasting.
+            let expected = "count 0\ncontrol 0\nstuff 0\nstuff high 0\npaste 25\n";
+            assert_eq!(String::from_utf8_lossy(&out.stdout), expected);
+            assert_eq!(shown(owner), "xx", "the terminal's echo of what was typed");
+        }
+
+        let (owner, program) = terminal();
+        let io = JobIo { session: Some(promised(program)), ..JobIo::default() };
+        let policy = draft(mode, Profile::Compute, &stuff, &["3"]).check().unwrap();
+        let ran = run_with(&launcher(), &policy, io, BTreeMap::new(), |_, _| {});
+        assert_eq!(ran.stdout, "count 0\ncontrol 1\nstuff 1\nstuff high 1\npaste 1\n");
+        assert_eq!(shown(owner), "");
+    });
 }
 
 /// 54: escape sequences reach files and pipes as they are, and a terminal spelled out; the job holds no terminal.
