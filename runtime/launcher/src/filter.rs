@@ -361,8 +361,8 @@ fn op(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
 
 /// Assembles the filter, less the line of the call `without`.
 ///
-/// The numbers are compared one after the other: the kernel answers calls that are always allowed
-/// from a bitmap that it makes of the filter, so the length of the chain costs only at its loading.
+/// The numbers are found by halving: when a filter is loaded the kernel runs it for every call that
+/// there is, to learn which are always allowed, and a chain of comparisons made that half of the cost.
 pub fn assemble(without: Option<i64>) -> Vec<Instruction> {
     let kept: Vec<&Line> = lines().filter(|line| Some(line.number) != without).collect();
     let (plain, checked): (Vec<&Line>, Vec<&Line>) =
@@ -383,12 +383,39 @@ pub fn assemble(without: Option<i64>) -> Vec<Instruction> {
     }
     program.push(op(JEQ, libc::SYS_clone3 as u32, 0, 1));
     program.push(op(RET, ERRNO | libc::ENOSYS as u32, 0, 0));
-    for (i, line) in plain.iter().enumerate() {
-        program.push(op(JEQ, line.number as u32, (plain.len() - i) as u8, 0));
-    }
-    program.push(op(RET, ERRNO | libc::EPERM as u32, 0, 0));
-    program.push(op(RET, ALLOW, 0, 0));
+    program.extend(find(&spans(plain.iter().map(|line| line.number as u32).collect())));
     program
+}
+
+/// Where in the order of all numbers allowed ones begin and end: each first number, and whether its span is allowed.
+fn spans(mut allowed: Vec<u32>) -> Vec<(u32, bool)> {
+    allowed.sort_unstable();
+    let mut spans = vec![(0, false)];
+    for number in allowed {
+        match spans.last_mut() {
+            // The span before ends where this number begins.
+            Some(last) if last.0 == number => last.1 = true,
+            _ => spans.push((number, true)),
+        }
+        spans.push((number + 1, false));
+    }
+    spans.dedup_by_key(|span| span.1);
+    spans
+}
+
+/// Instructions that find the number's span and return what it says. A jump reaches 255 instructions, and so both halves
+/// of 128 spans.
+fn find(spans: &[(u32, bool)]) -> Vec<Instruction> {
+    if let [(_, allowed)] = spans {
+        let answer = if *allowed { ALLOW } else { ERRNO | libc::EPERM as u32 };
+        return vec![op(RET, answer, 0, 0)];
+    }
+    let (low, high) = spans.split_at(spans.len() / 2);
+    let (below, above) = (find(low), find(high));
+    let mut all = vec![op(JGE, high[0].0, below.len() as u8, 0)];
+    all.extend(below);
+    all.extend(above);
+    all
 }
 
 /// Instructions that decide a call by one argument and return.

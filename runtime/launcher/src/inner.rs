@@ -35,6 +35,9 @@ pub(crate) struct Inner {
     host_id: HostId,
     launcher: OwnedFd,
     sources: Option<Sources>,
+    started: u64,
+    /// Whether the node hears of the end before this process has ended.
+    leaves: bool,
 }
 
 type Act = fn(&mut Inner) -> Result<(), Fault>;
@@ -72,8 +75,10 @@ impl Inner {
         host_id: HostId,
         launcher: OwnedFd,
         sources: Option<Sources>,
+        started: u64,
     ) -> Self {
-        Self { trace, given, host_id, launcher, sources }
+        let leaves = given.exits.len() == given.cgroups.len();
+        Self { trace, given, host_id, launcher, sources, started, leaves }
     }
 
     pub(crate) fn run(mut self) -> ! {
@@ -95,6 +100,8 @@ impl Inner {
         // What the job needs is put together before the filter is on.
         self.trace.enter(Step::Seccomp);
         lockdown::seccomp(self)?;
+        self.trace.enter(Step::Session);
+        self.take_session()?;
         self.trace.enter(Step::Fork);
         match sys::clone_child(0).during("forking the job")? {
             None => self.execute(),
@@ -154,9 +161,9 @@ impl Inner {
     }
 
     fn cgroups(&mut self) -> Result<(), Fault> {
-        for procs in std::mem::take(&mut self.given.cgroups) {
+        for door in std::mem::take(&mut self.given.cgroups) {
             // The kernel judges by who opened the file, so the job's id may write it.
-            File::from(procs).write_all(b"0").during("joining the job's cgroups")?;
+            File::from(door).write_all(b"0").during("joining the job's cgroups")?;
         }
         if self.wants(Layer::CgroupNamespace) {
             sys::unshare(libc::CLONE_NEWCGROUP).during("creating the cgroup namespace")?;
@@ -200,20 +207,24 @@ impl Inner {
         let null = File::open("/dev/null").during("opening /dev/null")?;
         let stdin = self.given.stdin.take().unwrap_or_else(|| null.into());
         sys::place_descriptor(stdin.as_fd(), 0).during("placing standard input")?;
-        // It may have had the session's number.
-        drop(stdin);
-        let first = match &self.given.session {
-            Some(session) => {
-                sys::place_descriptor(session.as_fd(), SESSION_FD).during("placing the session")?;
-                SESSION_FD + 1
-            }
-            None => SESSION_FD,
-        };
         if self.wants(Layer::Descriptors) {
-            sys::close_on_exec_from(first).during("marking descriptors to be closed")?;
+            sys::close_on_exec_from(SESSION_FD).during("marking descriptors to be closed")?;
             self.full(Layer::Descriptors);
         }
         self.wants(Layer::Environment).then(|| self.full(Layer::Environment));
+        Ok(())
+    }
+
+    /// Takes the session from the socket that promises it. A socket that ends instead ends the jail.
+    fn take_session(&mut self) -> Result<(), Fault> {
+        let Some(promise) = self.given.session.take() else { return Ok(()) };
+        let what = "waiting for the session";
+        let (_, fds) = sys::receive(promise.as_fd(), &mut [0; 8]).during(what)?;
+        let session = fds.into_iter().next().ok_or_else(|| Fault::new("no session came"))?;
+        // The promise may have the session's number, and nothing else that is still needed has.
+        drop(promise);
+        sys::place_descriptor(session.as_fd(), SESSION_FD).during("placing the session")?;
+        self.given.session = Some(session);
         Ok(())
     }
 
@@ -282,6 +293,11 @@ impl Inner {
         for (i, name) in self.policy().outputs.iter().enumerate() {
             self.hand_over(i as u32, &format!("/out/{name}"));
         }
+        let left = self.leaves && std::mem::take(&mut self.given.exits).into_iter().all(leave);
+        if let (true, Ok(usage)) = (left, sys::usage()) {
+            let wall_ns = sys::boot_ns() - self.started;
+            self.trace.tell(&Report::Ended { expired: false, wall_ns, usage });
+        }
     }
 
     fn hand_over(&self, index: u32, path: &str) {
@@ -299,6 +315,11 @@ impl Inner {
             },
         }
     }
+}
+
+/// Leaves a cgroup, so that it can be removed while this process ends: taking the namespaces down waits for the kernel.
+fn leave(exit: OwnedFd) -> bool {
+    File::from(exit).write_all(b"0").is_ok()
 }
 
 /// Reaps every process that has ended; the job's wait status if it is among them.

@@ -40,8 +40,11 @@ fn main() {
 struct Given {
     policy: Policy,
     stdin: Option<OwnedFd>,
+    /// The socket on which the session comes; from step `session` on, the session itself.
     session: Option<OwnedFd>,
     cgroups: Vec<OwnedFd>,
+    /// As in [`Start::exits`]: of all `cgroups`, or of none.
+    exits: Vec<OwnedFd>,
     layers: Vec<LayerReport>,
 }
 
@@ -62,7 +65,7 @@ fn launch(trace: &mut Trace) -> Result<(), Fault> {
     let flags = namespaces(&given.policy);
     let wall = given.policy.limits.wall;
     match sys::clone_child(flags).during("creating the namespaces")? {
-        None => Inner::new(trace.clone(), given, host_id, launcher, sources).run(),
+        None => Inner::new(trace.clone(), given, host_id, launcher, sources, started).run(),
         Some(child) => {
             drop((given, sources, launcher));
             watch::watch(trace.socket(), child, started, wall);
@@ -83,7 +86,8 @@ fn receive(trace: &mut Trace) -> Result<Given, Fault> {
     }
     trace.follow(policy.probe());
     trace.enter(Step::Policy);
-    let expected = usize::from(start.stdin) + usize::from(start.session) + start.cgroups as usize;
+    let given = u32::from(start.stdin) + u32::from(start.session);
+    let expected = (given + start.cgroups + start.exits) as usize;
     if fds.len() != expected {
         return Err(Fault::new(&format!(
             "{} descriptors came, {expected} were announced",
@@ -93,7 +97,8 @@ fn receive(trace: &mut Trace) -> Result<Given, Fault> {
     let mut fds = fds.into_iter();
     let mut next = |is_there: bool| if is_there { fds.next() } else { None };
     let (stdin, session) = (next(start.stdin), next(start.session));
-    Ok(Given { policy, stdin, session, cgroups: fds.collect(), layers: start.layers })
+    let cgroups = fds.by_ref().take(start.cgroups as usize).collect();
+    Ok(Given { policy, stdin, session, cgroups, exits: fds.collect(), layers: start.layers })
 }
 
 /// Root becomes the job's host id; anybody else stays who he is.

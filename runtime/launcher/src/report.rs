@@ -81,6 +81,8 @@ named! {
         Tell = "tell",
         /// seccomp.
         Seccomp = "seccomp",
+        /// Wait for the session that was promised, so that the jail is built while its job is admitted.
+        Session = "session",
         /// Fork the job's process.
         Fork = "fork",
         /// Execute the program.
@@ -192,10 +194,12 @@ pub struct Start {
     pub policy: Vec<u8>,
     /// A descriptor for the job's standard input.
     pub stdin: bool,
-    /// A descriptor for the job's session.
+    /// A socket on which the job's session will come.
     pub session: bool,
-    /// As many `cgroup.procs` files, open for writing.
+    /// As many files by which a process joins a cgroup, open for writing.
     pub cgroups: u32,
+    /// As many files by which it leaves them for their parents, or none where leaving is slow.
+    pub exits: u32,
     /// What the caller says of the layers that it made itself: memory and cpu.
     pub layers: Vec<LayerReport>,
 }
@@ -233,7 +237,8 @@ pub enum Report {
     Output(u32),
     /// An output that is not there or is no regular file, and the kernel's error number.
     NoOutput(u32, i32),
-    /// The jail is gone. Always the launcher's last message.
+    /// Every process of the job is gone. The last message: of the jail's first process if that is in no cgroup any more
+    /// and only has to end, else of the launcher, when it has ended.
     Ended {
         /// The wall time was over.
         expired: bool,

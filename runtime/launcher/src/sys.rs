@@ -4,7 +4,7 @@
 //! The launcher is single-threaded from its start to its end, so a child may run ordinary code
 //! after [`clone_child`].
 
-use leasehold_launcher::filter::Instruction;
+use leasehold_launcher::{Usage, filter::Instruction};
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_long, c_ulong},
     io,
@@ -52,7 +52,8 @@ pub(crate) fn receive(
     msg.msg_iov = &raw mut iov;
     msg.msg_iovlen = 1;
     msg.msg_control = control.as_mut_ptr().cast();
-    msg.msg_controllen = CONTROL;
+    // `as _` here and below: glibc and musl give these fields different types.
+    msg.msg_controllen = CONTROL as _;
     // SAFETY: msg points to the buffer and the control array, both alive here and of that length.
     let n =
         check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut msg, libc::MSG_CMSG_CLOEXEC) }
@@ -65,7 +66,7 @@ pub(crate) fn receive(
         while !header.is_null() {
             if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(header).cast::<RawFd>();
-                let bytes = (*header).cmsg_len - (data as usize - header as usize);
+                let bytes = (*header).cmsg_len as usize - (data as usize - header as usize);
                 for i in 0..bytes / size_of::<RawFd>() {
                     fds.push(OwnedFd::from_raw_fd(data.add(i).read_unaligned()));
                 }
@@ -93,11 +94,11 @@ pub(crate) fn send(
         // SAFETY: CMSG_SPACE and CMSG_LEN compute; the control array (64 bytes, aligned) holds the
         // one header and descriptor that are written through CMSG_FIRSTHDR.
         unsafe {
-            msg.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as usize;
+            msg.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
             let header = libc::CMSG_FIRSTHDR(&raw const msg);
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as usize;
+            (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
             libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd.as_raw_fd());
         }
     }
@@ -162,7 +163,7 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// Waits for a child: its id, wait status and usage, its own children's included. `None`: no child
 /// has ended (`block` false) or none is left.
-pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32, libc::rusage)>> {
+pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32, Usage)>> {
     let mut status = 0;
     // SAFETY: all-zero is a valid rusage.
     let mut usage: libc::rusage = unsafe { zeroed() };
@@ -171,11 +172,38 @@ pub(crate) fn wait(pid: i32, block: bool) -> io::Result<Option<(i32, i32, libc::
         // SAFETY: status and usage are writable and of the right types.
         match check(unsafe { libc::wait4(pid, &raw mut status, flags, &raw mut usage) }.into()) {
             Ok(0) => return Ok(None),
-            Ok(pid) => return Ok(Some((pid as i32, status, usage))),
+            Ok(pid) => return Ok(Some((pid as i32, status, usage_of(&usage)))),
             Err(e) if e.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
+    }
+}
+
+/// What this process and those that it has reaped have used.
+pub(crate) fn usage() -> io::Result<Usage> {
+    let of = |who| {
+        // SAFETY: all-zero is a valid rusage, which the kernel fills.
+        unsafe {
+            let mut usage: libc::rusage = zeroed();
+            check(libc::getrusage(who, &raw mut usage).into())?;
+            Ok::<_, io::Error>(usage_of(&usage))
+        }
+    };
+    let (own, children) = (of(libc::RUSAGE_SELF)?, of(libc::RUSAGE_CHILDREN)?);
+    Ok(Usage {
+        user_us: own.user_us + children.user_us,
+        system_us: own.system_us + children.system_us,
+        max_rss: own.max_rss.max(children.max_rss),
+    })
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let us = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
+    Usage {
+        user_us: us(usage.ru_utime),
+        system_us: us(usage.ru_stime),
+        max_rss: usage.ru_maxrss as u64 * 1024,
     }
 }
 
@@ -441,15 +469,22 @@ pub(crate) fn set_hostname(name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// The C library's type of RLIMIT constants.
+#[cfg(target_env = "gnu")]
+pub(crate) type Resource = libc::__rlimit_resource_t;
+/// The C library's type of RLIMIT constants.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) type Resource = c_int;
+
 /// Sets the soft and hard limit of one resource; never raises a hard limit.
-pub(crate) fn limit(resource: u32, value: u64) -> io::Result<()> {
+pub(crate) fn limit(resource: Resource, value: u64) -> io::Result<()> {
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: old is writable, and the process is this one.
-    check(unsafe { libc::prlimit(0, resource as _, ptr::null(), &raw mut old) }.into())?;
+    check(unsafe { libc::prlimit(0, resource, ptr::null(), &raw mut old) }.into())?;
     let value = value.min(old.rlim_max);
     let new = libc::rlimit { rlim_cur: value, rlim_max: value };
     // SAFETY: new is a valid rlimit.
-    check(unsafe { libc::prlimit(0, resource as _, &raw const new, ptr::null_mut()) }.into())?;
+    check(unsafe { libc::prlimit(0, resource, &raw const new, ptr::null_mut()) }.into())?;
     Ok(())
 }
 

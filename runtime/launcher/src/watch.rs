@@ -3,7 +3,7 @@
 
 use crate::sys::{self, Child};
 use leasehold_launcher::{
-    Report, Usage,
+    Report,
     report::{Order, decode, encode},
 };
 use std::{
@@ -50,8 +50,8 @@ pub(crate) fn watch(control: BorrowedFd<'_>, child: Child, started: u64, wall: O
         }
     }
     let usage = match sys::wait(pid, true) {
-        Ok(Some((_, _, usage))) => usage_of(&usage),
-        _ => Usage::default(),
+        Ok(Some((_, _, usage))) => usage,
+        _ => Default::default(),
     };
     let ended = Report::Ended { expired, wall_ns: sys::boot_ns() - started, usage };
     let _ = sys::send(control, &encode(&ended), None);
@@ -62,13 +62,4 @@ fn read_order(control: BorrowedFd<'_>) -> Option<Order> {
     let mut buffer = [0; 64];
     let (n, _) = sys::receive(control, &mut buffer).ok()?;
     decode(&buffer[..n])
-}
-
-fn usage_of(usage: &libc::rusage) -> Usage {
-    let us = |t: libc::timeval| t.tv_sec as u64 * 1_000_000 + t.tv_usec as u64;
-    Usage {
-        user_us: us(usage.ru_utime),
-        system_us: us(usage.ru_stime),
-        max_rss: usage.ru_maxrss as u64 * 1024,
-    }
 }

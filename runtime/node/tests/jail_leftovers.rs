@@ -7,10 +7,12 @@ mod jail_support;
 
 use jail_support::*;
 use leasehold_launcher::{Probe, Report, Step};
-use leasehold_node::sandbox::{Jail, JobIo, Profile, Reason};
+use leasehold_node::sandbox::{Jail, JobIo, KillReason, Profile, Reason};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::Read,
+    os::unix::process::CommandExt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -27,6 +29,21 @@ int main(void) {
 }
 "#;
 
+/// Eight families of which only the youngest lives: each forks the next and exits, so that whoever looks for its process
+/// finds it gone. The program itself ends after its argument's milliseconds.
+const RABBITS_C: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    for (int i = 0; i < 8; i++) if (!fork()) for (;;) { if (fork() > 0) _exit(0); if (argc > 2) usleep(500); }
+    puts("born");
+    fflush(stdout);
+    usleep(1000 * atoi(argv[1]));
+    return 3;
+}
+"#;
+
 /// What of the host a jail could leave: mounts, namespaces, cgroups, processes, shared memory, files.
 fn snapshot() -> BTreeMap<&'static str, BTreeSet<String>> {
     let names = |dir: &str| -> BTreeSet<String> {
@@ -39,7 +56,8 @@ fn snapshot() -> BTreeMap<&'static str, BTreeSet<String>> {
         let read =
             |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let ours = shared().join("launcher").to_string_lossy().into_owned();
-        let of_jail = read("cmdline").starts_with(&ours) || read("comm") == "tree\n";
+        let of_jail = read("cmdline").starts_with(&ours)
+            || ["tree\n", "rabbits\n"].contains(&read("comm").as_str());
         // A dead process waits for the host's init to reap it, which is not ours to hurry.
         if of_jail && !read("status").contains("State:\tZ") {
             processes.insert(pid.clone());
@@ -86,9 +104,9 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Dying processes need a moment; what is still there after two seconds was left behind.
+/// Dying processes need a moment, on a busy machine a long one; what is still there after half a minute was left behind.
 fn assert_unchanged(mode: Mode, before: &BTreeMap<&str, BTreeSet<String>>, when: &str) {
-    let until = Instant::now() + Duration::from_secs(2);
+    let until = Instant::now() + Duration::from_secs(30);
     loop {
         let now = snapshot();
         if now == *before {
@@ -132,6 +150,64 @@ fn nothing_is_left_behind() {
             assert!(stopped, "{step} was never reached: {record:?}");
             assert_eq!(record.reason, Reason::LauncherDied, "{step}");
             assert_unchanged(mode, &before, &format!("after a kill at {step}"));
+        }
+    });
+}
+
+/// 60: forks that race with the end of a job, however it comes, leave nobody.
+#[test]
+fn forks_that_race_with_the_end_leave_nobody() {
+    let _guard = alone();
+    in_both_modes("forks_that_race_with_the_end_leave_nobody", |mode| {
+        let program = c_program("rabbits", RABBITS_C, &["-static"]);
+        let before = snapshot();
+        let processes = || snapshot()["processes"].difference(&before["processes"]).count();
+
+        // Outside a jail they outlive the program that began them, and its death by a signal.
+        let mut outside = std::process::Command::new(&program)
+            .args(["60000", "slow"])
+            .stdout(std::process::Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        outside.stdout.take().unwrap().read_exact(&mut [0; 5]).unwrap();
+        let group = rustix::process::Pid::from_raw(outside.id() as i32).unwrap();
+        outside.kill().unwrap();
+        outside.wait().unwrap();
+        let alive = (0..1000).any(|_| processes() > 0);
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+        assert!(alive, "no rabbit outlived its program outside a jail");
+        assert_unchanged(mode, &before, "after the rabbits outside");
+
+        for end in ["its own", "a kill", "the launcher's death"] {
+            for _ in 0..10 {
+                let (stdout, writer) = pipe();
+                let io = JobIo { stdout: Some(writer), ..JobIo::default() };
+                let time = if end == "its own" { "3" } else { "60000" };
+                let mut d = draft(mode, Profile::Compute, &program, &[time]);
+                d.limits.pids = 64;
+                let policy = d.check().unwrap();
+                let jail = Jail::start(&launcher(), &policy, io, BTreeMap::new()).unwrap();
+                let pid = rustix::process::Pid::from_raw(jail.launcher_pid() as i32).unwrap();
+                let handle = jail.handle();
+                let waiting = std::thread::spawn(|| jail.wait());
+                fs::File::from(stdout).read_exact(&mut [0; 5]).unwrap();
+                match end {
+                    "a kill" => handle.kill(KillReason::Asked),
+                    "its own" => {}
+                    _ => {
+                        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                    }
+                }
+                let record = waiting.join().unwrap();
+                let expected = match end {
+                    "a kill" => Reason::Killed(KillReason::Asked),
+                    "its own" => Reason::Exited,
+                    _ => Reason::LauncherDied,
+                };
+                assert_eq!(record.reason, expected, "{record:?}");
+                assert_unchanged(mode, &before, &format!("after {end}"));
+            }
         }
     });
 }

@@ -97,7 +97,8 @@ fn a_static_rust_program_reads_inputs_and_leaves_outputs() {
         d.outputs = ["answer", "folder", "link", "nothing"].map(String::from).into();
         let outputs: BTreeMap<_, _> =
             d.outputs.iter().map(|n| (n.clone(), dir.path().join(n))).collect();
-        let io = JobIo { stdin: Some(reader), session: Some(session.into()), ..JobIo::default() };
+        let io =
+            JobIo { stdin: Some(reader), session: Some(promised(session)), ..JobIo::default() };
         let ran = run_with(&launcher(), &d.check().unwrap(), io, outputs, |_, _| {});
         assert_eq!(ran.stdout, "3\n", "{:?} {}", ran.record, ran.stderr);
         assert_eq!(std::fs::read_to_string(dir.path().join("answer")).unwrap(), "given by hand");

@@ -12,7 +12,7 @@ use std::{
     fs,
     os::{fd::AsRawFd, unix::fs::symlink},
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 const SHELL: &str = "/usr/bin/dash";
@@ -99,7 +99,7 @@ fn a_swapped_folder_never_leads_outside() {
 fn a_job_holds_exactly_what_it_was_given() {
     in_both_modes("a_job_holds_exactly_what_it_was_given", |mode| {
         let (session, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
-        let io = JobIo { session: Some(session.into()), ..JobIo::default() };
+        let io = JobIo { session: Some(promised(session)), ..JobIo::default() };
         // One descriptor more is the listing's own.
         let policy = shell(mode, "echo /proc/self/fd/*; export -p").check().unwrap();
         let ran = run_with(&launcher(), &policy, io, BTreeMap::new(), |_, _| {});
@@ -152,10 +152,9 @@ fn time_ends_a_stopped_job_and_two_jobs_are_apart() {
     in_both_modes("time_ends_a_stopped_job_and_two_jobs_are_apart", |mode| {
         let mut d = shell(mode, "kill -STOP $$; echo awake");
         d.limits.wall = Some(Duration::from_millis(50));
-        let start = Instant::now();
+        // Nothing else would ever end it.
         let ran = run(d);
         assert_eq!((ran.record.reason, ran.stdout.as_str()), (Reason::WallTime, ""));
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 
         let mut first = shell(mode, "sleep 1 & wait");
         first.limits.wall = Some(Duration::from_millis(400));

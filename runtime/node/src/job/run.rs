@@ -4,7 +4,8 @@ use super::{Admitted, Grant, JobError, Node, Word};
 use crate::lease::{JobId, Lease, LeaseId};
 use crate::ledger::{Outcome, Receipt};
 use crate::sandbox::{
-    Exit, HostId, Jail, JailHandle, JobIo, JobRecord, KillReason, Launcher, PolicyDraft, Reason,
+    Exit, HostId, Jail, JailHandle, JobIo, JobRecord, KillReason, Launcher, PolicyDraft, Promise,
+    Reason, SandboxError,
 };
 use crate::time::boot_ns;
 use serde::Serialize;
@@ -52,7 +53,7 @@ pub struct End {
     pub receipt: Option<Receipt>,
 }
 
-/// Admits, runs and settles one job. `signals` is called with a handle that passes signals on to the job.
+/// Admits, runs and settles one job; its jail is built while control looks at the lease. `signals` is called with a handle that passes signals on to the job.
 ///
 /// # Errors
 /// The job was refused, or nothing could be started. Whatever happens after the start is in the record.
@@ -65,25 +66,32 @@ pub fn run(
     // A request that breaks a rule is told before the node is asked for anything.
     let mut draft = request.draft;
     let wall = draft.limits.wall;
-    draft.clone().check()?;
     let (claims, _) = Lease::unverified(&grant.token)?;
     within("memory", draft.limits.memory, claims.job.memory_bytes)?;
     within("cpus, in thousandths,", draft.limits.milli_cpus.into(), claims.job.cpu_milli.into())?;
-    let Admitted { lease, job, device, door, deadline_ns } = node.admit(grant, wall)?;
     if rustix::process::geteuid().is_root() && draft.host_id.is_none() {
-        let id = FIRST_HOST_ID + (lease.0.as_u128() & 0xffff) as u32;
+        // What the lease says is believed only once control has; until then nothing of the job runs.
+        let id = FIRST_HOST_ID + (claims.id.0.as_u128() & 0xffff) as u32;
         draft.host_id = Some(HostId { uid: id, gid: id });
     }
-    let io = JobIo { stdin: request.stdin, session: Some(door), ..JobIo::default() };
+    let channel_failed = |source| JobError::Sandbox(SandboxError::Channel { source });
+    let (promise, session) = Promise::new().map_err(channel_failed)?;
+    let io = JobIo { stdin: request.stdin, session: Some(session), ..JobIo::default() };
     let jail = Jail::start(&request.launcher, &draft.check()?, io, request.outputs)?;
+    let Admitted { lease, job, device, door, deadline_ns } = node.admit(grant, wall)?;
     let handle = jail.handle();
     signals(handle.clone());
+    promise.keep(&door).map_err(channel_failed)?;
+    // The jail's copy alone says how long the job holds it.
+    drop(door);
     let watch = Watch { node, grant, lease, job, deadline_ns, jail: handle, end: Mutex::default() };
     let (record, receipt) = std::thread::scope(|scope| {
         let (tell, told) = channel();
         let watch = &watch;
         scope.spawn(move || watch.listen(&tell));
-        let record = jail.wait();
+        let record = jail.wait_telling(|code| {
+            watch.tell(Outcome::Exited(u8::try_from(code).unwrap_or(u8::MAX)));
+        });
         let receipt = watch.ended(outcome(&record), &told);
         (record, receipt)
     });
@@ -174,11 +182,17 @@ impl Watch<'_> {
         Ok(())
     }
 
+    /// Tells control how the job has ended, once.
+    fn tell(&self, outcome: Outcome) {
+        if self.progress().outcome.replace(outcome).is_none() {
+            // If control is away, whoever finds it says so.
+            let _ = self.node.ended(outcome);
+        }
+    }
+
     /// Tells control that the jail has ended, and waits for the receipt; none from a node that has gone.
     fn ended(&self, outcome: Outcome, settled: &Receiver<Receipt>) -> Option<Receipt> {
-        self.progress().outcome = Some(outcome);
-        // If control is away, whoever finds it says so.
-        let _ = self.node.ended(outcome);
+        self.tell(outcome);
         let mut waited = Duration::ZERO;
         let receipt = loop {
             match settled.recv_timeout(LOOK) {

@@ -9,7 +9,7 @@ use leasehold_launcher::{Layer, LayerReport, LayerState, Limits};
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -177,9 +177,21 @@ impl Cgroups {
         self.v2.is_some() || self.memory.is_some()
     }
 
-    /// The files by which a process joins, opened with the caller's rights.
+    /// The files by which a single-threaded process joins, opened with the caller's rights. Version 1 by
+    /// `tasks`: there a thread that moves itself takes no lock of the whole machine, while every write to
+    /// `cgroup.procs` waits for an RCU grace period, which is milliseconds.
     pub(super) fn doors(&self) -> io::Result<Vec<File>> {
-        self.paths().map(|p| OpenOptions::new().write(true).open(p.join("cgroup.procs"))).collect()
+        let v2 = self.v2.iter().map(|p| p.join("cgroup.procs"));
+        let v1 = [&self.memory, &self.cpu].into_iter().flatten().map(|p| p.join("tasks"));
+        v2.chain(v1).map(|door| OpenOptions::new().write(true).open(door)).collect()
+    }
+
+    /// The files by which the same process leaves for the parents: of all groups or none. Version 2 has none, since
+    /// leaving waits for a grace period there and the process's end is sooner.
+    pub(super) fn exits(&self) -> Vec<File> {
+        let parents = [&self.memory, &self.cpu].into_iter().flatten().filter_map(|p| p.parent());
+        let open = |p: &Path| OpenOptions::new().write(true).open(p.join("tasks"));
+        parents.map(open).collect::<io::Result<_>>().unwrap_or_default()
     }
 
     /// What the groups have counted so far.
@@ -222,7 +234,7 @@ impl Drop for Cgroups {
 fn make_v2(path: &Path, limits: &Limits) -> io::Result<PathBuf> {
     let parent = path.parent().unwrap_or(path);
     // Refused where the controllers are already on or not ours to switch; the check below decides.
-    let _ = fs::write(parent.join("cgroup.subtree_control"), "+memory +pids +cpu");
+    let _ = set(&parent.join("cgroup.subtree_control"), "+memory +pids +cpu");
     let on = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
     if !["memory", "pids"].iter().all(|c| on.split_whitespace().any(|o| o == *c)) {
         return Err(io::Error::other("the controllers memory and pids are not delegated"));
@@ -231,12 +243,17 @@ fn make_v2(path: &Path, limits: &Limits) -> io::Result<PathBuf> {
     Ok(path.to_owned())
 }
 
+/// Never makes a file: above a cgroup's mount lies an ordinary folder.
+fn set(file: &Path, value: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+}
+
 fn make_group(path: &Path, settings: &[(&str, String)]) -> io::Result<()> {
     fs::create_dir(path)?;
     for (file, value) in settings {
         let optional = file.starts_with('?');
         let target = path.join(file.trim_start_matches('?'));
-        if let Err(e) = fs::write(target, value)
+        if let Err(e) = set(&target, value)
             && !optional
         {
             let _ = fs::remove_dir(path);

@@ -13,15 +13,42 @@ use rustix::{
     },
 };
 use std::{
-    io::{IoSlice, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
-/// Most descriptors in one message: standard input, the session, and a cgroup of each hierarchy.
+/// Most descriptors in one message: standard input, the session's promise, and a cgroup of each hierarchy.
 const MAX_FDS: usize = 16;
+
+/// The word that a job's session will come, so that its jail can be built while the job is admitted. Dropped instead
+/// of kept, it ends the jail before its program runs.
+#[derive(Debug)]
+pub struct Promise(Channel);
+
+impl Promise {
+    /// A promise, and the socket that stands for it: [`super::JobIo::session`].
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) = Channel::pair()?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// Hands the session over. A jail that has ended needs none.
+    ///
+    /// # Errors
+    /// The kernel does not pass the descriptor.
+    pub fn keep(self, session: &OwnedFd) -> io::Result<()> {
+        match self.0.send(b"session", &[session.as_fd()]) {
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
 
 /// The node's end. Clones share it, so that another thread can give orders.
 #[derive(Clone, Debug)]

@@ -12,8 +12,10 @@ mod channel;
 mod explain;
 mod outputs;
 mod record;
+mod terminal;
 mod watchdog;
 
+pub use channel::Promise;
 pub use explain::explain;
 pub use leasehold_launcher::{
     HostId, Layer, LayerReport, LayerState, Limits, Policy, PolicyDraft, PolicyError, Profile,
@@ -39,6 +41,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use terminal::Screens;
 use thiserror::Error;
 
 /// Why a jail could not even be started. What fails later is in the [`JobRecord`].
@@ -53,6 +56,8 @@ pub enum SandboxError {
     Cgroup { source: io::Error },
     #[error("the launcher cannot be told what to do: {source}")]
     Channel { source: io::Error },
+    #[error("the job's standard input and output cannot be passed on: {source}")]
+    Stdio { source: io::Error },
 }
 
 /// The launcher's program.
@@ -84,28 +89,32 @@ impl Launcher {
     }
 }
 
-/// The descriptors that a job gets. All others are closed.
+/// The descriptors that a job gets. All others are closed. A terminal among them is kept from it: it gets a pipe, and
+/// its output is shown with every control character spelled out.
 #[derive(Debug, Default)]
 pub struct JobIo {
     /// Standard input; `None` is /dev/null.
     pub stdin: Option<OwnedFd>,
-    /// Standard output; `None` is the caller's own. Never a terminal: see [`JobIo::own`].
+    /// Standard output; `None` is the caller's own.
     pub stdout: Option<OwnedFd>,
     /// Standard error; `None` is the caller's own.
     pub stderr: Option<OwnedFd>,
-    /// The session to control, descriptor 3 in the job.
+    /// The socket of a [`Promise`]; the session that it brings is descriptor 3 in the job.
     pub session: Option<OwnedFd>,
 }
 
 /// A running jail.
 #[derive(Debug)]
 pub struct Jail {
-    launcher: Child,
+    /// Until the last word was heard.
+    launcher: Option<Child>,
+    pid: u32,
     channel: Channel,
     cgroups: Cgroups,
     policy: Policy,
     outputs: BTreeMap<String, PathBuf>,
     killed: Arc<Mutex<Option<KillReason>>>,
+    screens: Screens,
 }
 
 /// Ends a jail or signals its job, from any thread.
@@ -139,19 +148,23 @@ impl Jail {
         io: JobIo,
         outputs: BTreeMap<String, PathBuf>,
     ) -> Result<Self, SandboxError> {
-        let hierarchies = Hierarchies::find();
-        hierarchies.sweep();
-        let (cgroups, layers) = if policy.probe().without.contains(&Layer::Memory) {
-            (Cgroups::default(), absent_cgroups())
-        } else {
-            Cgroups::make(&hierarchies, &policy.limits)
-        };
         let (channel, theirs) =
             Channel::pair().map_err(|e| SandboxError::Channel { source: e.into() })?;
         let JobIo { stdin, stdout, stderr, session } = io;
-        let or_own = |fd: Option<OwnedFd>| fd.map_or_else(Stdio::inherit, Stdio::from);
+        let or_own = |fd: Option<OwnedFd>, own: BorrowedFd<'_>| {
+            fd.map_or_else(|| own.try_clone_to_owned(), Ok)
+        };
+        let mut screens = Screens::default();
+        let [stdout, stderr] = or_own(stdout, io::stdout().as_fd())
+            .and_then(|out| Ok([out, or_own(stderr, io::stderr().as_fd())?]))
+            .and_then(|both| screens.stand_before(both))
+            .map_err(|source| SandboxError::Stdio { source })?;
+        let stdin = stdin
+            .map(terminal::typed)
+            .transpose()
+            .map_err(|source| SandboxError::Stdio { source })?;
         let mut command = Command::new(launcher.path());
-        command.stdin(Stdio::from(theirs)).stdout(or_own(stdout)).stderr(or_own(stderr));
+        command.stdin(Stdio::from(theirs)).stdout(stdout).stderr(stderr);
         if !policy.probe().without.contains(&Layer::Environment) {
             command.env_clear();
         }
@@ -160,15 +173,26 @@ impl Jail {
             source,
         })?;
         drop(command);
+        // While the launcher starts.
+        let hierarchies = Hierarchies::find();
+        let (cgroups, layers) = if policy.probe().without.contains(&Layer::Memory) {
+            (Cgroups::default(), absent_cgroups())
+        } else {
+            Cgroups::make(&hierarchies, &policy.limits)
+        };
         let jail = Self {
-            launcher: child,
+            pid: child.id(),
+            launcher: Some(child),
             channel,
             cgroups,
             policy: policy.clone(),
             outputs,
             killed: Arc::default(),
+            screens,
         };
         jail.send_policy(stdin, session, layers)?;
+        // While the jail is built.
+        hierarchies.sweep();
         Ok(jail)
     }
 
@@ -179,15 +203,18 @@ impl Jail {
         layers: Vec<LayerReport>,
     ) -> Result<(), SandboxError> {
         let doors = self.cgroups.doors().map_err(|source| SandboxError::Cgroup { source })?;
+        let exits = self.cgroups.exits();
         let start = Start {
             policy: self.policy.encode(),
             stdin: stdin.is_some(),
             session: session.is_some(),
             cgroups: doors.len() as u32,
+            exits: exits.len() as u32,
             layers,
         };
         let given = [&stdin, &session].into_iter().flatten().map(AsFd::as_fd);
-        let fds: Vec<BorrowedFd<'_>> = given.chain(doors.iter().map(AsFd::as_fd)).collect();
+        let fds: Vec<BorrowedFd<'_>> =
+            given.chain(doors.iter().chain(&exits).map(AsFd::as_fd)).collect();
         self.channel
             .send(&encode(&start), &fds)
             .map_err(|e| SandboxError::Channel { source: e.into() })
@@ -195,7 +222,7 @@ impl Jail {
 
     /// The process id of the launcher.
     pub fn launcher_pid(&self) -> u32 {
-        self.launcher.id()
+        self.pid
     }
 
     /// A handle for other threads.
@@ -206,6 +233,18 @@ impl Jail {
     /// Waits for the job's end, takes its outputs and removes its cgroups.
     pub fn wait(self) -> JobRecord {
         self.wait_and(|_| {})
+    }
+
+    /// As [`Jail::wait`]; calls `exited` as soon as the job has exited with a code of its own, while its jail is still
+    /// taken down. The record will say the same.
+    pub fn wait_telling(self, mut exited: impl FnMut(i32)) -> JobRecord {
+        self.wait_and(|report| {
+            if let Report::Exited(status) = report
+                && let Some(code) = ExitStatus::from_raw(*status).code()
+            {
+                exited(code);
+            }
+        })
     }
 
     /// As [`Jail::wait`], and shows every report to `look` first.
@@ -227,8 +266,8 @@ impl Jail {
                 Err(_) => break,
             }
         }
-        // Its end of the channel is closed or its last word is said, so this does not wait long.
-        let _ = self.launcher.wait();
+        self.launcher.take().into_iter().for_each(reap_later);
+        std::mem::take(&mut self.screens).settle();
         self.record(heard)
     }
 
@@ -276,7 +315,7 @@ impl Jail {
 
     /// Without a memory cgroup: ends a job that has grown over its limit.
     fn bite(&self, heard: &mut Heard) {
-        let used = watchdog::resident_bytes(self.launcher.id());
+        let used = watchdog::resident_bytes(self.pid);
         heard.peak = heard.peak.max(used);
         if used > self.policy.limits.memory && !heard.over {
             heard.over = true;
@@ -300,7 +339,9 @@ impl Jail {
         let ended_by_kill = matches!(exit, Exit::None | Exit::Signal(SIGKILL));
         let reason = match (heard.failed, killed) {
             (Some(failed), _) => failed,
-            _ if heard.over || (counted.oom_kills > 0 && ended_by_kill) => Reason::Oom,
+            // A job that came to its own end first was told of with that end.
+            _ if heard.over && !matches!(exit, Exit::Code(_)) => Reason::Oom,
+            _ if counted.oom_kills > 0 && ended_by_kill => Reason::Oom,
             _ if heard.ended.is_none() => Reason::LauncherDied,
             _ if expired && exit == Exit::None => Reason::WallTime,
             (None, Some(why)) if exit == Exit::None => Reason::Killed(why),
@@ -333,9 +374,20 @@ impl Jail {
 impl Drop for Jail {
     /// A jail that nobody waits for ends.
     fn drop(&mut self) {
-        self.channel.order(Order::Kill);
-        let _ = self.launcher.wait();
+        if let Some(mut launcher) = self.launcher.take() {
+            self.channel.order(Order::Kill);
+            let _ = launcher.wait();
+        }
     }
+}
+
+/// Launchers that have said their last word and only have to end. Whoever waits for a job does not wait for them; the
+/// next jail's end reaps those of the last ones.
+fn reap_later(launcher: Child) {
+    static ENDING: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+    let mut ending = ENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    ending.push(launcher);
+    ending.retain_mut(|launcher| matches!(launcher.try_wait(), Ok(None)));
 }
 
 /// What the launcher has said so far.

@@ -5,7 +5,7 @@
 
 use leasehold_launcher::Report;
 use leasehold_node::sandbox::{
-    HostId, Jail, JailHandle, JobIo, JobRecord, Launcher, PolicyDraft, Profile, Source,
+    HostId, Jail, JailHandle, JobIo, JobRecord, Launcher, PolicyDraft, Profile, Promise, Source,
 };
 use std::{
     collections::BTreeMap,
@@ -79,11 +79,7 @@ pub(crate) fn shared() -> &'static Path {
         fs::create_dir_all(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         for (name, flags) in [("launcher", &[][..]), ("launcher-probe", &["--probe"][..])] {
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../launcher/build-static.sh");
-            let out = Command::new(script).args(flags).output().unwrap();
-            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-            let built = String::from_utf8(out.stdout).unwrap();
-            copy_program(Path::new(built.trim()), &path.join(name));
+            copy_program(&built(flags), &path.join(name));
         }
         path
     })
@@ -109,6 +105,32 @@ pub(crate) fn launcher() -> Launcher {
 /// The launcher that can leave out layers.
 pub(crate) fn probe_launcher() -> Launcher {
     Launcher::at(shared().join("launcher-probe"))
+}
+
+/// The node's program, where the unprivileged user can run it.
+pub(crate) fn node_program() -> PathBuf {
+    shared_copy("leasehold-node", || env!("CARGO_BIN_EXE_leasehold-node").into())
+}
+
+/// The front as it is shipped, where the unprivileged user can run it.
+pub(crate) fn front_program() -> PathBuf {
+    shared_copy("leasehold", || built(&["--front"]))
+}
+
+fn shared_copy(name: &str, from: impl FnOnce() -> PathBuf) -> PathBuf {
+    let path = shared().join(name);
+    if !path.exists() {
+        copy_program(&from(), &path);
+    }
+    path
+}
+
+/// What build-static.sh has built.
+fn built(flags: &[&str]) -> PathBuf {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../launcher/build-static.sh");
+    let out = Command::new(script).args(flags).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap().trim().into()
 }
 
 /// Compiles a C program from this folder once; `flags` go to the compiler.
@@ -194,6 +216,13 @@ pub(crate) fn run_with(
     let record = jail.wait_and(|report| act(report, &handle));
     let [stdout, stderr] = readers.map(|r| r.join().unwrap());
     Ran { stdout, stderr, record }
+}
+
+/// A socket that brings this session, as a job gets it once it is admitted.
+pub(crate) fn promised(session: impl Into<OwnedFd>) -> OwnedFd {
+    let (promise, socket) = Promise::new().unwrap();
+    promise.keep(&session.into()).unwrap();
+    socket
 }
 
 pub(crate) fn pipe() -> (OwnedFd, OwnedFd) {
