@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(target_os = "linux")]
 
+#[allow(unreachable_pub, reason = "the other tests reach it through `common`")]
 #[path = "common/adapter.rs"]
 mod adapter;
 
