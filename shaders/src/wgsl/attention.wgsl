@@ -153,7 +153,7 @@ fn count(@builtin(local_invocation_index) lane: u32) {
 
 var<workgroup> query: array<vec4<f32>, 256>;
 var<workgroup> shared_scores: array<vec4<f32>, 64>;
-// Where the value of each key of the chunk begins.
+// Where the value of each paged key of the chunk begins.
 var<workgroup> values_at: array<u32, 64>;
 // The batch entry: itself, first row, rows; first key, keys, first tile.
 var<workgroup> found: array<vec3<u32>, 2>;
@@ -296,12 +296,17 @@ fn attention(
         let key = first_key + lane;
         var score = vec4(LOWEST);
         var visible = vec4(false);
-        values_at[lane] = NOWHERE;
+        if has(PAGED) {
+            values_at[lane] = NOWHERE;
+        }
         if key >= low && key < high {
             var dot = vec4(0.0);
             let at = key_place(entry, first_key_row, key);
             if at.x != NOWHERE {
-                values_at[lane] = place(p.v.base, p.v.strides[0], vec4(at.x, kv_head, at.y, 0u));
+                if has(PAGED) {
+                    let value_at = vec4(at.x, kv_head, at.y, 0u);
+                    values_at[lane] = place(p.v.base, p.v.strides[0], value_at);
+                }
                 var e = place(p.k.base, p.k.strides[0], vec4(at.x, kv_head, at.y, 0u));
                 for (var c = 0u; c < p.d; c++) {
                     dot = fma(query[c], vec4(widen(KIND, k[word_of(KIND, e)], e)), dot);
@@ -335,13 +340,24 @@ fn attention(
         sum = fma(sum, shrink, part);
         largest = top;
         let keys = min(CHUNK, high - first_key);
+        let skipped = max(low, first_key) - first_key;
+        let first_row = first_key_row + first_key + skipped;
+        let dense = vec4(select(entry, 0u, has(PACKED)), kv_head, first_row, 0u);
         for (var t = 0u; t * CHUNK + lane < p.dv; t++) {
             let column = (t * CHUNK + lane) * p.v.strides[0].w;
             var value = values[t] * shrink;
-            for (var j = 0u; j < keys; j++) {
-                if values_at[j] != NOWHERE {
-                    let e = values_at[j] + column;
+            if has(PAGED) {
+                for (var j = skipped; j < keys; j++) {
+                    if values_at[j] != NOWHERE {
+                        let e = values_at[j] + column;
+                        value = fma(shared_scores[j], vec4(widen(KIND, v[word_of(KIND, e)], e)), value);
+                    }
+                }
+            } else {
+                var e = place(p.v.base, p.v.strides[0], dense) + column;
+                for (var j = skipped; j < keys; j++) {
                     value = fma(shared_scores[j], vec4(widen(KIND, v[word_of(KIND, e)], e)), value);
+                    e += p.v.strides[0].z;
                 }
             }
             values[t] = value;
