@@ -1,14 +1,15 @@
 //! The attention kernel: a tile of query rows walks the keys in chunks, left to right, with a running maximum
 //! and sum (online softmax, Milakov and Gimelshein 2018). Chunks that no row sees are skipped.
 
+use super::bf16::{self, Packed, Side};
 use super::geometry::Heads;
 use super::isa::{Isa, Kernel, fma};
 use super::math;
 use super::memory::View;
 use super::plan::{Span, order};
 use super::pool::Pool;
-use super::product::{Panel, Target, multiply};
-use super::scratch::{with_rows, with_tiles};
+use super::product::{Panel, Source, Target, multiply};
+use super::scratch::{with_packed, with_rows, with_tiles};
 use super::{Fault, report};
 use crate::op::{Attention, CheckedOp, KeyValue, Lens, Op};
 use std::ops::Range;
@@ -28,8 +29,10 @@ pub(super) struct Tiles<'a> {
     lse: Option<&'a View>,
     state: Option<&'a View>,
     fault: &'a Fault,
-    /// Query rows of a tile, and keys of a chunk: a multiple of 16.
+    /// Query rows of a tile, and keys of a chunk: a multiple of 32.
     tile: [usize; 2],
+    /// Floats from a row of weighted values to the next.
+    ld: usize,
     heads: Heads,
     entries: Vec<Entry>,
 }
@@ -78,12 +81,14 @@ impl<'a> Tiles<'a> {
         let Op::Attention(op) = checked.op() else { return None };
         let view = |name| checked.position(name).map(|i| &views[i]);
         let order = order(checked, isa);
+        let heads = Heads::of(checked, op, isa);
+        let v = view("v")?;
         let mut tiles = Self {
             isa,
             op,
             q: view("q")?,
             k: view("k")?,
-            v: view("v")?,
+            v,
             mask: view("mask"),
             alibi: view("alibi"),
             sinks: view("sinks"),
@@ -93,7 +98,8 @@ impl<'a> Tiles<'a> {
             state,
             fault,
             tile: [order.tile[0], order.chunk].map(|n| n as usize),
-            heads: Heads::of(checked, op, isa),
+            ld: if heads.dots { bf16::padded(v.shape[3]) } else { v.shape[3] as usize },
+            heads,
             entries: Vec::new(),
         };
         tiles.entries = tiles.entries([view("rows"), view("lens")]);
@@ -175,13 +181,13 @@ impl<'a> Tiles<'a> {
     }
 
     fn links(&self, tile: Tile, from: u64, to: u64, [q, kv, scores, run]: [&mut Vec<f32>; 4]) {
-        let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
+        let d = self.q.shape[3] as usize;
         let [tile_rows, tile_keys] = self.tile;
         let chunk_keys = tile_keys as u64;
         let chunks = self.heads.keys.div_ceil(chunk_keys).max(1);
         let [first, last] = [from, to].map(|link| (link * self.heads.per_link).min(chunks));
         run.clear();
-        run.resize(tile_rows * (2 + dv), 0.0);
+        run.resize(tile_rows * (2 + self.ld), 0.0);
         let (max, rest) = run.split_at_mut(tile_rows);
         let (sum, acc) = rest.split_at_mut(tile_rows);
         let mut running = Running { max, sum, acc };
@@ -189,24 +195,32 @@ impl<'a> Tiles<'a> {
             Some(state) if from > 0 => self.carry(state, &mut running, true),
             _ => self.begin(tile, &mut running),
         }
-        q.clear();
-        q.resize(tile_rows * d, 0.0);
-        for r in 0..tile.rows as usize {
-            let at = self.at(self.q, tile, r as u64);
-            self.q.load(self.isa, at, self.q.row_stride(), &mut q[r * d..(r + 1) * d]);
-        }
-        scores.resize(tile_rows * tile_keys, 0.0);
         let seen = self.seen(tile, 0).start..self.seen(tile, tile.rows - 1).end;
-        for chunk in first..last {
+        let parts = (first..last).filter_map(|chunk| {
             let key = chunk * chunk_keys;
             let keys = chunk_keys.min(tile.entry.keys.saturating_sub(key));
-            if keys > 0 && key < seen.end && seen.start < key + keys {
-                self.chunk(tile, [key, keys], q, [kv, scores], &mut running);
+            (keys > 0 && key < seen.end && seen.start < key + keys).then_some([key, keys])
+        });
+        scores.resize(tile_rows * tile_keys, 0.0);
+        if self.heads.dots {
+            with_packed(|[q, kv, weights]| {
+                q.pack(self.isa, Side::A, self.queries(tile));
+                parts.for_each(|part| {
+                    self.dot_chunk(tile, part, q, [kv, weights], scores, &mut running);
+                });
+            });
+        } else {
+            q.clear();
+            q.resize(tile_rows * d, 0.0);
+            for r in 0..tile.rows as usize {
+                let at = self.at(self.q, tile, r as u64);
+                self.q.load(self.isa, at, self.q.row_stride(), &mut q[r * d..(r + 1) * d]);
             }
+            parts.for_each(|part| self.chunk(tile, part, q, [kv, scores], &mut running));
         }
         match self.state {
             Some(state) if to < self.heads.links => self.carry(state, &mut running, false),
-            _ => self.finish(tile, &mut running, dv),
+            _ => self.finish(tile, &mut running),
         }
     }
 
@@ -254,6 +268,25 @@ impl<'a> Tiles<'a> {
         tile.batch * view.strides[0] + tile.head * view.strides[1] + row * view.strides[2]
     }
 
+    /// Where the row of a key begins in dense keys or values.
+    fn dense(&self, view: &View, tile: Tile, key: u64) -> u64 {
+        let batch = if self.op.rows == Lens::Full { tile.entry.batch } else { 0 };
+        let row = tile.entry.first_key + key;
+        batch * view.strides[0] + tile.kv_head * view.strides[1] + row * view.strides[2]
+    }
+
+    /// The tile's queries, a row each.
+    fn queries(&self, tile: Tile) -> Source<'a> {
+        Source {
+            view: self.q,
+            start: self.at(self.q, tile, 0),
+            outer_step: self.q.strides[2],
+            depth_step: self.q.strides[3],
+            outer: tile.rows as usize,
+            depth: self.q.shape[3] as usize,
+        }
+    }
+
     /// Keys or values of a chunk, a row each.
     fn panel<'b>(
         &self,
@@ -265,10 +298,8 @@ impl<'a> Tiles<'a> {
         let width = view.shape[3];
         let head = tile.kv_head * view.strides[1];
         let Some(pages) = self.pages else {
-            let row = tile.entry.first_key + key;
-            let batch = if self.op.rows == Lens::Full { tile.entry.batch } else { 0 };
-            let at = batch * view.strides[0] + head + row * view.strides[2];
             let steps = [view.strides[2], view.strides[3]];
+            let at = self.dense(view, tile, key);
             return Panel::of(self.isa, view, at, steps, [keys, width], buffer);
         };
         let page = view.shape[2];
@@ -305,17 +336,48 @@ impl<'a> Tiles<'a> {
         [kv, scores]: [&mut Vec<f32>; 2],
         running: &mut Running<'_>,
     ) {
-        let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
-        let (rows, width) = (tile.rows as usize, self.tile[1]);
+        let d = self.q.shape[3] as usize;
+        let (rows, width, ld) = (tile.rows as usize, self.tile[1], self.ld);
         let keys_panel = self.panel(self.k, tile, [key, keys], kv).t();
         // Scaled after the sum: products of 16-bit values are exact, those of a scaled query would not be.
         let target = &mut Target::dense(scores, keys as usize, width);
         multiply(Panel::dense(q, rows, d), keys_panel, target, false, self.op.scale);
         self.functions(tile, key, keys, scores);
-        self.isa.run(Online { rows, width, scores, running, dv });
+        self.isa.run(Online { rows, width, scores, running, ld });
         let weights = Panel::dense(scores, rows, width).narrow(keys as usize);
         let values = self.panel(self.v, tile, [key, keys], kv);
-        multiply(weights, values, &mut Target::dense(running.acc, dv, dv), true, 1.0);
+        multiply(weights, values, &mut Target::dense(running.acc, ld, ld), true, 1.0);
+    }
+
+    /// The same by dot-product instructions, with weights rounded to bf16 as values are.
+    fn dot_chunk(
+        &self,
+        tile: Tile,
+        [key, keys]: [u64; 2],
+        q: &Packed,
+        [kv, weights]: [&mut Packed; 2],
+        scores: &mut [f32],
+        running: &mut Running<'_>,
+    ) {
+        let (rows, width, ld) = (tile.rows as usize, self.tile[1], self.ld);
+        let side = |view: &'a View, [outer, depth]: [usize; 2], size: [u64; 2]| Source {
+            view,
+            start: self.dense(view, tile, key),
+            outer_step: view.strides[outer],
+            depth_step: view.strides[depth],
+            outer: size[0] as usize,
+            depth: size[1] as usize,
+        };
+        kv.pack(self.isa, Side::B, side(self.k, [2, 3], [keys, self.k.shape[3]]));
+        let scores = &mut scores[..bf16::padded(tile.rows) * width];
+        scores.fill(0.0);
+        bf16::multiply(self.isa, q, kv, scores, width);
+        scores.iter_mut().for_each(|score| *score *= self.op.scale);
+        self.functions(tile, key, keys, scores);
+        self.isa.run(Online { rows, width, scores, running, ld });
+        weights.narrow(self.isa, &scores[..rows * width], width, keys as usize);
+        kv.pack(self.isa, Side::B, side(self.v, [3, 2], [self.v.shape[3], keys]));
+        bf16::multiply(self.isa, weights, kv, running.acc, ld);
     }
 
     /// Functions of the scores, then the mask, and what a row does not see is hidden.
@@ -353,8 +415,11 @@ impl<'a> Tiles<'a> {
 
     /// Loads or stores the state: maxima, sums, then accumulators.
     fn carry(&self, state: &View, running: &mut Running<'_>, load: bool) {
+        let dv = self.v.shape[3] as usize;
+        let sums = [&mut *running.max, &mut *running.sum].into_iter();
+        let rows = running.acc.chunks_exact_mut(self.ld.max(1)).map(|row| &mut row[..dv]);
         let mut at = 0;
-        for data in [&mut *running.max, &mut *running.sum, &mut *running.acc] {
+        for data in sums.chain(rows) {
             if load {
                 state.load(self.isa, at, 1, data);
             } else {
@@ -364,11 +429,12 @@ impl<'a> Tiles<'a> {
         }
     }
 
-    fn finish(&self, tile: Tile, running: &mut Running<'_>, dv: usize) {
+    fn finish(&self, tile: Tile, running: &mut Running<'_>) {
+        let (dv, ld) = (self.v.shape[3] as usize, self.ld);
         for r in 0..tile.rows as usize {
             let (max, sum) = (running.max[r], running.sum[r]);
             let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-            let row = &mut running.acc[r * dv..(r + 1) * dv];
+            let row = &mut running.acc[r * ld..r * ld + dv];
             row.iter_mut().for_each(|x| *x *= inverse);
             let at = self.at(self.out, tile, r as u64);
             self.out.store(self.isa, at, self.out.row_stride(), row);
@@ -399,14 +465,14 @@ struct Online<'a, 'b> {
     width: usize,
     scores: &'a mut [f32],
     running: &'a mut Running<'b>,
-    dv: usize,
+    ld: usize,
 }
 
 impl Kernel for Online<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<const F: bool>(self) {
-        let Self { rows, width, scores, running, dv } = self;
+        let Self { rows, width, scores, running, ld } = self;
         for r in 0..rows {
             let row = &mut scores[r * width..(r + 1) * width];
             let mut lanes = [f32::NEG_INFINITY; 16];
@@ -435,7 +501,7 @@ impl Kernel for Online<'_, '_> {
             let correction = math::exp::<F>(running.max[r] - max);
             running.sum[r] = fma::<F>(running.sum[r], correction, sum);
             running.max[r] = max;
-            running.acc[r * dv..(r + 1) * dv].iter_mut().for_each(|x| *x *= correction);
+            running.acc[r * ld..(r + 1) * ld].iter_mut().for_each(|x| *x *= correction);
         }
     }
 }

@@ -205,6 +205,26 @@ fn rest_ns(checked: &CheckedOp, op: &Matmul, class: &Class, [rows, cols]: [u64; 
     LAUNCH_NS + sizes_ns + rows * ROW_NS + (1 + u64::from(more)) * rows * cols * 1000 / rate
 }
 
+/// Query rows of a tile of attention and keys of a chunk, and whether dot-product instructions sum it: dense bf16 of
+/// rows enough to be worth the packing of keys and values.
+pub(super) fn attention_tile(
+    checked: &CheckedOp,
+    op: &Attention,
+    class: &Class,
+) -> ([u32; 2], bool) {
+    let bf16 = |name| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
+    let dim = |name, i: usize| checked.spec(name).map_or(0, |s| s.layout.shape()[i]);
+    let dense = op.key_value == KeyValue::Dense && ["q", "k", "v"].iter().all(|name| bf16(name));
+    let sized = dim("q", 2) >= 64 && dim("q", 3).max(dim("v", 3)) <= 512;
+    match class.dot {
+        Some(_) if dense && sized => {
+            let [rows, keys] = class.attention_tile;
+            ([4 * rows, keys], true)
+        }
+        _ => (class.attention_tile, false),
+    }
+}
+
 /// The geometry of attention, shared by the planner and the kernel.
 pub(super) struct Heads {
     /// Batch entries that Q has an axis for: all, or one where rows are packed.
@@ -215,6 +235,7 @@ pub(super) struct Heads {
     pub(super) keys: u64,
     pub(super) links: u64,
     pub(super) per_link: u64,
+    pub(super) dots: bool,
     pub(super) unit_ns: u64,
     pub(super) dv: u64,
 }
@@ -222,7 +243,9 @@ pub(super) struct Heads {
 impl Heads {
     pub(super) fn of(checked: &CheckedOp, op: &Attention, isa: Isa) -> Self {
         let dim = |name, i: usize| checked.spec(name).map_or(0, |s| s.layout.shape()[i]);
-        let [tile, chunk] = class(isa).attention_tile.map(u64::from);
+        let class = class(isa);
+        let (tile, dots) = attention_tile(checked, op, class);
+        let [tile, chunk] = tile.map(u64::from);
         let (batch, heads, rows, d, dv) =
             (dim("q", 0), dim("q", 1), dim("q", 2), dim("q", 3), dim("v", 3));
         let room = match op.key_value {
@@ -249,10 +272,13 @@ impl Heads {
         let flops = 2 * tile * chunk * (d + dv + 8);
         // Functions of a score take as long as a few dims more.
         let extra = u64::from(op.softcap > 0.0) * 24 + u64::from(op.alibi) * 4;
-        let chunk_ns = (flops + 2 * tile * chunk * extra) * 1000 / class(isa).attention;
+        // What follows the scores takes as long either way.
+        let rate = class.attention;
+        let flops = if dots { flops / 4 + 2 * tile * chunk * 8 } else { flops };
+        let chunk_ns = (flops + 2 * tile * chunk * extra) * 1000 / rate;
         let rest_ns = LAUNCH_NS + tile * (d + dv);
         let (links, per_link, unit_ns) = links(keys.div_ceil(chunk).max(1), chunk_ns, rest_ns);
-        Self { batch, heads, blocks, keys, links, per_link, unit_ns, dv }
+        Self { batch, heads, blocks, keys, links, per_link, dots, unit_ns, dv }
     }
 }
 

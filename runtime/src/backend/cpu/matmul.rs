@@ -212,7 +212,7 @@ impl<'a> Bands<'a> {
     fn dots(&self, band: &Band, chunks: Range<u64>, acc: &mut [f32], ld: usize) {
         let Block { entry, group, row, owned, ref k, .. } = band.block;
         let ([row_step, along], [down, column_step]) = (steps(self.a), steps(self.b));
-        with_packed(|[a, b]| {
+        with_packed(|[a, b, _]| {
             for chunk in chunks.filter(|_| owned > 0) {
                 let k0 = k.start + chunk * self.product.chunk;
                 let depth = self.product.chunk.min(k.end - k0.min(k.end)) as usize;

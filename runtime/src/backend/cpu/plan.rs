@@ -2,7 +2,8 @@
 //! Pure: shapes, dtypes and the arch class, never the number of threads. What tiles and links are is in `geometry`.
 
 use super::geometry::{
-    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, Way, groups, product_tile, rows_of, way,
+    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, Way, attention_tile, groups,
+    product_tile, rows_of, way,
 };
 use super::isa::Isa;
 use crate::dtype::DType;
@@ -155,9 +156,11 @@ pub(super) fn order(checked: &CheckedOp, isa: Isa) -> Order {
             };
             Order { entry, tile, chunk, family }
         }
-        Op::Attention(_) => {
-            let [rows, chunk] = class.attention_tile;
-            Order { entry: "attention", tile: [rows, 0], chunk, family: class.family }
+        Op::Attention(op) => {
+            let ([rows, chunk], dots) = attention_tile(checked, op, class);
+            let (entry, family) =
+                if dots { ("attention/dot", Family::Dot16) } else { ("attention", class.family) };
+            Order { entry, tile: [rows, 0], chunk, family }
         }
         Op::AttentionBackward(_) => {
             let [rows, keys] = class.backward_tile;

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 thread_local! {
     static ROWS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
     static TILES: RefCell<[Vec<f32>; 4]> = const { RefCell::new([const { Vec::new() }; 4]) };
-    static PACKED: RefCell<[Packed; 2]> = RefCell::default();
+    static PACKED: RefCell<[Packed; 3]> = RefCell::default();
 }
 
 /// Two row buffers.
@@ -19,7 +19,7 @@ pub(super) fn with_tiles<R>(f: impl FnOnce([&mut Vec<f32>; 4]) -> R) -> R {
     TILES.with_borrow_mut(|[a, b, c, d]| f([a, b, c, d]))
 }
 
-/// Both packed sides of a product.
-pub(super) fn with_packed<R>(f: impl FnOnce([&mut Packed; 2]) -> R) -> R {
-    PACKED.with_borrow_mut(|[a, b]| f([a, b]))
+/// Three packed sides of products.
+pub(super) fn with_packed<R>(f: impl FnOnce([&mut Packed; 3]) -> R) -> R {
+    PACKED.with_borrow_mut(|[a, b, c]| f([a, b, c]))
 }
