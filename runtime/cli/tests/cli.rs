@@ -447,11 +447,16 @@ fn fifo(path: &Path) {
 fn a_run_without_a_node_leaves_nothing() {
     let bench = Bench::new();
     bench.ok(&bench.issue(&["--memory", "1GiB", "--out", "lease"]));
-    // Any program stands for the launcher, which is never started.
+    // What hears a policy and then to end stands for the launcher: its jail is built while the node is asked.
+    let launcher = bench.dir.path().join("launcher");
+    let hears = "#!/bin/sh\nexec dd bs=1M count=2 of=/dev/null status=none\n";
+    std::fs::write(&launcher, hears).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&launcher, executable).unwrap();
     let refused = |code: i32, args: &[&str], named: &[&str]| {
         let before = bench.files();
         let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
-        command.args(args).current_dir(&bench.dir).env("LEASEHOLD_LAUNCHER", "/bin/false");
+        command.args(args).current_dir(&bench.dir).env("LEASEHOLD_LAUNCHER", &launcher);
         let out = command.output().unwrap();
         let message = text(&out.stderr);
         assert_eq!(out.status.code(), Some(code), "{args:?}: {message}");

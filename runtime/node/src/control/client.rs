@@ -85,12 +85,12 @@ impl Node {
         };
         let number = running.number;
         state.jobs.insert(number, Job { running, client: Some(to_tell), outcome: None });
-        // One that has just died is buried with this job, too.
+        // One that has just died is buried with this job, too; that it is admitted is heard before that.
         let _ = executor.job(number, terms.clone(), &inside);
-        drop(state);
-        self.open_door(number, &terms, inside, executor)?;
         let admitted = ToClient::Admitted { deadline_ns: terms.deadline_ns };
         send(client, &admitted, &[outside.as_fd()])?;
+        drop(state);
+        self.open_door(number, &terms, inside, executor)?;
         Ok(Some(number))
     }
 
