@@ -178,9 +178,20 @@ impl<B: Backend> Core<B> {
             .collect::<Result<Vec<_>>>()?;
         let state = match plan.state_bytes {
             0 => None,
-            bytes => Some(Place { block: self.backend.alloc(bytes)?, offset: 0 }),
+            bytes => Some(self.state(bytes)?),
         };
         Ok(Run { op, plan, places, state, next: 0 })
+    }
+
+    /// Room for what a chain carries, of zeros: counts in device memory may change between slices, and a slice must then
+    /// find nothing that another lease has left.
+    fn state(&mut self, bytes: u64) -> Result<Place> {
+        let block = self.backend.alloc(bytes)?;
+        if let Err(error) = self.backend.zero(block, 0, bytes) {
+            self.backend.free(block);
+            return Err(error);
+        }
+        Ok(Place { block, offset: 0 })
     }
 
     /// Launches the run's next `units` units and returns the range launched.

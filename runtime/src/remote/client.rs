@@ -629,8 +629,9 @@ impl Client {
             let (asked, allowed) = (dst.len().to_string(), have.to_string());
             return Err(Kind::Bounds { asked, allowed }.into());
         }
+        let error = done.and_then(|reading| reading.error.clone());
         self.take(ticket, dst);
-        Ok(())
+        error.map_or(Ok(()), Err)
     }
 
     pub(super) fn forget(&mut self, ticket: Ticket) {

@@ -169,8 +169,9 @@ impl Remote {
 
 /// The arch classes that this build knows by name; another is its own class all the same, by the numerics id.
 fn known(arch: &str) -> &'static str {
-    let classes = ["x86-v4", "x86-v3", "generic", "null", "wgpu-software", "wgpu-gpu"];
-    classes.into_iter().find(|class| *class == arch).unwrap_or("other")
+    let cpu = ["x86-amx", "x86-v4-bf16", "x86-v4", "x86-v3", "generic"];
+    let others = ["null", "wgpu-software", "wgpu-gpu"];
+    cpu.into_iter().chain(others).find(|class| *class == arch).unwrap_or("other")
 }
 
 fn gone(why: &str) -> Error {

@@ -22,6 +22,8 @@ use std::time::Duration;
 const TRIAL: Duration = Duration::from_secs(24 * 3600);
 /// The name of every private node.
 const PRIVATE: &str = "private";
+/// A control that is back answers within this.
+const ATTACH: Duration = Duration::from_secs(10);
 
 /// A lease with its holder's key.
 #[derive(Debug)]
@@ -150,11 +152,19 @@ impl Node {
     /// `Node` while nobody listens; `Refused` when the job is not known there any more.
     pub fn attach(&self, grant: &Grant, lease: LeaseId, job: JobId) -> Result<(), JobError> {
         let path = self.path.as_ref().ok_or(JobError::Gone)?;
-        self.replace(connect(path)?);
+        let socket = connect(path)?;
+        // One that takes connections and says nothing is as good as none.
+        let patience = rustix::net::sockopt::Timeout::Recv;
+        rustix::net::sockopt::set_socket_timeout(&socket, patience, Some(ATTACH))
+            .map_err(|e| leasehold::Error::system("setsockopt", e.into()))?;
+        self.replace(socket);
         let (_, proof) = self.prove(grant, lease, job)?;
         self.tell(&FromClient::Attach { token: grant.token.clone(), job, proof })?;
         match self.hear()? {
-            (ToClient::Attached, _) => Ok(()),
+            (ToClient::Attached, _) => {
+                rustix::net::sockopt::set_socket_timeout(self.socket(), patience, None)
+                    .map_err(|e| leasehold::Error::system("setsockopt", e.into()).into())
+            }
             (other, _) => Err(unexpected(other)),
         }
     }

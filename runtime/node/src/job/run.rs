@@ -173,8 +173,12 @@ impl Watch<'_> {
         }
         let mut progress = self.progress();
         progress.away = false;
-        let outcome = progress.outcome;
+        let (outcome, given_up) = (progress.outcome, progress.given_up);
         drop(progress);
+        if given_up {
+            // Nobody waits for its words any more.
+            return Err(KillReason::NodeGone);
+        }
         if let Some(outcome) = outcome {
             // A control that goes again is looked for again.
             let _ = self.node.ended(outcome);

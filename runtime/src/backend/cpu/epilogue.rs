@@ -87,7 +87,10 @@ impl<'a> Epilogue<'a> {
         let plain = self.is_plain();
         with_rows(|[operands, columns]| {
             columns.resize(cols, 0.0);
-            self.column_scales(band, columns);
+            // Rows of no group have no scale either: an empty operand may claim to lie anywhere.
+            if band.block.owned > 0 {
+                self.column_scales(band, columns);
+            }
             operands.resize(4 * cols, 0.0);
             for (row, line) in (0..band.block.rows).zip(sums.chunks_exact_mut(ld)) {
                 let line = &mut line[..cols];

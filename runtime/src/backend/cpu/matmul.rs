@@ -279,6 +279,10 @@ impl<'a> Bands<'a> {
         acc: &mut [f32],
         [pa, pb, part]: [&mut Vec<f32>; 3],
     ) {
+        // Without K there is no scale to read either: an empty operand may claim to lie anywhere.
+        if band.block.k.is_empty() {
+            return;
+        }
         let (rows, cols) = (band.block.owned as usize, band.cols as usize);
         part.resize(rows * cols, 0.0);
         let acc = &mut acc[..rows * cols];

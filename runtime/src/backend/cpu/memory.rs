@@ -188,7 +188,7 @@ impl View {
 
     fn element(&self, offset: u64) -> *mut u8 {
         // Offsets come from indices inside the shape, so they stay inside the checked span.
-        self.start.wrapping_add((offset * self.dtype.size()) as usize)
+        self.start.wrapping_add(offset.wrapping_mul(self.dtype.size()) as usize)
     }
 
     /// A float pointer for the matrix kernel, with the row and column strides given by the caller's axes.

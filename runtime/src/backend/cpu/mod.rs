@@ -175,13 +175,13 @@ impl Cpu {
         self.memory.view(spec, place).ok_or_else(|| lost_block(place))
     }
 
-    /// The carried state as a row of f32.
     /// Counts what was done since these moments as device time: the processor time of all threads over their number.
     fn count(&mut self, wall: Instant, cpu: Duration) {
         let shared = self.pool.cpu_time().saturating_sub(cpu) / self.pool.threads() as u32;
         self.busy += shared.min(wall.elapsed());
     }
 
+    /// The carried state as a row of f32.
     fn state(&self, plan: &Plan, place: Option<Place>) -> Result<Option<View>> {
         let Some(place) = place else { return Ok(None) };
         let dims = Dims::from_fn(1, |_| plan.state_bytes / 4);

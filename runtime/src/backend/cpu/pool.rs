@@ -187,6 +187,8 @@ impl Crew {
             return work();
         }
         state.job = Some(Job { work: work_of_job, seats });
+        // A caller that panicked itself left the panic of another thread behind.
+        state.panic = None;
         self.posted.fetch_add(1, Release);
         let awake = others - state.asleep;
         drop(state);
@@ -213,7 +215,7 @@ impl Crew {
                 state.panic = panic;
             }
             if self.inside.fetch_sub(1, Release) == 1 {
-                self.left.notify_one();
+                self.left.notify_all();
             }
         }
     }

@@ -83,7 +83,10 @@ impl Source<'_> {
     /// The element at an outer index and a place along K.
     #[inline(always)]
     pub(super) fn at(&self, [outer, k]: [usize; 2]) -> u64 {
-        self.start + outer as u64 * self.outer_step + k as u64 * self.depth_step
+        // Past the shape, where nothing is read, a stride may be anything.
+        let (outer, k) = (outer as u64, k as u64);
+        let at = self.start.wrapping_add(outer.wrapping_mul(self.outer_step));
+        at.wrapping_add(k.wrapping_mul(self.depth_step))
     }
 }
 

@@ -231,6 +231,61 @@ fn run(cpu: &mut Cpu, rows: u64, blocks: [BlockId; 3], n: u64) -> (Vec<f32>, Opt
     (out, fault)
 }
 
+/// Operands without elements span nothing, so that any stride is legal for them: nothing of them may be read.
+#[test]
+fn operands_without_elements_are_never_read() {
+    use crate::op::{Group, Lens, Matmul, Scale};
+    let mut cpu = Cpu::new().unwrap();
+    let spec = |dtype, shape: &[u64], strides: Option<&[u64]>| {
+        let shape = Dims::new(shape).unwrap();
+        let far = |strides| Layout::new(shape, Dims::new(strides).unwrap()).unwrap();
+        Spec::new(dtype, strides.map_or(Layout::contiguous(shape), far), 0)
+    };
+    let far: Option<&[u64]> = Some(&[1 << 40, 1 << 41]);
+    let by_k = Matmul { scales: [Scale::Block1x128; 2], ..Matmul::default() };
+    let (group, sizes) = (Group::Contiguous, Lens::Host(Vec::new()));
+    let of_none = Matmul { group, sizes, scales: [Scale::None, Scale::Row], ..Matmul::default() };
+    let (byte, wide) = (DType::F8E4M3, DType::F32);
+    let products = [
+        // Nothing to sum, and scales along it.
+        (
+            by_k,
+            vec![
+                spec(byte, &[4, 0], None),
+                spec(byte, &[0, 4], None),
+                spec(wide, &[4, 0], far),
+                spec(wide, &[0, 4], far),
+                spec(wide, &[4, 4], None),
+            ],
+        ),
+        // No group, so that every row is of none.
+        (
+            of_none,
+            vec![
+                spec(byte, &[4, 8], None),
+                spec(byte, &[0, 8, 4], None),
+                spec(wide, &[0, 4], far),
+                spec(wide, &[4, 4], None),
+            ],
+        ),
+    ];
+    for (op, specs) in products {
+        let op = Arc::new(check(op.into(), &specs).unwrap());
+        let blocks: Vec<BlockId> = specs.iter().map(|_| cpu.alloc(64).unwrap()).collect();
+        let out = *blocks.last().unwrap();
+        cpu.upload(out, 0, &[0xff; 64]).unwrap();
+        let binding = |b: &BlockId| Binding { buffer: BufferId(b.0), offset: 0, len: 64 };
+        let bound = op.bind(&blocks.iter().map(binding).collect::<Vec<_>>()).unwrap();
+        let places: Vec<Place> = blocks.iter().map(|&block| Place { block, offset: 0 }).collect();
+        let plan = cpu.candidates(&op).unwrap()[0];
+        let mut prepared = cpu.prepare(&op, &plan).unwrap();
+        cpu.launch(&mut prepared, 0..plan.units() as u64, &bound, &places, None).unwrap();
+        let mut values = [1f32; 16];
+        cpu.download(out, 0, bytemuck::cast_slice_mut(&mut values)).unwrap();
+        assert_eq!(values, [0.0; 16], "{op:?}");
+    }
+}
+
 #[test]
 fn bad_indices_read_zeros_and_the_first_is_reported() {
     let mut cpu = Cpu::new().unwrap();
