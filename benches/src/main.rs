@@ -39,6 +39,9 @@ enum What {
         /// Products in the batch.
         #[arg(short, long, default_value_t = 1, value_parser = size)]
         batch: usize,
+        /// B lies as [n, k], as weights do.
+        #[arg(short, long)]
+        transposed: bool,
         #[arg(long, default_value = "f32", value_parser = dtype)]
         dtype: DType,
     },
@@ -110,8 +113,11 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     };
     let budget = Duration::from_secs_f64(args.seconds);
     match args.what {
-        What::Matmul { m, n, k, batch, dtype } => {
-            print_report(&ops::matmul(&device, [batch, m, n, k], dtype, budget)?, args.json);
+        What::Matmul { m, n, k, batch, transposed, dtype } => {
+            print_report(
+                &ops::matmul(&device, [batch, m, n, k], transposed, dtype, budget)?,
+                args.json,
+            );
         }
         What::Attention { batch, heads, sequence, dim, causal, dtype } => {
             let shape = [batch, heads, sequence, dim];

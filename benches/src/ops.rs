@@ -82,11 +82,15 @@ fn report(
 pub fn matmul(
     device: &Device,
     [b, m, n, k]: [usize; 4],
+    transposed: bool,
     dtype: DType,
     budget: Duration,
 ) -> Result<Report> {
     let x = random(device, dtype, &[b, m, k], 1)?;
-    let y = random(device, dtype, &[b, k, n], 2)?;
+    let y = match transposed {
+        true => random(device, dtype, &[b, n, k], 2)?.t(),
+        false => random(device, dtype, &[b, k, n], 2)?,
+    };
     let timing = time(device, budget, || Matmul::new(&x, &y).run())?;
     let flops = 2.0 * (b * m) as f64 * (n * k) as f64;
     Ok(report("matmul", &[b, m, n, k], dtype, device, flops, timing))

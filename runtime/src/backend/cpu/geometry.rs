@@ -4,8 +4,8 @@
 use super::few::Few;
 use super::isa::Isa;
 use super::plan::{
-    BACKWARD_CHUNK, BAND_ROWS, BYTE_CHUNK, COLUMNS, Class, ELEMENTS, FEW_COLUMNS, FEW_ROWS,
-    FEW_ROWS_DOT, FEW_ROWS_OF_B, LAUNCH_NS, LINK_ENTRIES, MANY_BANDS, ROW_CHUNK, ROW_NS, STREAM,
+    BACKWARD_CHUNK, BAND_ROWS, BYTE_CHUNK, COLUMNS, Class, ELEMENTS, FEW_COLUMNS, FEW_OF_COLUMNS,
+    FEW_OF_ROWS, FEW_ROWS_OF_B, LAUNCH_NS, LINK_ENTRIES, MANY_BANDS, ROW_CHUNK, ROW_NS, STREAM,
     STRIDED, class,
 };
 use crate::dtype::DType;
@@ -60,15 +60,21 @@ fn few(checked: &CheckedOp, dot: bool) -> Option<Few> {
     let (a, b) = (checked.spec("a")?, checked.spec("b")?);
     let axes = a.layout.rank() - 2;
     // A scale that the op finds is of more columns than these tiles have.
-    let few = op.group == Group::None && op.quantize != Scale::Block1x128 && a.dtype.is_float();
-    if !few || a.layout.shape()[axes] > if dot { FEW_ROWS_DOT } else { FEW_ROWS } {
+    if op.group != Group::None || op.quantize == Scale::Block1x128 || a.dtype.size() == 1 {
         return None;
     }
-    match (b.layout.strides()[axes], b.layout.strides()[axes + 1]) {
-        (1, _) => Some(Few::Columns),
-        (_, 1) => Some(Few::Rows),
-        _ => None,
-    }
+    let [f32, bf16, f16] = FEW_OF_ROWS;
+    let of_rows = match b.dtype {
+        DType::F32 => f32,
+        DType::BF16 => bf16,
+        _ => f16,
+    };
+    let (form, most) = match (b.layout.strides()[axes], b.layout.strides()[axes + 1]) {
+        (1, _) => (Few::Columns, FEW_OF_COLUMNS[usize::from(dot)]),
+        (_, 1) => (Few::Rows, of_rows),
+        _ => return None,
+    };
+    (a.layout.shape()[axes] <= most).then_some(form)
 }
 
 /// Tile and chunk of a product.

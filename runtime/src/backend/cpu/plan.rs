@@ -24,10 +24,11 @@ pub(super) const ELEMENTS: u64 = 1 << 14;
 /// Contraction elements of a chunk of a product of 8-bit values: their f32 sum is promoted, scaled, to the
 /// accumulator. Of i8 it is exact and the accumulator is i32.
 pub(super) const BYTE_CHUNK: u64 = 128;
-/// Most rows of a product that reads B where it lies, and tile and chunk: of dense columns and of dense rows of B.
-pub(super) const FEW_ROWS: u64 = 16;
-/// The same where dot-product instructions take over.
-pub(super) const FEW_ROWS_DOT: u64 = 4;
+/// Most rows of a product that reads B where it lies, measured at 4096 by 4096: of dense columns of B, and where dot
+/// products take over; of dense rows of f32, bf16 and f16, which cost more the dearer they are to widen.
+pub(super) const FEW_OF_COLUMNS: [u64; 2] = [4, 2];
+pub(super) const FEW_OF_ROWS: [u64; 3] = [16, 4, 1];
+/// Tile and chunk of such a product: of dense columns and of dense rows of B.
 pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);
 pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 256], 256);
 /// Columns of a scatter's tile, and most entries of a link.
@@ -127,9 +128,8 @@ pub(super) fn class(isa: Isa) -> &'static Class {
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
-    let few = [FEW_COLUMNS, FEW_ROWS_OF_B];
-    let mut text =
-        format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {FEW_ROWS} {FEW_ROWS_DOT} {few:?}\n");
+    let few = (FEW_OF_COLUMNS, FEW_OF_ROWS, FEW_COLUMNS, FEW_ROWS_OF_B);
+    let mut text = format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {few:?}\n");
     text += &format!("{BAND_ROWS:?} {MANY_BANDS}\n");
     for Class { isa, tile, dot, chunk, attention_tile, backward_tile, family, .. } in &CLASSES {
         let dot = dot.map(|(tile, _)| tile);
