@@ -1,4 +1,4 @@
-"""PyTorch's side of the matmul comparison: squares of 256 to 2048, few rows by 4096 x 4096, and 256 products of
+"""PyTorch's side of the matmul comparison: squares of 256 to 2048, few rows by a weight of 4096 x 4096, and 256 products of
 64x64x64 by `bmm`.
 
     python matmul_torch.py [--threads 2] [--runs 20] [--dtype f32]
@@ -29,6 +29,8 @@ def main() -> None:
     for batch, m, n, k in SHAPES:
         lead = () if batch == 1 else (batch,)
         a, b = torch.randn(*lead, m, k).to(dtype), torch.randn(*lead, k, n).to(dtype)
+        if m < k:
+            b = torch.randn(n, k).to(dtype).t()
         out = torch.empty(*lead, m, n, dtype=dtype)
         product = torch.mm if batch == 1 else torch.bmm
         took = machine.seconds(lambda: product(a, b, out=out), args.runs)
