@@ -14,6 +14,9 @@ mod programs;
 mod run;
 mod units;
 
+#[global_allocator]
+static MEMORY: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 /// Lease compute on a GPU node without handing out the GPU.
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version, propagate_version = true)]

@@ -261,7 +261,7 @@ impl Inner {
             env.extend(std::env::vars().map(|(k, v)| format!("{k}={v}")));
         }
         let path = self.sources.as_ref().map_or("", |s| s.program.as_str());
-        let failure = match sys::reset_signals() {
+        let failure = match sys::reset_signals(&self.given.ignored) {
             Ok(()) => sys::execute(path, &policy.argv, &env),
             Err(e) => e,
         };

@@ -45,6 +45,8 @@ struct Given {
     cgroups: Vec<OwnedFd>,
     /// As in [`Start::exits`]: of all `cgroups`, or of none.
     exits: Vec<OwnedFd>,
+    /// Signals that whoever started this program has ignored, and the job shall not.
+    ignored: Vec<i32>,
     layers: Vec<LayerReport>,
 }
 
@@ -75,6 +77,8 @@ fn launch(trace: &mut Trace) -> Result<(), Fault> {
 }
 
 fn receive(trace: &mut Trace) -> Result<Given, Fault> {
+    // While the policy is on its way.
+    let ignored = sys::ignored_signals();
     let mut buffer = vec![0; MAX_POLICY_BYTES + 64 * 1024];
     let (n, fds) = sys::receive(trace.socket(), &mut buffer).during("receiving the policy")?;
     let start: Start =
@@ -98,7 +102,15 @@ fn receive(trace: &mut Trace) -> Result<Given, Fault> {
     let mut next = |is_there: bool| if is_there { fds.next() } else { None };
     let (stdin, session) = (next(start.stdin), next(start.session));
     let cgroups = fds.by_ref().take(start.cgroups as usize).collect();
-    Ok(Given { policy, stdin, session, cgroups, exits: fds.collect(), layers: start.layers })
+    Ok(Given {
+        policy,
+        stdin,
+        session,
+        cgroups,
+        exits: fds.collect(),
+        ignored,
+        layers: start.layers,
+    })
 }
 
 /// Root becomes the job's host id; anybody else stays who he is.

@@ -69,14 +69,14 @@ pub(crate) fn clone_sources(policy: &Policy) -> Result<Sources, Fault> {
         for name in DEVICES {
             let path = format!("/dev/{name}");
             let place = sys::open_place(None, &path).during(&path)?;
-            trees.push(clone_place(path, &place, attributes & !sys::NODEV | sys::NOEXEC)?);
+            trees.push(clone_place(path, place, attributes & !sys::NODEV | sys::NOEXEC)?);
         }
     }
     let (program, tree) = program(policy, attributes)?;
     trees.extend(tree);
     for (name, source) in &policy.inputs {
         let place = open_source(source)?;
-        trees.push(clone_place(format!("/in/{name}"), &place, attributes)?);
+        trees.push(clone_place(format!("/in/{name}"), place, attributes)?);
     }
     Ok(Sources { trees, program })
 }
@@ -89,11 +89,12 @@ fn system_folder(path: &str, attributes: u64) -> Result<Option<Tree>, Fault> {
         return Ok(Some(Tree { target: path.to_owned(), clone: Clone::Symlink(link) }));
     }
     let place = sys::open_place(None, path).during(path)?;
-    clone_place(path.to_owned(), &place, attributes).map(Some)
+    clone_place(path.to_owned(), place, attributes).map(Some)
 }
 
-fn clone_place(target: String, place: &OwnedFd, attributes: u64) -> Result<Tree, Fault> {
-    let meta = fs::metadata(format!("/proc/self/fd/{}", place.as_raw_fd())).during(&target)?;
+fn clone_place(target: String, place: OwnedFd, attributes: u64) -> Result<Tree, Fault> {
+    let place = fs::File::from(place);
+    let meta = place.metadata().during(&target)?;
     let device = target.starts_with("/dev/");
     if !(meta.is_dir() || meta.is_file() || device) {
         return Err(Fault::new(&format!("{target}: the source is neither a file nor a folder")));
@@ -136,11 +137,11 @@ fn program(policy: &Policy, attributes: u64) -> Result<(String, Option<Tree>), F
             return Err(Fault::new(&format!("{shown} is no folder of one Python alone")));
         }
         let place = sys::open_place(None, &shown).during(&shown)?;
-        return Ok((path, Some(clone_place(shown, &place, attributes)?)));
+        return Ok((path, Some(clone_place(shown, place, attributes)?)));
     }
     let name = policy.program.path.file_name().unwrap_or_default().to_string_lossy();
     let in_jail = format!("/app/{name}");
-    Ok((in_jail.clone(), Some(clone_place(in_jail, &place, attributes)?)))
+    Ok((in_jail.clone(), Some(clone_place(in_jail, place, attributes)?)))
 }
 
 pub(crate) fn make_root(inner: &mut Inner) -> Result<(), Fault> {

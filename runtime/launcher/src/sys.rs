@@ -212,12 +212,25 @@ pub(crate) fn block_signals(signals: &[i32]) -> io::Result<()> {
     signal_mask(libc::SIG_BLOCK, signals)
 }
 
-/// Unblocks every signal and gives each its default disposition again.
-pub(crate) fn reset_signals() -> io::Result<()> {
-    // A shell's background job is started with SIGINT ignored, nohup's with SIGHUP, Rust's with SIGPIPE.
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL is a valid disposition; the two signals that cannot be caught answer an error.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+/// The signals that this process ignores: a shell's background job is started with SIGINT ignored, nohup's with SIGHUP,
+/// Rust's with SIGPIPE. Nothing else outlives an exec.
+pub(crate) fn ignored_signals() -> Vec<i32> {
+    let ignored = |signal: &i32| {
+        // SAFETY: all-zero is a valid sigaction; nothing is set, and the old one is written there.
+        unsafe {
+            let mut old: libc::sigaction = zeroed();
+            libc::sigaction(*signal, ptr::null(), &raw mut old) == 0
+                && old.sa_sigaction == libc::SIG_IGN
+        }
+    };
+    (1..=64).filter(ignored).collect()
+}
+
+/// Unblocks every signal and gives those that were ignored their default disposition again.
+pub(crate) fn reset_signals(ignored: &[i32]) -> io::Result<()> {
+    for signal in ignored {
+        // SAFETY: SIG_DFL is a valid disposition.
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
     }
     signal_mask(libc::SIG_SETMASK, &[])
 }
