@@ -20,9 +20,12 @@ fn every_promise_of_a_node_is_measured() {
     let rows: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let promises = [
-        "2 tenants",
-        "8 tenants",
-        "32 tenants",
+        "2 tenants over that of one alone",
+        "2 tenants over that of one alone with as many tensors",
+        "8 tenants over that of one alone",
+        "8 tenants over that of one alone with as many tensors",
+        "32 tenants over that of one alone",
+        "32 tenants over that of one alone with as many tensors",
         "equal weights",
         "weights 1:2:4",
         "latency",
