@@ -85,6 +85,7 @@ fn every_record() -> Vec<Record> {
         Record::Read { at, staging: 128, len: 4 },
         Record::Record { program: 1, steps: [64, 4096] },
         Record::Erase { program: 1 },
+        Record::Plan { handle: 3, staging: 512 },
     ];
     defines.chain(others).collect()
 }
@@ -131,7 +132,7 @@ fn one_changed_byte_is_refused_or_another_valid_record() {
     let mut unknown = Record::Replay { program: 1 }.encode(1, 0).unwrap();
     unknown[4] = 77;
     let error = Record::decode(&unknown).2.unwrap_err();
-    assert!(error.to_string().contains("record kind, asked 77, allowed 10"), "{error}");
+    assert!(error.to_string().contains("record kind, asked 77, allowed 11"), "{error}");
 }
 
 #[test]

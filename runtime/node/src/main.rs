@@ -4,10 +4,10 @@
 use leasehold::backend::cpu::Cpu;
 use leasehold::backend::wgpu::Wgpu;
 use leasehold::wire::{from_bytes, receive, send};
-use leasehold::{Device, Error, Kind};
+use leasehold::{DType, Device, Error, Kind, Matmul};
 use leasehold_node::control::protocol::ToClient;
 use leasehold_node::control::{Config, private, serve};
-use leasehold_node::executor;
+use leasehold_node::executor::{self, Reach, confine};
 use leasehold_node::keys::{PublicKey, SecretKey, read_secret};
 use leasehold_node::lease::{KeySet, Name};
 use std::collections::HashMap;
@@ -194,11 +194,28 @@ fn run_executor(options: &Options) -> Result<(), Failure> {
     let (entrance, None) = (fds.next(), fds.next()) else { return Err(bad(count).into()) };
     let name = options.need("device")?;
     match name.strip_prefix("wgpu:").map(str::parse) {
-        Some(Ok(index)) => executor::serve(Wgpu::open(index)?, control, entrance)?,
-        None if name == "cpu" => executor::serve(Cpu::new()?, control, entrance)?,
+        Some(Ok(index)) => {
+            let wgpu = Wgpu::open(index)?;
+            confine(Reach::Driver)?;
+            executor::serve(wgpu, control, entrance)?;
+        }
+        None if name == "cpu" => {
+            let cpu = Cpu::new()?;
+            let_libraries_look()?;
+            confine(Reach::Processor)?;
+            executor::serve(cpu, control, entrance)?;
+        }
         _ => return Err(format!("device {name:?}, allowed: cpu, wgpu:N").into()),
     }
     Ok(())
+}
+
+/// Libraries beneath the kernels look at the machine when they are first used: now, while they may.
+fn let_libraries_look() -> Result<(), Error> {
+    let dev = Device::from_backend(Cpu::with_threads(1)?)?;
+    let x = dev.empty(DType::F32, &[64, 64])?;
+    Matmul::new(&x, &x).run()?;
+    dev.wait(None)
 }
 
 fn run_devices(options: &Options) -> Result<(), Failure> {

@@ -7,8 +7,8 @@ use leasehold::backend::cpu::Cpu;
 use leasehold::remote::Remote;
 use leasehold::wire::{Ends, Mapped, Open, Opened, from_bytes, pair, receive, send};
 use leasehold::{
-    ArgMax, Attention, DType, Device, Error, Gather, Kind, Map, Matmul, Norm, Scatter, Softmax,
-    Tensor,
+    ArgMax, Attention, Copy, DType, Device, Error, Gather, Kind, Map, Matmul, Norm, Scatter,
+    Softmax, Tensor,
 };
 use leasehold_node::executor::protocol::{FromExecutor, Terms, ToExecutor, Usage, Why};
 use leasehold_node::executor::serve;
@@ -238,6 +238,37 @@ fn leased_replays_give_local_bits() {
     assert!(node.end(job, Why::Exited).ops >= 2020 * 5);
 }
 
+/// A leased device has its node's plans: they are told as a local device of the same kind tells its own.
+#[test]
+fn a_leased_program_says_what_a_local_one_says() {
+    let node = Node::start(cpu(), None);
+    let local = Device::from_backend(cpu()).unwrap();
+    let leased = node.open(node.job(terms(1)), 256 * MIB);
+    let step = |dev: &Device| {
+        let x = ramp(dev, &[2, 8, 64], 0.1);
+        let heads = x.reshape(&[2, 8, 2, 32]).unwrap().permute(&[0, 2, 1, 3]).unwrap();
+        dev.program(|p| {
+            let h = Matmul::new(&x, &x.t()).record(p)?;
+            p.output(&Softmax::new(&h).record(p)?)?;
+            p.output(&Attention::new(&heads, &heads, &heads).lens(&[8, 3]).record(p)?)
+        })
+        .unwrap()
+    };
+    let (here, there) = (step(&local), step(&leased));
+    for _ in 0..2 {
+        assert_eq!(here.quote().unwrap(), there.quote().unwrap());
+        assert_eq!(here.explain().unwrap(), there.explain().unwrap());
+        there.replay().unwrap();
+    }
+    leased.wait(None).unwrap();
+    // What a lease does not allow has no quote, for the reason that refuses it.
+    let narrow = node.open(node.job(Terms { ops: Some(vec!["softmax".into()]), ..terms(2) }), MIB);
+    let x = narrow.empty(DType::F32, &[4]).unwrap();
+    let step = narrow.program(|p| p.output(&Map::add(&x, &x).record(p)?)).unwrap();
+    let error = step.quote().unwrap_err();
+    assert!(matches!(error.kind(), Kind::Unsupported { .. }), "{error}");
+}
+
 /// The same on a GPU backend, whose work is done long after it is launched. A software adapter will do.
 #[test]
 fn leased_bits_are_local_bits_on_any_gpu() {
@@ -337,19 +368,38 @@ fn an_op_over_the_leases_time_is_refused_with_both_numbers() {
 #[test]
 fn a_new_lease_reads_zeros_whatever_the_last_one_left() {
     let node = Node::start(Cpu::new().unwrap().with_memory(64 * MIB), None);
-    let job = node.job(Terms { memory: 64 * MIB, ..terms(1) });
-    let dev = node.open(job, 64 * MIB);
-    let full = vec![0x5eu32; 12 << 20];
-    let x = dev.tensor([12 << 20], &full).unwrap();
-    dev.wait(None).unwrap();
-    drop((x, dev));
-    node.end(job, Why::Exited);
     // The budget has room for one such block only, so the next lease gets the very same memory.
-    let job = node.job(Terms { memory: 64 * MIB, ..terms(2) });
-    let dev = node.open(job, 64 * MIB);
-    let y = dev.empty(DType::U32, &[12 << 20]).unwrap();
-    let seen = y.read::<u32>().unwrap().wait(None).unwrap();
-    assert!(seen.iter().all(|&word| word == 0));
+    let mut lease = 0;
+    let mut block = || {
+        lease += 1;
+        let job = node.job(Terms { memory: 64 * MIB, ..terms(lease) });
+        let dev = node.open(job, 64 * MIB);
+        let x = dev.empty(DType::U32, &[12 << 20]).unwrap();
+        (job, dev, x)
+    };
+    // Everything by a copy, and by an op the last words alone: zeroing goes as far as was written.
+    let leave: [fn(&Device, &Tensor); 2] = [
+        |_, x| x.write(&vec![0x5eu32; 12 << 20]).unwrap(),
+        |dev, x| {
+            let words = dev.tensor([5], &[0x5eu32; 5]).unwrap();
+            let end = x.narrow(0, (12 << 20) - 5, 5).unwrap();
+            Copy::new(&words).into(&end).run().unwrap();
+        },
+    ];
+    for leave in leave {
+        let (job, dev, x) = block();
+        leave(&dev, &x);
+        dev.wait(None).unwrap();
+        let seen = x.read::<u32>().unwrap().wait(None).unwrap();
+        assert_eq!(seen.last(), Some(&0x5e), "it was written");
+        drop((x, dev));
+        node.end(job, Why::Exited);
+        let (job, dev, y) = block();
+        let seen = y.read::<u32>().unwrap().wait(None).unwrap();
+        assert!(seen.iter().all(|&word| word == 0));
+        drop((y, dev));
+        node.end(job, Why::Exited);
+    }
 }
 
 #[test]

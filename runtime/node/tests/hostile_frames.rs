@@ -6,8 +6,8 @@
 use leasehold::backend::null::Null;
 use leasehold::op::{self, Op, Spec, check};
 use leasehold::wire::{
-    BlockRef, COMPLETE_BYTES, COPY_MAX, Completion, Consumer, Ends, Outcome, Producer, Record,
-    STAGING_BYTES, STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd, Wire,
+    BlockRef, COMPLETE_BYTES, COPY_MAX, Completion, Consumer, Ends, Outcome, PLAN_TEXT_BYTES,
+    Producer, Record, STAGING_BYTES, STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd, Wire,
 };
 use leasehold::{DType, Dims, Kind, Layout, MapFn};
 use leasehold_node::executor::Executor;
@@ -175,6 +175,10 @@ impl Model {
             Record::Replay { program } => self.programs.get(program).is_some_and(|steps| {
                 steps.iter().all(|(op, specs, bindings)| self.runs(op, specs, bindings))
             }),
+            Record::Plan { handle, staging } => {
+                let end = u128::from(*staging) + u128::from(PLAN_TEXT_BYTES);
+                self.handles.contains_key(handle) && end <= u128::from(STAGING_BYTES)
+            }
             Record::Reserve { bytes } => {
                 let len = (*bytes).max(1).div_ceil(2 * MIB).saturating_mul(2 * MIB);
                 len <= QUOTA - self.held()
@@ -293,7 +297,7 @@ fn some_step(random: &mut Random, model: &Model) -> Step {
 
 fn some_record(random: &mut Random, model: &Model, staging: &Shared) -> Record {
     let handle = random.below(32) as u32;
-    match random.below(16) {
+    match random.below(17) {
         0..3 => {
             let spec = some_spec(random);
             let (op, n): (Op, usize) = match random.below(4) {
@@ -344,6 +348,10 @@ fn some_record(random: &mut Random, model: &Model, staging: &Shared) -> Record {
                 Record::Read { at, staging, len }
             }
         }
+        15 => Record::Plan {
+            handle,
+            staging: if random.one_in(4) { random.number() } else { random.below(STAGING_BYTES) },
+        },
         _ => Record::Release {
             at: BlockRef { block: random.number() as u32, generation: 1, offset: 0 },
         },

@@ -149,6 +149,12 @@ pub trait Backend: Send + 'static {
         state: Option<Place>,
     ) -> Result<()>;
 
+    /// Nanoseconds that a device made of threads spent so far beside launches and zeroing, as [`Progress`] counts those
+    /// in `busy_ns`: spinning, copies, and what the calling thread did between launches. Another device says 0.
+    fn idle_ns(&self) -> u64 {
+        0
+    }
+
     /// A mark after everything launched so far.
     ///
     /// # Errors

@@ -1,13 +1,12 @@
 //! The engine of a device in this process: a queue of commands and one backend. A worker thread drives the
 //! queue; a caller that waits drives it too when the backend is free, so that op + wait costs no thread switch.
 
-use super::{Engine, Poison, ProgramId, QueueId, Ticket, WhenFull, program_ops};
+use super::{Engine, Planned, Poison, ProgramId, QueueId, Ticket, WhenFull, program_ops};
 use crate::backend::{Backend, Caps, Mark, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::exec::{Core, Run};
 use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId, CheckedOp};
-use crate::order::Plan;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
@@ -491,10 +490,11 @@ impl<B: Backend> Engine for Local<B> {
         self.enqueue(Command::Run(op), full)
     }
 
-    fn plan(&self, op: &Arc<CheckedOp>) -> Result<Plan> {
+    fn plan(&self, op: &Arc<CheckedOp>) -> Result<Planned> {
         // Of a forked child nothing answers.
         drop(self.queue()?);
-        lock(&self.shared.driver).core.plan(op)
+        let plan = lock(&self.shared.driver).core.plan(op)?;
+        Ok(Planned { text: plan.to_string(), time_ns: plan.total_ns() })
     }
 
     fn record(&self, ops: Vec<BoundOp>) -> Result<ProgramId> {

@@ -10,7 +10,6 @@ use crate::backend::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId, CheckedOp};
-use crate::order::Plan;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +24,15 @@ pub struct QueueId(pub u32);
 /// A program that an engine keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProgramId(pub u64);
+
+/// What a plan says of itself, wherever it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The plan for people: its order and units.
+    pub text: String,
+    /// Predicted nanoseconds in all.
+    pub time_ns: u128,
+}
 
 /// What to do when the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +79,11 @@ pub trait Engine: Send + Sync {
     /// `QueueFull` when asked to refuse; `Unsupported` or `Time` from planning; `DeviceLost`, `Revoked`.
     fn submit(&self, op: BoundOp, queue: QueueId, full: WhenFull) -> Result<Ticket>;
 
-    /// The plan that an op would follow here; nothing is enqueued. Waits for work that is under way.
+    /// The plan that an op would follow here; nothing of it is run. Waits for work that is under way.
     ///
     /// # Errors
-    /// `Unsupported`, also where plans are made out of this process's sight; `Time`, `DeviceLost`.
-    fn plan(&self, op: &Arc<CheckedOp>) -> Result<Plan> {
-        let asked = format!("the plan of {} on {}", op.op().name(), self.caps().name);
-        Err(Kind::Unsupported { asked, allowed: "a device of this process".into() }.into())
-    }
+    /// `Unsupported`, `Time`, `DeviceLost`, `Revoked`.
+    fn plan(&self, op: &Arc<CheckedOp>) -> Result<Planned>;
 
     /// Keeps a list of ops to be replayed in its order, as one.
     ///

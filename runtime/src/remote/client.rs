@@ -1,15 +1,20 @@
 //! The tenant's end of a session: tickets, records on their way, and what their completions mean. One thread at a
 //! time uses it; `Remote` holds the lock and does the waiting.
 
+mod programs;
+mod reads;
+
 use super::gone;
 use super::memory::Memory;
-use crate::engine::{Poison, ProgramId, QueueId, Ticket, program_ops};
+use crate::engine::{Planned, Poison, ProgramId, QueueId, Ticket};
 use crate::error::{Error, Kind, Result};
 use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::wire::{
-    COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, Producer, RECORD_ALIGN, Record,
-    STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd, Wire, awake,
+    COMPLETE_BYTES, Completion, Consumer, LENS_MAX, Outcome, PLAN_TEXT_BYTES, Producer,
+    RECORD_ALIGN, Record, SUBMIT_BYTES, Shared, TenantEnd, Wire, awake,
 };
+use programs::Program;
+use reads::{At, Part, Reading};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvFlags, SendFlags};
 use std::collections::{HashMap, VecDeque};
@@ -51,41 +56,12 @@ enum Pending {
         len: u64,
         to: usize,
     },
+    /// An op's plan, and where in staging its text will lie.
+    Plan {
+        handle: u32,
+        staging: u64,
+    },
     Plain,
-}
-
-/// A program as this side keeps it.
-struct Program {
-    ops: Arc<[BoundOp]>,
-    /// Whether its steps are on their way.
-    sent: bool,
-    /// Handles of its ops, once sent.
-    handles: Vec<u32>,
-    /// Why the executor refused it.
-    refused: Option<Error>,
-}
-
-/// A read under way. What arrived waits in staging until it is fetched, or until others need the room.
-struct Reading {
-    len: u64,
-    here: Vec<Part>,
-    /// Parts not yet here, the record of the last, and bytes not yet asked for.
-    parts: usize,
-    last: u64,
-    unsent: u64,
-    error: Option<Error>,
-}
-
-/// A part of a read that is here: where its bytes go, how many, and where they are.
-struct Part {
-    to: usize,
-    len: u64,
-    at: At,
-}
-
-enum At {
-    Staging(u64),
-    Spilled(Vec<u8>),
 }
 
 pub(super) struct Client {
@@ -120,13 +96,12 @@ pub(super) struct Client {
     /// Buffers freed while records were in flight.
     freed: Vec<BufferId>,
     programs: HashMap<ProgramId, Program>,
+    /// Plans that came and are not taken yet.
+    plans: HashMap<Ticket, Result<Planned>>,
     next_program: u32,
     /// Programs that the executor is still to forget.
     erased: Vec<u32>,
 }
-
-/// Spilled parts of reads whose memory is kept, each at most as long as one copy.
-const SPARE_MAX: usize = 8;
 
 /// Tickets of reads live apart from those of records.
 const READ_BASE: u64 = 1 << 62;
@@ -159,6 +134,7 @@ impl Client {
             refused: HashMap::new(),
             freed: Vec::new(),
             programs: HashMap::new(),
+            plans: HashMap::new(),
             next_program: 0,
             erased: Vec::new(),
         })
@@ -210,14 +186,14 @@ impl Client {
     /// The session is over: everything in flight fails with the first cause.
     fn end(&mut self, cause: Error) -> Error {
         let cause = self.over.get_or_insert(cause).clone();
-        for (_, pending) in std::mem::take(&mut self.pending) {
-            self.fail(pending, &cause);
+        for (ticket, pending) in std::mem::take(&mut self.pending) {
+            self.fail(ticket, pending, &cause);
         }
         self.completed = self.issued;
         cause
     }
 
-    fn fail(&mut self, pending: Pending, cause: &Error) {
+    fn fail(&mut self, ticket: u64, pending: Pending, cause: &Error) {
         match pending {
             Pending::Define { handle, staged: [offset, len] } => {
                 if len > 0 {
@@ -262,6 +238,11 @@ impl Client {
                     reading.error.get_or_insert(cause.clone());
                 }
             }
+            Pending::Plan { handle, staging } => {
+                self.memory.unstage(staging, PLAN_TEXT_BYTES);
+                let cause = self.refused.get(&handle).unwrap_or(cause).clone();
+                self.plans.insert(Ticket(ticket), Err(cause));
+            }
             Pending::Plain => {
                 self.first_error.get_or_insert(cause.clone());
             }
@@ -296,23 +277,23 @@ impl Client {
             }
             (self.completed, took) = (ticket, true);
             match completion.outcome {
-                Outcome::Done(values) => self.succeed(pending, values),
+                Outcome::Done(values) => self.succeed(ticket, pending, values),
                 Outcome::Failed(cause) => {
                     if matches!(
                         cause.kind(),
                         Kind::Revoked | Kind::Expired | Kind::DeviceLost { .. }
                     ) {
-                        self.fail(pending, &cause);
+                        self.fail(ticket, pending, &cause);
                         return Err(self.end(cause));
                     }
-                    self.fail(pending, &cause);
+                    self.fail(ticket, pending, &cause);
                 }
             }
         }
         Ok(())
     }
 
-    fn succeed(&mut self, pending: Pending, values: [u64; 3]) {
+    fn succeed(&mut self, ticket: u64, pending: Pending, values: [u64; 3]) {
         match pending {
             Pending::Define { staged: [offset, len], .. } => {
                 if len > 0 {
@@ -347,6 +328,10 @@ impl Client {
                 }
                 None => self.memory.unstage(staging, len),
             },
+            Pending::Plan { staging, .. } => {
+                let planned = self.planned(staging, values);
+                self.plans.insert(Ticket(ticket), Ok(planned));
+            }
             Pending::Plain => {}
         }
     }
@@ -406,68 +391,6 @@ impl Client {
         Ok(pushed)
     }
 
-    /// A region of staging; parts of reads that nobody fetched yet make room. `None` while records in flight have it.
-    fn stage(&mut self, bytes: u64) -> Result<Option<u64>> {
-        loop {
-            let region = self.memory.stage(bytes);
-            if region.is_some() || !self.spill()? {
-                return Ok(region);
-            }
-        }
-    }
-
-    /// Moves a part that is here out of staging; whether there was one.
-    fn spill(&mut self) -> Result<bool> {
-        let mut parts = self.reads.values_mut().flat_map(|reading| &mut reading.here);
-        let Some((part, staging)) = parts.find_map(|part| match part.at {
-            At::Staging(staging) => Some((part, staging)),
-            At::Spilled(_) => None,
-        }) else {
-            return Ok(false);
-        };
-        let len = part.len as usize;
-        let spare = self.spare.pop().filter(|bytes| bytes.len() >= len);
-        let mut bytes = spare.map_or_else(|| crate::engine::zeroed(len), Ok)?;
-        self.staging.read(staging, &mut bytes[..len]);
-        part.at = At::Spilled(bytes);
-        self.memory.unstage(staging, part.len);
-        Ok(true)
-    }
-
-    pub(super) fn begin_read(&mut self, buffer: BufferId, offset: u64, len: u64) -> Result<Ticket> {
-        self.memory.at(buffer, offset, len)?;
-        self.next_read += 1;
-        let reading =
-            Reading { len, here: Vec::new(), parts: 0, last: 0, unsent: len, error: None };
-        self.reads.insert(Ticket(self.next_read), reading);
-        Ok(Ticket(self.next_read))
-    }
-
-    pub(super) fn read_part(
-        &mut self,
-        read: Ticket,
-        buffer: BufferId,
-        offset: u64,
-        to: u64,
-        len: u64,
-        queue: QueueId,
-    ) -> Result<Option<Ticket>> {
-        let at = self.memory.at(buffer, offset, len)?;
-        let Some(staging) = self.stage(len)? else { return Ok(None) };
-        let record = Record::Read { at, staging, len };
-        let pending = Pending::Read { read, buffer, staging, len, to: to as usize };
-        let pushed = self.push(&record, queue, pending)?;
-        match (pushed, self.reads.get_mut(&read)) {
-            (Some(part), Some(reading)) => {
-                reading.parts += 1;
-                reading.last = part.0;
-                reading.unsent -= len;
-            }
-            _ => self.memory.unstage(staging, len),
-        }
-        Ok(pushed)
-    }
-
     /// Forgets all handles where `more` would be too many; whether there is room.
     fn room_for_handles(&mut self, more: usize) -> Result<bool> {
         if self.handles.len() + more <= HANDLES_MAX {
@@ -482,85 +405,6 @@ impl Client {
             self.handles.remove(&op);
         }
         Ok(true)
-    }
-
-    pub(super) fn record(&mut self, ops: Vec<BoundOp>) -> Result<ProgramId> {
-        let ops = program_ops(ops)?;
-        if ops.len() > HANDLES_MAX {
-            let asked = format!("a program of {} ops", ops.len());
-            return Err(Kind::Unsupported { asked, allowed: HANDLES_MAX.to_string() }.into());
-        }
-        self.next_program = self.next_program.wrapping_add(1);
-        let id = ProgramId(self.next_program.into());
-        let program = Program { ops, sent: false, handles: Vec::new(), refused: None };
-        self.programs.insert(id, program);
-        Ok(id)
-    }
-
-    pub(super) fn replay(&mut self, id: ProgramId, queue: QueueId) -> Result<Option<Ticket>> {
-        self.tell_erased()?;
-        let Some(Program { ops, sent, .. }) = self.programs.get(&id) else {
-            let (asked, allowed) = (format!("{id:?}"), "a kept program".to_string());
-            return Err(Kind::Bounds { asked, allowed }.into());
-        };
-        let (ops, sent) = (Arc::clone(ops), *sent);
-        if !sent && !self.send_program(id, &ops)? {
-            return Ok(None);
-        }
-        let record = Record::Replay { program: id.0 as u32 };
-        self.push(&record, queue, Pending::Replay { program: id, ops })
-    }
-
-    /// Defines a program's ops and sends its steps; false while there is no room for them.
-    fn send_program(&mut self, id: ProgramId, ops: &[BoundOp]) -> Result<bool> {
-        let distinct: std::collections::HashSet<_> = ops.iter().map(BoundOp::op).collect();
-        let new = distinct.into_iter().filter(|op| !self.handles.contains_key(*op)).count();
-        if !self.room_for_handles(new)? {
-            return Ok(false);
-        }
-        let mut steps = Vec::with_capacity(ops.len());
-        for op in ops {
-            let Some(handle) = self.handle(op.op())? else { return Ok(false) };
-            let bindings = op.bindings().iter().map(|b| self.memory.at(b.buffer, b.offset, 0));
-            steps.push(Step { handle, bindings: bindings.collect::<Result<_>>()? });
-        }
-        let bytes = Step::encode(&steps);
-        let len = bytes.len() as u64;
-        if len > STEPS_BYTES_MAX {
-            let asked = format!("a program of {len} bytes of steps");
-            return Err(Kind::Unsupported { asked, allowed: STEPS_BYTES_MAX.to_string() }.into());
-        }
-        let Some(staging) = self.stage(len.max(1))? else { return Ok(false) };
-        self.staging.write(staging, &bytes);
-        let record = Record::Record { program: id.0 as u32, steps: [staging, len] };
-        let pending = Pending::Record { program: id, staged: [staging, len.max(1)] };
-        if self.push(&record, QueueId(0), pending)?.is_none() {
-            self.memory.unstage(staging, len.max(1));
-            return Ok(false);
-        }
-        if let Some(program) = self.programs.get_mut(&id) {
-            program.sent = true;
-            program.handles = steps.iter().map(|step| step.handle).collect();
-        }
-        Ok(true)
-    }
-
-    pub(super) fn erase(&mut self, id: ProgramId) {
-        if self.programs.remove(&id).is_some_and(|program| program.sent) {
-            self.erased.push(id.0 as u32);
-            // What the ring has no room for now goes with the next replay.
-            let _ = self.tell_erased();
-        }
-    }
-
-    fn tell_erased(&mut self) -> Result<()> {
-        while let Some(&program) = self.erased.last() {
-            if self.push(&Record::Erase { program }, QueueId(0), Pending::Plain)?.is_none() {
-                break;
-            }
-            self.erased.pop();
-        }
-        Ok(())
     }
 
     pub(super) fn submit(&mut self, op: &BoundOp, queue: QueueId) -> Result<Option<Ticket>> {
@@ -619,44 +463,6 @@ impl Client {
             Some(Reading { error: Some(error), .. }) => Err(error.clone()),
             Some(Reading { parts: 0, unsent: 0, .. }) | None => Ok(Some(())),
             Some(_) => self.over.clone().map_or(Ok(None), Err),
-        }
-    }
-
-    pub(super) fn fetch(&mut self, ticket: Ticket, dst: &mut [u8]) -> Result<()> {
-        let done = self.reads.get(&ticket).filter(|r| r.parts == 0 && r.unsent == 0);
-        let have = done.map_or(0, |reading| reading.len);
-        if have != dst.len() as u64 {
-            let (asked, allowed) = (dst.len().to_string(), have.to_string());
-            return Err(Kind::Bounds { asked, allowed }.into());
-        }
-        let error = done.and_then(|reading| reading.error.clone());
-        self.take(ticket, dst);
-        error.map_or(Ok(()), Err)
-    }
-
-    pub(super) fn forget(&mut self, ticket: Ticket) {
-        self.take(ticket, &mut []);
-    }
-
-    /// Ends a read: its parts go to where they belong in `dst`, if that reaches so far, and their room is given back.
-    fn take(&mut self, ticket: Ticket, dst: &mut [u8]) {
-        let Some(reading) = self.reads.remove(&ticket) else { return };
-        for Part { to, len, at } in reading.here {
-            let dst = dst.get_mut(to..to + len as usize);
-            match at {
-                At::Staging(staging) => {
-                    dst.map(|dst| self.staging.read(staging, dst));
-                    self.memory.unstage(staging, len);
-                }
-                At::Spilled(bytes) => {
-                    if let Some(dst) = dst {
-                        dst.copy_from_slice(&bytes[..len as usize]);
-                    }
-                    if self.spare.len() < SPARE_MAX {
-                        self.spare.push(bytes);
-                    }
-                }
-            }
         }
     }
 

@@ -6,19 +6,22 @@ mod heap;
 mod memory;
 
 use crate::backend::Caps;
-use crate::engine::{Engine, ProgramId, QueueId, Ticket, WhenFull};
+use crate::engine::{Engine, Planned, ProgramId, QueueId, Ticket, WhenFull};
 use crate::error::{Error, Kind, Result};
 use crate::numerics::Numerics;
-use crate::op::{BoundOp, BufferId};
+use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::wire::{self, Mapped, Open, Opened, Shared, TenantEnd, VERSION};
 use client::Client;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a wait spins before it sleeps: about twice what a wake-up costs on a virtual machine.
 const SPIN: Duration = Duration::from_micros(100);
+/// How long it spins when the wait before was long.
+const SPIN_LEAST: Duration = Duration::from_micros(2);
 /// Looks between two yields while it spins: whoever else wants the core has it then.
 const LOOKS: u32 = 32;
 /// The longest sleep between two looks: a lost wake-up costs this once, never a hang.
@@ -33,6 +36,8 @@ pub struct Remote {
     numerics: Numerics,
     /// Zero in a forked child.
     parent: Shared,
+    /// How long waits spin: see [`Remote::learn`].
+    spin_ns: AtomicU64,
 }
 
 impl Remote {
@@ -99,7 +104,14 @@ impl Remote {
         parent.set_flag(0, true);
         let client = Client::new(TenantEnd::received(fds)?, memory)?;
         let (client, progress) = (Mutex::new(client), Condvar::new());
-        Ok(Self { client, progress, caps, numerics: Numerics(numerics), parent })
+        Ok(Self {
+            client,
+            progress,
+            caps,
+            numerics: Numerics(numerics),
+            parent,
+            spin_ns: AtomicU64::new(SPIN.as_nanos() as u64),
+        })
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Client>> {
@@ -119,9 +131,13 @@ impl Remote {
         mut ready: impl FnMut(&mut Client) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
         let (begin, mut looks) = (Instant::now(), 0u32);
+        let spin = Duration::from_nanos(self.spin_ns.load(Relaxed));
         loop {
             client.take_completions()?;
             if let Some(value) = ready(&mut client)? {
+                if looks > 0 {
+                    self.learn(begin.elapsed());
+                }
                 return Ok(Some(value));
             }
             let waited = begin.elapsed();
@@ -129,10 +145,10 @@ impl Remote {
             if left.is_zero() {
                 return Ok(None);
             }
-            if waited < SPIN {
+            if waited < spin {
                 drop(client);
-                looks = (looks + 1) % LOOKS;
-                if looks == 0 {
+                looks += 1;
+                if looks.is_multiple_of(LOOKS) {
                     std::thread::yield_now();
                 } else {
                     std::hint::spin_loop();
@@ -158,6 +174,13 @@ impl Remote {
             client.woken(slept)?;
             self.progress.notify_all();
         }
+    }
+
+    /// Spinning shortens a wait only if that ends about as soon as a sleeper wakes. Waits that took longer leave
+    /// the core to those whom they wait for; the first short one brings spinning back.
+    fn learn(&self, waited: Duration) {
+        let spin = if waited < 2 * SPIN { SPIN } else { SPIN_LEAST };
+        self.spin_ns.store(spin.as_nanos() as u64, Relaxed);
     }
 
     /// Runs `act` until it does not answer `None`, which says that it waits for room.
@@ -238,6 +261,13 @@ impl Engine for Remote {
         }
         drop(client);
         self.until_room(|client| client.submit(&op, queue))
+    }
+
+    fn plan(&self, op: &Arc<CheckedOp>) -> Result<Planned> {
+        let ticket = self.until_room(|client| client.ask_plan(op))?;
+        let came = |client: &mut Client| client.take_plan(ticket);
+        let planned = self.wait_for(self.lock()?, None, |_| ticket.0, came)?;
+        planned.ok_or_else(|| gone("the executor has gone"))
     }
 
     fn record(&self, ops: Vec<BoundOp>) -> Result<ProgramId> {

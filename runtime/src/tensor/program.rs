@@ -290,12 +290,12 @@ impl Program {
     /// What a replay is predicted to take. Pure: nothing runs, and equal programs on equal devices have one quote.
     ///
     /// # Errors
-    /// What planning a step fails with; `Unsupported` on a leased device, whose node makes the plans.
+    /// What planning a step fails with. On a leased device the node makes the plans, and its loss is an error.
     pub fn quote(&self) -> Result<Quote> {
         self.steps.iter().try_fold(Quote::default(), |sum, op| {
             let (plan, cost) = (self.device.engine().plan(op)?, op.cost());
             Ok(Quote {
-                time_ns: sum.time_ns.saturating_add(plan.total_ns()),
+                time_ns: sum.time_ns.saturating_add(plan.time_ns),
                 bytes: sum.bytes.saturating_add(cost.bytes),
                 flops: sum.flops.saturating_add(cost.flops),
             })
@@ -309,7 +309,7 @@ impl Program {
     pub fn explain(&self) -> Result<String> {
         let lines = self.steps.iter().map(|op| {
             let (plan, name) = (self.device.engine().plan(op)?, op.op().name());
-            Ok(format!("{name}: {plan}; {} B, {} ns\n", op.cost().bytes, plan.total_ns()))
+            Ok(format!("{name}: {}; {} B, {} ns\n", plan.text, op.cost().bytes, plan.time_ns))
         });
         lines.collect()
     }

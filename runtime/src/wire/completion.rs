@@ -6,7 +6,8 @@ use crate::error::{Error, Kind, Result, Rule};
 /// What became of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// Done. Of a `reserve`: block, generation and bytes.
+    /// Done. Of a `reserve`: block, generation and bytes. Of a `plan`: predicted nanoseconds in two halves, the low
+    /// one first, and bytes of text.
     Done([u64; 3]),
     /// Not done, or done with a fault.
     Failed(Error),

@@ -36,5 +36,7 @@ pub const STAGING_BYTES: u64 = 32 << 20;
 pub const COPY_MAX: u64 = 4 << 20;
 /// Most bytes of a program's steps.
 pub const STEPS_BYTES_MAX: u64 = 1 << 20;
+/// Room in staging for what a plan says of itself.
+pub const PLAN_TEXT_BYTES: u64 = 256;
 /// Most lengths that one op carries.
 pub const LENS_MAX: u64 = 1 << 18;

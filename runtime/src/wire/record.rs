@@ -93,6 +93,13 @@ pub enum Record {
         /// Bytes.
         len: u64,
     },
+    /// Ask what plan a defined op follows: its text comes into staging, at most [`super::PLAN_TEXT_BYTES`].
+    Plan {
+        /// The handle.
+        handle: u32,
+        /// To this offset of staging.
+        staging: u64,
+    },
 }
 
 /// A step of a program: a defined op, and where its operands lie.
@@ -162,6 +169,15 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(*self.take()?))
     }
 
+    /// A number and the zero word behind it.
+    fn numbered(&mut self) -> Result<u32> {
+        let (number, zero) = (self.u32()?, self.u32()?);
+        if zero != 0 {
+            return Err(protocol("reserved word", zero, 0));
+        }
+        Ok(number)
+    }
+
     fn count(&mut self) -> Result<usize> {
         let n = self.u32()?;
         if n as usize > MAX_OPERANDS {
@@ -196,6 +212,7 @@ impl Record {
             Self::Read { .. } => 8,
             Self::Record { .. } => 9,
             Self::Erase { .. } => 10,
+            Self::Plan { .. } => 11,
         }
     }
 
@@ -229,6 +246,10 @@ impl Record {
             Self::Run { handle, bindings } => {
                 u32s(&[*handle, bindings.len() as u32]);
                 bindings.iter().for_each(|at| encode_at(at, &mut out));
+            }
+            Self::Plan { handle, staging } => {
+                u32s(&[*handle, 0]);
+                out.extend(staging.to_le_bytes());
             }
             Self::Reserve { bytes } => out.extend(bytes.to_le_bytes()),
             Self::Release { at } => encode_at(at, &mut out),
@@ -290,14 +311,12 @@ impl Record {
             7 => Self::Write { at: c.at()?, staging: c.u64()?, len: c.u64()? },
             8 => Self::Read { at: c.at()?, staging: c.u64()?, len: c.u64()? },
             9 => {
-                let (program, zero) = (c.u32()?, c.u32()?);
-                if zero != 0 {
-                    return Err(protocol("reserved word", zero, 0));
-                }
+                let program = c.numbered()?;
                 Self::Record { program, steps: [c.u64()?, c.u64()?] }
             }
             10 => Self::Erase { program: c.u32()? },
-            other => return Err(protocol("record kind", other, 10)),
+            11 => Self::Plan { handle: c.numbered()?, staging: c.u64()? },
+            other => return Err(protocol("record kind", other, 11)),
         };
         c.end()?;
         Ok(record)

@@ -131,10 +131,19 @@ impl Node {
     }
 
     fn attend_admin(&self, client: &OwnedFd) -> leasehold::Result<()> {
-        let Some(FromClient::Revoke { lease }) = hear(client)? else { return Ok(()) };
-        match self.revoke(lease) {
-            Ok(jobs) => send(client, &ToClient::Done { jobs }, &[]),
-            Err(error) => refuse(client, error.to_string(), true),
+        match hear(client)? {
+            Some(FromClient::Revoke { lease }) => match self.revoke(lease) {
+                Ok(jobs) => send(client, &ToClient::Done { jobs }, &[]),
+                Err(error) => refuse(client, error.to_string(), true),
+            },
+            Some(FromClient::Idle) => {
+                let state = self.state();
+                let Some(executor) = &state.executor else {
+                    return refuse(client, state.no_executor(), true);
+                };
+                send(client, &ToClient::Idle { idle_ns: executor.idle_ns() }, &[])
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Control's side of an executor process: starting it or taking over one that outlived its control, telling it what
 //! it may do, hearing what it did, and noticing its death.
 
-use crate::executor::protocol::{Device, FromExecutor, PROTOCOL, Terms, ToExecutor, Usage, Why};
+use crate::executor::protocol::{
+    Device, FromExecutor, PROTOCOL, PULSE_IDLE, PULSE_JOB, Terms, ToExecutor, Usage, Why,
+};
 use leasehold::wire::{Ends, Memfd, PAGE, Shared, from_bytes, receive, send};
 use leasehold::{Error, Kind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -28,6 +30,7 @@ pub(super) struct Executor {
     socket: OwnedFd,
     pub(super) device: Device,
     waiting: Arc<Mutex<Waiting>>,
+    pulse: Arc<Shared>,
     ears: JoinHandle<()>,
 }
 
@@ -139,12 +142,13 @@ impl Executor {
         let Greeting { device, pulse, kept, .. } = greeting.inspect_err(|_| process.kill())?;
         let waiting = Arc::<Mutex<Waiting>>::default();
         let ears = socket.try_clone().map_err(|e| Error::system("dup", e))?;
-        let router = Arc::clone(&waiting);
+        let (router, pulse) = (Arc::clone(&waiting), Arc::new(pulse));
+        let listened = Arc::clone(&pulse);
         let ears = std::thread::Builder::new()
             .name("executor".into())
-            .spawn(move || listen(&ears, process, &pulse, &router, &news))
+            .spawn(move || listen(&ears, process, &listened, &router, &news))
             .map_err(|e| Error::system("spawn", e))?;
-        Ok((Self { socket, device, waiting, ears }, kept))
+        Ok((Self { socket, device, waiting, pulse, ears }, kept))
     }
 
     /// Tells of a job; `door` is kept for a control that may come after this one.
@@ -160,6 +164,11 @@ impl Executor {
     pub(super) fn written(&self, job: u64) {
         // One that has gone remembers nothing.
         let _ = send(&self.socket, &ToExecutor::Written { job }, &[]);
+    }
+
+    /// Nanoseconds that the device's own threads spent beside what is billed, so far.
+    pub(super) fn idle_ns(&self) -> u64 {
+        self.pulse.position(PULSE_IDLE)
     }
 
     /// Lets the process go and waits for its end.
@@ -261,5 +270,5 @@ fn listen(
     }
     process.kill();
     waiting.lock().unwrap_or_else(PoisonError::into_inner).sessions.clear();
-    news(News::Died { job: pulse.position(0) });
+    news(News::Died { job: pulse.position(PULSE_JOB) });
 }

@@ -46,6 +46,8 @@ pub enum FromClient {
         /// The lease.
         lease: crate::lease::LeaseId,
     },
+    /// On the admin socket: what the device does beside what is billed.
+    Idle,
 }
 
 /// From control.
@@ -90,5 +92,10 @@ pub enum ToClient {
     Done {
         /// How many.
         jobs: u64,
+    },
+    /// On the admin socket: what the executor's threads did beside launches and zeroing since it was started.
+    Idle {
+        /// Nanoseconds, over the number of threads; 0 where the device is not made of threads.
+        idle_ns: u64,
     },
 }

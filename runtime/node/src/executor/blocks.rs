@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Blocks are multiples of this, so that freed ones fit again.
 const GRANULE: u64 = 2 << 20;
+/// What was written is counted in steps of this many bytes.
+const WORD: u64 = 4096;
 
 /// A block that a session may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,15 @@ pub(super) struct Block {
     pub(super) id: BufferId,
     /// Bytes.
     pub(super) len: u64,
+    /// Bytes from the first that its lease can have written: the others are zeros.
+    wrote: u64,
+}
+
+impl Block {
+    /// Something may be written up to here. Devices write whole words, and round up.
+    pub(super) fn wrote(&mut self, end: u64) {
+        self.wrote = self.wrote.max(end.div_ceil(WORD) * WORD).min(self.len);
+    }
 }
 
 /// Every block of the executor.
@@ -25,7 +36,7 @@ pub(super) struct Blocks {
     total: u64,
     next: u64,
     /// Free blocks: `None` holds zeros, a lease's number that lease's bytes.
-    free: HashMap<(Option<u64>, u64), Vec<BufferId>>,
+    free: HashMap<(Option<u64>, u64), Vec<Block>>,
     /// Bytes held by each lease's sessions.
     held: BTreeMap<u64, u64>,
 }
@@ -39,7 +50,7 @@ pub(super) trait Device {
     fn alloc(&mut self, id: BufferId, len: u64) -> Result<()>;
     /// Frees a buffer.
     fn free(&mut self, id: BufferId);
-    /// Fills a buffer with zeros.
+    /// Fills the first `len` bytes of a buffer with zeros.
     ///
     /// # Errors
     /// `DeviceLost`.
@@ -72,15 +83,15 @@ impl Blocks {
         }
         let again = [Some(lease), None];
         let found = again.iter().find_map(|owner| self.free.get_mut(&(*owner, len))?.pop());
-        let id = match found {
-            Some(id) => id,
+        let block = match found {
+            Some(block) => block,
             None => {
                 self.shed(lease, left - len, device)?;
-                self.fresh(len, device)?
+                Block { id: self.fresh(len, device)?, len, wrote: 0 }
             }
         };
         *self.held.entry(lease).or_default() += len;
-        Ok(Block { id, len })
+        Ok(block)
     }
 
     /// Gives blocks that the lease has free back to the device, zeroed, until they hold at most `allowed` bytes: what
@@ -88,13 +99,13 @@ impl Blocks {
     /// would take the whole budget.
     fn shed(&mut self, lease: u64, allowed: u64, device: &mut dyn Device) -> Result<()> {
         let kept = self.free.iter().filter(|((owner, _), _)| *owner == Some(lease));
-        let mut kept: u64 = kept.map(|((_, len), ids)| len * ids.len() as u64).sum();
-        for ((owner, len), ids) in &mut self.free {
+        let mut kept: u64 = kept.map(|((_, len), blocks)| len * blocks.len() as u64).sum();
+        for ((owner, len), blocks) in &mut self.free {
             while *owner == Some(lease) && kept > allowed {
-                let Some(&id) = ids.last() else { break };
-                device.zero(id, *len)?;
-                ids.pop();
-                device.free(id);
+                let Some(&block) = blocks.last() else { break };
+                device.zero(block.id, block.wrote)?;
+                blocks.pop();
+                device.free(block.id);
                 (kept, self.total) = (kept - len, self.total - len);
             }
         }
@@ -123,10 +134,10 @@ impl Blocks {
 
     /// Free zeroed blocks go back to the device, so that other sizes fit.
     fn drop_zeroed(&mut self, device: &mut dyn Device) {
-        for ((owner, len), ids) in &mut self.free {
+        for ((owner, len), blocks) in &mut self.free {
             if owner.is_none() {
-                self.total -= len * ids.len() as u64;
-                ids.drain(..).for_each(|id| device.free(id));
+                self.total -= len * blocks.len() as u64;
+                blocks.drain(..).for_each(|block| device.free(block.id));
             }
         }
     }
@@ -136,10 +147,10 @@ impl Blocks {
         if let Some(held) = self.held.get_mut(&lease) {
             *held = held.saturating_sub(block.len);
         }
-        self.free.entry((Some(lease), block.len)).or_default().push(block.id);
+        self.free.entry((Some(lease), block.len)).or_default().push(block);
     }
 
-    /// The lease leaves: every block it gave back is zeroed and free for others. A block that cannot be zeroed is
+    /// The lease leaves: every block it gave back is zeroed as far as it can have written, and free for others. A block that cannot be zeroed is
     /// never given out again.
     ///
     /// # Errors
@@ -148,9 +159,10 @@ impl Blocks {
         let keys = self.free.keys().filter(|(owner, _)| *owner == Some(lease));
         let mut first: Option<Error> = None;
         for key in keys.copied().collect::<Vec<_>>() {
-            for id in self.free.remove(&key).unwrap_or_default() {
-                match device.zero(id, key.1) {
-                    Ok(()) => self.free.entry((None, key.1)).or_default().push(id),
+            for block in self.free.remove(&key).unwrap_or_default() {
+                let clean = Block { wrote: 0, ..block };
+                match device.zero(block.id, block.wrote) {
+                    Ok(()) => self.free.entry((None, key.1)).or_default().push(clean),
                     Err(error) => drop(first.get_or_insert(error)),
                 }
             }
@@ -170,57 +182,77 @@ impl Blocks {
 mod tests {
     use super::*;
 
-    /// Memory as bytes, and whether zeroing works.
+    /// Memory as bytes, whether zeroing works, and how much was zeroed last.
     #[derive(Default)]
     struct Fake {
-        bytes: HashMap<BufferId, u8>,
+        bytes: HashMap<BufferId, Vec<u8>>,
         zeroing: bool,
+        zeroed: u64,
+    }
+
+    impl Fake {
+        /// What a tenant does to its block.
+        fn write(&mut self, block: &mut Block, at: usize) {
+            block.wrote(at as u64 + 1);
+            self.bytes.get_mut(&block.id).unwrap()[at] = 0x5e;
+        }
     }
 
     impl Device for Fake {
-        fn alloc(&mut self, id: BufferId, _len: u64) -> Result<()> {
-            self.bytes.insert(id, 0xcc);
+        fn alloc(&mut self, id: BufferId, len: u64) -> Result<()> {
+            self.bytes.insert(id, vec![0xcc; len as usize]);
             Ok(())
         }
         fn free(&mut self, id: BufferId) {
             self.bytes.remove(&id);
         }
-        fn zero(&mut self, id: BufferId, _len: u64) -> Result<()> {
+        fn zero(&mut self, id: BufferId, len: u64) -> Result<()> {
+            self.zeroed = len;
             if self.zeroing {
-                self.bytes.insert(id, 0);
+                self.bytes.get_mut(&id).unwrap()[..len as usize].fill(0);
             }
             Ok(())
         }
     }
 
-    /// One lease writes and leaves, the next takes the very same block: what does it read?
-    fn residue(zeroing: bool) -> u8 {
-        let mut fake = Fake { zeroing, ..Fake::default() };
+    /// One lease writes at these places, giving the block back and taking it again in between, and leaves. The next
+    /// takes the very same block: how many bytes of it are not zero?
+    fn residue(zeroing: bool, places: &[usize]) -> (usize, u64) {
+        let mut fake = Fake { zeroing: true, ..Fake::default() };
         let mut blocks = Blocks::new(GRANULE);
-        let first = blocks.take(1, GRANULE, 100, &mut fake).unwrap();
-        fake.bytes.insert(first.id, 0x5e);
+        let mut first = blocks.take(1, GRANULE, 100, &mut fake).unwrap();
+        for at in places {
+            fake.write(&mut first, *at);
+            blocks.give(1, first);
+            first = blocks.take(1, GRANULE, 100, &mut fake).unwrap();
+        }
+        fake.zeroing = zeroing;
         blocks.give(1, first);
         blocks.leave(1, &mut fake).unwrap();
+        let zeroed = fake.zeroed;
         let second = blocks.take(2, GRANULE, 100, &mut fake).unwrap();
         assert_eq!(second.id, first.id, "the test needs the same block");
-        fake.bytes[&second.id]
+        (fake.bytes[&second.id].iter().filter(|byte| **byte != 0).count(), zeroed)
     }
 
     #[test]
-    fn a_block_is_zeroed_between_leases() {
-        assert_eq!(residue(true), 0);
-        assert_eq!(residue(false), 0x5e, "without zeroing the test would notice");
+    fn a_block_is_zeroed_between_leases_as_far_as_it_was_written() {
+        let last = GRANULE as usize - 1;
+        assert_eq!(residue(true, &[7]), (0, WORD));
+        assert_eq!(residue(true, &[9000, 7]), (0, 3 * WORD), "the furthest byte counts");
+        assert_eq!(residue(true, &[last, 7]), (0, GRANULE));
+        assert_eq!(residue(false, &[7, last]).0, 2, "without zeroing the test would notice");
     }
 
     #[test]
     fn a_block_stays_as_it_is_within_its_lease() {
         let mut fake = Fake { zeroing: true, ..Fake::default() };
         let mut blocks = Blocks::new(GRANULE);
-        let block = blocks.take(1, GRANULE, 1, &mut fake).unwrap();
-        fake.bytes.insert(block.id, 7);
+        let mut block = blocks.take(1, GRANULE, 1, &mut fake).unwrap();
+        fake.write(&mut block, 0);
         blocks.give(1, block);
         let again = blocks.take(1, GRANULE, 1, &mut fake).unwrap();
-        assert_eq!((again, fake.bytes[&again.id]), (block, 7));
+        assert_eq!((again, fake.bytes[&again.id][0]), (block, 0x5e));
     }
 
     #[test]

@@ -3,12 +3,18 @@
 //! may use it; nothing stands between it and a tenant.
 
 mod blocks;
+#[cfg(feature = "serve")]
+mod confine;
 mod job;
 mod link;
 pub mod protocol;
+mod records;
 mod serve;
 mod session;
+mod turn;
 
+#[cfg(feature = "serve")]
+pub use confine::{Reach, confine};
 pub use serve::serve;
 
 use crate::sched::{Class, FlowId, FlowSpec, Latency, Params, Sched, SessionId, SliceId};
@@ -16,17 +22,13 @@ use blocks::Blocks;
 use job::Job;
 use leasehold::backend::{Backend, Mark, Progress};
 use leasehold::exec::{Core, Run};
-use leasehold::op::{BoundOp, BufferId};
+use leasehold::op::BufferId;
 use leasehold::order::UNIT_CAP_GPU_NS;
-use leasehold::wire::{Bad, Outcome, Record, TenantEnd};
-use leasehold::{Error, Kind, Result, plan};
+use leasehold::wire::TenantEnd;
+use leasehold::{Error, Kind, Result};
 use protocol::{Device, PROTOCOL, Terms, Usage, Why};
-use session::{Copying, Session, Steps, Work};
+use session::{Session, Work};
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
-
-/// Records taken from one session before others are looked at.
-const BURST: usize = 64;
 
 /// A launched slice whose mark is not yet reached.
 struct Flight {
@@ -69,6 +71,9 @@ impl<B: Backend> blocks::Device for Zeroed<'_, B> {
     }
 
     fn zero(&mut self, id: BufferId, len: u64) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
         let place = self.0.place(id, 0, len)?;
         self.0.backend().zero(place.block, 0, len)
     }
@@ -110,6 +115,11 @@ impl<B: Backend> Executor<B> {
             max_binding: caps.max_binding,
             unit_cap_ns: caps.unit_cap_ns,
         }
+    }
+
+    /// Nanoseconds that the device's own threads spent beside what is billed.
+    fn idle_ns(&mut self) -> u64 {
+        self.core.backend().idle_ns()
     }
 
     /// Admits a job. Jobs of one lease share its flow, as the first of them was described.
@@ -244,336 +254,6 @@ impl<B: Backend> Executor<B> {
                 return Ok(busy_ns);
             }
         }
-    }
-
-    /// One round: takes records, launches a slice of ops and one of copies if it is somebody's turn, and collects
-    /// what is done. Whether anything moved.
-    ///
-    /// # Errors
-    /// `DeviceLost`: the executor is of no more use.
-    pub fn turn(&mut self, now_ns: u64) -> Result<bool> {
-        let mut moved = false;
-        let ids: Vec<u64> = self.sessions.keys().copied().collect();
-        for id in ids {
-            moved |= self.take_records(id, now_ns)?;
-        }
-        if let Some(turn) = self.copies.next(now_ns) {
-            moved = true;
-            self.copy_slice(turn)?;
-        }
-        match self.ops.next(now_ns) {
-            Some(turn) => {
-                moved = true;
-                self.launch_slice(turn, now_ns)?;
-                self.land(Some(Duration::ZERO), now_ns)?;
-            }
-            // Nothing fits the window, or nothing is ready: what is in flight decides when to look again.
-            None if !self.flights.is_empty() => {
-                self.land(Some(Duration::from_micros(200)), now_ns)?;
-                moved = true;
-            }
-            None => {}
-        }
-        Ok(moved)
-    }
-
-    /// Takes records until one needs turns. A session that breaks the rules of the ring is closed.
-    fn take_records(&mut self, id: u64, now_ns: u64) -> Result<bool> {
-        let mut moved = false;
-        for _ in 0..BURST {
-            let Some(session) = self.sessions.get_mut(&id) else { break };
-            let in_flight = self.jobs.get(&session.job).map_or(1, |job| job.terms.in_flight);
-            let answered = match session.next_record(in_flight) {
-                Ok(None) => break,
-                Ok(Some((ticket, record))) => {
-                    moved = true;
-                    match record.and_then(|record| self.handle(id, ticket, record, now_ns)) {
-                        Ok(None) => Ok(()),
-                        Ok(Some(values)) => self.answer(id, ticket, Outcome::Done(values)),
-                        Err(error) if lost(&error) => return Err(error),
-                        Err(error) => self.answer(id, ticket, Outcome::Failed(error)),
-                    }
-                }
-                Err(bad) => Err(bad),
-            };
-            if answered.is_err() {
-                self.close(id, now_ns)?;
-                return Ok(true);
-            }
-        }
-        Ok(moved)
-    }
-
-    fn answer(&mut self, id: u64, ticket: u64, outcome: Outcome) -> Result<(), Bad> {
-        self.sessions.get_mut(&id).map_or(Ok(()), |session| session.complete(ticket, outcome))
-    }
-
-    /// Does a record, or puts it at the session's head: `None` means that its answer comes later.
-    fn handle(
-        &mut self,
-        id: u64,
-        ticket: u64,
-        record: Record,
-        now_ns: u64,
-    ) -> Result<Option<[u64; 3]>> {
-        if matches!(record, Record::Release { .. }) {
-            // What the session launched may still use the block.
-            self.drain(id, now_ns)?;
-        }
-        let gone = || Error::from(Kind::Revoked);
-        let session = self.sessions.get_mut(&id).ok_or_else(gone)?;
-        let job = self.jobs.get_mut(&session.job).ok_or_else(gone)?;
-        match record {
-            Record::Define { handle, op, specs, lens } => {
-                let op = session.define(handle, &op, &specs, lens)?;
-                let name = op.op().name();
-                if job.terms.ops.as_ref().is_some_and(|ops| !ops.iter().any(|o| o == name)) {
-                    let (asked, allowed) = (name.to_string(), "the lease's ops".to_string());
-                    return Err(Kind::Unsupported { asked, allowed }.into());
-                }
-                let plan = self.core.plan(&op)?;
-                plan::within(&plan, job.terms.op_cap_ns.into())?;
-                job.plans(&plan);
-                session.keep(handle, op);
-            }
-            Record::Undefine { handle } => session.undefine(handle)?,
-            Record::Run { handle, bindings } => {
-                let op = session.bind(handle, &bindings)?;
-                return self.begin(id, ticket, Some(op), Steps::default(), now_ns);
-            }
-            Record::Record { program, steps } => session.record(program, steps)?,
-            Record::Erase { program } => session.erase(program)?,
-            Record::Replay { program } => {
-                let rest = session.program(program)?;
-                return self.begin(id, ticket, None, rest, now_ns);
-            }
-            Record::Reserve { bytes } => {
-                session.may_add_block()?;
-                return self.reserve(id, bytes, now_ns).map(Some);
-            }
-            Record::Release { at } => {
-                let block = session.remove_block(at)?;
-                job.hold(job.held().saturating_sub(block.len), now_ns);
-                self.blocks.give(job.terms.lease, block);
-            }
-            Record::Write { at, staging, len } => {
-                let copy = session.copy(ticket, true, at, staging, len)?;
-                return self.copy(id, copy);
-            }
-            Record::Read { at, staging, len } => {
-                let copy = session.copy(ticket, false, at, staging, len)?;
-                return self.copy(id, copy);
-            }
-        }
-        Ok(Some([0; 3]))
-    }
-
-    /// Gives the session a block. What had to be zeroed for it is on its job's bill.
-    fn reserve(&mut self, id: u64, bytes: u64, now_ns: u64) -> Result<[u64; 3]> {
-        self.land_all(now_ns)?;
-        let gone = || Error::from(Kind::Revoked);
-        let number = self.sessions.get(&id).ok_or_else(gone)?.job;
-        let terms = &self.jobs.get(&number).ok_or_else(gone)?.terms;
-        (self.pulse)(number);
-        let taken = self.blocks.take(terms.lease, terms.memory, bytes, &mut Zeroed(&mut self.core));
-        let zeroing_ns = self.busy_ns()?;
-        (self.pulse)(0);
-        let job = self.jobs.get_mut(&number).ok_or_else(gone)?;
-        job.usage().zeroing_ns += zeroing_ns;
-        let block = taken?;
-        job.hold(job.held() + block.len, now_ns);
-        Ok(self.sessions.get_mut(&id).ok_or_else(gone)?.add_block(block))
-    }
-
-    /// Puts the first op that has anything to do at the session's head: the given one, else the next step.
-    fn begin(
-        &mut self,
-        id: u64,
-        ticket: u64,
-        op: Option<BoundOp>,
-        mut rest: Steps,
-        now_ns: u64,
-    ) -> Result<Option<[u64; 3]>> {
-        let Some(run) = self.next_run(id, op, &mut rest)? else { return Ok(Some([0; 3])) };
-        let head = run.plan().unit_ns;
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.head = Some(Work::Run { ticket, run, rest });
-            session.ready_ns = now_ns;
-            let ready = self.ops.ready(SessionId(id), head);
-            ready.map_err(|_| Kind::Time { asked: head.into(), allowed: 0 })?;
-        }
-        Ok(None)
-    }
-
-    /// The given op, or the next step, begun; those without units are done. `None` when nothing is left.
-    fn next_run(
-        &mut self,
-        id: u64,
-        mut op: Option<BoundOp>,
-        rest: &mut Steps,
-    ) -> Result<Option<Box<Run>>> {
-        loop {
-            let Some(session) = self.sessions.get(&id) else { return Ok(None) };
-            let next = match op.take() {
-                Some(op) => Some(op),
-                None => session.step(rest)?,
-            };
-            let Some(op) = next else { return Ok(None) };
-            let run = Box::new(self.core.begin(op)?);
-            if run.remaining() > 0 {
-                return Ok(Some(run));
-            }
-            self.core.end(&run);
-            if let Some(job) = self.jobs.get_mut(&session.job) {
-                job.usage().ops += 1;
-            }
-        }
-    }
-
-    fn copy(&mut self, id: u64, copy: Copying) -> Result<Option<[u64; 3]>> {
-        if copy.left == 0 {
-            return Ok(Some([0; 3]));
-        }
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.head = Some(Work::Copy(copy));
-            let ready = self.copies.ready(SessionId(id), copy.step());
-            ready.map_err(|_| Kind::Time { asked: copy.step().into(), allowed: 0 })?;
-        }
-        Ok(None)
-    }
-
-    /// Copies as much of the session's head as its turn allows.
-    fn copy_slice(&mut self, turn: crate::sched::Turn) -> Result<()> {
-        let (id, budget) = (turn.session.0, turn.budget);
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
-        let Some(Work::Copy(copy)) = &mut session.head else {
-            self.copies.idle(SessionId(id));
-            return Ok(());
-        };
-        (self.pulse)(session.job);
-        let mut done = 0;
-        while copy.left > 0 && done + copy.step() <= budget.max(copy.step()) {
-            let step = copy.step();
-            self.buffer.resize(step as usize, 0);
-            let place = self.core.place(copy.buffer, copy.offset, step)?;
-            if copy.up {
-                session.staging.read(copy.staging, &mut self.buffer);
-                self.core.backend().upload(place.block, place.offset, &self.buffer)?;
-            } else {
-                self.core.backend().download(place.block, place.offset, &mut self.buffer)?;
-                session.staging.write(copy.staging, &self.buffer);
-            }
-            copy.offset += step;
-            copy.staging += step;
-            copy.left -= step;
-            done += step;
-        }
-        (self.pulse)(0);
-        let copy = *copy;
-        let next = (copy.left > 0).then(|| copy.step());
-        if let Some(job) = self.jobs.get_mut(&session.job) {
-            let usage = job.usage();
-            *(if copy.up { &mut usage.bytes_up } else { &mut usage.bytes_down }) += done;
-        }
-        let slice = self.copies.launched(turn, done, next);
-        self.copies.done(slice, done);
-        if next.is_none() {
-            session.head = None;
-            if session.complete(copy.ticket, Outcome::Done([0; 3])).is_err() {
-                self.close(id, 0)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Launches as many units of the session's head as its turn allows.
-    fn launch_slice(&mut self, turn: crate::sched::Turn, now_ns: u64) -> Result<()> {
-        let (id, budget) = (turn.session.0, turn.budget);
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
-        let Some(Work::Run { ticket, mut run, mut rest }) = session.head.take() else {
-            self.ops.idle(SessionId(id));
-            return Ok(());
-        };
-        if run.remaining() == run.plan().units() as u64
-            && let Some(job) = self.jobs.get_mut(&session.job)
-        {
-            job.usage().queue_wait_ns += now_ns.saturating_sub(session.ready_ns);
-        }
-        let units = run.units_within(budget);
-        let unit_ns = run.plan().unit_ns;
-        (self.pulse)(session.job);
-        self.core.step(&mut run, units)?;
-        let mark = self.core.mark()?;
-        (self.pulse)(0);
-        let mut failed = None;
-        // What comes after this slice, and what ends with it.
-        let (head, last) = if run.remaining() > 0 {
-            (Some(run), None)
-        } else {
-            let next = self.next_run(id, None, &mut rest).unwrap_or_else(|error| {
-                failed = Some(error);
-                None
-            });
-            let ends = next.is_none() && failed.is_none();
-            (next, Some((ends.then_some(ticket), run)))
-        };
-        let next_ns = head.as_ref().map(|run| run.plan().unit_ns);
-        let slice = self.ops.launched(turn, unit_ns.saturating_mul(units), next_ns);
-        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
-        session.finishing += usize::from(last.is_some());
-        session.head = head.map(|run| Work::Run { ticket, run, rest });
-        let job = session.job;
-        if let Some(job) = self.jobs.get_mut(&job) {
-            job.usage().units += units;
-        }
-        self.flights.push_back(Flight { slice, mark, session: id, job, last });
-        match failed {
-            Some(error) if lost(&error) => Err(error),
-            Some(error) => {
-                self.drain(id, now_ns)?;
-                if self.answer(id, ticket, Outcome::Failed(error)).is_err() {
-                    self.close(id, now_ns)?;
-                }
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Collects slices that are done, the first within `timeout`.
-    fn land(&mut self, timeout: Option<Duration>, now_ns: u64) -> Result<()> {
-        let mut timeout = timeout;
-        while let Some(flight) = self.flights.front() {
-            (self.pulse)(flight.job);
-            let progress = self.core.poll(flight.mark, timeout)?;
-            (self.pulse)(0);
-            let Progress::Done { busy_ns, fault } = progress else { return Ok(()) };
-            timeout = Some(Duration::ZERO);
-            let Some(flight) = self.flights.pop_front() else { return Ok(()) };
-            self.ops.done(flight.slice, busy_ns);
-            let job = self.jobs.get_mut(&flight.job);
-            let session = self.sessions.get_mut(&flight.session);
-            if let Some(job) = job {
-                job.usage().busy_ns += busy_ns;
-                job.usage().ops += u64::from(flight.last.is_some());
-            }
-            let Some(session) = session else { continue };
-            session.fault = session.fault.or(fault);
-            let Some((ticket, run)) = flight.last else { continue };
-            self.core.end(&run);
-            session.finishing -= 1;
-            // A fault of a step is its record's.
-            let Some(ticket) = ticket else { continue };
-            let outcome = match session.fault.take() {
-                None => Outcome::Done([0; 3]),
-                Some(f) => Outcome::Failed(Kind::Index { value: f.value, bound: f.bound }.into()),
-            };
-            if session.complete(ticket, outcome).is_err() {
-                let id = flight.session;
-                self.close(id, now_ns)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 /// The version of these messages; control and executor come from one build.
 pub const PROTOCOL: u32 = VERSION;
 
+/// Where the pulse's page holds the job whose work touches the device, 0: none.
+pub const PULSE_JOB: u64 = 0;
+/// And nanoseconds that the device's own threads spent beside launches and zeroing so far.
+pub const PULSE_IDLE: u64 = 64;
+
 /// What a job may do on the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -80,8 +85,8 @@ pub enum Why {
 /// From the executor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromExecutor {
-    /// First of all, to each control: the device; beside the message the page of the pulse, whose first word names
-    /// the job whose work touches the device.
+    /// First of all, to each control: the device; beside the message the page of the pulse, which says at any moment
+    /// whose work touches the device, and how long its threads were idle.
     Device(Device),
     /// Then each job that an earlier control told of and has not written down; beside the message its door.
     Kept {

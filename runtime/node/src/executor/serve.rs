@@ -2,7 +2,7 @@
 
 use super::Executor;
 use super::link::{Link, one};
-use super::protocol::{FromExecutor, Terms, ToExecutor, Why};
+use super::protocol::{FromExecutor, PULSE_IDLE, PULSE_JOB, Terms, ToExecutor, Why};
 use leasehold::backend::Backend;
 use leasehold::wire::TenantEnd;
 use leasehold::{Error, Result};
@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const SPIN: Duration = Duration::from_micros(100);
 /// The longest sleep: a lost wake-up costs this once, never a hang.
 const NAP: Duration = Duration::from_millis(100);
+/// How often control's socket is looked at while work flows: an order waits that long beside the slice under way.
+const HEAR_NS: u64 = 100_000;
+/// How often the tenants' are: each costs a look, and what they ask for is in their rings.
+const LOOK_NS: u64 = 10_000_000;
 
 /// Nanoseconds of the boot-time clock, which counts through suspend and which nobody can set.
 fn now_ns() -> u64 {
@@ -28,16 +32,18 @@ fn now_ns() -> u64 {
 /// `DeviceLost`, or a word of control that cannot be read.
 pub fn serve<B: Backend>(backend: B, control: OwnedFd, entrance: Option<OwnedFd>) -> Result<()> {
     let mut link = Link::new(control, entrance)?;
-    let page = link.pulse()?;
-    let mut executor = Executor::new(backend, Box::new(move |job| page.set_position(0, job)));
+    let (page, meter) = (link.pulse()?, link.pulse()?);
+    let mut executor =
+        Executor::new(backend, Box::new(move |job| page.set_position(PULSE_JOB, job)));
     link.greet(executor.device(), Vec::new(), 0);
-    let mut idle_since = Instant::now();
+    let (mut idle_since, mut heard_ns) = (Instant::now(), 0);
     loop {
         let now = now_ns();
         for job in executor.overdue(now) {
             settle(&mut executor, job, Why::Expired, &mut link, now)?;
         }
         let moved = executor.turn(now)?;
+        meter.set_position(PULSE_IDLE, executor.idle_ns());
         if moved {
             idle_since = Instant::now();
         }
@@ -46,11 +52,15 @@ pub fn serve<B: Backend>(backend: B, control: OwnedFd, entrance: Option<OwnedFd>
             // Whoever else wants the core has it.
             std::thread::yield_now();
         }
-        // While work flows, sockets are looked at every so often; a new job may wait that long.
-        if nap.is_zero() && !executor.look_at_sockets(now) {
+        // While work flows, sockets are looked at every so often.
+        let heard = if !nap.is_zero() || executor.looks_at_tenants(now) {
+            executor.sleep(link.fd(), nap)?
+        } else if now.saturating_sub(heard_ns) > HEAR_NS {
+            Heard { control: look(link.fd())?, ended: Vec::new() }
+        } else {
             continue;
-        }
-        let heard = executor.sleep(link.fd(), nap)?;
+        };
+        heard_ns = now;
         for session in heard.ended {
             executor.end_session(session, now_ns())?;
         }
@@ -120,6 +130,22 @@ fn settle<B: Backend>(
     Ok(())
 }
 
+/// Whether control has said something.
+fn look(control: Option<BorrowedFd<'_>>) -> Result<bool> {
+    let Some(control) = control else { return Ok(false) };
+    wait(&mut [PollFd::new(&control, PollFlags::IN)], Duration::ZERO)
+}
+
+/// Waits for one of these, at most `limit`; whether there is one.
+fn wait(fds: &mut [PollFd<'_>], limit: Duration) -> Result<bool> {
+    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+    match rustix::event::poll(fds, Some(&limit)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(errno) => Err(Error::system("poll", errno.into())),
+    }
+}
+
 /// What a sleep heard.
 #[derive(Debug, Default)]
 struct Heard {
@@ -137,9 +163,9 @@ impl<B: Backend> Executor<B> {
         self.last_session
     }
 
-    /// Whether it is time to look at the sockets although there is work: every millisecond.
-    fn look_at_sockets(&mut self, now_ns: u64) -> bool {
-        let due = now_ns.saturating_sub(self.looked_ns) > 1_000_000;
+    /// Whether it is time to look at the tenants' sockets although there is work.
+    fn looks_at_tenants(&mut self, now_ns: u64) -> bool {
+        let due = now_ns.saturating_sub(self.looked_ns) > LOOK_NS;
         if due {
             self.looked_ns = now_ns;
         }
@@ -164,11 +190,7 @@ impl<B: Backend> Executor<B> {
         if let Some(control) = &control {
             fds.push(PollFd::new(control, PollFlags::IN));
         }
-        let limit = Timespec { tv_sec: nap.as_secs() as i64, tv_nsec: nap.subsec_nanos().into() };
-        match rustix::event::poll(&mut fds, Some(&limit)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::system("poll", errno.into())),
-        }
+        wait(&mut fds, nap)?;
         let woken: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         drop(fds);
         let mut heard =

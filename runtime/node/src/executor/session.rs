@@ -4,10 +4,11 @@
 use super::blocks::Block;
 use leasehold::exec::Run;
 use leasehold::op::{Binding, BoundOp, BufferId, CheckedOp, check};
+use leasehold::order::Plan;
 use leasehold::wire::{
-    Bad, BlockRef, COMPLETE_BYTES, COPY_MAX, Completion, Consumer, LENS_MAX, Outcome, Producer,
-    RECORD_ALIGN, Record, STAGING_BYTES, STEPS_BYTES_MAX, SUBMIT_BYTES, Shared, Step, TenantEnd,
-    Wire, awake,
+    Bad, BlockRef, COMPLETE_BYTES, COPY_MAX, Completion, Consumer, LENS_MAX, Outcome,
+    PLAN_TEXT_BYTES, Producer, RECORD_ALIGN, Record, STAGING_BYTES, STEPS_BYTES_MAX, SUBMIT_BYTES,
+    Shared, Step, TenantEnd, Wire, awake,
 };
 use leasehold::{Error, Kind, Result};
 use rustix::net::{RecvFlags, SendFlags};
@@ -248,12 +249,27 @@ impl Session {
     }
 
     /// A defined op on blocks of this session.
-    pub(super) fn bind(&self, handle: u32, at: &[BlockRef]) -> Result<BoundOp> {
-        self.bound(self.defined(handle)?, at)
+    pub(super) fn bind(&mut self, handle: u32, at: &[BlockRef]) -> Result<BoundOp> {
+        let op = Arc::clone(self.defined(handle)?);
+        self.bound(&op, at)
     }
 
-    fn defined(&self, handle: u32) -> Result<&Arc<CheckedOp>> {
+    pub(super) fn defined(&self, handle: u32) -> Result<&Arc<CheckedOp>> {
         self.handles.get(&handle).ok_or_else(|| unknown("handle", handle.into()))
+    }
+
+    /// Writes what a plan says of itself into staging; predicted nanoseconds, and bytes of text.
+    pub(super) fn tell_plan(&self, plan: &Plan, staging: u64) -> Result<[u64; 3]> {
+        let end = staging.saturating_add(PLAN_TEXT_BYTES);
+        if end > STAGING_BYTES {
+            let (asked, allowed) = (end, STAGING_BYTES);
+            return Err(Kind::Protocol { what: "staging", asked, allowed }.into());
+        }
+        let text = plan.to_string();
+        let text = &text.as_bytes()[..text.len().min(PLAN_TEXT_BYTES as usize)];
+        self.staging.write(staging, text);
+        let ns = plan.total_ns();
+        Ok([ns as u64, (ns >> 64) as u64, text.len() as u64])
     }
 
     /// Keeps the steps that a tenant wrote into staging, copied out before they are judged. Each is bound once to see
@@ -299,30 +315,35 @@ impl Session {
     }
 
     /// The next of these steps on the session's blocks; `None` after the last.
-    pub(super) fn step(&self, rest: &mut Steps) -> Result<Option<BoundOp>> {
+    pub(super) fn step(&mut self, rest: &mut Steps) -> Result<Option<BoundOp>> {
         let Some((op, at)) = rest.steps.get(rest.next) else { return Ok(None) };
         rest.next += 1;
         self.bound(op, at).map(Some)
     }
 
-    fn bound(&self, op: &Arc<CheckedOp>, at: &[BlockRef]) -> Result<BoundOp> {
+    /// The op on blocks of this session, which count as written as far as its operands reach.
+    fn bound(&mut self, op: &Arc<CheckedOp>, at: &[BlockRef]) -> Result<BoundOp> {
         let bindings = at.iter().map(|at| {
             let block = self.block(*at)?;
             Ok(Binding { buffer: block.id, offset: at.offset, len: block.len })
         });
-        op.bind(&bindings.collect::<Result<Vec<_>>>()?)
+        let bound = op.bind(&bindings.collect::<Result<Vec<_>>>()?)?;
+        for (spec, at) in op.specs().iter().zip(at) {
+            // A bound operand lies in its block.
+            self.block(*at)?.wrote(at.offset.saturating_add(spec.span_bytes() as u64));
+        }
+        Ok(bound)
     }
 
-    fn block(&self, at: BlockRef) -> Result<Block> {
-        let slot = self.slots.get(at.block as usize);
-        let block =
-            slot.filter(|slot| slot.generation == at.generation).and_then(|slot| slot.block);
-        block.ok_or_else(|| unknown("block", at.block.into()))
+    fn block(&mut self, at: BlockRef) -> Result<&mut Block> {
+        let slot = self.slots.get_mut(at.block as usize);
+        let slot = slot.filter(|slot| slot.generation == at.generation);
+        slot.and_then(|slot| slot.block.as_mut()).ok_or_else(|| unknown("block", at.block.into()))
     }
 
     /// A copy, its ranges held to staging and to the block.
     pub(super) fn copy(
-        &self,
+        &mut self,
         ticket: u64,
         up: bool,
         at: BlockRef,
@@ -340,6 +361,9 @@ impl Session {
         over("copy", len.into(), COPY_MAX)?;
         over("staging", u128::from(staging) + u128::from(len), STAGING_BYTES)?;
         over("block bytes", u128::from(at.offset) + u128::from(len), block.len)?;
+        if up {
+            block.wrote(at.offset + len);
+        }
         Ok(Copying { ticket, up, buffer: block.id, offset: at.offset, staging, left: len })
     }
 
@@ -368,7 +392,7 @@ impl Session {
 
     /// Takes a block out of the table.
     pub(super) fn remove_block(&mut self, at: BlockRef) -> Result<Block> {
-        let block = self.block(at)?;
+        let block = *self.block(at)?;
         self.slots[at.block as usize].block = None;
         Ok(block)
     }

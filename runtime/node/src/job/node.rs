@@ -94,6 +94,20 @@ impl Node {
         }
     }
 
+    /// What the executor's threads did beside what is billed since it was started, over their number; asked at the
+    /// admin socket of a served node.
+    ///
+    /// # Errors
+    /// Nobody listens there, or this user may not; `Refused` when there is no executor.
+    pub fn idle(admin: &Path) -> Result<Duration, JobError> {
+        let node = Self::connect(admin)?;
+        node.tell(&FromClient::Idle)?;
+        match node.hear()? {
+            (ToClient::Idle { idle_ns }, _) => Ok(Duration::from_nanos(idle_ns)),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
     /// Starts a node of one's own with a trial lease: its issuer's and holder's keys are made here and forgotten.
     ///
     /// # Errors

@@ -101,6 +101,9 @@ pub struct Cpu {
     memory: Memory,
     fault: Fault,
     busy: Duration,
+    /// Processor time of this thread and of work items when the last launch ended, and what came between launches.
+    ended: Duration,
+    between: Duration,
     marks: VecDeque<(u64, Option<IndexFault>)>,
     first_mark: u64,
 }
@@ -131,6 +134,8 @@ impl Cpu {
             memory: Memory::default(),
             fault: Mutex::new(None),
             busy: Duration::ZERO,
+            ended: Duration::ZERO,
+            between: Duration::ZERO,
             marks: VecDeque::new(),
             first_mark: 0,
         })
@@ -177,8 +182,11 @@ impl Cpu {
 
     /// Counts what was done since these moments as device time: the processor time of all threads over their number.
     fn count(&mut self, wall: Instant, cpu: Duration) {
-        let shared = self.pool.cpu_time().saturating_sub(cpu) / self.pool.threads() as u32;
+        let ended = self.pool.cpu_time();
+        let shared = ended.saturating_sub(cpu) / self.pool.threads() as u32;
         self.busy += shared.min(wall.elapsed());
+        self.between += cpu.saturating_sub(self.ended);
+        self.ended = ended;
     }
 
     /// The carried state as a row of f32.
@@ -326,6 +334,11 @@ impl Backend for Cpu {
         self.compute(op.op(), plan, units, &views, state);
         self.count(wall, cpu);
         Ok(())
+    }
+
+    fn idle_ns(&self) -> u64 {
+        let all = self.between + self.pool.waited();
+        (all / self.pool.threads() as u32).as_nanos() as u64
     }
 
     fn mark(&mut self) -> Result<Mark> {

@@ -88,6 +88,11 @@ impl Pool {
         thread_time() + Duration::from_nanos(self.crew.helped_ns.load(Relaxed))
     }
 
+    /// CPU time that the other threads took so far beside work items: spinning, and finding their way in and out.
+    pub(super) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.crew.waited_ns.load(Relaxed))
+    }
+
     /// Calls `item` with every number below `items`, each once, on all threads. `item_ns` is its prediction.
     pub(super) fn run(&self, items: u64, item_ns: u64, item: impl Fn(u64) + Sync) {
         let next = AtomicU64::new(0);
@@ -139,6 +144,8 @@ struct Crew {
     left: Condvar,
     /// CPU time of the others inside jobs.
     helped_ns: AtomicU64,
+    /// And between them.
+    waited_ns: AtomicU64,
 }
 
 #[derive(Default)]
@@ -166,6 +173,7 @@ impl Crew {
             work: Condvar::new(),
             left: Condvar::new(),
             helped_ns: AtomicU64::new(0),
+            waited_ns: AtomicU64::new(0),
         }
     }
 
@@ -203,13 +211,17 @@ impl Crew {
 
     /// Another thread's life: joins jobs until the pool closes.
     fn help(&self) {
-        let mut seen = 0;
+        let (mut seen, mut ended) = (0, thread_time());
+        let count = |ns: &AtomicU64, since: Duration| {
+            let now = thread_time();
+            ns.fetch_add(now.saturating_sub(since).as_nanos() as u64, Relaxed);
+            now
+        };
         while let Some(job) = self.next(&mut seen) {
             let Some(work) = job else { continue };
-            let began = thread_time();
+            let began = count(&self.waited_ns, ended);
             let panic = catch_unwind(AssertUnwindSafe(work)).err();
-            let took = thread_time().saturating_sub(began);
-            self.helped_ns.fetch_add(took.as_nanos() as u64, Relaxed);
+            ended = count(&self.helped_ns, began);
             let mut state = self.lock();
             if panic.is_some() {
                 state.panic = panic;

@@ -1,0 +1,185 @@
+//! What an executor does with a tenant's records: each is judged by the session's own tables and done at once, or put
+//! at the session's head, where it takes turns.
+
+use super::session::{Copying, Steps, Work};
+use super::{Executor, Zeroed, lost};
+use crate::sched::SessionId;
+use leasehold::backend::Backend;
+use leasehold::exec::Run;
+use leasehold::op::BoundOp;
+use leasehold::wire::{Bad, Outcome, Record};
+use leasehold::{Error, Kind, Result, plan};
+
+/// Records taken from one session before others are looked at.
+const BURST: usize = 64;
+
+impl<B: Backend> Executor<B> {
+    /// Takes records until one needs turns. A session that breaks the rules of the ring is closed.
+    pub(super) fn take_records(&mut self, id: u64, now_ns: u64) -> Result<bool> {
+        let mut moved = false;
+        for _ in 0..BURST {
+            let Some(session) = self.sessions.get_mut(&id) else { break };
+            let in_flight = self.jobs.get(&session.job).map_or(1, |job| job.terms.in_flight);
+            let answered = match session.next_record(in_flight) {
+                Ok(None) => break,
+                Ok(Some((ticket, record))) => {
+                    moved = true;
+                    match record.and_then(|record| self.handle(id, ticket, record, now_ns)) {
+                        Ok(None) => Ok(()),
+                        Ok(Some(values)) => self.answer(id, ticket, Outcome::Done(values)),
+                        Err(error) if lost(&error) => return Err(error),
+                        Err(error) => self.answer(id, ticket, Outcome::Failed(error)),
+                    }
+                }
+                Err(bad) => Err(bad),
+            };
+            if answered.is_err() {
+                self.close(id, now_ns)?;
+                return Ok(true);
+            }
+        }
+        Ok(moved)
+    }
+
+    pub(super) fn answer(&mut self, id: u64, ticket: u64, outcome: Outcome) -> Result<(), Bad> {
+        self.sessions.get_mut(&id).map_or(Ok(()), |session| session.complete(ticket, outcome))
+    }
+
+    /// Does a record, or puts it at the session's head: `None` means that its answer comes later.
+    fn handle(
+        &mut self,
+        id: u64,
+        ticket: u64,
+        record: Record,
+        now_ns: u64,
+    ) -> Result<Option<[u64; 3]>> {
+        if matches!(record, Record::Release { .. }) {
+            // What the session launched may still use the block.
+            self.drain(id, now_ns)?;
+        }
+        let gone = || Error::from(Kind::Revoked);
+        let session = self.sessions.get_mut(&id).ok_or_else(gone)?;
+        let job = self.jobs.get_mut(&session.job).ok_or_else(gone)?;
+        match record {
+            Record::Define { handle, op, specs, lens } => {
+                let op = session.define(handle, &op, &specs, lens)?;
+                let name = op.op().name();
+                if job.terms.ops.as_ref().is_some_and(|ops| !ops.iter().any(|o| o == name)) {
+                    let (asked, allowed) = (name.to_string(), "the lease's ops".to_string());
+                    return Err(Kind::Unsupported { asked, allowed }.into());
+                }
+                let plan = self.core.plan(&op)?;
+                plan::within(&plan, job.terms.op_cap_ns.into())?;
+                job.plans(&plan);
+                session.keep(handle, op);
+            }
+            Record::Undefine { handle } => session.undefine(handle)?,
+            Record::Run { handle, bindings } => {
+                let op = session.bind(handle, &bindings)?;
+                return self.begin(id, ticket, Some(op), Steps::default(), now_ns);
+            }
+            Record::Record { program, steps } => session.record(program, steps)?,
+            Record::Erase { program } => session.erase(program)?,
+            Record::Replay { program } => {
+                let rest = session.program(program)?;
+                return self.begin(id, ticket, None, rest, now_ns);
+            }
+            Record::Plan { handle, staging } => {
+                let plan = self.core.plan(session.defined(handle)?)?;
+                return session.tell_plan(&plan, staging).map(Some);
+            }
+            Record::Reserve { bytes } => {
+                session.may_add_block()?;
+                return self.reserve(id, bytes, now_ns).map(Some);
+            }
+            Record::Release { at } => {
+                let block = session.remove_block(at)?;
+                job.hold(job.held().saturating_sub(block.len), now_ns);
+                self.blocks.give(job.terms.lease, block);
+            }
+            Record::Write { at, staging, len } => {
+                let copy = session.copy(ticket, true, at, staging, len)?;
+                return self.copy(id, copy);
+            }
+            Record::Read { at, staging, len } => {
+                let copy = session.copy(ticket, false, at, staging, len)?;
+                return self.copy(id, copy);
+            }
+        }
+        Ok(Some([0; 3]))
+    }
+
+    /// Gives the session a block. What had to be zeroed for it is on its job's bill.
+    fn reserve(&mut self, id: u64, bytes: u64, now_ns: u64) -> Result<[u64; 3]> {
+        self.land_all(now_ns)?;
+        let gone = || Error::from(Kind::Revoked);
+        let number = self.sessions.get(&id).ok_or_else(gone)?.job;
+        let terms = &self.jobs.get(&number).ok_or_else(gone)?.terms;
+        (self.pulse)(number);
+        let taken = self.blocks.take(terms.lease, terms.memory, bytes, &mut Zeroed(&mut self.core));
+        let zeroing_ns = self.busy_ns()?;
+        (self.pulse)(0);
+        let job = self.jobs.get_mut(&number).ok_or_else(gone)?;
+        job.usage().zeroing_ns += zeroing_ns;
+        let block = taken?;
+        job.hold(job.held() + block.len, now_ns);
+        Ok(self.sessions.get_mut(&id).ok_or_else(gone)?.add_block(block))
+    }
+
+    /// Puts the first op that has anything to do at the session's head: the given one, else the next step.
+    fn begin(
+        &mut self,
+        id: u64,
+        ticket: u64,
+        op: Option<BoundOp>,
+        mut rest: Steps,
+        now_ns: u64,
+    ) -> Result<Option<[u64; 3]>> {
+        let Some(run) = self.next_run(id, op, &mut rest)? else { return Ok(Some([0; 3])) };
+        let head = run.plan().unit_ns;
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.head = Some(Work::Run { ticket, run, rest });
+            session.ready_ns = now_ns;
+            let ready = self.ops.ready(SessionId(id), head);
+            ready.map_err(|_| Kind::Time { asked: head.into(), allowed: 0 })?;
+        }
+        Ok(None)
+    }
+
+    /// The given op, or the next step, begun; those without units are done. `None` when nothing is left.
+    pub(super) fn next_run(
+        &mut self,
+        id: u64,
+        mut op: Option<BoundOp>,
+        rest: &mut Steps,
+    ) -> Result<Option<Box<Run>>> {
+        loop {
+            let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
+            let next = match op.take() {
+                Some(op) => Some(op),
+                None => session.step(rest)?,
+            };
+            let Some(op) = next else { return Ok(None) };
+            let run = Box::new(self.core.begin(op)?);
+            if run.remaining() > 0 {
+                return Ok(Some(run));
+            }
+            self.core.end(&run);
+            if let Some(job) = self.jobs.get_mut(&session.job) {
+                job.usage().ops += 1;
+            }
+        }
+    }
+
+    fn copy(&mut self, id: u64, copy: Copying) -> Result<Option<[u64; 3]>> {
+        if copy.left == 0 {
+            return Ok(Some([0; 3]));
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.head = Some(Work::Copy(copy));
+            let ready = self.copies.ready(SessionId(id), copy.step());
+            ready.map_err(|_| Kind::Time { asked: copy.step().into(), allowed: 0 })?;
+        }
+        Ok(None)
+    }
+}
