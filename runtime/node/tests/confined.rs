@@ -76,7 +76,10 @@ fn on_the_processor() {
         told.recv().unwrap();
         refused(&OTHERS);
     });
+    // Threads that start meanwhile come up all the same.
+    let starting = Cpu::with_threads(8).unwrap();
     confine(Reach::Processor).unwrap();
+    drop(starting);
     refused(&acts);
     go.send(()).unwrap();
     old.join().unwrap();

@@ -39,6 +39,8 @@ const CALLS: &[(i64, &str)] = &[
     (libc::SYS_madvise, "memory"),
     (libc::SYS_brk, "memory"),
     (libc::SYS_futex, "threads that sleep and wake"),
+    (libc::SYS_rseq, "threads of the pool that are still starting"),
+    (libc::SYS_set_robust_list, "threads of the pool that are still starting"),
     (libc::SYS_sched_yield, "threads that spin"),
     (libc::SYS_sched_getaffinity, "how many threads there may be"),
     (libc::SYS_clock_gettime, "clocks that the vDSO does not have"),
@@ -105,8 +107,11 @@ fn program(reach: Reach) -> std::result::Result<BpfProgram, seccompiler::Backend
                 CALLS.iter().map(|(call, _)| (*call, Vec::new())).collect();
             // Memory is never made executable.
             for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-                rules.insert(call, vec![without(2, libc::PROT_EXEC as u64)?]);
+                rules.insert(call, vec![having(2, libc::PROT_EXEC as u64, 0)?]);
             }
+            // Threads of the pool that are still starting say their names.
+            let name = libc::PR_SET_NAME as u64;
+            rules.insert(libc::SYS_prctl, vec![having(0, u32::MAX.into(), name)?]);
             (rules, refuse, SeccompAction::Allow)
         }
         Reach::Driver => {
@@ -117,8 +122,13 @@ fn program(reach: Reach) -> std::result::Result<BpfProgram, seccompiler::Backend
     SeccompFilter::new(rules, otherwise, listed, std::env::consts::ARCH.try_into()?)?.try_into()
 }
 
-/// A rule that the argument of this index has none of these bits.
-fn without(index: u8, bits: u64) -> std::result::Result<SeccompRule, seccompiler::BackendError> {
+/// A rule that these bits of the argument of this index are so.
+fn having(
+    index: u8,
+    bits: u64,
+    value: u64,
+) -> std::result::Result<SeccompRule, seccompiler::BackendError> {
     let equal = SeccompCmpOp::MaskedEq(bits);
-    SeccompRule::new(vec![SeccompCondition::new(index, SeccompCmpArgLen::Dword, equal, 0)?])
+    let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, equal, value)?;
+    SeccompRule::new(vec![condition])
 }
