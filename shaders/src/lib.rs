@@ -10,8 +10,10 @@ pub enum Binding {
     Parts(&'static str),
     /// What a cut tile carries from link to link.
     State,
-    /// Words of statistics, up to four a row.
+    /// Words of statistics, four a row; of a row or tile that is cut those carried from link to link.
     Stats,
+    /// Partial results that entry points of a launch leave for each other.
+    Scratch,
     /// Words made beforehand: by the host in `prepare`, or by the first entry point.
     Made,
     /// The first index out of range.
@@ -34,16 +36,25 @@ pub struct Shader {
 
 impl Shader {
     /// The whole module: its sources, and for each output that has parts of words how it is written. `OUT` stands for
-    /// the first of them in the sources that many ops share.
+    /// the first of them, or the last operand, in the sources that many ops share.
     pub fn source(&self) -> String {
         let outputs: Vec<&str> = self.bindings.iter().filter_map(Binding::in_parts).collect();
-        let main = outputs.first().copied().unwrap_or_default();
+        let last = self.bindings.iter().rev().find_map(Binding::operand);
+        let main = outputs.first().copied().or(last).unwrap_or_default();
         let sources = self.sources.iter().map(|source| source.replace("OUT", main));
         sources.chain(outputs.iter().map(|name| STORE.replace("OUT", name))).collect()
     }
 }
 
 impl Binding {
+    /// The operand that it is.
+    fn operand(&self) -> Option<&'static str> {
+        match self {
+            Self::Operand(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// The output whose parts of words it is.
     fn in_parts(&self) -> Option<&'static str> {
         match self {
@@ -63,10 +74,12 @@ const ELEMENTS: &str = include_str!("wgsl/elements.wgsl");
 const NEIGHBOURS: &str = include_str!("wgsl/neighbours.wgsl");
 const ROWS: &str = include_str!("wgsl/rows.wgsl");
 const FAULT: &str = include_str!("wgsl/fault.wgsl");
-const MERGE: &str = include_str!("wgsl/merge.wgsl");
+const LINES: &str = include_str!("wgsl/lines.wgsl");
+const FOLD: &str = include_str!("wgsl/fold.wgsl");
+const COLUMNS: &str = include_str!("wgsl/columns.wgsl");
 const STORE: &str = include_str!("wgsl/store.wgsl");
 
-use Binding::{Fault, Made, Operand, Parts, State, Stats};
+use Binding::{Fault, Made, Operand, Parts, Scratch, State, Stats};
 
 /// Every op that has kernels.
 pub const SHADERS: [Shader; 15] = [
@@ -103,7 +116,7 @@ pub const SHADERS: [Shader; 15] = [
     },
     Shader {
         op: "attention",
-        entries: &["count", "attention"],
+        entries: &["count", "combine", "attention"],
         bindings: &[
             Operand("q"),
             Operand("k"),
@@ -118,11 +131,17 @@ pub const SHADERS: [Shader; 15] = [
             Parts("out"),
             Operand("lse"),
             Made,
-            State,
+            Stats,
+            Scratch,
             Fault,
         ],
         kinds: true,
-        sources: &[PRELUDE, FAULT, include_str!("wgsl/attention.wgsl")],
+        sources: &[
+            PRELUDE,
+            FAULT,
+            include_str!("wgsl/heads.wgsl"),
+            include_str!("wgsl/attention.wgsl"),
+        ],
     },
     Shader {
         op: "norm",
@@ -136,14 +155,22 @@ pub const SHADERS: [Shader; 15] = [
             Stats,
         ],
         kinds: false,
-        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/norm.wgsl"), NEIGHBOURS],
+        sources: &[PRELUDE, ROWS, LINES, FOLD, include_str!("wgsl/norm.wgsl"), COLUMNS, NEIGHBOURS],
     },
     Shader {
         op: "softmax",
         entries: &["fold", "write"],
         bindings: &[Operand("x"), Operand("out"), Parts("out"), Stats],
         kinds: false,
-        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/softmax.wgsl"), NEIGHBOURS],
+        sources: &[
+            PRELUDE,
+            ROWS,
+            LINES,
+            FOLD,
+            include_str!("wgsl/softmax.wgsl"),
+            COLUMNS,
+            NEIGHBOURS,
+        ],
     },
     Shader {
         op: "map",
@@ -164,7 +191,15 @@ pub const SHADERS: [Shader; 15] = [
         entries: &["fold", "write"],
         bindings: &[Operand("x"), Operand("out"), Parts("out"), Stats],
         kinds: false,
-        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/reduce.wgsl"), NEIGHBOURS],
+        sources: &[
+            PRELUDE,
+            ROWS,
+            LINES,
+            FOLD,
+            include_str!("wgsl/reduce.wgsl"),
+            COLUMNS,
+            NEIGHBOURS,
+        ],
     },
     Shader {
         op: "copy",
@@ -200,7 +235,7 @@ pub const SHADERS: [Shader; 15] = [
         entries: &["fold"],
         bindings: &[Operand("x"), Operand("index"), Stats],
         kinds: false,
-        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/arg_max.wgsl")],
+        sources: &[PRELUDE, ROWS, LINES, FOLD, include_str!("wgsl/arg_max.wgsl")],
     },
     Shader {
         op: "top_k",
@@ -223,7 +258,7 @@ pub const SHADERS: [Shader; 15] = [
             Stats,
         ],
         kinds: false,
-        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/quantize.wgsl"), NEIGHBOURS],
+        sources: &[PRELUDE, ROWS, LINES, FOLD, include_str!("wgsl/quantize.wgsl"), NEIGHBOURS],
     },
     Shader {
         op: "norm_backward",
@@ -238,7 +273,14 @@ pub const SHADERS: [Shader; 15] = [
             Stats,
         ],
         kinds: false,
-        sources: &[PRELUDE, ROWS, MERGE, include_str!("wgsl/norm_backward.wgsl"), NEIGHBOURS],
+        sources: &[
+            PRELUDE,
+            ROWS,
+            FOLD,
+            include_str!("wgsl/norm_backward.wgsl"),
+            COLUMNS,
+            NEIGHBOURS,
+        ],
     },
     Shader {
         op: "attention_backward",

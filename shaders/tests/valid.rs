@@ -26,6 +26,7 @@ fn every_module_is_valid_and_as_its_table_says() {
             Binding::Parts(name) => format!("{name}_parts"),
             Binding::State => "state".into(),
             Binding::Stats => "stats".into(),
+            Binding::Scratch => "scratch".into(),
             Binding::Made => "made".into(),
             Binding::Fault => "fault".into(),
         });

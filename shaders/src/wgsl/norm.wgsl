@@ -20,80 +20,61 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> bias: array<u32>;
 @group(0) @binding(4) var<storage, read_write> out: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out_parts: array<atomic<u32>>;
-@group(0) @binding(6) var<storage, read_write> stats: array<u32>;
-
-fn merge_two(a: u32, b: u32) -> u32 {
-    return bitcast<u32>(bitcast<f32>(a) + bitcast<f32>(b));
-}
-
-// Where a row begins in x and in out; the last stride is that of the row.
-fn locate(row: u32) -> vec2<u32> {
-    var rest = row;
-    var at = vec2(p.x.base, p.out.base);
-    for (var axis = p.rows.rank; axis > 0u; axis--) {
-        let a = axis - 1u;
-        let size = p.rows.shape[a / 4u][a % 4u];
-        let c = rest % size;
-        rest /= size;
-        at += c * vec2(p.x.strides[a / 4u][a % 4u], p.out.strides[a / 4u][a % 4u]);
-    }
-    return at;
-}
+@group(0) @binding(6) var<storage, read_write> stats: array<vec4<f32>>;
 
 fn load(e: u32) -> f32 {
     return widen(p.x.kind, x[word_of(p.x.kind, e)], e);
 }
 
-@compute @workgroup_size(64)
-fn fold(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let slot = row_of(workgroup, workgroups);
-    if slot >= p.rows.count {
-        return;
+// The statistic that a pass sums.
+fn which(number: u32) -> u32 {
+    return select(1u, number, p.layer == 1u);
+}
+
+fn mean_of(sums: vec4<f32>) -> f32 {
+    return select(0.0, sums.x / f32(p.rows.n), p.layer == 1u);
+}
+
+fn begin(row: u32) -> vec2<u32> {
+    return locate(row);
+}
+
+fn start() -> vec4<f32> {
+    return vec4(0.0);
+}
+
+fn neutral(number: u32) -> vec2<u32> {
+    return vec2(0u);
+}
+
+fn take(own: vec2<u32>, kept: vec4<f32>, number: u32, at: vec2<u32>, i: u32) -> vec2<u32> {
+    let v = load(at.x + i * p.x.strides[1].w);
+    let sum = bitcast<f32>(own.x);
+    if which(number) == 0u {
+        return vec2(bitcast<u32>(sum + v), 0u);
     }
-    let start = locate(p.rows.first + slot).x;
-    let stride = p.x.strides[1].w;
-    var sum = 0.0;
-    var squares = 0.0;
-    if p.rows.fold_from > 0u {
-        sum = bitcast<f32>(stats[2u * slot]);
-        squares = bitcast<f32>(stats[2u * slot + 1u]);
-    }
-    for (var link = p.rows.fold_from; link < p.rows.fold_to; link++) {
-        let is_sum = p.layer == 1u && link < p.rows.chunks;
-        let from_column = (link % p.rows.chunks) * p.rows.chunk;
-        let to_column = min(p.rows.n, from_column + p.rows.chunk);
-        let mean = select(0.0, sum / f32(p.rows.n), p.layer == 1u);
-        var own = 0.0;
-        for (var i = from_column + lane; i < to_column; i += LANES) {
-            let v = load(start + i * stride);
-            if is_sum {
-                own += v;
-            } else {
-                own = fma(v - mean, v - mean, own);
-            }
-        }
-        let part = bitcast<f32>(merge(lane, bitcast<u32>(own)));
-        if is_sum {
-            sum += part;
-        } else {
-            squares += part;
-        }
-    }
-    if lane == 0u {
-        stats[2u * slot] = bitcast<u32>(sum);
-        stats[2u * slot + 1u] = bitcast<u32>(squares);
-    }
+    let mean = mean_of(kept);
+    return vec2(bitcast<u32>(fma(v - mean, v - mean, sum)), 0u);
+}
+
+fn merge(a: vec2<u32>, b: vec2<u32>, number: u32) -> vec2<u32> {
+    return vec2(bitcast<u32>(bitcast<f32>(a.x) + bitcast<f32>(b.x)), 0u);
+}
+
+fn join(kept: vec4<f32>, part: vec2<u32>, number: u32) -> vec4<f32> {
+    var sums = kept;
+    sums[which(number)] += bitcast<f32>(part.x);
+    return sums;
+}
+
+fn keep(slot: u32, row: u32, kept: vec4<f32>) {
+    stats[slot] = kept;
 }
 
 fn value(slot: u32, column: u32, at: u32) -> u32 {
     let n = f32(p.rows.n);
-    let mean = select(0.0, bitcast<f32>(stats[2u * slot]) / n, p.layer == 1u);
-    let squares = bitcast<f32>(stats[2u * slot + 1u]);
-    var y = (load(at) - mean) * (1.0 / sqrt(squares / n + p.epsilon));
+    let sums = stats[slot];
+    var y = (load(at) - mean_of(sums)) * (1.0 / sqrt(sums.y / n + p.epsilon));
     if p.has_weight == 1u {
         let e = p.weight.base + column * p.weight.strides[1].w;
         y *= widen(p.weight.kind, weight[word_of(p.weight.kind, e)], e);
@@ -111,14 +92,4 @@ fn element(i: u32) -> vec2<u32> {
     let column = p.rows.column + i % p.rows.columns;
     let at = locate(p.rows.first + slot) + column * vec2(p.x.strides[1].w, p.out.strides[1].w);
     return vec2(at.y, value(slot, column, at.x));
-}
-
-@compute @workgroup_size(64)
-fn write(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let own = invocation(workgroup, workgroups, lane);
-    write_neighbours(0u - p.rows.phase, own, 0u, p.rows.count * p.rows.columns);
 }

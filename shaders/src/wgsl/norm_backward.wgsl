@@ -21,12 +21,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> d_x: array<u32>;
 @group(0) @binding(5) var<storage, read_write> d_x_parts: array<atomic<u32>>;
 @group(0) @binding(6) var<storage, read_write> terms: array<f32>;
-// Four words a row.
-@group(0) @binding(7) var<storage, read_write> stats: array<f32>;
-
-fn merge_two(a: u32, b: u32) -> u32 {
-    return bitcast<u32>(bitcast<f32>(a) + bitcast<f32>(b));
-}
+@group(0) @binding(7) var<storage, read_write> stats: array<vec4<f32>>;
 
 // Where a row begins in x, d_out, d_x and terms; the last strides are those of the row.
 fn locate(row: u32) -> vec4<u32> {
@@ -75,49 +70,51 @@ fn weight_of(column: u32) -> f32 {
     return widen(p.weight.kind, weight[word_of(p.weight.kind, e)], e);
 }
 
-@compute @workgroup_size(64)
-fn fold(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let slot = row_of(workgroup, workgroups);
-    if slot >= p.rows.count {
-        return;
-    }
-    let start = locate(p.rows.first + slot);
+// The statistic that a pass sums.
+fn which(number: u32) -> u32 {
+    return select(1u + 2u * number, number, p.layer == 1u);
+}
+
+fn begin(row: u32) -> vec4<u32> {
+    return locate(row);
+}
+
+fn start() -> vec4<f32> {
+    return vec4(0.0);
+}
+
+fn neutral(number: u32) -> vec2<u32> {
+    return vec2(0u);
+}
+
+fn take(own: vec2<u32>, kept: vec4<f32>, number: u32, at: vec4<u32>, i: u32) -> vec2<u32> {
     let step = along();
-    var sums = vec4(0.0);
-    if p.rows.fold_from > 0u {
-        for (var i = 0u; i < 4u; i++) {
-            sums[i] = stats[4u * slot + i];
-        }
+    let v = x_of(at.x + i * step.x);
+    let mean = mean_of(kept);
+    var sum = bitcast<f32>(own.x);
+    if which(number) == 0u {
+        sum += v;
+    } else if which(number) == 1u {
+        sum = fma(v - mean, v - mean, sum);
+    } else {
+        let g = d_out_of(at.y + i * step.y) * weight_of(i);
+        sum += select(g * (v - mean), g, which(number) == 2u);
     }
-    for (var link = p.rows.fold_from; link < p.rows.fold_to; link++) {
-        let pass_number = link / p.rows.chunks;
-        let which = select(1u + 2u * pass_number, pass_number, p.layer == 1u);
-        let from_column = (link % p.rows.chunks) * p.rows.chunk;
-        let to_column = min(p.rows.n, from_column + p.rows.chunk);
-        let mean = mean_of(sums);
-        var own = 0.0;
-        for (var i = from_column + lane; i < to_column; i += LANES) {
-            let v = x_of(start.x + i * step.x);
-            if which == 0u {
-                own += v;
-            } else if which == 1u {
-                own = fma(v - mean, v - mean, own);
-            } else {
-                let g = d_out_of(start.y + i * step.y) * weight_of(i);
-                own += select(g * (v - mean), g, which == 2u);
-            }
-        }
-        sums[which] += bitcast<f32>(merge(lane, bitcast<u32>(own)));
-    }
-    if lane == 0u {
-        for (var i = 0u; i < 4u; i++) {
-            stats[4u * slot + i] = sums[i];
-        }
-    }
+    return vec2(bitcast<u32>(sum), 0u);
+}
+
+fn merge(a: vec2<u32>, b: vec2<u32>, number: u32) -> vec2<u32> {
+    return vec2(bitcast<u32>(bitcast<f32>(a.x) + bitcast<f32>(b.x)), 0u);
+}
+
+fn join(kept: vec4<f32>, part: vec2<u32>, number: u32) -> vec4<f32> {
+    var sums = kept;
+    sums[which(number)] += bitcast<f32>(part.x);
+    return sums;
+}
+
+fn keep(slot: u32, row: u32, kept: vec4<f32>) {
+    stats[slot] = kept;
 }
 
 // Element `i` of the write: its place in d_x and its bits. Its term is written here: no other invocation has it.
@@ -125,7 +122,7 @@ fn element(i: u32) -> vec2<u32> {
     let slot = i / p.rows.columns;
     let column = p.rows.column + i % p.rows.columns;
     let at = locate(p.rows.first + slot) + column * along();
-    let sums = vec4(stats[4u * slot], stats[4u * slot + 1u], stats[4u * slot + 2u], stats[4u * slot + 3u]);
+    let sums = stats[slot];
     let n = f32(p.rows.n);
     let variance = variance_of(sums);
     let factor = 1.0 / sqrt(variance);
@@ -137,14 +134,4 @@ fn element(i: u32) -> vec2<u32> {
     // The square of the factor as one division: the difference may be small.
     let d_x = factor * ((g - shift) - from_mean * ((sums.w / n) / variance));
     return vec2(at.z, narrow(p.d_x.kind, d_x));
-}
-
-@compute @workgroup_size(64)
-fn write(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let own = invocation(workgroup, workgroups, lane);
-    write_neighbours(0u - p.rows.phase, own, 0u, p.rows.count * p.rows.columns);
 }

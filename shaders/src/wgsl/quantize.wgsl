@@ -37,28 +37,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> scale_parts: array<atomic<u32>>;
 @group(0) @binding(6) var<storage, read_write> min: array<u32>;
 @group(0) @binding(7) var<storage, read_write> min_parts: array<atomic<u32>>;
-@group(0) @binding(8) var<storage, read_write> stats: array<u32>;
-
-// Whether the merge under way takes the larger; the same in all lanes.
-var<private> is_max: bool;
-
-fn merge_two(a: u32, b: u32) -> u32 {
-    return select(select(a, b, b < a), select(a, b, b > a), is_max);
-}
-
-// Where a line begins in x and in out; the last strides are those along it.
-fn locate(line: u32) -> vec2<u32> {
-    var rest = line;
-    var at = vec2(p.x.base, p.out.base);
-    for (var axis = p.rows.rank; axis > 0u; axis--) {
-        let a = axis - 1u;
-        let size = p.rows.shape[a / 4u][a % 4u];
-        let c = rest % size;
-        rest /= size;
-        at += c * vec2(p.x.strides[a / 4u][a % 4u], p.out.strides[a / 4u][a % 4u]);
-    }
-    return at;
-}
+@group(0) @binding(8) var<storage, read_write> stats: array<vec4<u32>>;
 
 // Where the scale and the minimum of a cell lie.
 fn scale_at(cell: u32) -> vec2<u32> {
@@ -91,62 +70,54 @@ fn x_of(place: vec2<u32>) -> f32 {
     return widen(p.x.kind, x[word_of(p.x.kind, e)], e);
 }
 
-@compute @workgroup_size(64)
-fn fold(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let slot = row_of(workgroup, workgroups);
-    if slot >= p.rows.count {
-        return;
+// A cell is found element by element.
+fn begin(cell: u32) -> u32 {
+    return cell;
+}
+
+// Bits of the largest magnitude; of a group keys of the largest and the smallest.
+fn start() -> vec4<u32> {
+    return vec4(neutral(0u), 0u, 0u);
+}
+
+fn neutral(number: u32) -> vec2<u32> {
+    return vec2(0u, NOWHERE);
+}
+
+fn take(own: vec2<u32>, kept: vec4<u32>, number: u32, cell: u32, t: u32) -> vec2<u32> {
+    let place = place_in(cell, t);
+    if place.x == NOWHERE {
+        return own;
     }
-    let cell = p.rows.first + slot;
-    let grouped = p.format == GROUP_32;
-    // Bits of the largest magnitude; of a group keys of the largest and the smallest.
-    var high = 0u;
-    var low = NOWHERE;
-    if p.rows.fold_from > 0u {
-        high = stats[2u * slot];
+    let bits = bitcast<u32>(x_of(place));
+    if p.format == GROUP_32 {
+        return merge(own, vec2(total_key(F32, bits)), number);
     }
-    for (var chunk = p.rows.fold_from; chunk < p.rows.fold_to; chunk++) {
-        let first = chunk * p.rows.chunk;
-        let end = first + select(p.rows.chunk, p.rows.n - first, p.rows.n - first < p.rows.chunk);
-        for (var t = first + lane; t < end; t += LANES) {
-            let place = place_in(cell, t);
-            if place.x != NOWHERE {
-                let bits = bitcast<u32>(x_of(place));
-                if grouped {
-                    let key = total_key(F32, bits);
-                    high = select(high, key, key > high);
-                    low = select(low, key, key < low);
-                } else if (bits & 0x7fffffffu) <= 0x7f800000u {
-                    let size = bits & 0x7fffffffu;
-                    high = select(high, size, size > high);
-                }
-            }
-        }
-    }
-    is_max = true;
-    high = merge(lane, high);
-    is_max = false;
-    low = merge(lane, low);
-    if lane > 0u {
-        return;
-    }
-    stats[2u * slot] = high;
-    stats[2u * slot + 1u] = low;
+    let size = bits & 0x7fffffffu;
+    return merge(own, vec2(select(0u, size, size <= 0x7f800000u), NOWHERE), number);
+}
+
+fn merge(a: vec2<u32>, b: vec2<u32>, number: u32) -> vec2<u32> {
+    return vec2(select(a.x, b.x, b.x > a.x), select(a.y, b.y, b.y < a.y));
+}
+
+fn join(kept: vec4<u32>, part: vec2<u32>, number: u32) -> vec4<u32> {
+    return vec4(merge(kept.xy, part, number), 0u, 0u);
+}
+
+fn keep(slot: u32, cell: u32, kept: vec4<u32>) {
+    stats[slot] = kept;
     if p.rows.fold_to < p.rows.chunks {
         return;
     }
     let at = scale_at(cell);
-    if grouped {
-        let least = bitcast<f32>(bits_of_total(F32, low));
-        let range = bitcast<f32>(bits_of_total(F32, high)) - least;
+    if p.format == GROUP_32 {
+        let least = bitcast<f32>(bits_of_total(F32, kept.y));
+        let range = bitcast<f32>(bits_of_total(F32, kept.x)) - least;
         put_scale(at.x, narrow(p.scale.kind, range / 15.0));
         put_min(at.y, narrow(p.min.kind, least));
     } else {
-        put_scale(at.x, bitcast<u32>(scale_of(high)));
+        put_scale(at.x, bitcast<u32>(scale_of(kept.x)));
     }
 }
 
@@ -223,8 +194,8 @@ fn group_word(i: u32) {
     if slot >= p.rows.count {
         return;
     }
-    let low = bitcast<f32>(bits_of_total(F32, stats[2u * slot + 1u]));
-    let high = bitcast<f32>(bits_of_total(F32, stats[2u * slot]));
+    let low = bitcast<f32>(bits_of_total(F32, stats[slot].y));
+    let high = bitcast<f32>(bits_of_total(F32, stats[slot].x));
     let place = place_in(p.rows.first + slot, 8u * (i % 4u));
     var word = 0u;
     for (var j = 0u; j < 8u; j++) {
@@ -256,7 +227,7 @@ fn write(
             let place = place_in(p.rows.first + slot, p.rows.column + i % p.rows.columns);
             if place.x != NOWHERE {
                 places[j] = locate(place.x).y + place.y * p.out.strides[1].w;
-                bits[j] = narrow(p.out.kind, quotient(x_of(place), scale_of(stats[2u * slot]), p.largest));
+                bits[j] = narrow(p.out.kind, quotient(x_of(place), scale_of(stats[slot].x), p.largest));
             }
         }
         whole = whole && places[j] != NOWHERE;

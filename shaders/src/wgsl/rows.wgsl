@@ -1,6 +1,6 @@
 // Before the kernels that go row by row: `fold` gives a row's statistics, one workgroup a row; `write` then goes
 // element by element. A row is folded chunk by chunk, left to right; a chunk in 64 lanes, then by a tree.
-// Statistics are two words a row, kept in `stats` between the two, and between links of a row that is cut.
+// Statistics are four words a row, kept in `stats` between the two, and between links of a row that is cut.
 
 const LANES: u32 = 64u;
 const WORKGROUP: u32 = 64u;

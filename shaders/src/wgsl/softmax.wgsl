@@ -15,30 +15,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;
 @group(0) @binding(3) var<storage, read_write> out_parts: array<atomic<u32>>;
-@group(0) @binding(4) var<storage, read_write> stats: array<u32>;
-
-// Whether the fold under way takes the maximum; the same in all lanes.
-var<private> is_max: bool;
-
-fn merge_two(a: u32, b: u32) -> u32 {
-    let x = bitcast<f32>(a);
-    let y = bitcast<f32>(b);
-    return bitcast<u32>(select(x + y, max(x, y), is_max));
-}
-
-// Where a row begins in x and in out; the last stride is that of the row.
-fn locate(row: u32) -> vec2<u32> {
-    var rest = row;
-    var at = vec2(p.x.base, p.out.base);
-    for (var axis = p.rows.rank; axis > 0u; axis--) {
-        let a = axis - 1u;
-        let size = p.rows.shape[a / 4u][a % 4u];
-        let c = rest % size;
-        rest /= size;
-        at += c * vec2(p.x.strides[a / 4u][a % 4u], p.out.strides[a / 4u][a % 4u]);
-    }
-    return at;
-}
+@group(0) @binding(4) var<storage, read_write> stats: array<vec4<u32>>;
 
 struct Score {
     value: f32,
@@ -51,53 +28,47 @@ fn load(e: u32) -> Score {
     return Score(select(max(z, LOWEST), LOWEST, hidden), hidden);
 }
 
-@compute @workgroup_size(64)
-fn fold(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let slot = row_of(workgroup, workgroups);
-    if slot >= p.rows.count {
-        return;
+fn begin(row: u32) -> vec2<u32> {
+    return locate(row);
+}
+
+fn start() -> vec4<u32> {
+    return bitcast<vec4<u32>>(vec4(LOWEST, 0.0, 0.0, 0.0));
+}
+
+// The first pass takes the largest, the second the sum.
+fn neutral(number: u32) -> vec2<u32> {
+    return vec2(bitcast<u32>(select(LOWEST, 0.0, number == 1u)), 0u);
+}
+
+fn take(own: vec2<u32>, kept: vec4<u32>, number: u32, at: vec2<u32>, i: u32) -> vec2<u32> {
+    let score = load(at.x + i * p.x.strides[1].w);
+    var x = score.value;
+    if number == 1u {
+        x = select(exp_of(x - bitcast<f32>(kept.x)), 0.0, score.hidden);
     }
-    let start = locate(p.rows.first + slot).x;
-    let stride = p.x.strides[1].w;
-    var largest = LOWEST;
-    var sum = 0.0;
-    if p.rows.fold_from > 0u {
-        largest = bitcast<f32>(stats[2u * slot]);
-        sum = bitcast<f32>(stats[2u * slot + 1u]);
-    }
-    for (var link = p.rows.fold_from; link < p.rows.fold_to; link++) {
-        is_max = link < p.rows.chunks;
-        let from_column = (link % p.rows.chunks) * p.rows.chunk;
-        let to_column = min(p.rows.n, from_column + p.rows.chunk);
-        var own = select(0.0, LOWEST, is_max);
-        for (var i = from_column + lane; i < to_column; i += LANES) {
-            let score = load(start + i * stride);
-            if is_max {
-                own = max(own, score.value);
-            } else {
-                own += select(exp_of(score.value - largest), 0.0, score.hidden);
-            }
-        }
-        let part = bitcast<f32>(merge(lane, bitcast<u32>(own)));
-        if is_max {
-            largest = max(largest, part);
-        } else {
-            sum += part;
-        }
-    }
-    if lane == 0u {
-        stats[2u * slot] = bitcast<u32>(largest);
-        stats[2u * slot + 1u] = bitcast<u32>(sum);
-    }
+    return merge(own, vec2(bitcast<u32>(x), 0u), number);
+}
+
+fn merge(a: vec2<u32>, b: vec2<u32>, number: u32) -> vec2<u32> {
+    let x = bitcast<f32>(a.x);
+    let y = bitcast<f32>(b.x);
+    return vec2(bitcast<u32>(select(max(x, y), x + y, number == 1u)), 0u);
+}
+
+fn join(kept: vec4<u32>, part: vec2<u32>, number: u32) -> vec4<u32> {
+    var all = kept;
+    all[number] = merge(vec2(kept[number], 0u), part, number).x;
+    return all;
+}
+
+fn keep(slot: u32, row: u32, kept: vec4<u32>) {
+    stats[slot] = kept;
 }
 
 fn value(slot: u32, at: u32) -> u32 {
-    let largest = bitcast<f32>(stats[2u * slot]);
-    let sum = bitcast<f32>(stats[2u * slot + 1u]);
+    let largest = bitcast<f32>(stats[slot].x);
+    let sum = bitcast<f32>(stats[slot].y);
     let score = load(at);
     var y = 0.0;
     if !score.hidden {
@@ -112,14 +83,4 @@ fn element(i: u32) -> vec2<u32> {
     let column = p.rows.column + i % p.rows.columns;
     let at = locate(p.rows.first + slot) + column * vec2(p.x.strides[1].w, p.out.strides[1].w);
     return vec2(at.y, value(slot, at.x));
-}
-
-@compute @workgroup_size(64)
-fn write(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let own = invocation(workgroup, workgroups, lane);
-    write_neighbours(0u - p.rows.phase, own, 0u, p.rows.count * p.rows.columns);
 }

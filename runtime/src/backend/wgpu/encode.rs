@@ -13,6 +13,7 @@ use super::plan::{ALIGN, Class, by_rows};
 use crate::dtype::DType;
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
+pub(super) use heads::{SCRATCH_WORDS, has_partial};
 
 /// Rows whose statistics the scratch buffer holds.
 pub(super) const STATS_ROWS: u64 = 1 << 16;

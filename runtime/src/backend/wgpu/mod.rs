@@ -14,7 +14,7 @@ use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UnitRange, spans};
 pub use adapter::Adapter;
-use encode::{Dispatch, PARAM_WORDS, STATS_ROWS};
+use encode::{Dispatch, PARAM_WORDS, SCRATCH_WORDS, STATS_ROWS};
 use kernels::{Kernel, Kernels};
 use leasehold_shaders::{Binding, SHADERS};
 use loss::Loss;
@@ -79,6 +79,8 @@ pub struct Wgpu {
     nothing: wgpu::Buffer,
     /// Statistics of rows within one launch.
     stats: wgpu::Buffer,
+    /// Partial results within one launch, from the first op on that leaves any.
+    scratch: Option<wgpu::Buffer>,
 }
 
 /// A plan with its pipelines and the words that its kernels ask to be made.
@@ -125,6 +127,7 @@ impl Wgpu {
             ),
             nothing: storage(ALIGN),
             stats: storage(16 * STATS_ROWS),
+            scratch: None,
             kernels: Kernels::default(),
             stream,
             blocks: HashMap::new(),
@@ -252,6 +255,7 @@ impl Wgpu {
             Binding::Operand(name) => name,
             Binding::Parts(name) => name,
             Binding::Made => return Ok(whole(prepared.made.as_ref().unwrap_or(&self.nothing))),
+            Binding::Scratch => return Ok(whole(self.scratch.as_ref().unwrap_or(&self.nothing))),
             Binding::Fault => return Ok(whole(self.stream.fault())),
             Binding::Stats if !dispatch.cut => return Ok(whole(&self.stats)),
             Binding::State | Binding::Stats => {
@@ -328,6 +332,9 @@ impl Backend for Wgpu {
         let kind = encode::kind(op);
         let (name, entries) = (op.op().name(), encode::entries(op));
         let kernel = self.kernels.get(&self.device, &self.loss, name, kind, &entries)?;
+        if self.scratch.is_none() && encode::has_partial(op, self.class) {
+            self.scratch = Some(self.buffer(4 * SCRATCH_WORDS, wgpu::BufferUsages::STORAGE)?);
+        }
         let words = encode::made(op, self.class);
         let made = match words.is_empty() {
             true => None,

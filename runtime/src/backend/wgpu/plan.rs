@@ -30,7 +30,7 @@ pub(super) struct Class {
     family: Family,
     /// Output tile of a product, a multiple of a workgroup's 32 by 32.
     pub(super) tile: [u64; 2],
-    /// Query rows of a tile of attention, a multiple of 4.
+    /// Most rows of a tile of attention, a multiple of 16.
     pub(super) query_rows: u64,
     /// Elements of a row in a chunk.
     pub(super) row_chunk: u64,
@@ -176,7 +176,11 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
             if a.room > i32::MAX as u64 {
                 return Err(limit(op, "pages", format!("{} keys", a.room), i32::MAX.to_string()));
             }
-            let state = 4 * class.query_rows * (a.dv + 2);
+            if a.packed_rows() > i32::MAX as u64 {
+                let asked = format!("{} rows of a key head", a.packed_rows());
+                return Err(limit(op, "q", asked, i32::MAX.to_string()));
+            }
+            let state = 4 * a.tile * a.width();
             finish(class, order, a.tiles(), a.links, a.unit_ns, state)
         }
         Op::AttentionBackward(_) => {

@@ -81,7 +81,7 @@ fn every_shader_source_is_in_the_numerics_id() {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         // What many ops share speaks of `OUT`, their main output.
         let within = |part: &Vec<u8>| {
-            let outputs = ["out", "value", "d_x"];
+            let outputs = ["out", "value", "d_x", "index"];
             let source = String::from_utf8_lossy(part);
             outputs.iter().any(|name| source.contains(&text.replace("OUT", name)))
         };

@@ -2,14 +2,17 @@
 
 use super::super::plan::{Class, Heads, counts};
 use super::{Dispatch, LAST, Words, base, strides};
-use crate::op::{Attention, CheckedOp, KeyValue, Lens, Mask};
+use crate::op::{Attention, CheckedOp, KeyValue, Lens, Mask, Op};
 use crate::order::Span;
 
-/// Query rows of a workgroup.
-const QUERIES: u64 = 4;
+/// Rows of a workgroup.
+const ROWS: u64 = 4;
 /// Entry points of `attention.wgsl`.
 const COUNT: usize = 0;
-const TILES: usize = 1;
+const COMBINE: usize = 1;
+const CHUNKS: usize = 2;
+/// Words of partial results that the backend holds for a launch.
+pub(in super::super) const SCRATCH_WORDS: u64 = 1 << 22;
 /// Flags of it.
 const HAS_MASK: u32 = 1;
 const HAS_LSE: u32 = 2;
@@ -22,10 +25,12 @@ const DEVICE_ROWS: u32 = 256;
 const DEVICE_LENS: u32 = 512;
 const AS_ROWS: u32 = 1024;
 const ALIKE: u32 = 2048;
+const DIRECT: u32 = 4096;
 /// Words of an entry of the table.
 const ENTRY: usize = 5;
 
-/// Counting, where counts lie in device memory, then the tiles of a span.
+/// Counting, where counts lie in device memory, then the tiles of a span: the chunks of a run of tiles side by side, as
+/// many as the scratch holds, and what merges them. A tile that it does not hold goes by runs of chunks.
 pub(super) fn heads(
     op: &CheckedOp,
     attention: &Attention,
@@ -33,9 +38,56 @@ pub(super) fn heads(
     span: Span,
 ) -> Vec<Dispatch> {
     let a = Heads::of(op, attention, class);
-    let chunks = [span.from, span.to].map(|link| (link * a.per_link).min(a.chunks));
-    let workgroups = span.tiles * (class.query_rows / QUERIES);
-    let last = if chunks[1] == a.chunks { LAST } else { 0 };
+    let cut = span.from > 0 || (span.to * a.per_link) < a.chunks;
+    let [from, to] = [span.from, span.to].map(|link| (link * a.per_link).min(a.chunks));
+    let fits = SCRATCH_WORDS / (a.tile * a.width());
+    let (tiles, chunks) = match fits / (to - from) {
+        _ if direct(&a) => (span.tiles, 1),
+        0 => (1, fits),
+        tiles => (tiles, to - from),
+    };
+    let mut out = Vec::new();
+    if counts(attention) {
+        let params = params(op, attention, &a, [span.first, 0], [from, to]);
+        out.push(Dispatch { entry: COUNT, workgroups: 1, params, cut });
+    }
+    let end = span.first + span.tiles;
+    for first in (span.first..end).step_by(tiles as usize) {
+        let rows = a.tile * tiles.min(end - first);
+        for from in (from..to).step_by(chunks as usize) {
+            let run = [from, (from + chunks).min(to)];
+            let mut push = |entry, workgroups| {
+                let params = params(op, attention, &a, [first, workgroups], run);
+                out.push(Dispatch { entry, workgroups, params, cut });
+            };
+            push(CHUNKS, rows / ROWS * (run[1] - run[0]));
+            if !direct(&a) {
+                push(COMBINE, rows);
+            }
+        }
+    }
+    out
+}
+
+/// Whether there is nothing to merge.
+fn direct(a: &Heads) -> bool {
+    a.chunks == 1
+}
+
+/// Whether a launch leaves partial results.
+pub(in super::super) fn has_partial(op: &CheckedOp, class: &Class) -> bool {
+    matches!(op.op(), Op::Attention(attention) if !direct(&Heads::of(op, attention, class)))
+}
+
+fn params(
+    op: &CheckedOp,
+    attention: &Attention,
+    a: &Heads,
+    [first, workgroups]: [u64; 2],
+    [from, to]: [u64; 2],
+) -> Words {
+    let last = if to == a.chunks { LAST } else { 0 };
+    let direct = if direct(a) { DIRECT } else { 0 };
     let page = match attention.key_value {
         KeyValue::Dense => 0,
         KeyValue::Paged { page } => page,
@@ -47,10 +99,10 @@ pub(super) fn heads(
         _ => 0,
     };
     let mut params = Words::default();
-    params.put(&[a.heads, a.group, a.rows, a.d, a.dv]);
+    params.put(&[a.kv_heads, a.group, a.rows, a.d, a.dv]);
     params.float(attention.scale);
-    params.put(&[(flags(attention) | last).into(), class.query_rows, a.tiles]);
-    params.put(&[span.first, workgroups, chunks[0], chunks[1], a.entries]);
+    params.put(&[(flags(attention) | last | direct).into(), a.tile, a.tiles]);
+    params.put(&[first, workgroups, from, to, a.entries]);
     params.float(attention.softcap);
     params.put(&[left.into(), right.into(), page.into(), op.specs()[1].layout.shape()[0]]);
     params.put(&[a.room, most(&attention.rows), most(&attention.lens), 0, 0]);
@@ -62,16 +114,12 @@ pub(super) fn heads(
         let spec = op.spec(name);
         params.view(spec, &spec.map(strides).unwrap_or_default());
     }
-    let dispatch = |entry| {
-        let workgroups = if entry == COUNT { 1 } else { workgroups };
-        Dispatch { entry, workgroups, params: params.clone(), cut: true }
-    };
-    entries(attention).into_iter().map(dispatch).collect()
+    params
 }
 
-/// The entry points of attention, in their order.
+/// The entry points of attention that launches may take.
 pub(super) fn entries(op: &Attention) -> Vec<usize> {
-    if counts(op) { vec![COUNT, TILES] } else { vec![TILES] }
+    if counts(op) { vec![COUNT, COMBINE, CHUNKS] } else { vec![COMBINE, CHUNKS] }
 }
 
 fn flags(op: &Attention) -> u32 {
@@ -125,7 +173,7 @@ pub(super) fn made(op: &CheckedOp, attention: &Attention, class: &Class) -> Vec<
         words.extend([first_row, rows, first_key, keys, tile]);
         if packed {
             first_row += rows;
-            tile += rows.div_ceil(class.query_rows as u32);
+            tile += (u64::from(rows) * a.group).div_ceil(a.tile) as u32;
         }
         first_key += if packed_keys { keys } else { 0 };
     }

@@ -39,10 +39,14 @@ fn row_links(
     let fold = [from.min(r.fold_links), to.min(r.fold_links)];
     let write = [from, to].map(|link| link.saturating_sub(r.fold_links));
     let column = write[0] * r.chunk;
-    let columns = (write[1] * r.chunk).min(r.n).saturating_sub(column);
-    // A reduction writes one element a row, after its last fold; selections write what they find as they fold.
+    let columns = match op.op() {
+        // A reduction writes one element a row, after its last fold.
+        Op::Reduce(_) => 1,
+        _ => (write[1] * r.chunk).min(r.n).saturating_sub(column),
+    };
+    // Selections write what they find as they fold.
     let written = match op.op() {
-        Op::Reduce(_) if to == r.fold_links => count,
+        Op::Reduce(_) if to < r.fold_links => 0,
         _ => count * columns,
     };
     let Some(params) = params(op, r, [first, count], fold, [column, columns]) else {

@@ -1,18 +1,22 @@
-//! The geometry of attention: tiles of query rows, and links along the keys.
+//! The geometry of attention: tiles of rows, which are the query heads of a key head for each query, and links along
+//! the keys.
 
 use super::{Class, dim};
 use crate::op::{Attention, CheckedOp, KeyValue, Lens};
 
-/// Keys of a chunk in attention: `CHUNK` of `attention.wgsl`.
-pub(super) const CHUNK: u64 = 64;
+/// Keys of a chunk, whose partial results are merged left to right: `CHUNK` of `heads.wgsl`.
+pub(super) const CHUNK: u64 = 256;
 /// Most batch entries whose counts lie in device memory, and nanoseconds that a launch counts each: `COUNTED` of
-/// `attention.wgsl`.
+/// `heads.wgsl`.
 pub(super) const COUNTED: u64 = 1024;
 const COUNT_NS: u64 = 40;
+/// Lanes of a workgroup that merges.
+const LANES: u64 = 64;
 
 /// The geometry of attention.
 pub(in super::super) struct Heads {
-    pub(in super::super) heads: u64,
+    pub(in super::super) kv_heads: u64,
+    /// Query heads of a key head.
     pub(in super::super) group: u64,
     pub(in super::super) rows: u64,
     pub(in super::super) d: u64,
@@ -20,9 +24,10 @@ pub(in super::super) struct Heads {
     /// Batch entries, and room for the keys of one, or of all where they are packed.
     pub(in super::super) entries: u64,
     pub(in super::super) room: u64,
-    /// Chunks of the most keys that an entry has.
+    /// Chunks of the most keys that an entry has, at least one.
     pub(in super::super) chunks: u64,
-    /// Tiles of one head.
+    /// Rows of a tile, and tiles of one key head.
+    pub(in super::super) tile: u64,
     pub(in super::super) tiles: u64,
     /// Chunks in a link.
     pub(in super::super) per_link: u64,
@@ -41,7 +46,8 @@ impl Heads {
     pub(in super::super) fn of(checked: &CheckedOp, op: &Attention, class: &Class) -> Self {
         let [d, rows, heads, batch] = [0, 1, 2, 3].map(|i| dim(checked, "q", i));
         let dv = dim(checked, "v", 0);
-        let group = heads.checked_div(dim(checked, "k", 2)).unwrap_or(1);
+        let kv_heads = dim(checked, "k", 2);
+        let group = heads.checked_div(kv_heads).unwrap_or(1);
         let entries = match &op.rows {
             Lens::Full => batch,
             Lens::Host(list) => list.len() as u64,
@@ -56,8 +62,19 @@ impl Heads {
             Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
             Lens::Device { max } => (*max).into(),
         };
-        let chunks = most.min(room).div_ceil(CHUNK);
-        let tiles = |rows: u64| rows.div_ceil(class.query_rows);
+        let chunks = most.min(room).div_ceil(CHUNK).max(1);
+        // Scores, values, and what softmax and other functions of a score do; then the merge of the chunk.
+        let functions = 96 + 48 * u64::from(op.softcap > 0.0) + 8 * u64::from(op.alibi);
+        let row_flops = CHUNK * (2 * (d + dv) + functions) + 4 * dv + 96;
+        let chunk_ns = |tile: u64| tile * row_flops * 1000 / class.attention;
+        let rest_ns = if counts(op) { entries.min(COUNTED) * COUNT_NS } else { 0 };
+        let room_ns = class.unit_cap_ns - class.dispatch_ns - rest_ns;
+        let packed = |rows: u64| rows.saturating_mul(group);
+        let mut tile = packed(rows).clamp(4, class.query_rows).next_multiple_of(4);
+        while tile > 4 && chunk_ns(tile) > room_ns {
+            tile = (tile / 2).next_multiple_of(4);
+        }
+        let tiles = |rows: u64| packed(rows).div_ceil(tile);
         let tiles = match &op.rows {
             Lens::Full => tiles(rows),
             Lens::Host(list) => {
@@ -68,17 +85,11 @@ impl Heads {
             // At most one partial tile an entry, and one of the rows that none owns.
             Lens::Device { .. } => tiles(rows) + entries + 1,
         };
-        let tile = rows.min(class.query_rows).next_multiple_of(4);
-        // Scores, values by whole columns of lanes, and what softmax and other functions of a score do.
-        let functions = 96 + 48 * u64::from(op.softcap > 0.0) + 8 * u64::from(op.alibi);
-        let flops = tile * CHUNK * (2 * (d + dv) + functions);
-        let chunk_ns = flops * 1000 / class.attention;
-        let rest_ns = if counts(op) { entries.min(COUNTED) * COUNT_NS } else { 0 };
-        let chunk_loops = chunk_loops(d, dv);
-        let (links, per_link) = super::links(class, chunks, chunk_ns, rest_ns, chunk_loops);
+        let chunk_ns = chunk_ns(tile);
+        let (links, per_link) = super::links(class, chunks, chunk_ns, rest_ns, chunk_loops(dv));
         let unit_ns = chunk_ns * per_link + rest_ns;
         Self {
-            heads,
+            kv_heads,
             group,
             rows,
             d,
@@ -86,6 +97,7 @@ impl Heads {
             entries,
             room,
             chunks,
+            tile,
             tiles,
             per_link,
             batch,
@@ -94,18 +106,28 @@ impl Heads {
         }
     }
 
-    /// Iterations of all loops of an invocation in one link, the search of its entry included.
+    /// Iterations of all loops of an invocation in one link: of the merge, the search of its entry included. A chunk
+    /// has an invocation of its own, of a few thousand.
     pub(super) fn link_loops(&self) -> u64 {
-        self.per_link * chunk_loops(self.d, self.dv) + 32
+        self.per_link * chunk_loops(self.dv) + 32
     }
 
     pub(super) fn tiles(&self) -> u128 {
-        u128::from(self.batch) * u128::from(self.heads) * u128::from(self.tiles)
+        u128::from(self.batch) * u128::from(self.kv_heads) * u128::from(self.tiles)
+    }
+
+    /// Rows of a key head.
+    pub(super) fn packed_rows(&self) -> u64 {
+        self.rows.saturating_mul(self.group)
+    }
+
+    /// Words of a row of a tile: maximum, sum and values.
+    pub(in super::super) fn width(&self) -> u64 {
+        self.dv + 2
     }
 }
 
-/// Iterations of an invocation's loops in a chunk: a score, two passes over scores, each column of values.
-fn chunk_loops(d: u64, dv: u64) -> u64 {
-    let columns = dv.div_ceil(CHUNK);
-    d + 2 * CHUNK + columns * (CHUNK + 1) + 8
+/// Iterations of an invocation that merges a chunk: its columns.
+fn chunk_loops(dv: u64) -> u64 {
+    dv.div_ceil(LANES) + 1
 }

@@ -64,7 +64,7 @@ impl Rows {
             }
             // Five passes over a short row are one unit.
             Op::NormBackward(_) => (class.row_chunk / 2, LEAST, class.moved, 16),
-            _ => (class.row_chunk, LEAST, class.moved, 8),
+            _ => (class.row_chunk, LEAST, class.moved, 16),
         };
         let chunks = n.div_ceil(chunk).max(1);
         let per_tile = (chunk / n.max(least)).max(1);

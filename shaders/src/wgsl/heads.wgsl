@@ -1,0 +1,470 @@
+// Before the kernels of attention: what they are told, where things lie, and what a row makes of its chunks.
+//
+// The query heads that share a key head are rows beside each other: the rows of a tile are those of all its queries,
+// `group` heads of a query, then the next query. Keys come in chunks of 256. A kernel gives each row and chunk its
+// partial result: the largest score, the sum of e^(score - largest), and the values so weighted; `combine` merges the
+// partial results of a row left to right. So chunks may run side by side, and no bit depends on which do.
+
+override KIND: u32 = 0u;
+
+const CHUNK: u32 = 256u;
+const LANES: u32 = 64u;
+// A hidden key's score; those of visible keys are LOWEST or more.
+const HIDDEN: f32 = -3.4e38;
+// Most batch entries whose counts lie in device memory.
+const COUNTED: u32 = 1024u;
+
+const HAS_MASK: u32 = 1u;
+const HAS_LSE: u32 = 2u;
+const HAS_ALIBI: u32 = 4u;
+const LAST: u32 = 8u;
+const HAS_SINKS: u32 = 16u;
+// Rows of the batch entries, or dense keys too, lie one after another.
+const PACKED: u32 = 32u;
+const PACKED_KEYS: u32 = 64u;
+const PAGED: u32 = 128u;
+// Counts of rows, or of keys, are operands; keys are counted like rows.
+const DEVICE_ROWS: u32 = 256u;
+const DEVICE_LENS: u32 = 512u;
+const AS_ROWS: u32 = 1024u;
+// One entry stands for all.
+const ALIKE: u32 = 2048u;
+// There is one chunk: its kernel writes the output itself.
+const DIRECT: u32 = 4096u;
+
+// Strides of views: batch, head, row, column; of pages: batch, page.
+struct Params {
+    kv_heads: u32,
+    // Query heads per key head.
+    group: u32,
+    // Rows of q.
+    rows: u32,
+    d: u32,
+    dv: u32,
+    scale: f32,
+    flags: u32,
+    // Rows of a tile of the plan, and tiles of a key head.
+    tile: u32,
+    tiles: u32,
+    // First tile, and workgroups in all.
+    first: u32,
+    workgroups: u32,
+    // Chunks `from..to`.
+    from_chunk: u32,
+    to_chunk: u32,
+    // Batch entries; where rows are packed, one more of those that none owns.
+    batch: u32,
+    softcap: f32,
+    // Keys seen before and after the row's own.
+    left: u32,
+    right: u32,
+    page: u32,
+    page_count: u32,
+    // Room for keys of an entry, or of all where they are packed; the largest counts.
+    room: u32,
+    max_rows: u32,
+    max_keys: u32,
+    unused_a: u32,
+    unused_b: u32,
+    // Base and stride of operands of one axis.
+    alibi: vec2<u32>,
+    sinks: vec2<u32>,
+    counts: vec2<u32>,
+    lens: vec2<u32>,
+    q: View,
+    k: View,
+    v: View,
+    mask: View,
+    pages: View,
+    out: View,
+    lse: View,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read_write> q: array<u32>;
+@group(0) @binding(2) var<storage, read_write> k: array<u32>;
+@group(0) @binding(3) var<storage, read_write> v: array<u32>;
+@group(0) @binding(4) var<storage, read_write> mask: array<u32>;
+@group(0) @binding(5) var<storage, read_write> alibi: array<f32>;
+@group(0) @binding(6) var<storage, read_write> sinks: array<f32>;
+@group(0) @binding(7) var<storage, read_write> rows: array<u32>;
+@group(0) @binding(8) var<storage, read_write> lens: array<u32>;
+@group(0) @binding(9) var<storage, read_write> pages: array<u32>;
+@group(0) @binding(10) var<storage, read_write> out: array<u32>;
+@group(0) @binding(11) var<storage, read_write> out_parts: array<atomic<u32>>;
+@group(0) @binding(12) var<storage, read_write> lse: array<u32>;
+// Five words an entry: first row, rows, first key, keys, first tile. Then, where `count` makes them, the counts of rows
+// and of keys that the host knows.
+@group(0) @binding(13) var<storage, read_write> made: array<u32>;
+// Maximum, sum and values of each row of one tile that is cut along the keys, merged so far.
+@group(0) @binding(14) var<storage, read_write> stats: array<f32>;
+// Maximum, sum and values of each row and chunk.
+@group(0) @binding(15) var<storage, read_write> scratch: array<f32>;
+@group(0) @binding(16) var<storage, read_write> fault: array<atomic<u32>>;
+
+var<workgroup> counted: array<vec2<u32>, COUNTED>;
+
+fn has(flag: u32) -> bool {
+    return (p.flags & flag) != 0u;
+}
+
+fn entries() -> u32 {
+    return p.batch + select(0u, 1u, has(PACKED));
+}
+
+fn held(word: u32, most: u32) -> u32 {
+    if word > most {
+        report(word, most + 1u);
+    }
+    return min(word, most);
+}
+
+// Reads every count in device memory once, so that all tiles of a launch agree on them.
+@compute @workgroup_size(64)
+fn count(@builtin(local_invocation_index) lane: u32) {
+    for (var i = lane; i < p.batch; i += LANES) {
+        let given = 5u * entries() + i;
+        var one = vec2(made[given], made[given + p.batch]);
+        if has(DEVICE_ROWS) {
+            one.x = held(rows[p.counts.x + i * p.counts.y], p.max_rows);
+        }
+        if has(DEVICE_LENS) {
+            one.y = held(lens[p.lens.x + i * p.lens.y], p.max_keys);
+        }
+        counted[i] = select(one, one.xx, has(AS_ROWS));
+    }
+    workgroupBarrier();
+    if lane > 0u {
+        return;
+    }
+    var first_row = 0u;
+    var first_key = 0u;
+    var tile = 0u;
+    for (var i = 0u; i < entries(); i++) {
+        var one = vec2(p.rows - first_row, 0u);
+        if i < p.batch {
+            one = min(counted[i], vec2(p.rows - first_row, p.room - first_key));
+        }
+        made[5u * i] = first_row;
+        made[5u * i + 1u] = one.x;
+        made[5u * i + 2u] = first_key;
+        made[5u * i + 3u] = one.y;
+        made[5u * i + 4u] = tile;
+        if has(PACKED) {
+            first_row += one.x;
+            tile += (one.x * p.group + p.tile - 1u) / p.tile;
+        }
+        if has(PACKED_KEYS) {
+            first_key += one.y;
+        }
+    }
+}
+
+fn place(base: u32, strides: vec4<u32>, at: vec4<u32>) -> u32 {
+    let e = strides * at;
+    return base + e.x + e.y + e.z + e.w;
+}
+
+// The entry that a tile of a key head belongs to: the last that begins at it or before.
+fn entry_of(tile: u32, batch: u32) -> u32 {
+    if !has(PACKED) {
+        return batch;
+    }
+    var low = 0u;
+    var high = entries();
+    while high - low > 1u {
+        let middle = (low + high) / 2u;
+        if made[5u * middle + 4u] <= tile {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+// Batch entry of k or page, and row in it, of a key of the entry. An index that is out of range forms no address.
+fn key_place(own: Own, key: u32) -> vec2<u32> {
+    if has(PAGED) {
+        let at = p.pages.base + own.entry * p.pages.strides[0].x + (key / p.page) * p.pages.strides[0].y;
+        let page = pages[at];
+        if page >= p.page_count {
+            report(page, p.page_count);
+            return vec2(NOWHERE);
+        }
+        return vec2(page, key % p.page);
+    }
+    return vec2(own.batch, own.first_key + key);
+}
+
+// What some rows of a tile belong to, the same in all lanes.
+struct Own {
+    entry: u32,
+    // Of q, k, v and out.
+    batch: u32,
+    kv_head: u32,
+    // The first of the rows among those of the entry's key head, and how many there are.
+    row: u32,
+    rows: u32,
+    first_query: u32,
+    queries: u32,
+    first_key: u32,
+    keys: u32,
+}
+
+var<workgroup> found: array<vec3<u32>, 2>;
+
+// Rows of a tile from its row `tile_row` on. Every lane must call it.
+fn own_of(lane: u32, tile: u32, tile_row: u32) -> Own {
+    let of_head = tile % p.tiles;
+    if lane == 0u {
+        let entry = entry_of(of_head, tile / p.tiles / p.kv_heads);
+        let words = 5u * select(entry, 0u, has(ALIKE));
+        found[0] = vec3(entry, made[words], made[words + 1u]);
+        found[1] = vec3(made[words + 2u], made[words + 3u], made[words + 4u]);
+    }
+    let one = workgroupUniformLoad(&found);
+    return Own(
+        one[0].x,
+        select(one[0].x, 0u, has(PACKED)),
+        (tile / p.tiles) % p.kv_heads,
+        (of_head - one[1].z) * p.tile + tile_row,
+        one[0].z * p.group,
+        one[0].y,
+        one[0].z,
+        one[1].x,
+        one[1].y,
+    );
+}
+
+// The keys that rows see any of, `first` to `last` by their queries: from, to. A query stands at
+// `query + keys - queries` among the keys.
+fn seen_by(own: Own, first: u32, last: u32) -> vec2<u32> {
+    let here = vec2(first, last) + own.keys;
+    let behind = own.queries + min(p.left, NOWHERE - own.queries);
+    let ahead = here.y + min(p.right, 0xfffffffeu - here.y) + 1u;
+    return vec2(here.x - min(here.x, behind), min(ahead - min(ahead, own.queries), own.keys));
+}
+
+// Four rows of a tile: their queries and heads. Rows beyond the edge repeat the last and are not stored.
+struct Four {
+    query: vec4<u32>,
+    head: vec4<u32>,
+    slope: vec4<f32>,
+}
+
+fn four_of(own: Own, row: u32) -> Four {
+    let rows = min(vec4(row) + vec4(0u, 1u, 2u, 3u), vec4(own.rows - 1u));
+    let head = vec4(own.kv_head * p.group) + rows % vec4(p.group);
+    var slope = vec4(0.0);
+    if has(HAS_ALIBI) {
+        for (var r = 0u; r < 4u; r++) {
+            slope[r] = alibi[p.alibi.x + head[r] * p.alibi.y];
+        }
+    }
+    return Four(rows / vec4(p.group), head, slope);
+}
+
+// Element `c` of the four rows of q.
+fn query_of(own: Own, four: Four, c: u32) -> vec4<f32> {
+    var x: vec4<f32>;
+    for (var r = 0u; r < 4u; r++) {
+        let e = place(p.q.base, p.q.strides[0], vec4(own.batch, four.head[r], own.first_query + four.query[r], c));
+        x[r] = widen(KIND, q[word_of(KIND, e)], e);
+    }
+    return x;
+}
+
+// A score: soft cap, distance, and what the mask adds.
+fn adjusted(dot: f32, slope: f32, far: u32, at: vec4<u32>) -> f32 {
+    var score = p.scale * dot;
+    if p.softcap > 0.0 {
+        score = p.softcap * tanh_of(score / p.softcap);
+    }
+    if has(HAS_ALIBI) {
+        score -= slope * f32(far);
+    }
+    if !has(HAS_MASK) {
+        return score;
+    }
+    let e = place(p.mask.base, p.mask.strides[0], at);
+    let x = widen(p.mask.kind, mask[word_of(p.mask.kind, e)], e);
+    return select(score + x, HIDDEN, bitcast<u32>(x) == NEGATIVE_INFINITY);
+}
+
+fn is_visible(score: vec4<f32>) -> vec4<bool> {
+    return score > vec4(-3.39e38);
+}
+
+// The scores of four rows for a key that the entry has.
+fn score_of(own: Own, four: Four, key: u32, dot: vec4<f32>) -> vec4<f32> {
+    let here = four.query + own.keys;
+    let there = vec4(key + own.queries);
+    let is_behind = there <= here;
+    let far = select(there - here, here - there, is_behind);
+    var score: vec4<f32>;
+    for (var r = 0u; r < 4u; r++) {
+        score[r] = adjusted(dot[r], four.slope[r], far[r], vec4(own.entry, four.head[r], four.query[r], key));
+    }
+    let visible = is_visible(score) & (far <= select(vec4(p.right), vec4(p.left), is_behind));
+    return select(vec4(HIDDEN), max(score, vec4(LOWEST)), visible);
+}
+
+// e^(score - top), 0 for hidden keys.
+fn weight_of(score: vec4<f32>, top: vec4<f32>) -> vec4<f32> {
+    return select(vec4(0.0), exp_of4(score - top), is_visible(score));
+}
+
+// Where the partial result of a row of a tile and of a chunk begins in `scratch`.
+fn partial_at(tile: u32, tile_row: u32, chunk: u32) -> u32 {
+    let row = (tile - p.first) * p.tile + tile_row;
+    return (row * (p.to_chunk - p.from_chunk) + chunk - p.from_chunk) * (p.dv + 2u);
+}
+
+// Maximum and sum before the first chunk.
+fn sink_of(own: Own, head: u32) -> vec2<f32> {
+    if !has(HAS_SINKS) || own.entry >= p.batch {
+        return vec2(LOWEST, 0.0);
+    }
+    let sink = sinks[p.sinks.x + head * p.sinks.y];
+    let is_hidden = bitcast<u32>(sink) == NEGATIVE_INFINITY;
+    return select(vec2(max(sink, LOWEST), 1.0), vec2(LOWEST, 0.0), is_hidden);
+}
+
+// How a row takes in its next chunk: the new maximum and sum, and what the values so far and the chunk's are
+// multiplied by.
+fn merge_of(largest: f32, sum: f32, next: vec2<f32>) -> vec4<f32> {
+    let top = max(largest, next.x);
+    let shrink = exp_of(largest - top);
+    let grow = exp_of(next.x - top);
+    return vec4(top, fma(sum, shrink, next.y * grow), shrink, grow);
+}
+
+fn put_value(own: Own, query: u32, head: u32, column: u32, value: f32, sum: f32) {
+    let at = vec4(own.batch, head, own.first_query + query, column);
+    // A row that sees nothing has sum 0 and gives 0.
+    let y = select(0.0, value / sum, sum > 0.0);
+    put_out(place(p.out.base, p.out.strides[0], at), narrow(p.out.kind, y));
+}
+
+fn put_lse(own: Own, query: u32, head: u32, largest: f32, sum: f32) {
+    if has(HAS_LSE) {
+        let at = vec4(own.batch, head, own.first_query + query, 0u);
+        let e = place(p.lse.base, p.lse.strides[0], at);
+        lse[e] = select(NEGATIVE_INFINITY, bitcast<u32>(largest + ln_of(sum)), sum > 0.0);
+    }
+}
+
+// What four rows make of a chunk: maxima and sums, merged with the sinks where the chunk is the only one, and what the
+// values are multiplied by then.
+struct Result {
+    largest: vec4<f32>,
+    sum: vec4<f32>,
+    grow: vec4<f32>,
+}
+
+fn result_of(own: Own, four: Four, largest: vec4<f32>, sum: vec4<f32>) -> Result {
+    var result = Result(largest, sum, vec4(1.0));
+    if has(DIRECT) {
+        for (var r = 0u; r < 4u; r++) {
+            let sink = sink_of(own, four.head[r]);
+            let is_hidden = bitcast<u32>(sum[r]) == 0u;
+            let merged = merge_of(sink.x, sink.y, vec2(largest[r], sum[r]));
+            result.largest[r] = select(merged.x, sink.x, is_hidden);
+            result.sum[r] = select(merged.y, sink.y, is_hidden);
+            result.grow[r] = select(merged.w, 0.0, is_hidden);
+        }
+    }
+    return result;
+}
+
+// Stores maximum and sum of row `r` of four: the partial result's, or what they say of the whole row.
+fn put_sums(own: Own, four: Four, tile: u32, tile_row: u32, chunk: u32, r: u32, result: Result) {
+    if has(DIRECT) {
+        put_lse(own, four.query[r], four.head[r], result.largest[r], result.sum[r]);
+        return;
+    }
+    let at = partial_at(tile, tile_row + r, chunk);
+    scratch[at] = result.largest[r];
+    scratch[at + 1u] = result.sum[r];
+}
+
+// Stores a weighted value of row `r` of four in the same way.
+fn put_weighted(
+    own: Own,
+    four: Four,
+    tile: u32,
+    tile_row: u32,
+    chunk: u32,
+    r: u32,
+    column: u32,
+    value: f32,
+    result: Result,
+) {
+    if has(DIRECT) {
+        put_value(own, four.query[r], four.head[r], column, value * result.grow[r], result.sum[r]);
+    } else {
+        scratch[partial_at(tile, tile_row + r, chunk) + 2u + column] = value;
+    }
+}
+
+// A workgroup merges the chunks of a row, each lane up to 4 columns.
+@compute @workgroup_size(64)
+fn combine(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = workgroup.y * workgroups.x + workgroup.x;
+    if index >= p.workgroups {
+        return;
+    }
+    let tile = p.first + index / p.tile;
+    let tile_row = index % p.tile;
+    let own = own_of(lane, tile, tile_row);
+    if own.row >= own.rows {
+        return;
+    }
+    let query = own.row / p.group;
+    let head = own.kv_head * p.group + own.row % p.group;
+    let kept = tile_row * (p.dv + 2u);
+    var so_far = sink_of(own, head);
+    var values: array<f32, 4>;
+    if p.from_chunk > 0u {
+        so_far = vec2(stats[kept], stats[kept + 1u]);
+        for (var t = 0u; t * LANES + lane < p.dv; t++) {
+            values[t] = stats[kept + 2u + t * LANES + lane];
+        }
+        // Every lane has read what lane 0 writes at the end.
+        workgroupBarrier();
+    }
+    for (var chunk = p.from_chunk; chunk < p.to_chunk; chunk++) {
+        let at = partial_at(tile, tile_row, chunk);
+        let next = vec2(scratch[at], scratch[at + 1u]);
+        // What the row does not see changes nothing.
+        if bitcast<u32>(next.y) == 0u {
+            continue;
+        }
+        let merged = merge_of(so_far.x, so_far.y, next);
+        so_far = merged.xy;
+        for (var t = 0u; t * LANES + lane < p.dv; t++) {
+            values[t] = fma(values[t], merged.z, scratch[at + 2u + t * LANES + lane] * merged.w);
+        }
+    }
+    if !has(LAST) {
+        if lane == 0u {
+            stats[kept] = so_far.x;
+            stats[kept + 1u] = so_far.y;
+        }
+        for (var t = 0u; t * LANES + lane < p.dv; t++) {
+            stats[kept + 2u + t * LANES + lane] = values[t];
+        }
+        return;
+    }
+    for (var t = 0u; t * LANES + lane < p.dv; t++) {
+        put_value(own, query, head, t * LANES + lane, values[t], so_far.y);
+    }
+    if lane == 0u {
+        put_lse(own, query, head, so_far.x, so_far.y);
+    }
+}
