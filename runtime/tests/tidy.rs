@@ -232,8 +232,22 @@ fn an_op_has_one_name_on_every_floor() {
     // Kernels come one by one; what some backend runs has a builder and a parity test, and what has a shader too.
     let builders = floor("runtime/src/tensor/ops", ".rs", &["mod"]);
     assert_eq!(builders, tested, "builders and parity tests");
-    let shared =
-        ["prelude", "elements", "epilogue", "fault", "merge", "neighbours", "rows", "store"];
+    let shared = [
+        "prelude",
+        "elements",
+        "epilogue",
+        "fault",
+        "merge",
+        "neighbours",
+        "product",
+        "rows",
+        "stage",
+        "store",
+        "matmul_tiled",
+        "matmul_coop",
+        "coop",
+        "coop_emulated",
+    ];
     let shaders = floor("shaders/src/wgsl", ".wgsl", &shared);
     assert!(shaders.is_subset(&tested) && tested.is_subset(&all), "{shaders:?} {tested:?}");
 }
