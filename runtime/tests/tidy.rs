@@ -235,14 +235,20 @@ fn an_op_has_one_name_on_every_floor() {
     let shared = [
         "prelude",
         "columns",
+        "coop",
+        "coop_emulated",
         "elements",
         "epilogue",
         "fault",
         "fold",
         "heads",
         "lines",
+        "matmul_coop",
+        "matmul_tiled",
         "neighbours",
+        "product",
         "rows",
+        "stage",
         "store",
     ];
     let shaders = floor("shaders/src/wgsl", ".wgsl", &shared);
