@@ -1,38 +1,37 @@
 //! The attention kernel: a tile of query rows walks the keys in chunks, left to right, with a running maximum
-//! and sum (online softmax, Milakov and Gimelshein 2018). Chunks that no row sees are skipped.
+//! and sum (online softmax, Milakov and Gimelshein 2018). Chunks that no row sees are skipped. Few rows, and classes
+//! without AVX-512, are panels of `gemm` here; others go to `flash`.
 
-use super::bf16::{self, Packed, Side};
-use super::geometry::Heads;
+use super::flash;
+use super::geometry::{Heads, Mix};
 use super::isa::{Isa, Kernel, fma};
 use super::math;
 use super::memory::View;
 use super::plan::{Span, order};
 use super::pool::Pool;
-use super::product::{Panel, Source, Target, multiply};
-use super::scratch::{with_packed, with_rows, with_tiles};
+use super::product::{Panel, Target, multiply};
+use super::scratch::{with_lanes, with_rows, with_tiles};
 use super::{Fault, report};
 use crate::op::{Attention, CheckedOp, KeyValue, Lens, Op};
 use std::ops::Range;
 
 /// Attention on its operands.
 pub(super) struct Tiles<'a> {
-    isa: Isa,
-    op: &'a Attention,
-    q: &'a View,
-    k: &'a View,
-    v: &'a View,
-    mask: Option<&'a View>,
-    alibi: Option<&'a View>,
-    sinks: Option<&'a View>,
+    pub(super) isa: Isa,
+    pub(super) op: &'a Attention,
+    pub(super) q: &'a View,
+    pub(super) k: &'a View,
+    pub(super) v: &'a View,
+    pub(super) mask: Option<&'a View>,
+    pub(super) alibi: Option<&'a View>,
+    pub(super) sinks: Option<&'a View>,
     pages: Option<&'a View>,
-    out: &'a View,
-    lse: Option<&'a View>,
+    pub(super) out: &'a View,
+    pub(super) lse: Option<&'a View>,
     state: Option<&'a View>,
     fault: &'a Fault,
     /// Query rows of a tile, and keys of a chunk: a multiple of 32.
     tile: [usize; 2],
-    /// Floats from a row of weighted values to the next.
-    ld: usize,
     heads: Heads,
     entries: Vec<Entry>,
 }
@@ -40,27 +39,27 @@ pub(super) struct Tiles<'a> {
 /// A batch entry: where its rows and keys begin, where packed, and how many there are. Counts in device memory are
 /// read once a launch, so that all its tiles agree on them.
 #[derive(Clone, Copy)]
-struct Entry {
+pub(super) struct Entry {
     batch: u64,
     first_row: u64,
     first_key: u64,
     rows: u64,
     keys: u64,
     /// Whether it is an entry of the caller's, not the rows that none owns.
-    owned: bool,
+    pub(super) owned: bool,
 }
 
 /// A tile of query rows of a head.
 #[derive(Clone, Copy)]
-struct Tile {
-    entry: Entry,
+pub(super) struct Tile {
+    pub(super) entry: Entry,
     /// Batch entry of Q, and of dense K and V.
     batch: u64,
     head: u64,
     kv_head: u64,
     /// First row, counted in the entry.
     row: u64,
-    rows: u64,
+    pub(super) rows: u64,
 }
 
 /// Running maximum and sum of each row, and the weighted values.
@@ -82,13 +81,12 @@ impl<'a> Tiles<'a> {
         let view = |name| checked.position(name).map(|i| &views[i]);
         let order = order(checked, isa);
         let heads = Heads::of(checked, op, isa);
-        let v = view("v")?;
         let mut tiles = Self {
             isa,
             op,
             q: view("q")?,
             k: view("k")?,
-            v,
+            v: view("v")?,
             mask: view("mask"),
             alibi: view("alibi"),
             sinks: view("sinks"),
@@ -98,7 +96,6 @@ impl<'a> Tiles<'a> {
             state,
             fault,
             tile: [order.tile[0], order.chunk].map(|n| n as usize),
-            ld: if heads.dots { bf16::padded(v.shape[3]) } else { v.shape[3] as usize },
             heads,
             entries: Vec::new(),
         };
@@ -153,7 +150,7 @@ impl<'a> Tiles<'a> {
     pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
         pool.run(span.tiles, item_ns, |i| {
             if let Some(tile) = self.tile(span.first + i) {
-                with_tiles(|buffers| self.links(tile, span.from, span.to, buffers));
+                self.links(tile, span.from, span.to);
             }
         });
     }
@@ -161,7 +158,9 @@ impl<'a> Tiles<'a> {
     /// The tile of a number; none where fewer rows came than the plan has room for.
     fn tile(&self, index: u64) -> Option<Tile> {
         let (heads, tile_rows) = (self.q.shape[1], self.tile[0] as u64);
-        let (place, mut block) = (index / self.heads.blocks, index % self.heads.blocks);
+        let (place, block) = (index / self.heads.blocks, index % self.heads.blocks);
+        // What sees most keys comes first, so that threads end together.
+        let mut block = if self.op.causal { self.heads.blocks - 1 - block } else { block };
         let (batch, head) = (place / heads, place % heads);
         let entries = match self.op.rows {
             Lens::Full => self.entries.get(batch as usize..=batch as usize)?,
@@ -180,47 +179,56 @@ impl<'a> Tiles<'a> {
         None
     }
 
-    fn links(&self, tile: Tile, from: u64, to: u64, [q, kv, scores, run]: [&mut Vec<f32>; 4]) {
-        let d = self.q.shape[3] as usize;
-        let [tile_rows, tile_keys] = self.tile;
-        let chunk_keys = tile_keys as u64;
+    fn links(&self, tile: Tile, from: u64, to: u64) {
+        let chunk_keys = self.tile[1] as u64;
         let chunks = self.heads.keys.div_ceil(chunk_keys).max(1);
         let [first, last] = [from, to].map(|link| (link * self.heads.per_link).min(chunks));
-        run.clear();
-        run.resize(tile_rows * (2 + self.ld), 0.0);
-        let (max, rest) = run.split_at_mut(tile_rows);
-        let (sum, acc) = rest.split_at_mut(tile_rows);
-        let mut running = Running { max, sum, acc };
-        match self.state {
-            Some(state) if from > 0 => self.carry(state, &mut running, true),
-            _ => self.begin(tile, &mut running),
-        }
         let seen = self.seen(tile, 0).start..self.seen(tile, tile.rows - 1).end;
         let parts = (first..last).filter_map(|chunk| {
             let key = chunk * chunk_keys;
             let keys = chunk_keys.min(tile.entry.keys.saturating_sub(key));
             (keys > 0 && key < seen.end && seen.start < key + keys).then_some([key, keys])
         });
-        scores.resize(tile_rows * tile_keys, 0.0);
-        if self.heads.dots {
-            with_packed(|[q, kv, weights]| {
-                q.pack(self.isa, Side::A, self.queries(tile));
-                parts.for_each(|part| {
-                    self.dot_chunk(tile, part, q, [kv, weights], scores, &mut running);
-                });
-            });
-        } else {
-            q.clear();
-            q.resize(tile_rows * d, 0.0);
-            for r in 0..tile.rows as usize {
-                let at = self.at(self.q, tile, r as u64);
-                self.q.load(self.isa, at, self.q.row_stride(), &mut q[r * d..(r + 1) * d]);
+        let state = [from > 0, to < self.heads.links];
+        let state = state.map(|carried| self.state.filter(|_| carried));
+        match self.heads.mix {
+            Mix::Panels => with_tiles(|buffers| self.panels(tile, parts, state, buffers)),
+            Mix::Lanes { pairs } => {
+                with_lanes(|buffers| flash::run(self, tile, pairs, parts, state, buffers));
             }
-            parts.for_each(|part| self.chunk(tile, part, q, [kv, scores], &mut running));
         }
-        match self.state {
-            Some(state) if to < self.heads.links => self.carry(state, &mut running, false),
-            _ => self.finish(tile, &mut running),
+    }
+
+    /// A range of chunks as panels.
+    fn panels(
+        &self,
+        tile: Tile,
+        parts: impl Iterator<Item = [u64; 2]>,
+        [resume, pause]: [Option<&View>; 2],
+        [q, kv, scores, run]: [&mut Vec<f32>; 4],
+    ) {
+        let [d, dv] = [self.q, self.v].map(|view| view.shape[3] as usize);
+        let [tile_rows, tile_keys] = self.tile;
+        run.clear();
+        run.resize(tile_rows * (2 + dv), 0.0);
+        let (max, rest) = run.split_at_mut(tile_rows);
+        let (sum, acc) = rest.split_at_mut(tile_rows);
+        let mut running = Running { max, sum, acc };
+        match resume {
+            Some(state) => self.carry(state, &mut running, true),
+            None => self.begin(tile, &mut running),
+        }
+        scores.resize(tile_rows * tile_keys, 0.0);
+        q.clear();
+        q.resize(tile_rows * d, 0.0);
+        for r in 0..tile.rows as usize {
+            let at = self.at(self.q, tile, r as u64);
+            self.q.load(self.isa, at, self.q.row_stride(), &mut q[r * d..(r + 1) * d]);
+        }
+        parts.for_each(|part| self.chunk(tile, part, q, [kv, scores], &mut running));
+        match pause {
+            Some(state) => self.carry(state, &mut running, false),
+            None => self.finish(tile, &mut running),
         }
     }
 
@@ -234,20 +242,20 @@ impl<'a> Tiles<'a> {
     }
 
     /// The head's own value of an operand with one for each.
-    fn of_head(&self, view: &View, tile: Tile) -> f32 {
+    pub(super) fn of_head(&self, view: &View, tile: Tile) -> f32 {
         let mut value = [0.0];
         view.load(self.isa, tile.head * view.strides[0], 1, &mut value);
         value[0]
     }
 
     /// Place among the keys of the tile's row `row`.
-    fn position(&self, tile: Tile, row: u64) -> i64 {
+    pub(super) fn position(&self, tile: Tile, row: u64) -> i64 {
         // Counts are below 2^32.
         (tile.row + row + tile.entry.keys) as i64 - tile.entry.rows as i64
     }
 
     /// The keys that the tile's row `row` sees. Both ends grow with the row.
-    fn seen(&self, tile: Tile, row: u64) -> Range<u64> {
+    pub(super) fn seen(&self, tile: Tile, row: u64) -> Range<u64> {
         let keys = tile.entry.keys as i64;
         let here = self.position(tile, row);
         let (mut start, mut end) = (0, keys);
@@ -263,7 +271,7 @@ impl<'a> Tiles<'a> {
     }
 
     /// The tile's row `row` in Q, or in what has its shape.
-    fn at(&self, view: &View, tile: Tile, row: u64) -> u64 {
+    pub(super) fn at(&self, view: &View, tile: Tile, row: u64) -> u64 {
         let row = tile.entry.first_row + tile.row + row;
         tile.batch * view.strides[0] + tile.head * view.strides[1] + row * view.strides[2]
     }
@@ -275,20 +283,41 @@ impl<'a> Tiles<'a> {
         batch * view.strides[0] + tile.kv_head * view.strides[1] + row * view.strides[2]
     }
 
-    /// The tile's queries, a row each.
-    fn queries(&self, tile: Tile) -> Source<'a> {
-        Source {
-            view: self.q,
-            start: self.at(self.q, tile, 0),
-            outer_step: self.q.strides[2],
-            depth_step: self.q.strides[3],
-            outer: tile.rows as usize,
-            depth: self.q.shape[3] as usize,
+    /// Where the rows of a chunk's keys or values begin; `None` for those of a page that is not.
+    pub(super) fn starts(
+        &self,
+        view: &View,
+        tile: Tile,
+        [key, keys]: [u64; 2],
+        to: &mut Vec<Option<u64>>,
+    ) {
+        to.clear();
+        let Some(pages) = self.pages else {
+            return to.extend((key..key + keys).map(|key| Some(self.dense(view, tile, key))));
+        };
+        let page = view.shape[2];
+        let mut next = key;
+        while next < key + keys {
+            let count = (page - next % page).min(key + keys - next);
+            let start = self.page(view, pages, tile, next / page);
+            let slots = (next % page..).take(count as usize);
+            to.extend(slots.map(|slot| start.map(|start| start + slot * view.strides[2])));
+            next += count;
         }
     }
 
+    /// Where a page of the tile's entry begins, for its head. Only an index that passed forms an address.
+    fn page(&self, view: &View, pages: &View, tile: Tile, number: u64) -> Option<u64> {
+        let index = pages.word(tile.entry.batch * pages.strides[0] + number * pages.strides[1]);
+        if u64::from(index) >= view.shape[0] {
+            report(self.fault, index, view.shape[0]);
+            return None;
+        }
+        Some(u64::from(index) * view.strides[0] + tile.kv_head * view.strides[1])
+    }
+
     /// Keys or values of a chunk, a row each.
-    fn panel<'b>(
+    pub(super) fn panel<'b>(
         &self,
         view: &'b View,
         tile: Tile,
@@ -296,7 +325,6 @@ impl<'a> Tiles<'a> {
         buffer: &'b mut Vec<f32>,
     ) -> Panel<'b> {
         let width = view.shape[3];
-        let head = tile.kv_head * view.strides[1];
         let Some(pages) = self.pages else {
             let steps = [view.strides[2], view.strides[3]];
             let at = self.dense(view, tile, key);
@@ -308,18 +336,13 @@ impl<'a> Tiles<'a> {
         let mut next = key;
         while next < key + keys {
             let count = (page - next % page).min(key + keys - next);
-            let at = tile.entry.batch * pages.strides[0] + next / page * pages.strides[1];
-            let index = pages.word(at);
             let from = (next - key) as usize * line;
             let rows = &mut buffer[from..from + count as usize * line];
-            if u64::from(index) < view.shape[0] {
-                // Only an index that passed forms an address.
-                let start = u64::from(index) * view.strides[0] + head;
+            if let Some(start) = self.page(view, pages, tile, next / page) {
                 for (slot, row) in (next % page..).zip(rows.chunks_exact_mut(line.max(1))) {
                     view.load(self.isa, start + slot * view.strides[2], view.strides[3], row);
                 }
             } else {
-                report(self.fault, index, view.shape[0]);
                 rows.fill(0.0);
             }
             next += count;
@@ -337,7 +360,7 @@ impl<'a> Tiles<'a> {
         running: &mut Running<'_>,
     ) {
         let d = self.q.shape[3] as usize;
-        let (rows, width, ld) = (tile.rows as usize, self.tile[1], self.ld);
+        let (rows, width, ld) = (tile.rows as usize, self.tile[1], self.v.shape[3] as usize);
         let keys_panel = self.panel(self.k, tile, [key, keys], kv).t();
         // Scaled after the sum: products of 16-bit values are exact, those of a scaled query would not be.
         let target = &mut Target::dense(scores, keys as usize, width);
@@ -347,37 +370,6 @@ impl<'a> Tiles<'a> {
         let weights = Panel::dense(scores, rows, width).narrow(keys as usize);
         let values = self.panel(self.v, tile, [key, keys], kv);
         multiply(weights, values, &mut Target::dense(running.acc, ld, ld), true, 1.0);
-    }
-
-    /// The same by dot-product instructions, with weights rounded to bf16 as values are.
-    fn dot_chunk(
-        &self,
-        tile: Tile,
-        [key, keys]: [u64; 2],
-        q: &Packed,
-        [kv, weights]: [&mut Packed; 2],
-        scores: &mut [f32],
-        running: &mut Running<'_>,
-    ) {
-        let (rows, width, ld) = (tile.rows as usize, self.tile[1], self.ld);
-        let side = |view: &'a View, [outer, depth]: [usize; 2], size: [u64; 2]| Source {
-            view,
-            start: self.dense(view, tile, key),
-            outer_step: view.strides[outer],
-            depth_step: view.strides[depth],
-            outer: size[0] as usize,
-            depth: size[1] as usize,
-        };
-        kv.pack(self.isa, Side::B, side(self.k, [2, 3], [keys, self.k.shape[3]]));
-        let scores = &mut scores[..bf16::padded(tile.rows) * width];
-        scores.fill(0.0);
-        bf16::multiply(self.isa, q, kv, scores, width);
-        scores.iter_mut().for_each(|score| *score *= self.op.scale);
-        self.functions(tile, key, keys, scores);
-        self.isa.run(Online { rows, width, scores, running, ld });
-        weights.narrow(self.isa, &scores[..rows * width], width, keys as usize);
-        kv.pack(self.isa, Side::B, side(self.v, [3, 2], [self.v.shape[3], keys]));
-        bf16::multiply(self.isa, weights, kv, running.acc, ld);
     }
 
     /// Functions of the scores, then the mask, and what a row does not see is hidden.
@@ -415,11 +407,8 @@ impl<'a> Tiles<'a> {
 
     /// Loads or stores the state: maxima, sums, then accumulators.
     fn carry(&self, state: &View, running: &mut Running<'_>, load: bool) {
-        let dv = self.v.shape[3] as usize;
-        let sums = [&mut *running.max, &mut *running.sum].into_iter();
-        let rows = running.acc.chunks_exact_mut(self.ld.max(1)).map(|row| &mut row[..dv]);
         let mut at = 0;
-        for data in sums.chain(rows) {
+        for data in [&mut *running.max, &mut *running.sum, &mut *running.acc] {
             if load {
                 state.load(self.isa, at, 1, data);
             } else {
@@ -430,11 +419,11 @@ impl<'a> Tiles<'a> {
     }
 
     fn finish(&self, tile: Tile, running: &mut Running<'_>) {
-        let (dv, ld) = (self.v.shape[3] as usize, self.ld);
+        let dv = self.v.shape[3] as usize;
         for r in 0..tile.rows as usize {
             let (max, sum) = (running.max[r], running.sum[r]);
             let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-            let row = &mut running.acc[r * ld..r * ld + dv];
+            let row = &mut running.acc[r * dv..(r + 1) * dv];
             row.iter_mut().for_each(|x| *x *= inverse);
             let at = self.at(self.out, tile, r as u64);
             self.out.store(self.isa, at, self.out.row_stride(), row);

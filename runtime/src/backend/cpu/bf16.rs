@@ -1,7 +1,7 @@
 //! Products of bf16 operands by dot-product instructions (`dot.rs`): both are packed into tiles, padded with zeros to
-//! whole blocks, and multiplied block by block. `matmul` and `attention` call it for classes that have them.
+//! whole blocks, and multiplied block by block. `matmul` calls it for classes that have them.
 
-use super::dot::{BLOCK, Dot, Line, TILE, Tile, narrow, transpose};
+use super::dot::{BLOCK, Dot, Line, TILE, Tile, transpose};
 use super::isa::{Isa, Kernel};
 use super::product::Source;
 
@@ -36,15 +36,6 @@ impl Packed {
         let strips = source.outer.div_ceil(BLOCK) * 2;
         self.tiles.resize(strips * self.steps, [Line([0; TILE]); TILE]);
         isa.run(Pack { isa, side, source, to: self });
-    }
-
-    /// Rounds the first `depth` of every `ld` floats, for side A: a row each. The floats up to the next whole tile are
-    /// read too, and are zeros.
-    pub(super) fn narrow(&mut self, isa: Isa, rows: &[f32], ld: usize, depth: usize) {
-        self.steps = depth.div_ceil(STEP);
-        let outer = rows.len() / ld.max(1);
-        self.tiles.resize(outer.div_ceil(BLOCK) * 2 * self.steps, [Line([0; TILE]); TILE]);
-        isa.run(Narrow { isa, rows, ld, to: self });
     }
 
     fn strip(&self, i: usize) -> &[Tile] {
@@ -102,31 +93,6 @@ impl Kernel for Pack<'_, '_> {
             }
             if turn {
                 to.tiles.iter_mut().skip(step).step_by(steps).for_each(|t| transpose(isa, t));
-            }
-        }
-    }
-}
-
-/// Fills the tiles of side A from floats.
-struct Narrow<'a, 'b> {
-    isa: Isa,
-    rows: &'a [f32],
-    ld: usize,
-    to: &'b mut Packed,
-}
-
-impl Kernel for Narrow<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { isa, rows, ld, to } = self;
-        let mut lines = rows.chunks_exact(ld.max(1));
-        for tiles in to.tiles.chunks_exact_mut(to.steps.max(1)) {
-            for i in 0..TILE {
-                let line = lines.next().unwrap_or_default().as_chunks::<STEP>().0;
-                for (step, tile) in tiles.iter_mut().enumerate() {
-                    tile[i] = line.get(step).map_or(Line([0; TILE]), |from| narrow(isa, from));
-                }
             }
         }
     }

@@ -8,6 +8,11 @@ use super::isa::Isa;
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [u32; 16]);
 
+// SAFETY: sixteen words, without padding.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above; every bit pattern is one.
+unsafe impl bytemuck::Pod for Line {}
+
 /// Sixteen lines: 16 rows by 16 pairs along K, or 16 pairs along K by 16 columns.
 pub(super) type Tile = [Line; TILE];
 
@@ -80,10 +85,10 @@ impl Drop for Dot {
     }
 }
 
-/// Rows and columns of a tile change places, on the classes that have a [`Dot`].
+/// Rows and columns of a tile change places, on the classes that have AVX-512.
 pub(super) fn transpose(isa: Isa, tile: &mut Tile) {
     #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Amx | Isa::Bf16) {
+    if matches!(isa, Isa::Amx | Isa::Bf16 | Isa::V4) {
         // SAFETY: the classes have AVX-512.
         unsafe { x86::transpose(tile) }
     }
@@ -91,27 +96,15 @@ pub(super) fn transpose(isa: Isa, tile: &mut Tile) {
     let _ = (isa, tile);
 }
 
-/// Thirty-two floats as pairs of bf16, to nearest even; zeros on the classes that have no [`Dot`].
-#[inline(always)]
-pub(super) fn narrow(isa: Isa, from: &[f32; 2 * TILE]) -> Line {
-    #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Amx | Isa::Bf16) {
-        // SAFETY: the classes have the instruction.
-        return unsafe { x86::narrow(from) };
-    }
-    let _ = (isa, from);
-    Line([0; TILE])
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Line, TILE, Tile};
     use std::arch::asm;
     use std::arch::x86_64::{
-        __cpuid_count, __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps,
-        _mm512_load_si512, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
-        _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_store_si512, _mm512_storeu_ps,
-        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+        __cpuid_count, __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_load_si512,
+        _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+        _mm512_shuffle_i32x4, _mm512_store_si512, _mm512_storeu_ps, _mm512_unpackhi_epi32,
+        _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     };
 
     pub(super) fn has_tiles() -> bool {
@@ -247,20 +240,6 @@ mod x86 {
     fn as_bf16(x: __m512i) -> __m512bh {
         // SAFETY: both are 512 bits without invalid values.
         unsafe { std::mem::transmute(x) }
-    }
-
-    /// # Safety
-    /// The processor has the dot product of bf16.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    #[inline]
-    pub(super) unsafe fn narrow(from: &[f32; 2 * TILE]) -> Line {
-        // SAFETY: all 32 floats are there; both types are 512 bits without invalid values.
-        unsafe {
-            let halves = [from.as_ptr(), from.as_ptr().add(TILE)].map(|p| _mm512_loadu_ps(p));
-            Line(std::mem::transmute::<__m512bh, [u32; TILE]>(_mm512_cvtne2ps_pbh(
-                halves[1], halves[0],
-            )))
-        }
     }
 
     /// Rows and columns change places.

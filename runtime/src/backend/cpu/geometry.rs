@@ -5,13 +5,13 @@ use super::few::Few;
 use super::isa::Isa;
 use super::plan::{
     BACKWARD_CHUNK, BAND_ROWS, BYTE_CHUNK, COLUMNS, Class, ELEMENTS, FEW_COLUMNS, FEW_OF_COLUMNS,
-    FEW_OF_ROWS, FEW_ROWS_OF_B, LAUNCH_NS, LINK_ENTRIES, MANY_BANDS, ROW_CHUNK, ROW_NS, STREAM,
-    STRIDED, class,
+    FEW_OF_ROWS, FEW_ROWS_OF_B, LANES_TILE, LAUNCH_NS, LEAST_ROWS, LINK_ENTRIES, MANY_BANDS,
+    ROW_CHUNK, ROW_NS, STREAM, STRIDED, WEIGHTS, class,
 };
 use crate::dtype::DType;
 use crate::op::{
-    Attention, CheckedOp, Gate, Group, KeyValue, Lens, Matmul, Op, Quantize, QuantizeFormat, Scale,
-    Spec,
+    Attention, CheckedOp, Gate, Group, KeyValue, Lens, Mask, Matmul, Op, Quantize, QuantizeFormat,
+    Scale, Spec,
 };
 use crate::order::UNIT_CAP_SLOW_NS;
 
@@ -211,24 +211,36 @@ fn rest_ns(checked: &CheckedOp, op: &Matmul, class: &Class, [rows, cols]: [u64; 
     LAUNCH_NS + sizes_ns + rows * ROW_NS + (1 + u64::from(more)) * rows * cols * 1000 / rate
 }
 
-/// Query rows of a tile of attention and keys of a chunk, and whether dot-product instructions sum it: dense bf16 of
-/// rows enough to be worth the packing of keys and values.
+/// The kernel that mixes values by scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mix {
+    /// Panels of `gemm`.
+    Panels,
+    /// Query rows on lanes: of f32, or of bf16 as it lies.
+    Lanes { pairs: bool },
+}
+
+/// Query rows of a tile of attention and keys of a chunk, and the kernel: lanes where the class has them and an entry has
+/// rows enough to fill a register.
 pub(super) fn attention_tile(
     checked: &CheckedOp,
     op: &Attention,
     class: &Class,
-) -> ([u32; 2], bool) {
-    let bf16 = |name| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
+) -> ([u32; 2], Mix) {
+    let bf16 = |name: &&str| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
     let dim = |name, i: usize| checked.spec(name).map_or(0, |s| s.layout.shape()[i]);
-    let dense = op.key_value == KeyValue::Dense && ["q", "k", "v"].iter().all(|name| bf16(name));
-    let sized = dim("q", 2) >= 64 && dim("q", 3).max(dim("v", 3)) <= 512;
-    match class.dot {
-        Some(_) if dense && sized => {
-            let [rows, keys] = class.attention_tile;
-            ([4 * rows, keys], true)
-        }
-        _ => (class.attention_tile, false),
+    let entries = match &op.rows {
+        Lens::Full => 1,
+        Lens::Host(list) => list.len() as u64,
+        Lens::Device { .. } => dim("rows", 0),
+    };
+    let sized = dim("q", 2) >= LEAST_ROWS.saturating_mul(entries.max(1));
+    if !class.lanes || !sized || dim("q", 3) == 0 || dim("v", 3) == 0 {
+        return (class.attention_tile, Mix::Panels);
     }
+    // Weights are rounded as values are, which an output of more digits would show.
+    let pairs = class.dot.is_some() && ["q", "k", "v", "out"].iter().all(bf16);
+    (LANES_TILE[usize::from(pairs)], Mix::Lanes { pairs })
 }
 
 /// The geometry of attention, shared by the planner and the kernel.
@@ -241,7 +253,7 @@ pub(super) struct Heads {
     pub(super) keys: u64,
     pub(super) links: u64,
     pub(super) per_link: u64,
-    pub(super) dots: bool,
+    pub(super) mix: Mix,
     pub(super) unit_ns: u64,
     pub(super) dv: u64,
 }
@@ -250,7 +262,7 @@ impl Heads {
     pub(super) fn of(checked: &CheckedOp, op: &Attention, isa: Isa) -> Self {
         let dim = |name, i: usize| checked.spec(name).map_or(0, |s| s.layout.shape()[i]);
         let class = class(isa);
-        let (tile, dots) = attention_tile(checked, op, class);
+        let (tile, mix) = attention_tile(checked, op, class);
         let [tile, chunk] = tile.map(u64::from);
         let (batch, heads, rows, d, dv) =
             (dim("q", 0), dim("q", 1), dim("q", 2), dim("q", 3), dim("v", 3));
@@ -275,16 +287,21 @@ impl Heads {
             // At most one partial tile an entry, and one of the rows that none owns.
             Lens::Device { .. } => rows.div_ceil(tile) + dim("rows", 0) + 1,
         };
-        let flops = 2 * tile * chunk * (d + dv + 8);
         // Functions of a score take as long as a few dims more.
         let extra = u64::from(op.softcap > 0.0) * 24 + u64::from(op.alibi) * 4;
-        // What follows the scores takes as long either way.
-        let rate = class.attention;
-        let flops = if dots { flops / 4 + 2 * tile * chunk * 8 } else { flops };
-        let chunk_ns = (flops + 2 * tile * chunk * extra) * 1000 / rate;
+        let scores = tile * chunk;
+        let chunk_ns = match mix {
+            Mix::Panels => 2 * scores * (d + dv + 8 + extra) * 1000 / class.attention,
+            Mix::Lanes { pairs } => {
+                let rate = class.dot.filter(|_| pairs).map_or(class.product, |(_, rate)| rate);
+                let masked = u64::from(op.mask != Mask::None) * 8;
+                let functions = 2 * scores * (extra + masked) * 1000 / class.attention;
+                2 * scores * (d + dv) * 1000 / rate + scores * 1000 / WEIGHTS + functions
+            }
+        };
         let rest_ns = LAUNCH_NS + tile * (d + dv);
         let (links, per_link, unit_ns) = links(keys.div_ceil(chunk).max(1), chunk_ns, rest_ns);
-        Self { batch, heads, blocks, keys, links, per_link, dots, unit_ns, dv }
+        Self { batch, heads, blocks, keys, links, per_link, mix, unit_ns, dv }
     }
 }
 

@@ -2,7 +2,7 @@
 //! Pure: shapes, dtypes and the arch class, never the number of threads. What tiles and links are is in `geometry`.
 
 use super::geometry::{
-    Cells, Entries, Gradients, Heads, Product, ROW_LEAST, Way, attention_tile, groups,
+    Cells, Entries, Gradients, Heads, Mix, Product, ROW_LEAST, Way, attention_tile, groups,
     product_tile, rows_of, way,
 };
 use super::isa::Isa;
@@ -31,6 +31,11 @@ pub(super) const FEW_OF_ROWS: [u64; 3] = [16, 4, 1];
 /// Tile and chunk of such a product: of dense columns and of dense rows of B.
 pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);
 pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 256], 256);
+/// Query rows of a tile of attention on lanes and keys of a chunk, of floats and of pairs of bf16: measured at 1024 rows
+/// of 64 and 2048 of 128, whose keys and values then stay in the caches while the blocks of a tile pass.
+pub(super) const LANES_TILE: [[u32; 2]; 2] = [[192, 64], [256, 128]];
+/// Fewest query rows of an entry that lanes are worth it for.
+pub(super) const LEAST_ROWS: u64 = 16;
 /// Columns of a scatter's tile, and most entries of a link.
 pub(super) const COLUMNS: u64 = 256;
 pub(super) const LINK_ENTRIES: u64 = 8192;
@@ -52,7 +57,9 @@ pub(super) struct Class {
     /// Contraction elements of a chunk of a product. `gemm` sums up to 512 in one sweep whatever caches it finds;
     /// beyond, the sizes of the caches would choose the order.
     pub(super) chunk: u32,
-    /// Query rows of a tile of attention, and keys of a chunk.
+    /// Whether query rows of attention lie on lanes.
+    pub(super) lanes: bool,
+    /// Query rows of a tile of attention otherwise, and keys of a chunk.
     pub(super) attention_tile: [u32; 2],
     /// Query rows and keys that meet at once in the gradients of attention.
     pub(super) backward_tile: [u32; 2],
@@ -69,6 +76,8 @@ pub(super) struct Class {
 
 /// Bytes a microsecond that one core is sure to stream from memory.
 pub(super) const STREAM: u64 = 3_000;
+/// Scores a microsecond that one core is sure to turn into weights on lanes.
+pub(super) const WEIGHTS: u64 = 1_500;
 /// Nanoseconds of the smallest launch.
 pub(super) const LAUNCH_NS: u64 = 600;
 /// Elements a microsecond of 16-bit operands that lie strided or in short rows, and nanoseconds an output row.
@@ -81,6 +90,7 @@ const V4: Class = Class {
     tile: [512, 256],
     dot: None,
     chunk: 512,
+    lanes: true,
     attention_tile: [64, 128],
     backward_tile: [64, 128],
     family: Family::Fma32,
@@ -99,6 +109,7 @@ const CLASSES: [Class; 5] = [
         tile: [512, 256],
         dot: None,
         chunk: 256,
+        lanes: false,
         attention_tile: [64, 128],
         backward_tile: [64, 64],
         family: Family::Fma32,
@@ -112,6 +123,7 @@ const CLASSES: [Class; 5] = [
         tile: [128, 128],
         dot: None,
         chunk: 128,
+        lanes: false,
         attention_tile: [32, 64],
         backward_tile: [32, 32],
         family: Family::MulAdd32,
@@ -130,11 +142,13 @@ pub(super) fn class(isa: Isa) -> &'static Class {
 pub(super) fn order_table() -> String {
     let few = (FEW_OF_COLUMNS, FEW_OF_ROWS, FEW_COLUMNS, FEW_ROWS_OF_B);
     let mut text = format!("{ROW_CHUNK} {BACKWARD_CHUNK} {BYTE_CHUNK} {few:?}\n");
-    text += &format!("{BAND_ROWS:?} {MANY_BANDS}\n");
-    for Class { isa, tile, dot, chunk, attention_tile, backward_tile, family, .. } in &CLASSES {
+    text += &format!("{BAND_ROWS:?} {MANY_BANDS} {LANES_TILE:?} {LEAST_ROWS}\n");
+    for Class { isa, tile, dot, chunk, lanes, attention_tile, backward_tile, family, .. } in
+        &CLASSES
+    {
         let dot = dot.map(|(tile, _)| tile);
         let tiles = [tile, attention_tile, backward_tile];
-        text += &format!("{} {tiles:?} {dot:?} {chunk} {family:?}\n", isa.name());
+        text += &format!("{} {tiles:?} {dot:?} {chunk} {lanes} {family:?}\n", isa.name());
     }
     text
 }
@@ -157,9 +171,12 @@ pub(super) fn order(checked: &CheckedOp, isa: Isa) -> Order {
             Order { entry, tile, chunk, family }
         }
         Op::Attention(op) => {
-            let ([rows, chunk], dots) = attention_tile(checked, op, class);
-            let (entry, family) =
-                if dots { ("attention/dot", Family::Dot16) } else { ("attention", class.family) };
+            let ([rows, chunk], mix) = attention_tile(checked, op, class);
+            let (entry, family) = match mix {
+                Mix::Panels => ("attention", class.family),
+                Mix::Lanes { pairs: false } => ("attention/lanes", class.family),
+                Mix::Lanes { pairs: true } => ("attention/dot", Family::Dot16),
+            };
             Order { entry, tile: [rows, 0], chunk, family }
         }
         Op::AttentionBackward(_) => {

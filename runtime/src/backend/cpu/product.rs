@@ -55,6 +55,11 @@ impl<'a> Panel<'a> {
         Self { start: data.as_ptr(), strides: [cols as isize, 1], size: [rows, cols], source }
     }
 
+    /// Where it begins, its row and column strides, and its size.
+    pub(super) fn parts(&self) -> (*const f32, [isize; 2], [usize; 2]) {
+        (self.start, self.strides, self.size)
+    }
+
     /// Rows as columns.
     pub(super) fn t(self) -> Self {
         let ([m, n], [row, col]) = (self.size, self.strides);

@@ -1,12 +1,14 @@
 //! Per-thread buffers that kernels reuse from item to item. Written before they are read.
 
 use super::bf16::Packed;
+use super::flash::Buffers;
 use std::cell::RefCell;
 
 thread_local! {
     static ROWS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
     static TILES: RefCell<[Vec<f32>; 4]> = const { RefCell::new([const { Vec::new() }; 4]) };
     static PACKED: RefCell<[Packed; 3]> = RefCell::default();
+    static LANES: RefCell<Buffers> = RefCell::default();
 }
 
 /// Two row buffers.
@@ -22,4 +24,9 @@ pub(super) fn with_tiles<R>(f: impl FnOnce([&mut Vec<f32>; 4]) -> R) -> R {
 /// Three packed sides of products.
 pub(super) fn with_packed<R>(f: impl FnOnce([&mut Packed; 3]) -> R) -> R {
     PACKED.with_borrow_mut(|[a, b, c]| f([a, b, c]))
+}
+
+/// Buffers of attention on lanes.
+pub(super) fn with_lanes<R>(f: impl FnOnce(&mut Buffers) -> R) -> R {
+    LANES.with_borrow_mut(f)
 }
