@@ -261,6 +261,22 @@ fn every_dtype_goes_up_and_down() {
     }
 }
 
+/// As many times -128 squared as i32 holds are summed without wrapping round; one more is refused.
+#[test]
+fn the_longest_product_of_i8_is_exact() {
+    const K: usize = 131_071;
+    for dev in devices() {
+        let bytes = |k| dev.tensor([1, k], &vec![i8::MIN; k]).unwrap();
+        let row = bytes(K);
+        let sum = read(&Matmul::new(&row, &row.t()).run().unwrap()).unwrap();
+        assert_eq!(sum, [(K * 128 * 128) as f32], "{dev:?}");
+        let longer = bytes(K + 1);
+        let error = Matmul::new(&longer, &longer.t()).run().unwrap_err();
+        assert_eq!(error.rule(), Some(Rule::Limit), "{error}");
+        assert!(error.to_string().contains("131072") && error.to_string().contains("131071"));
+    }
+}
+
 /// Sizes of zero are no special case: nothing to compute, or a sum of nothing.
 #[test]
 fn tensors_without_elements() {

@@ -7,8 +7,8 @@ use crate::layout::MAX_RANK;
 use crate::op::lens::Lens;
 use crate::op::{Gate, Group, Matmul, Rule, Scale, Spec};
 
-/// Most elements of K in a product of i8: the i32 sum of 127 squared cannot overflow.
-const MAX_K_I8: u64 = 1 << 17;
+/// Most elements of K in a product of i8: as many times -128 squared is the most that an i32 holds.
+const MAX_K_I8: u64 = i32::MAX as u64 / (128 * 128);
 
 /// Sizes of a product. `n` counts columns of B.
 struct Sizes {
