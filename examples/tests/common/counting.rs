@@ -2,8 +2,8 @@
 
 use leasehold::backend::Caps;
 use leasehold::backend::null::Null;
-use leasehold::engine::{Engine, Local, ProgramId, QueueId, Ticket, WhenFull};
-use leasehold::op::{BoundOp, BufferId};
+use leasehold::engine::{Engine, Local, Planned, ProgramId, QueueId, Ticket, WhenFull};
+use leasehold::op::{BoundOp, BufferId, CheckedOp};
 use leasehold::{Device, Numerics, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -82,6 +82,10 @@ impl Engine for Counting {
     fn submit(&self, op: BoundOp, queue: QueueId, full: WhenFull) -> Result<Ticket> {
         self.counts.submit.fetch_add(1, Relaxed);
         self.inner.submit(op, queue, full)
+    }
+
+    fn plan(&self, op: &Arc<CheckedOp>) -> Result<Planned> {
+        self.inner.plan(op)
     }
 
     fn record(&self, ops: Vec<BoundOp>) -> Result<ProgramId> {
