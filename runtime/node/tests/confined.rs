@@ -1,6 +1,6 @@
 //! What an executor can no longer do once it serves: the same acts succeed before it is confined, and then fail with
 //! EPERM, on threads that were there before as well, while the device works on.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use leasehold::backend::cpu::Cpu;
 use leasehold::{Device, Matmul};
