@@ -44,7 +44,11 @@ fn every_module_is_valid_and_as_its_table_says() {
         // What is made for a matrix unit needs one, what emulates it nothing.
         let source = variant.source();
         let needs = match source.contains("enable wgpu_cooperative_matrix;") {
-            true => Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16,
+            true => {
+                Capabilities::COOPERATIVE_MATRIX
+                    | Capabilities::SHADER_FLOAT16
+                    | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+            }
             false => Capabilities::empty(),
         };
         holds(variant.kernel, &variant.shader, &source, needs);

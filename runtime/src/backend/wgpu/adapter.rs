@@ -55,7 +55,9 @@ const SUBGROUP: u32 = 32;
 fn edge(adapter: &wgpu::Adapter) -> Option<u32> {
     let info = adapter.get_info();
     let fixed = [info.subgroup_min_size, info.subgroup_max_size] == [SUBGROUP; 2];
-    if !fixed || !adapter.features().contains(MATRIX_UNIT) {
+    let flags = adapter.get_downlevel_capabilities().flags;
+    let unpacks = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
+    if !fixed || !unpacks || !adapter.features().contains(MATRIX_UNIT) {
         return None;
     }
     use wgpu::CooperativeScalarType::{F16, F32};
