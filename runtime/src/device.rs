@@ -12,6 +12,10 @@ use std::time::Duration;
 /// The variable that names the inherited session socket of a leased job.
 pub const LEASEHOLD_FD: &str = "LEASEHOLD_FD";
 
+/// The variable that names a folder for what the tuner of graphics adapters finds; without it nothing is tuned.
+#[cfg(feature = "wgpu")]
+pub const LEASEHOLD_TUNED: &str = "LEASEHOLD_TUNED";
+
 /// A device that runs ops. Clones share it.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
@@ -96,7 +100,12 @@ impl Device {
         }
         #[cfg(feature = "wgpu")]
         if let Some(index) = name.strip_prefix("wgpu:").and_then(|i| i.parse().ok()) {
-            return boxed(crate::backend::wgpu::Wgpu::open(index)?);
+            let wgpu = crate::backend::wgpu::Wgpu::open(index)?;
+            let tuned = std::env::var_os(LEASEHOLD_TUNED).filter(|folder| !folder.is_empty());
+            return match tuned {
+                Some(folder) => boxed(wgpu.tuned(folder.as_ref())),
+                None => boxed(wgpu),
+            };
         }
         let names: Vec<String> = Self::list().into_iter().map(|found| found.name).collect();
         Err(Kind::NoDevice { why: format!("{name:?} asked, there are {}", names.join(", ")) }

@@ -23,6 +23,8 @@ pub enum Family {
     MulAdd32,
     /// Pairs of 16-bit products added in f32 by one instruction.
     Dot16,
+    /// Square tiles of f16 products summed in f32 by one instruction of a matrix unit.
+    Matrix16,
 }
 
 /// The sequence of additions that fixes an op's bits: how the contraction is cut and merged, the instruction
@@ -60,6 +62,8 @@ pub type UnitRange = Range<u64>;
 pub struct Plan {
     /// The order, which fixes the bits.
     pub order: Order,
+    /// What runs it, by the backend's name for it. Plans of one order may differ in this: it fixes speed, no bits.
+    pub kernel: &'static str,
     /// Output tiles or row groups.
     pub tiles: u64,
     /// Units that a tile's contraction is cut into; 1 when it is not cut.
@@ -84,8 +88,8 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { order, tiles, links, unit_ns, .. } = self;
-        write!(f, "{order}; {tiles} tiles x {links} links, {unit_ns} ns a unit")
+        let Self { order, kernel, tiles, links, unit_ns, .. } = self;
+        write!(f, "{order}; {tiles} tiles x {links} links, {unit_ns} ns a unit, by {kernel}")
     }
 }
 

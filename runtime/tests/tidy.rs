@@ -234,15 +234,22 @@ fn an_op_has_one_name_on_every_floor() {
     assert_eq!(builders, tested, "builders and parity tests");
     let shared = [
         "prelude",
+        "attention_tiled",
         "columns",
+        "coop",
+        "coop_emulated",
         "elements",
         "epilogue",
         "fault",
         "fold",
         "heads",
         "lines",
+        "matmul_coop",
+        "matmul_tiled",
         "neighbours",
+        "product",
         "rows",
+        "stage",
         "store",
     ];
     let shaders = floor("shaders/src/wgsl", ".wgsl", &shared);

@@ -1,6 +1,8 @@
 //! WGSL shaders of Leasehold and their table: for each op its source, entry points and bindings. This crate knows
 //! no GPU API; the wgpu backend of the runtime reads the table.
 
+mod variants;
+
 /// A binding of an op's kernels beside the uniform parameters, in the order of binding numbers from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
@@ -20,7 +22,7 @@ pub enum Binding {
     Fault,
 }
 
-/// An op's kernels.
+/// An op's kernels of one module.
 #[derive(Clone, Copy, Debug)]
 pub struct Shader {
     /// The op, as it is called on every floor.
@@ -69,47 +71,79 @@ pub fn shader(op: &str) -> Option<&'static Shader> {
     SHADERS.iter().find(|shader| shader.op == op)
 }
 
+/// The kernel beside an op's own that plans call so.
+pub fn variant(kernel: &str) -> Option<&'static Variant> {
+    VARIANTS.iter().find(|variant| variant.kernel == kernel)
+}
+
 const PRELUDE: &str = include_str!("wgsl/prelude.wgsl");
 const ELEMENTS: &str = include_str!("wgsl/elements.wgsl");
 const NEIGHBOURS: &str = include_str!("wgsl/neighbours.wgsl");
 const ROWS: &str = include_str!("wgsl/rows.wgsl");
 const FAULT: &str = include_str!("wgsl/fault.wgsl");
+const HEADS: &str = include_str!("wgsl/heads.wgsl");
 const LINES: &str = include_str!("wgsl/lines.wgsl");
 const FOLD: &str = include_str!("wgsl/fold.wgsl");
 const COLUMNS: &str = include_str!("wgsl/columns.wgsl");
 const STORE: &str = include_str!("wgsl/store.wgsl");
 
+pub use variants::{VARIANTS, Variant};
+
 use Binding::{Fault, Made, Operand, Parts, Scratch, State, Stats};
 
-/// Every op that has kernels.
+/// Bindings of every kernel of products.
+const PRODUCT: [Binding; 18] = [
+    Operand("a"),
+    Operand("b"),
+    Operand("bias"),
+    Operand("c"),
+    Operand("gate"),
+    Operand("residual"),
+    Operand("scale_a"),
+    Operand("scale_b"),
+    Operand("sizes"),
+    Operand("scale_out"),
+    Operand("out"),
+    Parts("out"),
+    Operand("preactivation"),
+    Parts("preactivation"),
+    Operand("out_scale"),
+    Made,
+    State,
+    Fault,
+];
+
+/// Bindings of every kernel of attention.
+const ATTENTION: [Binding; 16] = [
+    Operand("q"),
+    Operand("k"),
+    Operand("v"),
+    Operand("mask"),
+    Operand("alibi"),
+    Operand("sinks"),
+    Operand("rows"),
+    Operand("lens"),
+    Operand("pages"),
+    Operand("out"),
+    Parts("out"),
+    Operand("lse"),
+    Made,
+    Stats,
+    Scratch,
+    Fault,
+];
+
+/// Every op that has kernels: those that any device runs.
 pub const SHADERS: [Shader; 15] = [
     Shader {
         op: "matmul",
         entries: &["count", "matmul", "bytes"],
-        bindings: &[
-            Operand("a"),
-            Operand("b"),
-            Operand("bias"),
-            Operand("c"),
-            Operand("gate"),
-            Operand("residual"),
-            Operand("scale_a"),
-            Operand("scale_b"),
-            Operand("sizes"),
-            Operand("scale_out"),
-            Operand("out"),
-            Parts("out"),
-            Operand("preactivation"),
-            Parts("preactivation"),
-            Operand("out_scale"),
-            Made,
-            State,
-            Fault,
-        ],
+        bindings: &PRODUCT,
         kinds: true,
         sources: &[
             PRELUDE,
             FAULT,
+            include_str!("wgsl/product.wgsl"),
             include_str!("wgsl/matmul.wgsl"),
             include_str!("wgsl/epilogue.wgsl"),
         ],
@@ -117,31 +151,9 @@ pub const SHADERS: [Shader; 15] = [
     Shader {
         op: "attention",
         entries: &["count", "combine", "attention"],
-        bindings: &[
-            Operand("q"),
-            Operand("k"),
-            Operand("v"),
-            Operand("mask"),
-            Operand("alibi"),
-            Operand("sinks"),
-            Operand("rows"),
-            Operand("lens"),
-            Operand("pages"),
-            Operand("out"),
-            Parts("out"),
-            Operand("lse"),
-            Made,
-            Stats,
-            Scratch,
-            Fault,
-        ],
+        bindings: &ATTENTION,
         kinds: true,
-        sources: &[
-            PRELUDE,
-            FAULT,
-            include_str!("wgsl/heads.wgsl"),
-            include_str!("wgsl/attention.wgsl"),
-        ],
+        sources: &[PRELUDE, FAULT, HEADS, include_str!("wgsl/attention.wgsl")],
     },
     Shader {
         op: "norm",

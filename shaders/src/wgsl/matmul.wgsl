@@ -2,108 +2,12 @@
 // adapters lose by it. Each output is one chain of fused multiply-adds along k, so that a cut of k changes no bit.
 // Values of 8 bits are summed by runs of 128 along k, exactly where they are integers; each run joins the whole sum.
 
-override KIND: u32 = 0u;
-
 const RUN: u32 = 128u;
 // Most groups whose sizes lie in device memory.
 const COUNTED: u32 = 1024u;
 
-const HAS_BIAS: u32 = 1u;
-const HAS_GATE: u32 = 2u;
-const HAS_RESIDUAL: u32 = 4u;
-const LAST: u32 = 8u;
-const HAS_C: u32 = 16u;
-const HAS_PREACTIVATION: u32 = 32u;
-const INTERLEAVED: u32 = 64u;
-// Scales of a and of b; whether they change along k.
-const HAS_SCALE_A: u32 = 128u;
-const HAS_SCALE_B: u32 = 256u;
-const A_BY_K: u32 = 512u;
-const B_BY_K: u32 = 1024u;
-// The output is quantised by a given scale, or by one that is found for each 128 columns.
-const SCALE_GIVEN: u32 = 2048u;
-const SCALE_FOUND: u32 = 4096u;
-
-const CONTIGUOUS: u32 = 1u;
-const MASKED: u32 = 2u;
-const ALONG_K: u32 = 3u;
-
-// Strides of views: four of the batch, then the two of the matrix; those of scales step by runs along k.
-struct Params {
-    // Rows of a matrix of the output, columns of b.
-    m: u32,
-    n: u32,
-    // k from `from` to `to`, counted in a group.
-    from_k: u32,
-    to_k: u32,
-    // Sides of a tile of the plan, and tiles along n and in a batch entry.
-    tile_m: u32,
-    tile_n: u32,
-    tiles_n: u32,
-    tiles_mn: u32,
-    // First tile, and workgroups in all.
-    first: u32,
-    workgroups: u32,
-    flags: u32,
-    activation: u32,
-    alpha: f32,
-    beta: f32,
-    // Lanes of a workgroup side by side.
-    across: u32,
-    group: u32,
-    groups: u32,
-    // The largest size of a group in device memory, and room for them: of one, or of all where they share it.
-    max_size: u32,
-    room: u32,
-    // Rows of a, columns of b, to a scale: 2 to this power.
-    shift_a: u32,
-    shift_b: u32,
-    scale_out: u32,
-    // Of the output's type.
-    largest: f32,
-    unused: u32,
-    // Base and stride.
-    sizes: vec2<u32>,
-    unused_two: vec2<u32>,
-    batch: vec4<u32>,
-    a: View,
-    b: View,
-    bias: View,
-    c: View,
-    gate: View,
-    residual: View,
-    scale_a: View,
-    scale_b: View,
-    out: View,
-    preactivation: View,
-    out_scale: View,
-}
-
-@group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read_write> a: array<u32>;
 @group(0) @binding(2) var<storage, read_write> b: array<u32>;
-@group(0) @binding(3) var<storage, read_write> bias: array<u32>;
-@group(0) @binding(4) var<storage, read_write> c: array<u32>;
-@group(0) @binding(5) var<storage, read_write> gate: array<u32>;
-@group(0) @binding(6) var<storage, read_write> residual: array<u32>;
-@group(0) @binding(7) var<storage, read_write> scale_a: array<f32>;
-@group(0) @binding(8) var<storage, read_write> scale_b: array<f32>;
-@group(0) @binding(9) var<storage, read_write> sizes: array<u32>;
-@group(0) @binding(10) var<storage, read_write> scale_out: array<f32>;
-@group(0) @binding(11) var<storage, read_write> out: array<u32>;
-@group(0) @binding(12) var<storage, read_write> out_parts: array<atomic<u32>>;
-@group(0) @binding(13) var<storage, read_write> preactivation: array<u32>;
-@group(0) @binding(14) var<storage, read_write> preactivation_parts: array<atomic<u32>>;
-@group(0) @binding(15) var<storage, read_write> out_scale: array<f32>;
-// Three words a group: first row or element of k, size, first tile. Then, where rows are contiguous, those of no group.
-@group(0) @binding(16) var<storage, read_write> made: array<u32>;
-// Sums of one tile that is cut along k.
-@group(0) @binding(17) var<storage, read_write> state: array<u32>;
-@group(0) @binding(18) var<storage, read_write> fault: array<atomic<u32>>;
-
-fn has(flag: u32) -> bool {
-    return (p.flags & flag) != 0u;
-}
 
 var<workgroup> counted: array<u32, COUNTED>;
 
@@ -137,58 +41,6 @@ fn count(@builtin(local_invocation_index) lane: u32) {
         }
         tile += (size + p.tile_m - 1u) / p.tile_m;
     }
-}
-
-// Where a tile lies: batch entries of a, b and the output; rows from `row` to `end`, of which those below `owned` have
-// sums; and the first element of k, and how many.
-struct Tile {
-    a: vec4<u32>,
-    b: vec4<u32>,
-    out: vec4<u32>,
-    row: u32,
-    end: u32,
-    owned: u32,
-    first_k: u32,
-    size_k: u32,
-}
-
-fn entry_of(index: u32) -> vec4<u32> {
-    let w = index % p.batch.w;
-    let to_z = index / p.batch.w;
-    let to_y = to_z / p.batch.z;
-    return vec4(to_y / p.batch.y, to_y % p.batch.y, to_z % p.batch.z, w);
-}
-
-fn tile_of(index: u32) -> Tile {
-    let down = (index % p.tiles_mn) / p.tiles_n;
-    let batch = index / p.tiles_mn;
-    let entry = entry_of(batch);
-    var tile = Tile(entry, entry, entry, down * p.tile_m, p.m, p.m, 0u, NOWHERE);
-    if p.group == MASKED {
-        tile.owned = made[3u * batch + 1u];
-    } else if p.group == ALONG_K {
-        tile.a = vec4(0u);
-        tile.b = vec4(0u);
-        tile.first_k = made[3u * batch];
-        tile.size_k = made[3u * batch + 1u];
-    } else if p.group == CONTIGUOUS {
-        // The last group that begins at this tile or before.
-        var low = 0u;
-        var high = p.groups + 1u;
-        while high - low > 1u {
-            let middle = (low + high) / 2u;
-            if made[3u * middle + 2u] <= down {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        tile.b = vec4(0u, 0u, 0u, min(low, p.groups - min(p.groups, 1u)));
-        tile.row = made[3u * low] + (down - made[3u * low + 2u]) * p.tile_m;
-        tile.end = made[3u * low] + made[3u * low + 1u];
-        tile.owned = select(0u, tile.end, low < p.groups);
-    }
-    return tile;
 }
 
 // The 4 by 4 outputs of an invocation: where they begin in the tile and in the matrix.
@@ -226,25 +78,6 @@ fn load_b(e: u32) -> f32 {
 // Of 8 bits, a and b may have two kinds.
 fn load_b_byte(e: u32) -> f32 {
     return widen(p.b.kind, b[e >> 2u], e);
-}
-
-fn offset_of(base: u32, batch: vec4<u32>, matrix: vec2<u32>, entry: vec4<u32>, place: vec2<u32>) -> u32 {
-    let e = batch * entry;
-    let q = matrix * place;
-    return base + e.x + e.y + e.z + e.w + q.x + q.y;
-}
-
-// The scale of a row of a, or of a column of b, in a run of k.
-fn scale_of_a(entry: vec4<u32>, row: u32, run: u32) -> f32 {
-    let place = vec2(row >> p.shift_a, run);
-    let v = p.scale_a.strides;
-    return scale_a[offset_of(p.scale_a.base, v[0], v[1].xy, entry, place)];
-}
-
-fn scale_of_b(entry: vec4<u32>, column: u32, run: u32) -> f32 {
-    let place = vec2(run, column >> p.shift_b);
-    let v = p.scale_b.strides;
-    return scale_b[offset_of(p.scale_b.base, v[0], v[1].xy, entry, place)];
 }
 
 // Where a and b begin, and the steps of four rows and four columns. Beyond the edge the last row or column is read again
@@ -401,5 +234,48 @@ fn bytes(
             );
         }
         finish(floats, block, lane);
+    }
+}
+
+// Magnitudes of the rows of a workgroup whose scales are found.
+var<workgroup> most: array<atomic<u32>, 8>;
+
+// Everything after the sums. Every lane must call it.
+fn finish(sums: array<vec4<f32>, 4>, block: Block, lane: u32) {
+    let tile = block.tile;
+    var y: array<vec4<f32>, 4>;
+    for (var r = 0u; r < 4u; r++) {
+        if block.inside && block.row + r < tile.end {
+            y[r] = results(sums[r], tile, block.row + r, block.column);
+        }
+    }
+    var scales = vec4(0.0);
+    if has(SCALE_GIVEN) {
+        scales = vec4(scale_out[p.scale_out]);
+    }
+    if has(SCALE_FOUND) {
+        if lane < 8u {
+            atomicStore(&most[lane], 0u);
+        }
+        workgroupBarrier();
+        let first = (lane / p.across) * 4u;
+        for (var r = 0u; r < 4u; r++) {
+            let size = max(max(abs(y[r].x), abs(y[r].y)), max(abs(y[r].z), abs(y[r].w)));
+            atomicMax(&most[first + r], bitcast<u32>(size));
+        }
+        workgroupBarrier();
+        for (var r = 0u; r < 4u; r++) {
+            scales[r] = bitcast<f32>(atomicLoad(&most[first + r])) / p.largest;
+            if block.inside && block.row + r < tile.end && lane % p.across == 0u {
+                let place = vec2(block.row + r, block.column / (4u * p.across));
+                let v = p.out_scale.strides;
+                out_scale[offset_of(p.out_scale.base, v[0], v[1].xy, tile.out, place)] = scales[r];
+            }
+        }
+    }
+    for (var r = 0u; r < 4u; r++) {
+        if block.inside && block.row + r < tile.end {
+            store_row(y[r], scales[r], tile, block.row + r, block.column);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Which adapters there are, what they can do, and how one is opened. No wgpu type leaves the backend.
 
 use super::loss::Loss;
-use super::plan::{ALIGN, Class, GPU, SOFTWARE};
+use super::plan::{ALIGN, Class, GPU, GPU_COOP8, GPU_COOP16, SOFTWARE};
 use crate::backend::Caps;
 use crate::error::{Kind, Result};
 use leasehold_shaders::SHADERS;
@@ -36,10 +36,35 @@ pub(super) fn all() -> Vec<wgpu::Adapter> {
 
 /// The class whose orders and rates an adapter has.
 pub(super) fn class(adapter: &wgpu::Adapter) -> &'static Class {
-    match adapter.get_info().device_type {
-        wgpu::DeviceType::Cpu => &SOFTWARE,
+    match (adapter.get_info().device_type, edge(adapter)) {
+        (wgpu::DeviceType::Cpu, _) => &SOFTWARE,
+        (_, Some(16)) => &GPU_COOP16,
+        (_, Some(8)) => &GPU_COOP8,
         _ => &GPU,
     }
+}
+
+/// What kernels of a matrix unit ask of a device.
+const MATRIX_UNIT: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
+/// Lanes of a subgroup in those kernels, on every device that they run on.
+const SUBGROUP: u32 = 32;
+
+/// The largest edge of square tiles of f16 that a matrix unit sums in f32, where our kernels can use it: they know a
+/// lane's subgroup by its number, so the size must be fixed.
+fn edge(adapter: &wgpu::Adapter) -> Option<u32> {
+    let info = adapter.get_info();
+    let fixed = [info.subgroup_min_size, info.subgroup_max_size] == [SUBGROUP; 2];
+    let flags = adapter.get_downlevel_capabilities().flags;
+    let unpacks = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
+    if !fixed || !unpacks || !adapter.features().contains(MATRIX_UNIT) {
+        return None;
+    }
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let tiles = adapter.cooperative_matrix_properties().into_iter();
+    let ours = tiles.filter(|t| t.m_size == t.n_size && t.n_size == t.k_size);
+    let ours = ours.filter(|t| (t.ab_type, t.cr_type) == (F16, F32));
+    ours.map(|t| t.m_size).filter(|edge| [8, 16].contains(edge)).max()
 }
 
 /// What is known of an adapter without opening it.
@@ -87,10 +112,20 @@ pub(super) fn open(adapter: &wgpu::Adapter, loss: &Loss) -> Result<(wgpu::Device
         let asked = format!("{most} storage buffers in a kernel");
         return Err(Kind::Unsupported { asked, allowed: have.to_string() }.into());
     }
+    let with_unit = class(adapter).unit.is_some();
+    let features = if with_unit { TIMESTAMPS | MATRIX_UNIT } else { TIMESTAMPS };
+    let experimental_features = match with_unit {
+        // SAFETY: wgpu wants to hear that an experimental feature may have holes. Ours is the matrix unit: only
+        // kernels of our own table use it, which load and store tiles of workgroup memory alone, in bounds by constant
+        // arithmetic. No tenant's shader is ever compiled.
+        true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+        false => wgpu::ExperimentalFeatures::disabled(),
+    };
     let request = adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("leasehold"),
-        required_features: adapter.features() & TIMESTAMPS,
+        required_features: adapter.features() & features,
         required_limits: limits,
+        experimental_features,
         ..Default::default()
     });
     let (device, queue) =

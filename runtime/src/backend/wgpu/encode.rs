@@ -13,7 +13,8 @@ use super::plan::{ALIGN, Class, by_rows};
 use crate::dtype::DType;
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
-pub(super) use heads::{SCRATCH_WORDS, has_partial};
+pub(super) use heads::has_partial;
+use leasehold_shaders::variant;
 
 /// Rows whose statistics the scratch buffer holds.
 pub(super) const STATS_ROWS: u64 = 1 << 16;
@@ -90,11 +91,11 @@ fn strides(spec: &Spec) -> Vec<u64> {
     pairs.map(|(&n, &s)| if n > 1 { s } else { 0 }).collect()
 }
 
-/// The dispatches of a span.
-pub(super) fn dispatches(op: &CheckedOp, class: &Class, span: Span) -> Vec<Dispatch> {
+/// The dispatches of a span by a kernel.
+pub(super) fn dispatches(op: &CheckedOp, class: &Class, kernel: &str, span: Span) -> Vec<Dispatch> {
     match op.op() {
-        Op::Matmul(matmul) => product::product(op, matmul, class, span),
-        Op::Attention(attention) => heads::heads(op, attention, class, span),
+        Op::Matmul(matmul) => product::product(op, matmul, class, kernel, span),
+        Op::Attention(attention) => heads::heads(op, attention, class, kernel, span),
         Op::AttentionBackward(attention) => backward::backward(op, attention, class, span),
         of_rows if by_rows(of_rows) => rows::rows(op, class, span),
         Op::Quantize(quantize) => cells::inverse(op, quantize, class, span).into_iter().collect(),
@@ -141,10 +142,10 @@ pub(super) fn made(op: &CheckedOp, class: &Class) -> Vec<u32> {
     }
 }
 
-/// The entry points, among those of the op's shader, that its dispatches take.
-pub(super) fn entries(op: &CheckedOp) -> Vec<usize> {
+/// The entry points, among those of the kernel's shader, that its dispatches take.
+pub(super) fn entries(op: &CheckedOp, kernel: &str) -> Vec<usize> {
     match op.op() {
-        Op::Matmul(matmul) => product::entries(op, matmul),
+        Op::Matmul(matmul) => product::entries(op, matmul, kernel),
         Op::Attention(attention) => heads::entries(attention),
         Op::Quantize(quantize) => cells::entries(quantize),
         Op::Norm(_) | Op::NormBackward(_) | Op::Softmax(_) | Op::Reduce(_) => vec![0, 1],
@@ -153,9 +154,16 @@ pub(super) fn entries(op: &CheckedOp) -> Vec<usize> {
     }
 }
 
-/// The element type that a shader's `KIND` is set to.
-pub(super) fn kind(op: &CheckedOp) -> DType {
-    op.specs().first().map_or(DType::F32, |spec| spec.dtype)
+/// What the pipelines of an op are made for beside their kernel: the element type of the inputs, and what else the
+/// kernel asks for.
+pub(super) fn constants(op: &CheckedOp, kernel: &str) -> Vec<(&'static str, u32)> {
+    let kind = op.specs().first().map_or(DType::F32, |spec| spec.dtype);
+    let mut constants = vec![("KIND", kind as u32)];
+    match op.op() {
+        Op::Matmul(_) if variant(kernel).is_some() => constants.extend(product::constants(op)),
+        _ => {}
+    }
+    constants
 }
 
 #[cfg(test)]

@@ -1,52 +1,59 @@
-//! Pipelines, made once per op, element type and entry point, when an op that takes it is prepared. Every buffer is bound as writable storage: wgpu refuses a buffer
+//! Pipelines, made once per kernel, constants and entry point, when an op that takes it is prepared. Every buffer is bound as writable storage: wgpu refuses a buffer
 //! that one dispatch binds both ways, and an executor keeps many tensors in one buffer.
 
 use super::loss::Loss;
-use crate::dtype::DType;
 use crate::error::{Kind, Result};
-use leasehold_shaders::{Shader, shader};
+use leasehold_shaders::{Shader, shader, variant};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-/// An op's module for one element type, and its pipelines, one an entry point.
+/// What a pipeline sets in its module.
+pub(super) type Constants = Vec<(&'static str, u32)>;
+
+/// A kernel's module with constants, and its pipelines, one an entry point.
 pub(super) struct Kernel {
     pub(super) shader: &'static Shader,
     pub(super) layout: wgpu::BindGroupLayout,
     pipeline_layout: wgpu::PipelineLayout,
     module: wgpu::ShaderModule,
-    kind: DType,
+    constants: Constants,
     pipelines: Vec<OnceLock<wgpu::ComputePipeline>>,
 }
 
 /// The kernels made so far.
 #[derive(Default)]
-pub(super) struct Kernels(HashMap<(&'static str, DType), Arc<Kernel>>);
+pub(super) struct Kernels(HashMap<(&'static str, Constants), Arc<Kernel>>);
 
 impl Kernels {
-    /// The kernel of an op for inputs of this type, with the pipelines of these entry points.
+    /// The kernel that plans call `name`, with these constants and the pipelines of these entry points.
     ///
     /// # Errors
-    /// `Unsupported` for an op without a shader, `DeviceLost` when the driver refuses a pipeline.
+    /// `Unsupported` for a name without a shader, `DeviceLost` when the driver refuses a pipeline.
     pub(super) fn get(
         &mut self,
         device: &wgpu::Device,
         loss: &Loss,
-        op: &'static str,
-        kind: DType,
+        name: &'static str,
+        mut constants: Constants,
         entries: &[usize],
     ) -> Result<Arc<Kernel>> {
-        let Some(shader) = shader(op) else {
+        let variant = variant(name);
+        let Some(shader) = variant.map(|v| &v.shader).or_else(|| shader(name)) else {
             let allowed = "ops that have a shader".into();
-            return Err(Kind::Unsupported { asked: op.into(), allowed }.into());
+            return Err(Kind::Unsupported { asked: name.into(), allowed }.into());
         };
-        let kind = if shader.kinds { kind } else { DType::F32 };
-        let found = self.0.entry((op, kind));
-        let kernel = Arc::clone(found.or_insert_with(|| Arc::new(make(device, shader, kind))));
+        constants.retain(|&(constant, _)| shader.kinds || constant != "KIND");
+        constants.extend(variant.map_or(&[][..], |v| v.constants));
+        let key = (name, constants.clone());
+        let found = self.0.entry(key.clone());
+        let source = || variant.map_or_else(|| shader.source(), |v| v.source());
+        let make = || Arc::new(make(device, shader, &source(), constants));
+        let kernel = Arc::clone(found.or_insert_with(make));
         for &entry in entries {
             kernel.pipeline(device, entry);
         }
         if let Err(lost) = loss.check() {
-            self.0.remove(&(op, kind));
+            self.0.remove(&key);
             return Err(lost);
         }
         Ok(kernel)
@@ -57,17 +64,15 @@ impl Kernel {
     /// The pipeline of an entry point.
     pub(super) fn pipeline(&self, device: &wgpu::Device, entry: usize) -> &wgpu::ComputePipeline {
         self.pipelines[entry].get_or_init(|| {
-            let constants: &[(&str, f64)] = match self.shader.kinds {
-                true => &[("KIND", f64::from(self.kind as u8))],
-                false => &[],
-            };
+            let constants = self.constants.iter().map(|&(name, value)| (name, f64::from(value)));
+            let constants: Vec<(&str, f64)> = constants.collect();
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(self.shader.op),
                 layout: Some(&self.pipeline_layout),
                 module: &self.module,
                 entry_point: Some(self.shader.entries[entry]),
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    constants,
+                    constants: &constants,
                     // Every kernel writes its workgroup memory before it reads it.
                     zero_initialize_workgroup_memory: false,
                 },
@@ -77,7 +82,12 @@ impl Kernel {
     }
 }
 
-fn make(device: &wgpu::Device, shader: &'static Shader, kind: DType) -> Kernel {
+fn make(
+    device: &wgpu::Device,
+    shader: &'static Shader,
+    source: &str,
+    constants: Constants,
+) -> Kernel {
     let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
@@ -98,8 +108,8 @@ fn make(device: &wgpu::Device, shader: &'static Shader, kind: DType) -> Kernel {
     // The checked constructor: naga's bounds checks stay on.
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label,
-        source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+        source: wgpu::ShaderSource::Wgsl(source.into()),
     });
     let pipelines = shader.entries.iter().map(|_| OnceLock::new()).collect();
-    Kernel { shader, layout, pipeline_layout, module, kind, pipelines }
+    Kernel { shader, layout, pipeline_layout, module, constants, pipelines }
 }

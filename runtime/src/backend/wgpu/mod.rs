@@ -8,15 +8,16 @@ mod loss;
 mod memory;
 mod plan;
 mod stream;
+mod tuner;
 
 use super::{Backend, BlockId, Caps, Mark, Place, Progress};
 use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UnitRange, spans};
 pub use adapter::Adapter;
-use encode::{Dispatch, PARAM_WORDS, SCRATCH_WORDS, STATS_ROWS};
+use encode::{Dispatch, PARAM_WORDS, STATS_ROWS};
 use kernels::{Kernel, Kernels};
-use leasehold_shaders::{Binding, SHADERS};
+use leasehold_shaders::{Binding, SHADERS, VARIANTS, Variant, variant};
 use loss::Loss;
 use memory::Block;
 use plan::{ALIGN, Class};
@@ -24,6 +25,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use stream::Stream;
+use tuner::Tuner;
 
 /// A dimension of the grid has at most this many workgroups on every device.
 const GRID: u64 = 65_535;
@@ -53,6 +55,8 @@ const HOST: [&str; 16] = [
 /// Everything that can change a result: shaders, what is said to them, order table, naga and wgpu, adapter and driver.
 fn ingredients(identity: &str) -> Vec<Vec<u8>> {
     let mut parts: Vec<Vec<u8>> = SHADERS.iter().map(|shader| shader.source().into()).collect();
+    let constants = |v: &Variant| format!("{:?} {}", v.constants, v.source());
+    parts.extend(VARIANTS.iter().map(|variant| constants(variant).into()));
     parts.extend(HOST.map(Into::into));
     parts.push(plan::order_table().into());
     parts.extend([env!("LEASEHOLD_WGPU"), identity].map(Into::into));
@@ -69,6 +73,7 @@ pub struct Wgpu {
     queue: wgpu::Queue,
     loss: Loss,
     kernels: Kernels,
+    tuner: Option<Tuner>,
     stream: Stream,
     blocks: HashMap<u64, Block>,
     next_block: u64,
@@ -129,6 +134,7 @@ impl Wgpu {
             stats: storage(16 * STATS_ROWS),
             scratch: None,
             kernels: Kernels::default(),
+            tuner: None,
             stream,
             blocks: HashMap::new(),
             next_block: 0,
@@ -183,6 +189,32 @@ impl Wgpu {
         })
     }
 
+    /// A plan with its pipelines.
+    fn prepared(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
+        self.loss.check()?;
+        let (constants, entries) =
+            (encode::constants(op, plan.kernel), encode::entries(op, plan.kernel));
+        let kernel =
+            self.kernels.get(&self.device, &self.loss, plan.kernel, constants, &entries)?;
+        let bytes = 4 * self.class.scratch;
+        let has_room = self.scratch.as_ref().is_some_and(|scratch| scratch.size() >= bytes);
+        if !has_room && encode::has_partial(op, self.class) {
+            self.scratch = Some(self.buffer(bytes, wgpu::BufferUsages::STORAGE)?);
+        }
+        let words = encode::made(op, self.class);
+        let made = match words.is_empty() {
+            true => None,
+            false => {
+                use wgpu::BufferUsages as Usage;
+                let buffer =
+                    self.buffer(4 * words.len() as u64, Usage::STORAGE | Usage::COPY_DST)?;
+                self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
+                Some(buffer)
+            }
+        };
+        Ok(Prepared { plan: *plan, kernel, made })
+    }
+
     fn launch_span(
         &mut self,
         prepared: &Prepared,
@@ -191,7 +223,7 @@ impl Wgpu {
         places: &[Place],
         state: Option<Place>,
     ) -> Result<()> {
-        for dispatch in encode::dispatches(op, self.class, span) {
+        for dispatch in encode::dispatches(op, self.class, prepared.plan.kernel, span) {
             self.dispatch(prepared, op, &dispatch, places, state)?;
         }
         let units = span.tiles.saturating_mul(span.to - span.from);
@@ -280,7 +312,8 @@ impl Wgpu {
     fn range(&self, place: Place, bytes: u64) -> Result<(wgpu::Buffer, u64, u64)> {
         let buffer = self.block(place, bytes)?.buffer.clone();
         let start = place.offset / ALIGN * ALIGN;
-        Ok((buffer, start, (place.offset + bytes).next_multiple_of(4) - start))
+        // Some kernels read sixteen bytes at once. A block's buffer has whole ones.
+        Ok((buffer, start, (place.offset + bytes).next_multiple_of(16) - start))
     }
 }
 
@@ -324,29 +357,15 @@ impl Backend for Wgpu {
     }
 
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
-        Ok(vec![plan::plan(op, self.class, self.caps.max_binding)?])
+        let mut plans = plan::candidates(op, self.class, self.caps.max_binding)?;
+        let room = self.device.limits().max_compute_workgroup_storage_size;
+        plans.retain(|plan| variant(plan.kernel).is_none_or(|v| v.memory <= room));
+        Ok(plans)
     }
 
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
-        self.loss.check()?;
-        let kind = encode::kind(op);
-        let (name, entries) = (op.op().name(), encode::entries(op));
-        let kernel = self.kernels.get(&self.device, &self.loss, name, kind, &entries)?;
-        if self.scratch.is_none() && encode::has_partial(op, self.class) {
-            self.scratch = Some(self.buffer(4 * SCRATCH_WORDS, wgpu::BufferUsages::STORAGE)?);
-        }
-        let words = encode::made(op, self.class);
-        let made = match words.is_empty() {
-            true => None,
-            false => {
-                use wgpu::BufferUsages as Usage;
-                let buffer =
-                    self.buffer(4 * words.len() as u64, Usage::STORAGE | Usage::COPY_DST)?;
-                self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
-                Some(buffer)
-            }
-        };
-        Ok(Prepared { plan: *plan, kernel, made })
+        let plan = self.fastest(op, plan)?;
+        self.prepared(op, &plan)
     }
 
     fn launch(

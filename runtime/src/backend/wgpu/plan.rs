@@ -16,6 +16,8 @@ pub(super) use cells::Cells;
 pub(super) use entries::Entries;
 pub(super) use heads::{Heads, counts};
 pub(super) use product::Product;
+#[cfg(test)]
+pub(super) use product::TILED;
 pub(super) use rows::{Rows, room};
 
 /// Bytes that one binding may lose to the alignment of its start, and the alignment that bindings keep.
@@ -30,8 +32,14 @@ pub(super) struct Class {
     family: Family,
     /// Output tile of a product, a multiple of a workgroup's 32 by 32.
     pub(super) tile: [u64; 2],
+    /// Whether operands may be staged in workgroup memory, which software has no use for.
+    tiled: bool,
+    /// The matrix unit, where there is one.
+    pub(super) unit: Option<MatrixUnit>,
     /// Most rows of a tile of attention, a multiple of 16.
     pub(super) query_rows: u64,
+    /// Words of partial results that a launch of attention leaves at most; software has few workgroups at a time.
+    pub(super) scratch: u64,
     /// Elements of a row in a chunk.
     pub(super) row_chunk: u64,
     /// Elements that an elementwise unit covers; even, so that no tile begins in the middle of a word.
@@ -51,13 +59,25 @@ pub(super) struct Class {
     entry_ns: u64,
 }
 
+/// A unit that multiplies square tiles of f16 and sums in f32: the order that it makes, the edge of its tiles, and the
+/// kernels that use it, of large tiles first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MatrixUnit {
+    pub(super) entry: &'static str,
+    pub(super) edge: u64,
+    pub(super) kernels: &'static [&'static str],
+}
+
 /// Software adapters: Vulkan on the host's cores.
 pub(super) static SOFTWARE: Class = Class {
     name: "wgpu-software",
     unit_cap_ns: UNIT_CAP_SLOW_NS,
     family: Family::MulAdd32,
     tile: [64, 64],
+    tiled: false,
+    unit: None,
     query_rows: 16,
+    scratch: 1 << 16,
     row_chunk: 1 << 13,
     elements: 1 << 14,
     loops: 60_000,
@@ -71,12 +91,17 @@ pub(super) static SOFTWARE: Class = Class {
 };
 
 /// Every GPU. A unit keeps a small one busy, not a large one: floor rates are those of integrated GPUs.
-pub(super) static GPU: Class = Class {
+pub(super) static GPU: Class = ANY_GPU;
+
+const ANY_GPU: Class = Class {
     name: "wgpu-gpu",
     unit_cap_ns: UNIT_CAP_GPU_NS,
     family: Family::Fma32,
     tile: [256, 256],
+    tiled: true,
+    unit: None,
     query_rows: 128,
+    scratch: 1 << 22,
     row_chunk: 1 << 15,
     elements: 1 << 17,
     loops: u64::MAX,
@@ -89,14 +114,53 @@ pub(super) static GPU: Class = Class {
     entry_ns: 1_000,
 };
 
+/// GPUs with a matrix unit of tiles of f16 with sums of f32, by the edge of the tiles.
+pub(super) static GPU_COOP16: Class = Class {
+    name: "wgpu-gpu-coop16",
+    unit: Some(MatrixUnit {
+        entry: "matmul_coop16",
+        edge: 16,
+        kernels: &["matmul_coop16_128x128", "matmul_coop16_64x64"],
+    }),
+    ..ANY_GPU
+};
+pub(super) static GPU_COOP8: Class = Class {
+    name: "wgpu-gpu-coop8",
+    unit: Some(MatrixUnit { entry: "matmul_coop8", edge: 8, kernels: &["matmul_coop8_64x64"] }),
+    ..ANY_GPU
+};
+
+/// GPUs whose matrix unit is emulated: the same kernels but for the operations on tiles, on any device.
+#[cfg(test)]
+pub(super) static EMULATED: [Class; 2] = [
+    Class {
+        name: "emulated",
+        unit: Some(MatrixUnit {
+            entry: "matmul_coop16",
+            edge: 16,
+            kernels: &["matmul_coop16_emulated"],
+        }),
+        ..ANY_GPU
+    },
+    Class {
+        name: "emulated",
+        unit: Some(MatrixUnit {
+            entry: "matmul_coop8",
+            edge: 8,
+            kernels: &["matmul_coop8_emulated"],
+        }),
+        ..ANY_GPU
+    },
+];
+
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let line = |c: &Class| {
-        let Class { name, tile, query_rows, row_chunk, family, .. } = c;
+        let Class { name, tile, query_rows, row_chunk, family, unit, .. } = c;
         let (k, keys) = ([product::CHUNK, product::CHUNK_BYTES], heads::CHUNK);
-        format!("{name} {tile:?} {k:?} {query_rows} {keys} {row_chunk} {family:?}\n")
+        format!("{name} {tile:?} {k:?} {query_rows} {keys} {row_chunk} {family:?} {unit:?}\n")
     };
-    line(&SOFTWARE) + &line(&GPU)
+    [&SOFTWARE, &GPU, &GPU_COOP16, &GPU_COOP8].map(line).concat()
 }
 
 /// The order of an op on a class.
@@ -148,7 +212,21 @@ pub(super) fn by_rows(op: &Op) -> bool {
     }
 }
 
-/// The one plan of an op: all others would have another order.
+/// The plans of an op, best first. They have one order and one geometry, and differ in their kernels.
+///
+/// # Errors
+/// As [`plan`].
+pub(super) fn candidates(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Vec<Plan>> {
+    let plan = plan(op, class, max_binding)?;
+    let kernels = match op.op() {
+        Op::Matmul(matmul) => product::kernels(op, matmul, class),
+        Op::Attention(attention) => Heads::of(op, attention, class).kernels(class, plan.kernel),
+        _ => vec![plan.kernel],
+    };
+    Ok(kernels.into_iter().map(|kernel| Plan { kernel, ..plan }).collect())
+}
+
+/// The best plan of an op.
 ///
 /// # Errors
 /// `Unsupported` for an operand that spans more than `max_binding` bytes or an axis of 2^31 and more, `Time`
@@ -164,8 +242,13 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
                 return Err(limit(op, "sizes", asked, product::COUNTED.to_string()));
             }
             let tile = p.tile.map(|side| side as u32);
-            let order = Order { tile, chunk: p.chunk as u32, ..order };
-            finish(class, order, p.tiles(), p.links, p.unit_ns, 4 * p.tile[0] * p.tile[1])
+            let mut order = Order { tile, chunk: p.chunk as u32, ..order };
+            if let Some(unit) = product::on_unit(op, matmul, class) {
+                order = Order { entry: unit.entry, family: Family::Matrix16, ..order };
+            }
+            let state = 4 * p.tile[0] * p.tile[1];
+            let plan = finish(class, order, p.tiles(), p.links, p.unit_ns, state)?;
+            Ok(Plan { kernel: product::kernels(op, matmul, class)[0], ..plan })
         }
         Op::Attention(attention) => {
             let a = Heads::of(op, attention, class);
@@ -245,7 +328,7 @@ fn finish(
         return Err(time(unit_ns.into(), class.unit_cap_ns.into()));
     }
     let state_bytes = if links > 1 { state } else { 0 };
-    Ok(Plan { order, tiles, links, unit_ns, state_bytes })
+    Ok(Plan { order, kernel: order.entry, tiles, links, unit_ns, state_bytes })
 }
 
 /// Chunks that a link covers, and the links that makes: as few cuts as the caps allow. `rest_ns` comes once a link.

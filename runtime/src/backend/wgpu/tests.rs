@@ -1,11 +1,12 @@
 //! What needs the inside: the GPU class, which no machine of the CI has, planned and run on whatever adapter there is.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::plan::{GPU, SOFTWARE};
+use super::plan::{EMULATED, GPU, GPU_COOP8, GPU_COOP16, SOFTWARE, TILED};
 use super::*;
 use crate::backend::common;
 use crate::op::{
-    Attention, AttentionBackward, Binding, BufferId, Matmul, Scale, Softmax, TopK, check,
+    Attention, AttentionBackward, Binding, BufferId, Matmul, OrderClass, Scale, Softmax, TopK,
+    check,
 };
 use crate::{DType, Dims, Layout};
 use proptest::prelude::*;
@@ -59,7 +60,7 @@ fn one_changed_byte_changes_the_numerics_id() {
     let parts = ingredients("Vulkan adapter, driver 1");
     let id = digest(&parts);
     // Shaders, host sources, order table, compiler, adapter: each takes part, and is not empty.
-    assert_eq!(parts.len(), SHADERS.len() + HOST.len() + 1 + 2);
+    assert_eq!(parts.len(), SHADERS.len() + VARIANTS.len() + HOST.len() + 1 + 2);
     for i in 0..parts.len() {
         let mut changed = parts.clone();
         changed[i][0] ^= 1;
@@ -83,7 +84,12 @@ fn every_shader_source_is_in_the_numerics_id() {
         let within = |part: &Vec<u8>| {
             let outputs = ["out", "value", "d_x", "index"];
             let source = String::from_utf8_lossy(part);
-            outputs.iter().any(|name| source.contains(&text.replace("OUT", name)))
+            outputs.iter().any(|name| {
+                // Lines that repeat are what their module makes of them.
+                let text = text.replace("OUT", name);
+                let mut lines = text.lines().filter(|line| !line.contains('$'));
+                lines.all(|line| source.contains(line))
+            })
         };
         assert!(parts.iter().any(within), "{}", &text[..40]);
     }
@@ -124,6 +130,34 @@ fn no_class_plans_a_unit_over_its_cap() {
                 assert_eq!(plan.links == 1, plan.state_bytes == 0, "{op:?}: {plan}");
             }
         }
+    }
+}
+
+#[test]
+fn merges_of_attention_keep_to_the_scratch_and_cover_every_chunk() {
+    for (class, keys) in [(&SOFTWARE, 70_000), (&GPU, 70_000), (&GPU, 50_000_000)] {
+        let op = attention(40, keys, 256);
+        let plan = plan::plan(&op, class, u64::MAX).unwrap();
+        let Plan { tiles, links, .. } = plan;
+        let span = |tiles, from, to| Span { first: 0, tiles, from, to };
+        let spans = [span(tiles, 0, links), span(1, 0, links / 2), span(1, links / 2, links)];
+        let mut covered = 0;
+        for span in spans {
+            let (mut tile_before, mut chunk_before) = (u32::MAX, 0);
+            for dispatch in encode::dispatches(&op, class, plan.kernel, span) {
+                let words: &[u32] = bytemuck::cast_slice(dispatch.params.bytes());
+                let [dv, tile, first, from, to] = [4, 7, 9, 11, 12].map(|i| words[i]);
+                if leasehold_shaders::SHADERS[1].entries[dispatch.entry] != "combine" {
+                    continue;
+                }
+                let partial = dispatch.workgroups * u64::from(to - from);
+                assert!(partial * u64::from(dv + 2) <= class.scratch, "{plan}");
+                assert!(first != tile_before || from == chunk_before, "{plan}");
+                (tile_before, chunk_before) = (first, to);
+                covered += partial / u64::from(tile);
+            }
+        }
+        assert_eq!(covered, (tiles + 1) * keys.div_ceil(256), "{plan}");
     }
 }
 
@@ -191,9 +225,10 @@ fn run(backend: &mut Wgpu, op: CheckedOp, step: u64) -> Vec<u8> {
 fn the_gpu_class_gives_the_bits_of_the_software_class() {
     let Some(mut backend) = open() else { return };
     // Tiles differ, but each element adds in one sequence in both classes.
-    let make: [fn() -> CheckedOp; 5] = [
+    let make: [fn() -> CheckedOp; 6] = [
         || matmul(300, 270, 500),
         || attention(150, 190, 40),
+        || attention(70, 900, 40),
         || quantised_product(70, 300, 300),
         || gradients(70, 150, 24),
         || top_k(3, 20_000, 130),
@@ -243,4 +278,96 @@ fn the_gpu_class_passes_cases_of_every_op() {
             );
         }
     }
+}
+
+fn halves(m: u64, n: u64, k: u64, order: OrderClass) -> CheckedOp {
+    let specs = [[m, k], [k, n], [m, n]].map(|shape| spec(DType::F16, &shape));
+    check(Matmul { order, ..Matmul::default() }.into(), &specs).unwrap()
+}
+
+#[test]
+fn candidates_follow_from_what_a_class_can() {
+    let kernels = |op: &CheckedOp, class| {
+        let plans = plan::candidates(op, class, u64::MAX).unwrap();
+        assert!(plans.iter().all(|p| Plan { kernel: plans[0].kernel, ..*p } == plans[0]));
+        assert_eq!(plan::plan(op, class, u64::MAX).unwrap(), plans[0]);
+        (plans[0].order.entry, plans.iter().map(|plan| plan.kernel).collect::<Vec<_>>())
+    };
+    let [large, small, wide] = TILED;
+    let unit = halves(4096, 4096, 4096, OrderClass::Fixed);
+    assert_eq!(kernels(&unit, &SOFTWARE), ("matmul", vec!["matmul"]));
+    assert_eq!(kernels(&unit, &GPU), ("matmul", vec![large, small, wide, "matmul"]));
+    let tiles = ["matmul_coop16_128x128", "matmul_coop16_64x64"];
+    assert_eq!(kernels(&unit, &GPU_COOP16), ("matmul_coop16", tiles.to_vec()));
+    let few = halves(300, 300, 4096, OrderClass::Fixed);
+    assert_eq!(kernels(&few, &GPU), ("matmul", vec![wide, small, large, "matmul"]));
+    assert_eq!(kernels(&few, &GPU_COOP16), ("matmul_coop16", vec![tiles[1], tiles[0]]));
+    assert_eq!(kernels(&few, &GPU_COOP8), ("matmul_coop8", vec!["matmul_coop8_64x64"]));
+    // A row is less than a tile, and an order that ignores the rows is that of one.
+    let row = halves(1, 300, 4096, OrderClass::Fixed);
+    assert_eq!(kernels(&row, &GPU_COOP16), ("matmul", vec!["matmul", wide, small, large]));
+    let invariant = halves(300, 300, 4096, OrderClass::BatchInvariant);
+    assert_eq!(kernels(&invariant, &GPU_COOP16).0, "matmul");
+    // Conversions from bf16 would not be exact, and 8 bits have scales.
+    assert_eq!(kernels(&matmul(300, 300, 300), &GPU_COOP16).0, "matmul");
+    assert_eq!(kernels(&quantised_product(70, 300, 300), &GPU), ("matmul", vec!["matmul"]));
+}
+
+#[test]
+fn kernels_of_a_matrix_unit_pass_products_of_f16() {
+    let Some(mut backend) = open() else { return };
+    backend.caps.unit_cap_ns = GPU.unit_cap_ns;
+    for class in &EMULATED {
+        backend.class = class;
+        // Three links: sums go out and come in between two of them.
+        let links = || halves(140, 256, 300, OrderClass::Fixed);
+        assert!(backend.candidates(&links()).unwrap()[0].links > 1);
+        let want = run(&mut backend, links(), u64::MAX / 2);
+        assert!(run(&mut backend, links(), 1) == want);
+        let cases = common::tables::matmul();
+        let on_unit = cases.iter().filter(|case| {
+            let small = case.flops() < 4_000_000 && case.operands[0].dtype == DType::F16;
+            let plans = || backend.candidates(&case.checked());
+            small && plans().is_ok_and(|p| p[0].kernel == class.unit.unwrap().kernels[0])
+        });
+        let on_unit: Vec<_> = on_unit.collect();
+        assert!(on_unit.len() > 5, "{} cases", on_unit.len());
+        for case in on_unit {
+            let outcome = common::run::run_on(&mut backend, case);
+            let passed = matches!(outcome, Ok(common::run::Outcome::Passed));
+            assert!(passed, "{}: {outcome:?}", case.name);
+        }
+    }
+}
+
+#[test]
+fn the_tuner_changes_no_bit_and_remembers() {
+    let Some(mut backend) = open() else { return };
+    backend.class = &GPU;
+    let folder = std::env::temp_dir().join(format!("leasehold-tuner-{}", std::process::id()));
+    let want = run(&mut backend, matmul(70, 90, 100), u64::MAX / 2);
+    let mut backend = backend.tuned(&folder);
+    assert!(run(&mut backend, matmul(70, 90, 100), u64::MAX / 2) == want);
+    let files = || std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let file = files().next().unwrap();
+    assert_eq!(files().count(), 1);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let op = matmul(70, 90, 100);
+    let plans = backend.candidates(&op).unwrap();
+    let best = backend.fastest(&op, &plans[0]).unwrap();
+    assert!(text.lines().nth(1).unwrap().ends_with(best.kernel), "{text}: {best}");
+    // What the file says is what runs, as long as the file is whole.
+    let other = plans.iter().find(|plan| plan.kernel != best.kernel).unwrap();
+    let line = text.lines().nth(1).unwrap().replace(best.kernel, other.kernel) + "\n";
+    let hash = blake3::hash(line.as_bytes()).to_hex();
+    for (written, known) in [(format!("{hash}\n{line}"), true), (format!("{hash}\n{line} "), false)]
+    {
+        std::fs::write(&file, &written).unwrap();
+        backend = backend.tuned(&folder);
+        let known_now = backend.fastest(&op, &plans[0]).unwrap().kernel == other.kernel;
+        assert!(!known || known_now, "{written}");
+        let after = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(after == written, known, "timed again where the file was not whole");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
 }

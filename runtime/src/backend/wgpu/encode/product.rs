@@ -5,9 +5,10 @@ use super::{Dispatch, LAST, Words, base, strides};
 use crate::dtype::DType;
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, Scale, Spec};
 use crate::order::Span;
+use leasehold_shaders::variant;
 
-/// Rows and columns that a lane of a workgroup of 64 has.
-const LANE: u64 = 4;
+/// Outputs of a workgroup of the kernel that any device runs.
+const PLAIN: u64 = 32 * 32;
 /// Entry points of `matmul.wgsl`.
 const COUNT: usize = 0;
 const FLOATS: usize = 1;
@@ -25,13 +26,22 @@ const A_BY_K: u32 = 512;
 const B_BY_K: u32 = 1024;
 const SCALE_GIVEN: u32 = 2048;
 const SCALE_FOUND: u32 = 4096;
+const WIDE_A: u32 = 8192;
+const WIDE_B: u32 = 16384;
 
 /// Counting, where sizes lie in device memory, then the tiles of a span.
-pub(super) fn product(op: &CheckedOp, matmul: &Matmul, class: &Class, span: Span) -> Vec<Dispatch> {
+pub(super) fn product(
+    op: &CheckedOp,
+    matmul: &Matmul,
+    class: &Class,
+    kernel: &str,
+    span: Span,
+) -> Vec<Dispatch> {
     let p = Product::of(op, matmul, class);
     let [tm, tn] = p.tile;
     let k = [span.from, span.to].map(|link| (link * p.link_k).min(p.k));
-    let workgroups = span.tiles * (tm * tn) / (64 * LANE * LANE);
+    let area = variant(kernel).map_or(PLAIN, |v| u64::from(v.tile[0]) * u64::from(v.tile[1]));
+    let workgroups = span.tiles * (tm * tn) / area;
     let last = if k[1] == p.k { LAST } else { 0 };
     let (out, a) = (op.spec("out"), op.spec("a"));
     let shift = |scale| if scale == Scale::Block128x128 { 7 } else { 0 };
@@ -50,7 +60,7 @@ pub(super) fn product(op: &CheckedOp, matmul: &Matmul, class: &Class, span: Span
     };
     let mut params = Words::default();
     params.put(&[p.m, p.n, k[0], k[1], tm, tn, p.tiles_n, p.tiles_m * p.tiles_n]);
-    params.put(&[span.first, workgroups, (flags(matmul) | last).into()]);
+    params.put(&[span.first, workgroups, (flags(matmul) | wide(op) | last).into()]);
     params.put(&[matmul.activation as u64]);
     params.float(matmul.alpha);
     params.float(matmul.beta);
@@ -72,16 +82,50 @@ pub(super) fn product(op: &CheckedOp, matmul: &Matmul, class: &Class, span: Span
         matrix(&mut params, op.spec(name));
     }
     let dispatch = |entry| {
-        let workgroups = if entry == COUNT { 1 } else { workgroups };
+        let counts = variant(kernel).is_none() && entry == COUNT;
+        let workgroups = if counts { 1 } else { workgroups };
         Dispatch { entry, workgroups, params: params.clone(), cut: true }
     };
-    entries(op, matmul).into_iter().map(dispatch).collect()
+    entries(op, matmul, kernel).into_iter().map(dispatch).collect()
 }
 
 /// The entry points of a product, in their order.
-pub(super) fn entries(op: &CheckedOp, matmul: &Matmul) -> Vec<usize> {
+pub(super) fn entries(op: &CheckedOp, matmul: &Matmul, kernel: &str) -> Vec<usize> {
+    if variant(kernel).is_some() {
+        return vec![0];
+    }
     let tiles = if op.spec("a").is_some_and(|a| a.dtype.size() == 1) { BYTES } else { FLOATS };
     if matmul.sizes.on_device() { vec![COUNT, tiles] } else { vec![tiles] }
+}
+
+/// What the pipeline of a staged kernel is made for: which way the elements of A and B lie side by side.
+pub(super) fn constants(op: &CheckedOp) -> [(&'static str, u32); 2] {
+    let along = |name, axis: usize| op.spec(name).is_some_and(|spec| lies(spec) == axis);
+    [("ALONG_A", along("a", 1).into()), ("ALONG_B", along("b", 0).into())]
+}
+
+/// The axis of the matrix, 0 of its rows or 1, along which elements lie side by side, or as near as they do.
+fn lies(spec: &Spec) -> usize {
+    let steps = strides(spec);
+    match steps[steps.len().saturating_sub(2)..] {
+        [down, across] if down == 1 && across != 1 => 0,
+        _ => 1,
+    }
+}
+
+/// Of A and B: whether sixteen bytes that lie side by side begin at a multiple of sixteen.
+fn wide(op: &CheckedOp) -> u32 {
+    let whole = |name| {
+        op.spec(name).is_some_and(|spec| {
+            let (steps, per) = (strides(spec), 16 / spec.dtype.size());
+            let near = steps.len().saturating_sub(2) + lies(spec);
+            let others = steps.iter().enumerate().filter(|&(axis, _)| axis != near);
+            steps.get(near) == Some(&1)
+                && base(spec).is_multiple_of(per)
+                && others.map(|(_, step)| step).all(|step| step.is_multiple_of(per))
+        })
+    };
+    [("a", WIDE_A), ("b", WIDE_B)].iter().filter(|(name, _)| whole(*name)).map(|(_, f)| f).sum()
 }
 
 fn flags(op: &Matmul) -> u32 {

@@ -1,7 +1,8 @@
 //! The geometry of a product: tiles of the output, and links along k.
 
-use super::{Class, dim, links, numel};
-use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, Scale};
+use super::{Class, MatrixUnit, dim, links, numel};
+use crate::dtype::DType;
+use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Scale};
 
 /// Elements of k in a chunk of a product, of floats and of 8-bit values: links are cut between chunks.
 pub(super) const CHUNK: u64 = 64;
@@ -13,6 +14,15 @@ const BLOCK: u64 = 128;
 /// Most groups whose sizes lie in device memory, and nanoseconds that a launch counts each: `COUNTED` of `matmul.wgsl`.
 pub(super) const COUNTED: u64 = 1024;
 const COUNT_NS: u64 = 40;
+
+/// The kernel that runs every product.
+const PLAIN: &str = "matmul";
+/// Kernels that stage tiles, by falling size of what an invocation does.
+pub(in super::super) const TILED: [&str; 3] =
+    ["matmul_tiled_128x128", "matmul_tiled_64x64", "matmul_tiled_64x64_wide"];
+/// Workgroups that keep a large GPU busy, and the side of an output that is mostly edge to a tile.
+const ENOUGH: u128 = 128;
+const NARROW: u64 = 32;
 
 /// The geometry of a product.
 pub(in super::super) struct Product {
@@ -101,6 +111,45 @@ impl Product {
     pub(super) fn link_loops(&self) -> u64 {
         self.link_k + self.link_k / self.chunk * 24 + 64
     }
+}
+
+/// Kernels of a product in this class, all of one order, best first: small tiles while large ones would leave a large
+/// GPU idle, and no tiles where they would be mostly edge.
+pub(super) fn kernels(checked: &CheckedOp, op: &Matmul, class: &Class) -> Vec<&'static str> {
+    if !class.tiled || !is_staged(checked, op) {
+        return vec![PLAIN];
+    }
+    let p = Product::of(checked, op, class);
+    let large = p.entries * u128::from(p.m.div_ceil(128)) * u128::from(p.n.div_ceil(128));
+    let unit = on_unit(checked, op, class);
+    let mut kernels = unit.map_or(&TILED[..], |unit| unit.kernels).to_vec();
+    if large < ENOUGH {
+        // The large tile last, the one of most invocations first.
+        kernels.reverse();
+    }
+    if unit.is_none() {
+        let at = if p.m.min(p.n) < NARROW { 0 } else { kernels.len() };
+        kernels.insert(at, PLAIN);
+    }
+    kernels
+}
+
+/// Whether kernels that stage tiles run a product: of floats, without groups, its output as it is.
+fn is_staged(checked: &CheckedOp, op: &Matmul) -> bool {
+    let floats = checked.spec("a").is_some_and(|a| a.dtype.size() > 1);
+    floats && op.group == Group::None && op.quantize == Scale::None
+}
+
+/// The matrix unit that a product runs on: of f16, and of a tile at least. An order that ignores the rows has none.
+pub(super) fn on_unit(checked: &CheckedOp, op: &Matmul, class: &Class) -> Option<MatrixUnit> {
+    let unit = class.unit?;
+    let halves = ["a", "b"].map(|name| checked.spec(name).map(|spec| spec.dtype));
+    let least = dim(checked, "out", 1).min(dim(checked, "b", 0)).min(dim(checked, "a", 0));
+    let runs = is_staged(checked, op)
+        && halves == [Some(DType::F16); 2]
+        && least >= unit.edge
+        && op.order != OrderClass::BatchInvariant;
+    runs.then_some(unit)
 }
 
 /// How many groups, and the largest size that one has.

@@ -1,0 +1,34 @@
+// With the kernels of the matrix unit: its operations on tiles, by wgpu's extension. Only tiles that the kernel staged
+// are loaded: no check of a device holds a tile's load to its buffer.
+
+alias Half = f16;
+
+fn halves_of(word: u32) -> vec2<f16> {
+    return vec2<f16>(unpack2x16float(word));
+}
+
+fn load_a(at: u32) -> TileA {
+    if ALONG_A {
+        return coopLoadT<TileA>(&tile_a[at], PITCH_ALONG);
+    }
+    return coopLoad<TileA>(&tile_a[at], PITCH_ACROSS);
+}
+
+fn load_b(at: u32) -> TileB {
+    if ALONG_B {
+        return coopLoad<TileB>(&tile_b[at], PITCH_ALONG);
+    }
+    return coopLoadT<TileB>(&tile_b[at], PITCH_ACROSS);
+}
+
+fn load_c(at: u32) -> TileC {
+    return coopLoadT<TileC>(&tile_c[at], EDGE);
+}
+
+fn multiplied(x: TileA, y: TileB, sums: TileC) -> TileC {
+    return coopMultiplyAdd(x, y, sums);
+}
+
+fn store_c(sums: TileC, at: u32) {
+    coopStoreT(sums, &tile_c[at], EDGE);
+}
