@@ -81,6 +81,7 @@ const ELEMENTS: &str = include_str!("wgsl/elements.wgsl");
 const NEIGHBOURS: &str = include_str!("wgsl/neighbours.wgsl");
 const ROWS: &str = include_str!("wgsl/rows.wgsl");
 const FAULT: &str = include_str!("wgsl/fault.wgsl");
+const HEADS: &str = include_str!("wgsl/heads.wgsl");
 const LINES: &str = include_str!("wgsl/lines.wgsl");
 const FOLD: &str = include_str!("wgsl/fold.wgsl");
 const COLUMNS: &str = include_str!("wgsl/columns.wgsl");
@@ -112,6 +113,26 @@ const PRODUCT: [Binding; 18] = [
     Fault,
 ];
 
+/// Bindings of every kernel of attention.
+const ATTENTION: [Binding; 16] = [
+    Operand("q"),
+    Operand("k"),
+    Operand("v"),
+    Operand("mask"),
+    Operand("alibi"),
+    Operand("sinks"),
+    Operand("rows"),
+    Operand("lens"),
+    Operand("pages"),
+    Operand("out"),
+    Parts("out"),
+    Operand("lse"),
+    Made,
+    Stats,
+    Scratch,
+    Fault,
+];
+
 /// Every op that has kernels: those that any device runs.
 pub const SHADERS: [Shader; 15] = [
     Shader {
@@ -130,31 +151,9 @@ pub const SHADERS: [Shader; 15] = [
     Shader {
         op: "attention",
         entries: &["count", "combine", "attention"],
-        bindings: &[
-            Operand("q"),
-            Operand("k"),
-            Operand("v"),
-            Operand("mask"),
-            Operand("alibi"),
-            Operand("sinks"),
-            Operand("rows"),
-            Operand("lens"),
-            Operand("pages"),
-            Operand("out"),
-            Parts("out"),
-            Operand("lse"),
-            Made,
-            Stats,
-            Scratch,
-            Fault,
-        ],
+        bindings: &ATTENTION,
         kinds: true,
-        sources: &[
-            PRELUDE,
-            FAULT,
-            include_str!("wgsl/heads.wgsl"),
-            include_str!("wgsl/attention.wgsl"),
-        ],
+        sources: &[PRELUDE, FAULT, HEADS, include_str!("wgsl/attention.wgsl")],
     },
     Shader {
         op: "norm",

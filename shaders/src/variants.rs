@@ -1,7 +1,7 @@
 //! Kernels beside an op's own, for devices that can do more. `lib` has the table's words; the backend's plans name
 //! them.
 
-use super::{Binding, PRELUDE, PRODUCT, Shader};
+use super::{ATTENTION, Binding, FAULT, HEADS, PRELUDE, PRODUCT, Shader};
 
 /// A kernel beside an op's own: another module, or the same with other constants.
 #[derive(Clone, Copy, Debug)]
@@ -98,8 +98,36 @@ const COOP_8_EMULATED: Shader = product(
     &[EMULATED_8, PRELUDE, PRODUCT_SOURCE, STAGE, COOP_EMULATED, MATMUL_COOP, EPILOGUE],
 );
 
+/// Attention by tiles in workgroup memory.
+const ATTENTION_TILED: Shader = Shader {
+    op: "attention",
+    entries: &["count", "combine", "attention_tiled"],
+    bindings: &ATTENTION,
+    kinds: true,
+    sources: &[PRELUDE, FAULT, HEADS, include_str!("wgsl/attention_tiled.wgsl")],
+};
+
+/// Bytes of workgroup memory of `attention_tiled`.
+const ATTENTION_MEMORY: u32 = 16 * (64 * 17 + 512) + 2 * 4 * 256 + 32;
+
 /// Every such kernel.
-pub const VARIANTS: [Variant; 8] = [
+pub const VARIANTS: [Variant; 10] = [
+    Variant {
+        kernel: "attention_tiled_32",
+        tile: [32, 0],
+        memory: ATTENTION_MEMORY,
+        constants: &[("TEAMS", 8), ("SPAN", 16)],
+        repeat: 1,
+        shader: ATTENTION_TILED,
+    },
+    Variant {
+        kernel: "attention_tiled_8",
+        tile: [8, 0],
+        memory: ATTENTION_MEMORY,
+        constants: &[("TEAMS", 2), ("SPAN", 32)],
+        repeat: 1,
+        shader: ATTENTION_TILED,
+    },
     tiled("matmul_tiled_128x128", 128, 5, &[("SIDE", 16), ("BLOCKS", 2), ("DEPTH", 16)]),
     tiled("matmul_tiled_64x64", 64, 5, &[("SIDE", 8), ("BLOCKS", 2), ("DEPTH", 16)]),
     tiled("matmul_tiled_64x64_wide", 64, 9, &[("SIDE", 16), ("BLOCKS", 1), ("DEPTH", 32)]),

@@ -1,6 +1,6 @@
-// attention_backward: `queries` gives d_q, `keys` gives d_k and d_v. Each takes 4 rows of its own and goes over those of the
-// other side in chunks of 64, left to right: a lane weighs one of them, then owns up to 4 columns of the sums. Four rows
-// are the four components of a vector.
+// attention_backward: `queries` gives d_q, `keys` gives d_k and d_v. Each takes 4 rows of its own side and goes over those of
+// the other in chunks of 64, left to right: a lane weighs one of them, then owns up to 4 columns of the sums. Four rows
+// are the four components of a vector. The sides are alike: a query has its row of q and of d_out, a key those of k and v.
 
 override KIND: u32 = 0u;
 
@@ -72,20 +72,41 @@ fn place(view: View, at: vec4<u32>) -> u32 {
     return view.base + e.x + e.y + e.z + e.w;
 }
 
-fn of_q(e: u32) -> f32 {
+fn of_d_out(e: u32) -> f32 {
+    return widen(p.d_out.kind, d_out[word_of(p.d_out.kind, e)], e);
+}
+
+// The rows of a side, their views and elements: of q or k, then of d_out or v.
+fn rows_of(is_keys: bool) -> u32 {
+    return select(p.rows, p.keys, is_keys);
+}
+
+fn first_view(is_keys: bool) -> View {
+    if is_keys {
+        return p.k;
+    }
+    return p.q;
+}
+
+fn second_view(is_keys: bool) -> View {
+    if is_keys {
+        return p.v;
+    }
+    return p.d_out;
+}
+
+fn first_of(is_keys: bool, e: u32) -> f32 {
+    if is_keys {
+        return widen(KIND, k[word_of(KIND, e)], e);
+    }
     return widen(KIND, q[word_of(KIND, e)], e);
 }
 
-fn of_k(e: u32) -> f32 {
-    return widen(KIND, k[word_of(KIND, e)], e);
-}
-
-fn of_v(e: u32) -> f32 {
-    return widen(KIND, v[word_of(KIND, e)], e);
-}
-
-fn of_d_out(e: u32) -> f32 {
-    return widen(p.d_out.kind, d_out[word_of(p.d_out.kind, e)], e);
+fn second_of(is_keys: bool, e: u32) -> f32 {
+    if is_keys {
+        return widen(KIND, v[word_of(KIND, e)], e);
+    }
+    return of_d_out(e);
 }
 
 // The sum of d_out * out along a row.
@@ -123,96 +144,147 @@ fn place_of(index: u32, heads: u32) -> Place {
     return Place(row, kept, head / heads, head % heads);
 }
 
+// Four rows' scores and gradients of weights, as products with a row of the other side.
+fn products(is_keys: bool, at: vec4<u32>) -> array<vec4<f32>, 2> {
+    let first = first_view(is_keys);
+    let second = second_view(is_keys);
+    var score = vec4(0.0);
+    var e = place(first, at);
+    for (var c = 0u; c < p.d; c++) {
+        score = fma(first_four[c], vec4(first_of(is_keys, e)), score);
+        e += first.strides[0].w;
+    }
+    var d_weight = vec4(0.0);
+    e = place(second, at);
+    for (var c = 0u; c < p.dv; c++) {
+        d_weight = fma(second_four[c], vec4(second_of(is_keys, e)), d_weight);
+        e += second.strides[0].w;
+    }
+    return array(score, d_weight);
+}
+
+// The gradients of four rows of a side.
+fn gradients(is_keys: bool, index: u32, lane: u32) {
+    if index >= p.workgroups {
+        return;
+    }
+    let own = place_of(index, select(p.heads, p.heads / p.group, is_keys));
+    let own_rows = rows_of(is_keys);
+    if own.row >= own_rows {
+        return;
+    }
+    // Rows beyond the edge repeat the last and are not stored.
+    let four = min(vec4(own.row) + vec4(0u, 1u, 2u, 3u), vec4(own_rows - 1u));
+    let first = first_view(is_keys);
+    let second = second_view(is_keys);
+    for (var r = 0u; r < ROWS; r++) {
+        let at = vec4(own.batch, own.head, four[r], 0u);
+        for (var c = lane; c < p.d; c += CHUNK) {
+            first_four[c][r] = first_of(is_keys, place(first, at) + c * first.strides[0].w);
+        }
+        for (var c = lane; c < p.dv; c += CHUNK) {
+            second_four[c][r] = second_of(is_keys, place(second, at) + c * second.strides[0].w);
+        }
+    }
+    var logs: vec4<f32>;
+    if !is_keys {
+        if lane < ROWS {
+            means[lane] = mean_of(vec4(own.batch, own.head, four[lane], 0u));
+        }
+        for (var r = 0u; r < ROWS; r++) {
+            logs[r] = lse[place(p.lse, vec4(own.batch, own.head, four[r], 0u))];
+        }
+    }
+    // Columns of the first sums, then of the second, which queries have not.
+    let width = p.d + select(0u, p.dv, is_keys);
+    var sums: array<vec4<f32>, 8>;
+    if p.from_chunk > 0u {
+        for (var r = 0u; r < ROWS; r++) {
+            for (var c = lane; c < p.d; c += CHUNK) {
+                sums[c / CHUNK][r] = state[(own.kept + r) * width + c];
+            }
+            for (var c = lane; c < width - p.d; c += CHUNK) {
+                sums[4u + c / CHUNK][r] = state[(own.kept + r) * width + p.d + c];
+            }
+        }
+    }
+    workgroupBarrier();
+    let mean = vec4(means[0], means[1], means[2], means[3]);
+    // A key goes over the heads of its group, each in chunks of rows.
+    let to_chunk = min(p.to_chunk, select(1u, p.group, is_keys) * p.chunks);
+    for (var chunk = p.from_chunk; chunk < to_chunk; chunk++) {
+        let head = select(own.head / p.group, own.head * p.group + chunk / p.chunks, is_keys);
+        let start = (chunk % p.chunks) * CHUNK;
+        let row = start + lane;
+        var weight = vec4(0.0);
+        var slope = vec4(0.0);
+        if row < rows_of(!is_keys) {
+            let at = vec4(own.batch, head, row, 0u);
+            let product = products(!is_keys, at);
+            if is_keys {
+                let log = vec4(lse[place(p.lse, at)]);
+                weight = select(vec4(0.0), exp_of4(p.scale * product[0] - log), sees(vec4(row), four));
+                slope = p.scale * (weight * (product[1] - vec4(mean_of(at))));
+            } else {
+                weight = select(vec4(0.0), exp_of4(p.scale * product[0] - logs), sees(four, vec4(row)));
+                slope = p.scale * (weight * (product[1] - mean));
+            }
+        }
+        weights[lane] = weight;
+        slopes[lane] = slope;
+        workgroupBarrier();
+        let rows = min(CHUNK, rows_of(!is_keys) - start);
+        let of_other = first_view(!is_keys);
+        for (var c = lane; c < p.d; c += CHUNK) {
+            var e = place(of_other, vec4(own.batch, head, start, c));
+            var sum = sums[c / CHUNK];
+            for (var j = 0u; j < rows; j++) {
+                sum = fma(slopes[j], vec4(first_of(!is_keys, e)), sum);
+                e += of_other.strides[0].z;
+            }
+            sums[c / CHUNK] = sum;
+        }
+        for (var c = lane; c < width - p.d; c += CHUNK) {
+            var e = place(p.d_out, vec4(own.batch, head, start, c));
+            var sum = sums[4u + c / CHUNK];
+            for (var j = 0u; j < rows; j++) {
+                sum = fma(weights[j], vec4(of_d_out(e)), sum);
+                e += p.d_out.strides[0].z;
+            }
+            sums[4u + c / CHUNK] = sum;
+        }
+        workgroupBarrier();
+    }
+    for (var r = 0u; r < ROWS && own.row + r < own_rows; r++) {
+        for (var c = lane; c < p.d; c += CHUNK) {
+            let sum = sums[c / CHUNK][r];
+            let at = vec4(own.batch, own.head, own.row + r, c);
+            if (p.flags & LAST) == 0u {
+                state[(own.kept + r) * width + c] = sum;
+            } else if is_keys {
+                put_d_k(place(p.d_k, at), narrow(p.d_k.kind, sum));
+            } else {
+                put_d_q(place(p.d_q, at), narrow(p.d_q.kind, sum));
+            }
+        }
+        for (var c = lane; c < width - p.d; c += CHUNK) {
+            let sum = sums[4u + c / CHUNK][r];
+            if (p.flags & LAST) == 0u {
+                state[(own.kept + r) * width + p.d + c] = sum;
+            } else {
+                put_d_v(place(p.d_v, vec4(own.batch, own.head, own.row + r, c)), narrow(p.d_v.kind, sum));
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(64)
 fn queries(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let index = workgroup.y * workgroups.x + workgroup.x;
-    if index >= p.workgroups {
-        return;
-    }
-    let own = place_of(index, p.heads);
-    if own.row >= p.rows {
-        return;
-    }
-    // Rows beyond the edge repeat the last and are not stored.
-    let rows = min(vec4(own.row) + vec4(0u, 1u, 2u, 3u), vec4(p.rows - 1u));
-    for (var r = 0u; r < ROWS; r++) {
-        let at = vec4(own.batch, own.head, rows[r], 0u);
-        for (var c = lane; c < p.d; c += CHUNK) {
-            first_four[c][r] = of_q(place(p.q, at) + c * p.q.strides[0].w);
-        }
-        for (var c = lane; c < p.dv; c += CHUNK) {
-            second_four[c][r] = of_d_out(place(p.d_out, at) + c * p.d_out.strides[0].w);
-        }
-    }
-    if lane < ROWS {
-        means[lane] = mean_of(vec4(own.batch, own.head, rows[lane], 0u));
-    }
-    var sums: array<vec4<f32>, 4>;
-    if p.from_chunk > 0u {
-        for (var r = 0u; r < ROWS; r++) {
-            for (var t = 0u; t * CHUNK + lane < p.d; t++) {
-                sums[t][r] = state[(own.kept + r) * p.d + t * CHUNK + lane];
-            }
-        }
-    }
-    workgroupBarrier();
-    let mean = vec4(means[0], means[1], means[2], means[3]);
-    var logs: vec4<f32>;
-    for (var r = 0u; r < ROWS; r++) {
-        logs[r] = lse[place(p.lse, vec4(own.batch, own.head, rows[r], 0u))];
-    }
-    let kv_head = own.head / p.group;
-    let to_chunk = min(p.to_chunk, p.chunks);
-    for (var chunk = p.from_chunk; chunk < to_chunk; chunk++) {
-        let key = chunk * CHUNK + lane;
-        var slope = vec4(0.0);
-        if key < p.keys {
-            let at = vec4(own.batch, kv_head, key, 0u);
-            var score = vec4(0.0);
-            var e = place(p.k, at);
-            for (var c = 0u; c < p.d; c++) {
-                score = fma(first_four[c], vec4(of_k(e)), score);
-                e += p.k.strides[0].w;
-            }
-            var d_weight = vec4(0.0);
-            e = place(p.v, at);
-            for (var c = 0u; c < p.dv; c++) {
-                d_weight = fma(second_four[c], vec4(of_v(e)), d_weight);
-                e += p.v.strides[0].w;
-            }
-            let weight = select(vec4(0.0), exp_of4(p.scale * score - logs), sees(rows, vec4(key)));
-            slope = p.scale * (weight * (d_weight - mean));
-        }
-        slopes[lane] = slope;
-        workgroupBarrier();
-        let keys = min(CHUNK, p.keys - chunk * CHUNK);
-        let start = place(p.k, vec4(own.batch, kv_head, chunk * CHUNK, 0u));
-        for (var t = 0u; t * CHUNK + lane < p.d; t++) {
-            var e = start + (t * CHUNK + lane) * p.k.strides[0].w;
-            var sum = sums[t];
-            for (var j = 0u; j < keys; j++) {
-                sum = fma(slopes[j], vec4(of_k(e)), sum);
-                e += p.k.strides[0].z;
-            }
-            sums[t] = sum;
-        }
-        workgroupBarrier();
-    }
-    for (var r = 0u; r < ROWS && own.row + r < p.rows; r++) {
-        for (var t = 0u; t * CHUNK + lane < p.d; t++) {
-            let c = t * CHUNK + lane;
-            if (p.flags & LAST) == 0u {
-                state[(own.kept + r) * p.d + c] = sums[t][r];
-            } else {
-                let e = place(p.d_q, vec4(own.batch, own.head, own.row + r, c));
-                put_d_q(e, narrow(p.d_q.kind, sums[t][r]));
-            }
-        }
-    }
+    gradients(false, workgroup.y * workgroups.x + workgroup.x, lane);
 }
 
 @compute @workgroup_size(64)
@@ -221,109 +293,5 @@ fn keys(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let index = workgroup.y * workgroups.x + workgroup.x;
-    if index >= p.workgroups {
-        return;
-    }
-    let own = place_of(index, p.heads / p.group);
-    if own.row >= p.keys {
-        return;
-    }
-    let four = min(vec4(own.row) + vec4(0u, 1u, 2u, 3u), vec4(p.keys - 1u));
-    for (var r = 0u; r < ROWS; r++) {
-        let at = vec4(own.batch, own.head, four[r], 0u);
-        for (var c = lane; c < p.d; c += CHUNK) {
-            first_four[c][r] = of_k(place(p.k, at) + c * p.k.strides[0].w);
-        }
-        for (var c = lane; c < p.dv; c += CHUNK) {
-            second_four[c][r] = of_v(place(p.v, at) + c * p.v.strides[0].w);
-        }
-    }
-    let width = p.d + p.dv;
-    var of_key: array<vec4<f32>, 4>;
-    var of_value: array<vec4<f32>, 4>;
-    if p.from_chunk > 0u {
-        for (var r = 0u; r < ROWS; r++) {
-            for (var t = 0u; t * CHUNK + lane < p.d; t++) {
-                of_key[t][r] = state[(own.kept + r) * width + t * CHUNK + lane];
-            }
-            for (var t = 0u; t * CHUNK + lane < p.dv; t++) {
-                of_value[t][r] = state[(own.kept + r) * width + p.d + t * CHUNK + lane];
-            }
-        }
-    }
-    workgroupBarrier();
-    // Head by head of the group, each in chunks of rows.
-    let to_chunk = min(p.to_chunk, p.group * p.chunks);
-    for (var chunk = p.from_chunk; chunk < to_chunk; chunk++) {
-        let head = own.head * p.group + chunk / p.chunks;
-        let first = (chunk % p.chunks) * CHUNK;
-        let row = first + lane;
-        var weight = vec4(0.0);
-        var slope = vec4(0.0);
-        if row < p.rows {
-            let at = vec4(own.batch, head, row, 0u);
-            var score = vec4(0.0);
-            var e = place(p.q, at);
-            for (var c = 0u; c < p.d; c++) {
-                score = fma(first_four[c], vec4(of_q(e)), score);
-                e += p.q.strides[0].w;
-            }
-            var d_weight = vec4(0.0);
-            e = place(p.d_out, at);
-            for (var c = 0u; c < p.dv; c++) {
-                d_weight = fma(second_four[c], vec4(of_d_out(e)), d_weight);
-                e += p.d_out.strides[0].w;
-            }
-            let log = vec4(lse[place(p.lse, at)]);
-            weight = select(vec4(0.0), exp_of4(p.scale * score - log), sees(vec4(row), four));
-            slope = p.scale * (weight * (d_weight - vec4(mean_of(at))));
-        }
-        weights[lane] = weight;
-        slopes[lane] = slope;
-        workgroupBarrier();
-        let rows = min(CHUNK, p.rows - first);
-        let q_start = place(p.q, vec4(own.batch, head, first, 0u));
-        for (var t = 0u; t * CHUNK + lane < p.d; t++) {
-            var e = q_start + (t * CHUNK + lane) * p.q.strides[0].w;
-            var sum = of_key[t];
-            for (var j = 0u; j < rows; j++) {
-                sum = fma(slopes[j], vec4(of_q(e)), sum);
-                e += p.q.strides[0].z;
-            }
-            of_key[t] = sum;
-        }
-        let d_out_start = place(p.d_out, vec4(own.batch, head, first, 0u));
-        for (var t = 0u; t * CHUNK + lane < p.dv; t++) {
-            var e = d_out_start + (t * CHUNK + lane) * p.d_out.strides[0].w;
-            var sum = of_value[t];
-            for (var j = 0u; j < rows; j++) {
-                sum = fma(weights[j], vec4(of_d_out(e)), sum);
-                e += p.d_out.strides[0].z;
-            }
-            of_value[t] = sum;
-        }
-        workgroupBarrier();
-    }
-    let is_last = (p.flags & LAST) != 0u;
-    for (var r = 0u; r < ROWS && own.row + r < p.keys; r++) {
-        for (var t = 0u; t * CHUNK + lane < p.d; t++) {
-            let c = t * CHUNK + lane;
-            if is_last {
-                let e = place(p.d_k, vec4(own.batch, own.head, own.row + r, c));
-                put_d_k(e, narrow(p.d_k.kind, of_key[t][r]));
-            } else {
-                state[(own.kept + r) * width + c] = of_key[t][r];
-            }
-        }
-        for (var t = 0u; t * CHUNK + lane < p.dv; t++) {
-            let c = t * CHUNK + lane;
-            if is_last {
-                let e = place(p.d_v, vec4(own.batch, own.head, own.row + r, c));
-                put_d_v(e, narrow(p.d_v.kind, of_value[t][r]));
-            } else {
-                state[(own.kept + r) * width + p.d + c] = of_value[t][r];
-            }
-        }
-    }
+    gradients(true, workgroup.y * workgroups.x + workgroup.x, lane);
 }

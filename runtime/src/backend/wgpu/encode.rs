@@ -13,7 +13,7 @@ use super::plan::{ALIGN, Class, by_rows};
 use crate::dtype::DType;
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
-pub(super) use heads::{SCRATCH_WORDS, has_partial};
+pub(super) use heads::has_partial;
 use leasehold_shaders::variant;
 
 /// Rows whose statistics the scratch buffer holds.
@@ -95,7 +95,7 @@ fn strides(spec: &Spec) -> Vec<u64> {
 pub(super) fn dispatches(op: &CheckedOp, class: &Class, kernel: &str, span: Span) -> Vec<Dispatch> {
     match op.op() {
         Op::Matmul(matmul) => product::product(op, matmul, class, kernel, span),
-        Op::Attention(attention) => heads::heads(op, attention, class, span),
+        Op::Attention(attention) => heads::heads(op, attention, class, kernel, span),
         Op::AttentionBackward(attention) => backward::backward(op, attention, class, span),
         of_rows if by_rows(of_rows) => rows::rows(op, class, span),
         Op::Quantize(quantize) => cells::inverse(op, quantize, class, span).into_iter().collect(),

@@ -15,7 +15,7 @@ use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UnitRange, spans};
 pub use adapter::Adapter;
-use encode::{Dispatch, PARAM_WORDS, SCRATCH_WORDS, STATS_ROWS};
+use encode::{Dispatch, PARAM_WORDS, STATS_ROWS};
 use kernels::{Kernel, Kernels};
 use leasehold_shaders::{Binding, SHADERS, VARIANTS, Variant, variant};
 use loss::Loss;
@@ -196,8 +196,10 @@ impl Wgpu {
             (encode::constants(op, plan.kernel), encode::entries(op, plan.kernel));
         let kernel =
             self.kernels.get(&self.device, &self.loss, plan.kernel, constants, &entries)?;
-        if self.scratch.is_none() && encode::has_partial(op, self.class) {
-            self.scratch = Some(self.buffer(4 * SCRATCH_WORDS, wgpu::BufferUsages::STORAGE)?);
+        let bytes = 4 * self.class.scratch;
+        let has_room = self.scratch.as_ref().is_some_and(|scratch| scratch.size() >= bytes);
+        if !has_room && encode::has_partial(op, self.class) {
+            self.scratch = Some(self.buffer(bytes, wgpu::BufferUsages::STORAGE)?);
         }
         let words = encode::made(op, self.class);
         let made = match words.is_empty() {

@@ -32,12 +32,14 @@ pub(super) struct Class {
     family: Family,
     /// Output tile of a product, a multiple of a workgroup's 32 by 32.
     pub(super) tile: [u64; 2],
-    /// Whether products may be staged in workgroup memory, which software has no use for.
+    /// Whether operands may be staged in workgroup memory, which software has no use for.
     tiled: bool,
     /// The matrix unit, where there is one.
     pub(super) unit: Option<MatrixUnit>,
     /// Most rows of a tile of attention, a multiple of 16.
     pub(super) query_rows: u64,
+    /// Words of partial results that a launch of attention leaves at most; software has few workgroups at a time.
+    pub(super) scratch: u64,
     /// Elements of a row in a chunk.
     pub(super) row_chunk: u64,
     /// Elements that an elementwise unit covers; even, so that no tile begins in the middle of a word.
@@ -75,6 +77,7 @@ pub(super) static SOFTWARE: Class = Class {
     tiled: false,
     unit: None,
     query_rows: 16,
+    scratch: 1 << 16,
     row_chunk: 1 << 13,
     elements: 1 << 14,
     loops: 60_000,
@@ -98,6 +101,7 @@ const ANY_GPU: Class = Class {
     tiled: true,
     unit: None,
     query_rows: 128,
+    scratch: 1 << 22,
     row_chunk: 1 << 15,
     elements: 1 << 17,
     loops: u64::MAX,
@@ -216,6 +220,7 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class, max_binding: u64) -> Res
     let plan = plan(op, class, max_binding)?;
     let kernels = match op.op() {
         Op::Matmul(matmul) => product::kernels(op, matmul, class),
+        Op::Attention(attention) => Heads::of(op, attention, class).kernels(class, plan.kernel),
         _ => vec![plan.kernel],
     };
     Ok(kernels.into_iter().map(|kernel| Plan { kernel, ..plan }).collect())

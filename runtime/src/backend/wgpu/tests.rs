@@ -134,6 +134,34 @@ fn no_class_plans_a_unit_over_its_cap() {
 }
 
 #[test]
+fn merges_of_attention_keep_to_the_scratch_and_cover_every_chunk() {
+    for (class, keys) in [(&SOFTWARE, 70_000), (&GPU, 70_000), (&GPU, 50_000_000)] {
+        let op = attention(40, keys, 256);
+        let plan = plan::plan(&op, class, u64::MAX).unwrap();
+        let Plan { tiles, links, .. } = plan;
+        let span = |tiles, from, to| Span { first: 0, tiles, from, to };
+        let spans = [span(tiles, 0, links), span(1, 0, links / 2), span(1, links / 2, links)];
+        let mut covered = 0;
+        for span in spans {
+            let (mut tile_before, mut chunk_before) = (u32::MAX, 0);
+            for dispatch in encode::dispatches(&op, class, plan.kernel, span) {
+                let words: &[u32] = bytemuck::cast_slice(dispatch.params.bytes());
+                let [dv, tile, first, from, to] = [4, 7, 9, 11, 12].map(|i| words[i]);
+                if leasehold_shaders::SHADERS[1].entries[dispatch.entry] != "combine" {
+                    continue;
+                }
+                let partial = dispatch.workgroups * u64::from(to - from);
+                assert!(partial * u64::from(dv + 2) <= class.scratch, "{plan}");
+                assert!(first != tile_before || from == chunk_before, "{plan}");
+                (tile_before, chunk_before) = (first, to);
+                covered += partial / u64::from(tile);
+            }
+        }
+        assert_eq!(covered, (tiles + 1) * keys.div_ceil(256), "{plan}");
+    }
+}
+
+#[test]
 fn pieces_cover_a_range_and_keep_to_the_loops() {
     let plan = plan::plan(&matmul(100, 100, 1_000_000), &SOFTWARE, u64::MAX).unwrap();
     let loops = plan::link_loops(&matmul(100, 100, 1_000_000), &SOFTWARE);
@@ -197,9 +225,10 @@ fn run(backend: &mut Wgpu, op: CheckedOp, step: u64) -> Vec<u8> {
 fn the_gpu_class_gives_the_bits_of_the_software_class() {
     let Some(mut backend) = open() else { return };
     // Tiles differ, but each element adds in one sequence in both classes.
-    let make: [fn() -> CheckedOp; 5] = [
+    let make: [fn() -> CheckedOp; 6] = [
         || matmul(300, 270, 500),
         || attention(150, 190, 40),
+        || attention(70, 900, 40),
         || quantised_product(70, 300, 300),
         || gradients(70, 150, 24),
         || top_k(3, 20_000, 130),

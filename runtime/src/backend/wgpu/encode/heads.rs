@@ -4,15 +4,14 @@ use super::super::plan::{Class, Heads, counts};
 use super::{Dispatch, LAST, Words, base, strides};
 use crate::op::{Attention, CheckedOp, KeyValue, Lens, Mask, Op};
 use crate::order::Span;
+use leasehold_shaders::variant;
 
-/// Rows of a workgroup.
+/// Rows of a workgroup of the op's own kernel.
 const ROWS: u64 = 4;
 /// Entry points of `attention.wgsl`.
 const COUNT: usize = 0;
 const COMBINE: usize = 1;
 const CHUNKS: usize = 2;
-/// Words of partial results that the backend holds for a launch.
-pub(in super::super) const SCRATCH_WORDS: u64 = 1 << 22;
 /// Flags of it.
 const HAS_MASK: u32 = 1;
 const HAS_LSE: u32 = 2;
@@ -35,12 +34,14 @@ pub(super) fn heads(
     op: &CheckedOp,
     attention: &Attention,
     class: &Class,
+    kernel: &str,
     span: Span,
 ) -> Vec<Dispatch> {
+    let of_workgroup = variant(kernel).map_or(ROWS, |variant| variant.tile[0].into());
     let a = Heads::of(op, attention, class);
     let cut = span.from > 0 || (span.to * a.per_link) < a.chunks;
     let [from, to] = [span.from, span.to].map(|link| (link * a.per_link).min(a.chunks));
-    let fits = SCRATCH_WORDS / (a.tile * a.width());
+    let fits = class.scratch / (a.tile * a.width());
     let (tiles, chunks) = match fits / (to - from) {
         _ if direct(&a) => (span.tiles, 1),
         0 => (1, fits),
@@ -53,16 +54,16 @@ pub(super) fn heads(
     }
     let end = span.first + span.tiles;
     for first in (span.first..end).step_by(tiles as usize) {
-        let rows = a.tile * tiles.min(end - first);
+        let tiles = tiles.min(end - first);
         for from in (from..to).step_by(chunks as usize) {
             let run = [from, (from + chunks).min(to)];
             let mut push = |entry, workgroups| {
                 let params = params(op, attention, &a, [first, workgroups], run);
                 out.push(Dispatch { entry, workgroups, params, cut });
             };
-            push(CHUNKS, rows / ROWS * (run[1] - run[0]));
+            push(CHUNKS, tiles * a.tile.div_ceil(of_workgroup) * (run[1] - run[0]));
             if !direct(&a) {
-                push(COMBINE, rows);
+                push(COMBINE, tiles * a.tile);
             }
         }
     }

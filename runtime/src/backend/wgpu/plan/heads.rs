@@ -10,6 +10,8 @@ pub(super) const CHUNK: u64 = 256;
 /// `heads.wgsl`.
 pub(super) const COUNTED: u64 = 1024;
 const COUNT_NS: u64 = 40;
+/// Rows of a tile that are few for a workgroup of 32.
+const FEW: u64 = 8;
 /// Lanes of a workgroup that merges.
 const LANES: u64 = 64;
 
@@ -114,6 +116,15 @@ impl Heads {
 
     pub(super) fn tiles(&self) -> u128 {
         u128::from(self.batch) * u128::from(self.kv_heads) * u128::from(self.tiles)
+    }
+
+    /// Kernels in this class, best first: for few rows the one of few.
+    pub(super) fn kernels(&self, class: &Class, plain: &'static str) -> Vec<&'static str> {
+        match (class.tiled, self.tile > FEW) {
+            (false, _) => vec![plain],
+            (true, false) => vec!["attention_tiled_8", plain],
+            (true, true) => vec!["attention_tiled_32", "attention_tiled_8", plain],
+        }
     }
 
     /// Rows of a key head.
