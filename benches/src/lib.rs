@@ -1,5 +1,5 @@
-//! Benchmarks of Leasehold beside its peers: what is measured, how, and against what. The program
-//! `leasehold-bench` prints them; `leasehold bench` starts it.
+//! Benchmarks of Leasehold: what is measured, and how. The program `leasehold-bench` prints them; `leasehold bench`
+//! starts it. The package in `peers/` measures other libraries beside it.
 
 #[cfg(target_os = "linux")]
 pub mod leased;
@@ -10,4 +10,3 @@ pub mod ops;
 pub mod peak;
 #[cfg(target_os = "linux")]
 pub mod served;
-pub mod versus;

@@ -5,11 +5,11 @@ use leasehold::{DType, Device};
 use leasehold_bench::leased::{Pair, Sides, Wait};
 use leasehold_bench::measure::Timing;
 use leasehold_bench::ops::Report;
-use leasehold_bench::{leased, ops, versus};
+use leasehold_bench::{leased, ops};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Measures ops on a device, and beside peers.
+/// Measures ops on a device, leased beside local, and what a node promises.
 #[derive(Parser)]
 #[command(name = "leasehold-bench", version)]
 struct Args {
@@ -60,8 +60,6 @@ enum What {
         #[arg(long, default_value = "f32", value_parser = dtype)]
         dtype: DType,
     },
-    /// f32 products beside the `gemm` crate.
-    Versus,
     /// Leased against local on the CPU, by a private node.
     Leased,
     /// What a node promises: sharing, weights, latency, revocation, zeroing and bills, on the CPU by a node of its own.
@@ -122,12 +120,6 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         What::Attention { batch, heads, sequence, dim, causal, dtype } => {
             let shape = [batch, heads, sequence, dim];
             print_report(&ops::attention(&device, shape, causal, dtype, budget)?, args.json);
-        }
-        What::Versus => {
-            for size in [256, 512, 768, 1024, 1536, 2048] {
-                print_versus(&versus::square(&device, size, budget)?, args.json);
-            }
-            print_versus(&versus::batch(&device, 256, 64, budget)?, args.json);
         }
         What::Leased | What::Node => {}
     }
@@ -235,18 +227,4 @@ fn print_report(report: &Report, as_json: bool) {
     if let Some(fraction) = report.fraction_of_peak {
         println!("{:.0} % of the measured f32 peak", fraction * 100.0);
     }
-}
-
-fn print_versus(v: &versus::Versus, as_json: bool) {
-    if as_json {
-        return json(v);
-    }
-    println!(
-        "{:32} ours {:9.3} ms  {} {:9.3} ms  ratio {:.2}",
-        v.what,
-        v.ours.median_s * 1e3,
-        v.peer,
-        v.theirs.median_s * 1e3,
-        v.ratio
-    );
 }

@@ -5,3 +5,4 @@ pub mod bert;
 pub mod gguf;
 pub mod llama;
 pub mod model;
+pub mod training;

@@ -256,22 +256,39 @@ fn an_op_has_one_name_on_every_floor() {
     assert!(shaders.is_subset(&tested) && tested.is_subset(&all), "{shaders:?} {tested:?}");
 }
 
-/// Asserts that a build, given as arguments of `cargo tree -p`, pulls none of these crates.
-fn check_light(build: &[&str], heavy: &[&str]) {
+/// What `cargo tree` prints below the repository's root.
+fn tree(args: &[&str]) -> String {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
-        .args(["tree", "-e", "normal", "--prefix", "none", "--offline", "-p"])
-        .args(build)
+        .args(["tree", "--prefix", "none", "--offline"])
+        .args(args)
         .current_dir(root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let tree = String::from_utf8(output.stdout).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Asserts that a build, given as arguments of `cargo tree -p`, pulls none of these crates.
+fn check_light(build: &[&str], heavy: &[&str]) {
+    let tree = tree(&[&["-e", "normal", "-p"], build].concat());
     assert!(tree.starts_with(&format!("{} v", build[0])), "{tree}");
     for heavy in heavy {
         let hit = tree.lines().any(|line| line.split([' ', '-']).next() == Some(heavy));
         assert!(!hit, "{} pulls {heavy}:\n{tree}", build[0]);
     }
+}
+
+/// A feature that only tests ask of a crate has everything above it built twice, for programs and for tests.
+#[test]
+fn tests_and_programs_are_built_of_the_same_crates() {
+    let crates = |edges| -> BTreeSet<String> {
+        let text = tree(&["--workspace", "-e", edges, "-f", "{p} {f}"]);
+        text.lines().map(|line| line.trim_end_matches(" (*)").to_string()).collect()
+    };
+    let (programs, tests) = (crates("normal,build"), crates("normal,build,dev"));
+    let other: Vec<_> = programs.difference(&tests).collect();
+    assert!(other.is_empty(), "tests turn features of these on: {other:?}");
 }
 
 const GPU_AND_ASYNC: [&str; 6] = ["wgpu", "naga", "cudarc", "tokio", "async", "smol"];

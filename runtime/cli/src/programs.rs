@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::{Args, Subcommand};
-use leasehold_node::job::Node;
+use leasehold_node::job::{Node, quiet};
 use leasehold_node::lease::LeaseId;
 use uuid::Uuid;
 
@@ -32,7 +32,9 @@ pub(crate) fn beside(name: &str) -> Result<PathBuf, CliError> {
 fn become_program(name: &str, args: &[String]) -> CliError {
     match beside(name) {
         Ok(path) => {
-            let error = Command::new(&path).args(args).exec();
+            let mut command = Command::new(&path);
+            quiet(&mut command);
+            let error = command.args(args).exec();
             format!("{}: {error}", path.display()).into()
         }
         Err(error) => error,

@@ -3,7 +3,7 @@
 mod node;
 mod run;
 
-pub use node::{Admitted, Grant, Node, Word};
+pub use node::{Admitted, Grant, Node, Word, quiet};
 pub use run::{End, Request, run};
 
 use crate::lease::{BadName, LeaseError};

@@ -71,6 +71,15 @@ pub enum Word {
     Gone,
 }
 
+/// Tells Mesa's layer that picks a device to stand aside in a program where it would only complain: it asks for a Wayland
+/// display, and says on stderr that there can be none. It stays where someone picks by it.
+pub fn quiet(command: &mut Command) {
+    let set = |name: &&str| std::env::var_os(name).is_some();
+    if !["XDG_RUNTIME_DIR", "DRI_PRIME", "MESA_VK_DEVICE_SELECT"].iter().any(set) {
+        command.env("NODEVICE_SELECT", "1");
+    }
+}
+
 impl Node {
     /// Connects to a served node.
     ///
@@ -121,6 +130,7 @@ impl Node {
         if let Some(device) = device {
             command.args(["--device", device]);
         }
+        quiet(&mut command);
         // Ctrl-C is for the job; a private node ends when its client has gone.
         let child =
             command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).process_group(0).spawn();
