@@ -9,10 +9,12 @@ mod convert;
 mod dot;
 mod epilogue;
 mod few;
+mod few_tiles;
 mod flat;
 mod geometry;
 mod groups;
 mod isa;
+mod lanes;
 mod math;
 mod matmul;
 mod memory;
@@ -43,7 +45,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 27] = [
+const SOURCES: [(&str, &str); 29] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
@@ -52,10 +54,12 @@ const SOURCES: [(&str, &str); 27] = [
     ("dot.rs", include_str!("dot.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
     ("few.rs", include_str!("few.rs")),
+    ("few_tiles.rs", include_str!("few_tiles.rs")),
     ("flat.rs", include_str!("flat.rs")),
     ("geometry.rs", include_str!("geometry.rs")),
     ("groups.rs", include_str!("groups.rs")),
     ("isa.rs", include_str!("isa.rs")),
+    ("lanes.rs", include_str!("lanes.rs")),
     ("math.rs", include_str!("math.rs")),
     ("matmul.rs", include_str!("matmul.rs")),
     ("memory.rs", include_str!("memory.rs")),
