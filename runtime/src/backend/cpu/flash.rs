@@ -1,11 +1,11 @@
-//! Attention on lanes (`lanes.rs`): a block of query rows stays side by side while the keys pass in chunks, left to
+//! Attention on lanes (`flash_lanes.rs`): a block of query rows stays side by side while the keys pass in chunks, left to
 //! right. Scores, weights and weighted values are lines of a block, and never leave the caches. `attention` calls it for
 //! a tile of many blocks, so that what is packed of a chunk serves them all.
 
 use super::attention::{Tile, Tiles};
 use super::dot::{self, Line, TILE};
 use super::isa::{Isa, Kernel};
-use super::lanes::{KEYS, Lanes, ROWS};
+use super::flash_lanes::{KEYS, Lanes, ROWS};
 use super::math;
 use super::memory::View;
 use super::product::Panel;

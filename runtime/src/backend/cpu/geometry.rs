@@ -51,11 +51,11 @@ pub(super) enum Way {
 pub(super) fn way(checked: &CheckedOp, class: &Class) -> Way {
     let bf16 = |name| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
     let dot = class.dot.is_some() && bf16("a") && bf16("b");
-    few(checked, dot).map_or(if dot { Way::Dot } else { Way::Wide }, Way::Few)
+    few(checked, class, dot).map_or(if dot { Way::Dot } else { Way::Wide }, Way::Few)
 }
 
 /// Whether a product has so few rows that B is best read where it lies.
-fn few(checked: &CheckedOp, dot: bool) -> Option<Few> {
+fn few(checked: &CheckedOp, class: &Class, dot: bool) -> Option<Few> {
     let Op::Matmul(op) = checked.op() else { return None };
     let (a, b) = (checked.spec("a")?, checked.spec("b")?);
     let axes = a.layout.rank() - 2;
@@ -69,8 +69,11 @@ fn few(checked: &CheckedOp, dot: bool) -> Option<Few> {
         DType::BF16 => bf16,
         _ => f16,
     };
+    let [lanes, vectors, tiles] = FEW_OF_COLUMNS;
     let (form, most) = match (b.layout.strides()[axes], b.layout.strides()[axes + 1]) {
-        (1, _) => (Few::Columns, FEW_OF_COLUMNS[usize::from(dot)]),
+        (1, _) if dot && class.isa == Isa::Amx => (Few::Tiles, tiles),
+        (1, _) if dot => (Few::Columns, vectors),
+        (1, _) => (Few::Columns, lanes),
         (_, 1) => (Few::Rows, of_rows),
         _ => return None,
     };
@@ -80,7 +83,7 @@ fn few(checked: &CheckedOp, dot: bool) -> Option<Few> {
 /// Tile and chunk of a product.
 pub(super) fn product_tile(op: &CheckedOp, class: &Class) -> ([u32; 2], u32) {
     match (way(op, class), class.dot) {
-        (Way::Few(Few::Columns), _) => return FEW_COLUMNS,
+        (Way::Few(Few::Columns | Few::Tiles), _) => return FEW_COLUMNS,
         (Way::Few(Few::Rows), _) => return FEW_ROWS_OF_B,
         (Way::Dot, Some((tile, _))) => return (tile, class.chunk),
         _ => {}

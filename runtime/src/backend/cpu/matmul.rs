@@ -6,8 +6,10 @@
 
 use super::Fault;
 use super::bf16::{self, Side};
+use super::dot::TILE;
 use super::epilogue::Epilogue;
-use super::few::{self, Few};
+use super::few::{self, Few, Left};
+use super::few_tiles;
 use super::geometry::{Product, Way};
 use super::groups::{Block, Blocks};
 use super::isa::{Isa, Kernel, fma};
@@ -15,10 +17,11 @@ use super::memory::View;
 use super::plan::Span;
 use super::pool::Pool;
 use super::product::{Panel, Source, Target, multiply};
-use super::scratch::{with_packed, with_rows, with_tiles};
+use super::scratch::{with_factors, with_packed, with_rows, with_tiles};
 use crate::DType;
 use crate::op::{CheckedOp, Group, Matmul, Op, Scale};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Rows, columns and elements of K that share a scale.
 const BLOCK: u64 = 128;
@@ -26,6 +29,8 @@ const BLOCK: u64 = 128;
 /// A product on its operands.
 pub(super) struct Bands<'a> {
     isa: Isa,
+    /// Of this process: tells what threads hold of A apart.
+    launch: u64,
     op: &'a Matmul,
     product: Product,
     blocks: Blocks,
@@ -81,8 +86,10 @@ impl<'a> Bands<'a> {
             dtype if dtype.size() == 1 => Sums::Promoted,
             _ => Sums::Direct,
         };
+        static LAUNCHES: AtomicU64 = AtomicU64::new(0);
         Some(Self {
             isa,
+            launch: LAUNCHES.fetch_add(1, Relaxed),
             op,
             blocks: Blocks::of(op, &product, view("sizes"), fault),
             product,
@@ -143,6 +150,7 @@ impl<'a> Bands<'a> {
             let cols = band.cols as usize;
             let [rows, ld] = match p.way {
                 Way::Dot => [band.block.rows, band.cols].map(bf16::padded),
+                Way::Few(Few::Tiles) => [cols.next_multiple_of(TILE), TILE],
                 _ => [band.block.rows as usize, cols],
             };
             acc.resize(rows * ld, 0.0);
@@ -153,7 +161,7 @@ impl<'a> Bands<'a> {
                 _ => acc.fill(0.0),
             }
             match p.way {
-                Way::Few(form) => self.few(band, first..last, form, acc, a),
+                Way::Few(form) => self.few(band, first..last, form, acc),
                 Way::Dot => self.dots(band, first..last, acc, ld),
                 Way::Wide if self.sums == Sums::Direct => {
                     self.direct(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
@@ -162,6 +170,10 @@ impl<'a> Bands<'a> {
             }
             match self.state {
                 Some(state) if !ends => state.store(self.isa, band.state_at, 1, acc),
+                _ if p.way == Way::Few(Few::Tiles) => {
+                    few_tiles::turn(acc, band.block.rows as usize, cols, part);
+                    self.epilogue.write(band, part, cols);
+                }
                 _ => self.epilogue.write(band, acc, ld),
             }
         });
@@ -240,35 +252,37 @@ impl<'a> Bands<'a> {
     }
 
     /// The same of few rows.
-    fn few(
-        &self,
-        band: &Band,
-        chunks: Range<u64>,
-        form: Few,
-        acc: &mut [f32],
-        rows: &mut Vec<f32>,
-    ) {
+    fn few(&self, band: &Band, chunks: Range<u64>, form: Few, acc: &mut [f32]) {
         let Block { entry, group, row, owned, ref k, .. } = band.block;
-        let axes = self.b.shape.rank() - 2;
-        for chunk in chunks {
-            let k0 = k.start + chunk * self.product.chunk;
-            let depth = self.product.chunk.min(k.end - k0.min(k.end)) as usize;
-            rows.resize(owned as usize * depth, 0.0);
-            for (i, line) in (row..).zip(rows.chunks_exact_mut(depth.max(1))) {
-                self.a.load(self.isa, start(self.a, entry, [i, k0]), self.a.row_stride(), line);
+        let (depth, chunk) = (k.end - k.start, self.product.chunk);
+        let a = Left {
+            view: self.a,
+            start: start(self.a, entry, [row, k.start]),
+            steps: steps(self.a),
+            rows: owned as usize,
+            depth,
+            chunk,
+        };
+        let [down, across] = steps(self.b);
+        with_factors(|factors| {
+            let of = [self.launch, entry, chunks.start, chunks.end];
+            factors.hold(self.isa, form, of, &a, chunks.clone());
+            for chunk_of in chunks {
+                let k0 = k.start + chunk_of * chunk;
+                few::Add {
+                    form,
+                    a: factors,
+                    chunk: chunk_of,
+                    b: self.b,
+                    start: start(self.b, group, [k0, band.col]),
+                    step: if form == Few::Rows { down } else { across },
+                    depth: chunk.min(k.end - k0.min(k.end)) as usize,
+                    cols: band.cols as usize,
+                    sums: acc,
+                }
+                .run(self.isa);
             }
-            few::Add {
-                form,
-                a: rows,
-                b: self.b,
-                start: start(self.b, group, [k0, band.col]),
-                step: self.b.strides[if form == Few::Columns { axes + 1 } else { axes }],
-                depth,
-                cols: band.cols as usize,
-                sums: acc,
-            }
-            .run(self.isa);
-        }
+        });
     }
 
     /// The same by way of a sum of each chunk.

@@ -196,6 +196,11 @@ impl View {
         (self.dtype == DType::F32).then(|| self.element(offset).cast())
     }
 
+    /// A pointer to 16-bit elements, for kernels that read them as they lie.
+    pub(super) fn half_ptr(&self, offset: u64) -> Option<*const u16> {
+        (self.dtype.size() == 2).then(|| self.element(offset).cast_const().cast())
+    }
+
     fn half(&self) -> Half {
         if self.dtype == DType::BF16 { convert::BF16 } else { convert::F16 }
     }

@@ -9,12 +9,13 @@ mod convert;
 mod dot;
 mod epilogue;
 mod few;
+mod few_tiles;
 mod flash;
+mod flash_lanes;
 mod flat;
 mod geometry;
 mod groups;
 mod isa;
-mod lanes;
 mod math;
 mod matmul;
 mod memory;
@@ -23,6 +24,7 @@ mod plan;
 mod pool;
 mod product;
 mod quantize;
+mod registers;
 mod rope;
 mod rows;
 mod scatter;
@@ -45,7 +47,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 29] = [
+const SOURCES: [(&str, &str); 31] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
@@ -54,12 +56,13 @@ const SOURCES: [(&str, &str); 29] = [
     ("dot.rs", include_str!("dot.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
     ("few.rs", include_str!("few.rs")),
+    ("few_tiles.rs", include_str!("few_tiles.rs")),
     ("flash.rs", include_str!("flash.rs")),
+    ("flash_lanes.rs", include_str!("flash_lanes.rs")),
     ("flat.rs", include_str!("flat.rs")),
     ("geometry.rs", include_str!("geometry.rs")),
     ("groups.rs", include_str!("groups.rs")),
     ("isa.rs", include_str!("isa.rs")),
-    ("lanes.rs", include_str!("lanes.rs")),
     ("math.rs", include_str!("math.rs")),
     ("matmul.rs", include_str!("matmul.rs")),
     ("memory.rs", include_str!("memory.rs")),
@@ -69,6 +72,7 @@ const SOURCES: [(&str, &str); 29] = [
     ("pool.rs", include_str!("pool.rs")),
     ("product.rs", include_str!("product.rs")),
     ("quantize.rs", include_str!("quantize.rs")),
+    ("registers.rs", include_str!("registers.rs")),
     ("rope.rs", include_str!("rope.rs")),
     ("rows.rs", include_str!("rows.rs")),
     ("scatter.rs", include_str!("scatter.rs")),

@@ -1,6 +1,7 @@
 //! How the CPU backend runs each op: the order table, the floor rates that predictions come from, and an op's plan.
 //! Pure: shapes, dtypes and the arch class, never the number of threads. What tiles and links are is in `geometry`.
 
+use super::few::Few;
 use super::geometry::{
     Cells, Entries, Gradients, Heads, Mix, Product, ROW_LEAST, Way, attention_tile, groups,
     product_tile, rows_of, way,
@@ -24,13 +25,14 @@ pub(super) const ELEMENTS: u64 = 1 << 14;
 /// Contraction elements of a chunk of a product of 8-bit values: their f32 sum is promoted, scaled, to the
 /// accumulator. Of i8 it is exact and the accumulator is i32.
 pub(super) const BYTE_CHUNK: u64 = 128;
-/// Most rows of a product that reads B where it lies, measured at 4096 by 4096: of dense columns of B, and where dot
-/// products take over; of dense rows of f32, bf16 and f16, which cost more the dearer they are to widen.
-pub(super) const FEW_OF_COLUMNS: [u64; 2] = [4, 2];
+/// Most rows of a product that reads B where it lies, measured at 4096 by 4096: of dense columns of B, in lanes and
+/// where dot products by vectors take over, and by tiles; of dense rows of f32, bf16 and f16, which cost more the
+/// dearer they are to widen.
+pub(super) const FEW_OF_COLUMNS: [u64; 3] = [16, 4, 16];
 pub(super) const FEW_OF_ROWS: [u64; 3] = [16, 4, 1];
 /// Tile and chunk of such a product: of dense columns and of dense rows of B.
 pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);
-pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 256], 256);
+pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 128], 256);
 /// Query rows of a tile of attention on lanes and keys of a chunk, of floats and of pairs of bf16: measured at 1024 rows
 /// of 64 and 2048 of 128, whose keys and values then stay in the caches while the blocks of a tile pass.
 pub(super) const LANES_TILE: [[u32; 2]; 2] = [[192, 64], [256, 128]];
@@ -163,6 +165,7 @@ pub(super) fn order(checked: &CheckedOp, isa: Isa) -> Order {
             let (tile, chunk) = product_tile(checked, class);
             let (entry, family) = match (way(checked, class), checked.spec("a").map(|a| a.dtype)) {
                 (Way::Dot, _) => ("matmul/dot", Family::Dot16),
+                (Way::Few(Few::Tiles), _) => ("matmul/few", Family::Dot16),
                 (Way::Few(_), _) => ("matmul/few", class.family),
                 (_, Some(DType::I8)) => ("matmul/i8", class.family),
                 (_, Some(DType::F8E4M3 | DType::F8E5M2)) => ("matmul/f8", class.family),

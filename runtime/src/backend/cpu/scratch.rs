@@ -1,12 +1,14 @@
 //! Per-thread buffers that kernels reuse from item to item. Written before they are read.
 
 use super::bf16::Packed;
+use super::few::Factors;
 use super::flash::Buffers;
 use std::cell::RefCell;
 
 thread_local! {
     static ROWS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
     static TILES: RefCell<[Vec<f32>; 4]> = const { RefCell::new([const { Vec::new() }; 4]) };
+    static FACTORS: RefCell<Factors> = RefCell::default();
     static PACKED: RefCell<[Packed; 3]> = RefCell::default();
     static LANES: RefCell<Buffers> = RefCell::default();
 }
@@ -19,6 +21,11 @@ pub(super) fn with_rows<R>(f: impl FnOnce([&mut Vec<f32>; 2]) -> R) -> R {
 /// Four tile buffers.
 pub(super) fn with_tiles<R>(f: impl FnOnce([&mut Vec<f32>; 4]) -> R) -> R {
     TILES.with_borrow_mut(|[a, b, c, d]| f([a, b, c, d]))
+}
+
+/// The packed rows of A of a product of few.
+pub(super) fn with_factors<R>(f: impl FnOnce(&mut Factors) -> R) -> R {
+    FACTORS.with_borrow_mut(f)
 }
 
 /// Three packed sides of products.
