@@ -125,9 +125,10 @@ pub trait Engine: Send + Sync {
 /// Most ops of a program.
 pub const PROGRAM_OPS_MAX: usize = 4096;
 
-/// The ops of a program, if they are not too many.
-pub(crate) fn program_ops(ops: Vec<BoundOp>) -> Result<Arc<[BoundOp]>> {
+/// The ops of a program, if they are not too many. Equal ones become one, which is then near whenever it is run.
+pub(crate) fn program_ops(mut ops: Vec<BoundOp>) -> Result<Arc<[BoundOp]>> {
     if ops.len() <= PROGRAM_OPS_MAX {
+        BoundOp::unite(&mut ops);
         return Ok(ops.into());
     }
     let asked = format!("a program of {} ops", ops.len());

@@ -14,12 +14,19 @@ use std::time::Duration;
 
 /// Prepared plans kept; the cache is emptied when it would grow beyond.
 const PREPARED_MAX: usize = 4096;
+/// Ops known by their address; the same.
+const SEEN_MAX: usize = 1024;
 
 /// A backend with its buffers and prepared plans. One thread uses it at a time.
 pub struct Core<B: Backend> {
     backend: B,
     buffers: HashMap<BufferId, Buffer>,
-    prepared: HashMap<Arc<CheckedOp>, Ready<B>>,
+    ready: Vec<Ready<B>>,
+    /// Places in `ready`.
+    prepared: HashMap<Arc<CheckedOp>, usize>,
+    /// The same by the address of an op, which is held and so stays its own: the ops of a program are not hashed at
+    /// every replay.
+    seen: HashMap<usize, (Arc<CheckedOp>, usize)>,
     numerics: Numerics,
 }
 
@@ -75,7 +82,14 @@ impl<B: Backend> Core<B> {
     /// A core without buffers.
     pub fn new(backend: B) -> Self {
         let numerics = Numerics::of(&backend);
-        Self { backend, buffers: HashMap::new(), prepared: HashMap::new(), numerics }
+        Self {
+            backend,
+            buffers: HashMap::new(),
+            ready: Vec::new(),
+            prepared: HashMap::new(),
+            seen: HashMap::new(),
+            numerics,
+        }
     }
 
     /// What the backend is and can do.
@@ -137,9 +151,28 @@ impl<B: Backend> Core<B> {
     /// # Errors
     /// `Unsupported`, `Time`, `OutOfMemory` or `DeviceLost`.
     pub fn plan(&mut self, op: &Arc<CheckedOp>) -> Result<Plan> {
-        if let Some(ready) = self.prepared.get(op) {
-            return Ok(ready.plan);
+        let place = self.ready(op)?;
+        Ok(self.ready[place].plan)
+    }
+
+    /// The place of the op's plan in `ready`.
+    fn ready(&mut self, op: &Arc<CheckedOp>) -> Result<usize> {
+        let address = Arc::as_ptr(op).addr();
+        if let Some((_, place)) = self.seen.get(&address) {
+            return Ok(*place);
         }
+        let place = match self.prepared.get(op) {
+            Some(place) => *place,
+            None => self.prepare(op)?,
+        };
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        self.seen.insert(address, (Arc::clone(op), place));
+        Ok(place)
+    }
+
+    fn prepare(&mut self, op: &Arc<CheckedOp>) -> Result<usize> {
         let named = |e: Error| e.in_op(op.op().name());
         self.binding_limits(op).map_err(named)?;
         let candidates = self.backend.candidates(op).map_err(named)?;
@@ -147,9 +180,12 @@ impl<B: Backend> Core<B> {
         let kernel = self.backend.prepare(op, &plan).map_err(named)?;
         if self.prepared.len() >= PREPARED_MAX {
             self.prepared.clear();
+            self.seen.clear();
+            self.ready.clear();
         }
-        self.prepared.insert(Arc::clone(op), Ready { plan, kernel });
-        Ok(plan)
+        self.prepared.insert(Arc::clone(op), self.ready.len());
+        self.ready.push(Ready { plan, kernel });
+        Ok(self.ready.len() - 1)
     }
 
     fn binding_limits(&self, op: &CheckedOp) -> Result<()> {
@@ -204,11 +240,9 @@ impl<B: Backend> Core<B> {
             return Ok(range);
         }
         // The cache may have been emptied since the run began.
-        self.plan(run.op.op())?;
-        if let Some(ready) = self.prepared.get_mut(run.op.op()) {
-            let kernel = &mut ready.kernel;
-            self.backend.launch(kernel, range.clone(), &run.op, &run.places, run.state)?;
-        }
+        let place = self.ready(run.op.op())?;
+        let kernel = &mut self.ready[place].kernel;
+        self.backend.launch(kernel, range.clone(), &run.op, &run.places, run.state)?;
         run.next = range.end;
         Ok(range)
     }

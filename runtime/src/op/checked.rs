@@ -5,6 +5,7 @@
 use super::Op;
 use super::operand::{Access, Role, Spec};
 use crate::error::{Error, Result, Rule};
+use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -167,6 +168,19 @@ impl BoundOp {
     /// The op.
     pub fn op(&self) -> &Arc<CheckedOp> {
         &self.op
+    }
+
+    /// Makes equal ops one.
+    pub(crate) fn unite(ops: &mut [Self]) {
+        let mut seen: HashSet<Arc<CheckedOp>> = HashSet::new();
+        for bound in ops {
+            match seen.get(&bound.op) {
+                Some(same) => bound.op = Arc::clone(same),
+                None => {
+                    seen.insert(Arc::clone(&bound.op));
+                }
+            }
+        }
     }
 
     /// Where its operands lie, in the order of [`Op::roles`].

@@ -1,5 +1,6 @@
-//! The backend's threads: one loop over work items that all of them, the caller included, take from a counter.
-//! Which thread takes an item never changes its bits.
+//! The backend's threads: one loop over work items that all of them, the caller included, share. Each begins with a
+//! run of its own, so that it reads memory in order, and then helps the others with theirs. Which thread takes an item
+//! never changes its bits.
 //!
 //! The slices of an op follow each other within microseconds, and waking a thread costs tens of them: the threads
 //! beside the caller's spin a moment after a job before they sleep, and a caller never waits for one that did not
@@ -9,8 +10,8 @@ use crate::error::{Error, Kind, Result};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{
-    AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, available_parallelism};
@@ -20,7 +21,9 @@ use std::time::{Duration, Instant};
 const INLINE_NS: u64 = 150_000;
 /// How long a thread spins before it sleeps: about twice what waking it costs.
 const SPIN: Duration = Duration::from_micros(100);
-/// Looks between two yields, some microseconds: whoever else wants the core has it then.
+/// How long it keeps the core to itself: the ops of a program are no further apart, and a yield costs as much as a wait.
+const KEEP: Duration = Duration::from_micros(20);
+/// Looks between two glances at the clock, some microseconds, and between two yields once others may have the core.
 const LOOKS: u32 = 32;
 
 /// Threads for work items.
@@ -95,23 +98,37 @@ impl Pool {
 
     /// Calls `item` with every number below `items`, each once, on all threads. `item_ns` is its prediction.
     pub(super) fn run(&self, items: u64, item_ns: u64, item: impl Fn(u64) + Sync) {
-        let next = AtomicU64::new(0);
-        let work = || {
-            loop {
-                let i = next.fetch_add(1, Relaxed);
-                if i >= items {
-                    return;
+        let seats = items.saturating_sub(1).min(self.others.len() as u64) as usize;
+        if seats == 0 || items.saturating_mul(item_ns) <= INLINE_NS {
+            return (0..items).for_each(item);
+        }
+        let takers = seats + 1;
+        let (each, more) = (items / takers as u64, items % takers as u64);
+        let from = |taker: u64| taker * each + taker.min(more);
+        let turns: Vec<Turn> = (0..takers as u64)
+            .map(|taker| Turn { next: AtomicU64::new(from(taker)), end: from(taker + 1) })
+            .collect();
+        let work = |seat: usize| {
+            let (before, own) = turns.split_at(seat);
+            for turn in own.iter().chain(before) {
+                loop {
+                    let i = turn.next.fetch_add(1, Relaxed);
+                    if i >= turn.end {
+                        break;
+                    }
+                    item(i);
                 }
-                item(i);
             }
         };
-        let seats = items.saturating_sub(1).min(self.others.len() as u64) as usize;
-        if seats > 0 && items.saturating_mul(item_ns) > INLINE_NS {
-            self.crew.share(seats, self.others.len(), &work);
-        } else {
-            work();
-        }
+        self.crew.share(seats, self.others.len(), &work);
     }
+}
+
+/// A thread's run of items, on a cache line of its own.
+#[repr(align(64))]
+struct Turn {
+    next: AtomicU64,
+    end: u64,
 }
 
 impl Drop for Pool {
@@ -136,8 +153,10 @@ struct Crew {
     state: Mutex<State>,
     /// Counts posted jobs, so that who spins needs no lock. Changes under the lock.
     posted: AtomicU64,
-    /// Threads inside the job. Changes under the lock.
+    /// Threads inside the job. Grows under the lock.
     inside: AtomicUsize,
+    /// The caller sleeps until nobody is inside.
+    waiting: AtomicBool,
     /// Signals sleeping threads: a job is posted, or the pool closes.
     work: Condvar,
     /// Signals the caller: nobody is inside.
@@ -158,10 +177,13 @@ struct State {
 
 /// Work that other threads may join. It borrows from the caller's frame: see [`Crew::share`].
 struct Job {
-    work: &'static (dyn Fn() + Sync),
+    work: &'static Work<'static>,
     /// How many may still join.
     seats: usize,
 }
+
+/// What a thread does in its seat; the caller's is 0.
+type Work<'a> = dyn Fn(usize) + Sync + 'a;
 
 impl Crew {
     fn new(spin: Duration) -> Self {
@@ -170,6 +192,7 @@ impl Crew {
             state: Mutex::default(),
             posted: AtomicU64::new(0),
             inside: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
             work: Condvar::new(),
             left: Condvar::new(),
             helped_ns: AtomicU64::new(0),
@@ -182,17 +205,16 @@ impl Crew {
     }
 
     /// Runs `work` on this thread and on up to `seats` of the `others`, until all who joined have returned from it.
-    fn share(&self, seats: usize, others: usize, work: &(dyn Fn() + Sync)) {
+    fn share(&self, seats: usize, others: usize, work: &Work<'_>) {
         // SAFETY: only the lifetime changes. Other threads use the reference between joining and leaving the job.
         // They join under the lock while the job is posted; `Posted` takes the job away and waits for all who
         // joined before this function returns or unwinds, so no use outlives the borrow.
-        let work_of_job =
-            unsafe { std::mem::transmute::<&(dyn Fn() + Sync), &'static (dyn Fn() + Sync)>(work) };
+        let work_of_job = unsafe { std::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
         let mut state = self.lock();
         if state.job.is_some() || self.inside.load(Relaxed) > 0 {
             // Some other call has the threads.
             drop(state);
-            return work();
+            return work(0);
         }
         state.job = Some(Job { work: work_of_job, seats });
         // A caller that panicked itself left the panic of another thread behind.
@@ -202,7 +224,7 @@ impl Crew {
         drop(state);
         let posted = Posted(self);
         (awake..seats).for_each(|_| self.work.notify_one());
-        work();
+        work(0);
         drop(posted);
         if let Some(panic) = self.lock().panic.take() {
             resume_unwind(panic);
@@ -218,15 +240,16 @@ impl Crew {
             now
         };
         while let Some(job) = self.next(&mut seen) {
-            let Some(work) = job else { continue };
+            let Some((work, seat)) = job else { continue };
             let began = count(&self.waited_ns, ended);
-            let panic = catch_unwind(AssertUnwindSafe(work)).err();
+            let panic = catch_unwind(AssertUnwindSafe(|| work(seat))).err();
             ended = count(&self.helped_ns, began);
-            let mut state = self.lock();
             if panic.is_some() {
-                state.panic = panic;
+                self.lock().panic = panic;
             }
-            if self.inside.fetch_sub(1, Release) == 1 {
+            // Either this sees the caller asleep, or the caller sees that nobody is inside: both look after they wrote.
+            if self.inside.fetch_sub(1, SeqCst) == 1 && self.waiting.load(SeqCst) {
+                drop(self.lock());
                 self.left.notify_all();
             }
         }
@@ -234,7 +257,7 @@ impl Crew {
 
     /// Waits for a job after number `seen`, spinning first, and joins it if it has a seat; `None` once the pool
     /// closes.
-    fn next(&self, seen: &mut u64) -> Option<Option<&'static (dyn Fn() + Sync)>> {
+    fn next(&self, seen: &mut u64) -> Option<Option<(&'static Work<'static>, usize)>> {
         let news = spin_until(self.spin, || self.posted.load(Acquire) != *seen);
         let mut state = self.lock();
         if !news {
@@ -250,9 +273,10 @@ impl Crew {
         *seen = self.posted.load(Acquire);
         let job = state.job.as_mut().filter(|job| job.seats > 0);
         Some(job.map(|job| {
+            let seat = job.seats;
             job.seats -= 1;
             self.inside.fetch_add(1, Relaxed);
-            job.work
+            (job.work, seat)
         }))
     }
 }
@@ -264,10 +288,11 @@ impl Drop for Posted<'_> {
     fn drop(&mut self) {
         let crew = self.0;
         crew.lock().job = None;
-        let empty = || crew.inside.load(Acquire) == 0;
+        let empty = || crew.inside.load(SeqCst) == 0;
         if !spin_until(crew.spin, empty) {
-            let inside = |_: &mut State| !empty();
-            drop(crew.left.wait_while(crew.lock(), inside));
+            crew.waiting.store(true, SeqCst);
+            drop(crew.left.wait_while(crew.lock(), |_| !empty()));
+            crew.waiting.store(false, SeqCst);
         }
     }
 }
@@ -282,10 +307,11 @@ fn spin_until(limit: Duration, done: impl Fn() -> bool) -> bool {
             }
             std::hint::spin_loop();
         }
-        if begin.elapsed() >= limit {
-            return done();
+        match begin.elapsed() {
+            waited if waited >= limit => return done(),
+            waited if waited >= KEEP => std::thread::yield_now(),
+            _ => {}
         }
-        std::thread::yield_now();
     }
 }
 
