@@ -14,15 +14,16 @@ mod flat;
 mod geometry;
 mod groups;
 mod isa;
-mod lanes;
 mod math;
 mod matmul;
 mod memory;
 mod norm_backward;
+mod pack;
 mod plan;
 mod pool;
 mod product;
 mod quantize;
+mod queries;
 mod rope;
 mod rows;
 mod scatter;
@@ -45,7 +46,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 29] = [
+const SOURCES: [(&str, &str); 30] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
@@ -59,16 +60,17 @@ const SOURCES: [(&str, &str); 29] = [
     ("geometry.rs", include_str!("geometry.rs")),
     ("groups.rs", include_str!("groups.rs")),
     ("isa.rs", include_str!("isa.rs")),
-    ("lanes.rs", include_str!("lanes.rs")),
     ("math.rs", include_str!("math.rs")),
     ("matmul.rs", include_str!("matmul.rs")),
     ("memory.rs", include_str!("memory.rs")),
     ("mod.rs", include_str!("mod.rs")),
     ("norm_backward.rs", include_str!("norm_backward.rs")),
+    ("pack.rs", include_str!("pack.rs")),
     ("plan.rs", include_str!("plan.rs")),
     ("pool.rs", include_str!("pool.rs")),
     ("product.rs", include_str!("product.rs")),
     ("quantize.rs", include_str!("quantize.rs")),
+    ("queries.rs", include_str!("queries.rs")),
     ("rope.rs", include_str!("rope.rs")),
     ("rows.rs", include_str!("rows.rs")),
     ("scatter.rs", include_str!("scatter.rs")),
