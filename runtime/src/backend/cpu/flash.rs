@@ -1,21 +1,20 @@
-//! Attention on lanes (`flash_lanes.rs`): a block of query rows stays side by side while the keys pass in chunks, left to
+//! Attention on lanes (`queries.rs`): a block of query rows stays side by side while the keys pass in chunks, left to
 //! right. Scores, weights and weighted values are lines of a block, and never leave the caches. `attention` calls it for
-//! a tile of many blocks, so that what is packed of a chunk serves them all.
+//! a tile of many blocks, so that what is packed of a chunk (`pack.rs`) serves them all.
 
 use super::attention::{Tile, Tiles};
 use super::dot::{self, Line, TILE};
-use super::isa::{Isa, Kernel};
-use super::flash_lanes::{KEYS, Lanes, ROWS};
+use super::isa::Kernel;
 use super::math;
 use super::memory::View;
-use super::product::Panel;
+use super::queries::{KEYS, Lanes, ROWS};
 use std::f32::consts::{LN_2, LOG2_E};
 
 /// What a thread keeps from tile to tile.
 #[derive(Default)]
 pub(super) struct Buffers {
     /// Queries of the tile, turned: a line for each of their columns, block after block.
-    queries: Vec<Line>,
+    pub(super) queries: Vec<Line>,
     /// Exponents, sums and weighted values of each block.
     run: Vec<Line>,
     scores: Vec<Line>,
@@ -24,27 +23,28 @@ pub(super) struct Buffers {
     values: Vec<Line>,
     wide: [Vec<f32>; 2],
     /// Rows of the mask, or of the result.
-    rows: Vec<f32>,
+    pub(super) rows: Vec<f32>,
     /// Where the rows of a chunk begin; `None` where a page is not.
     starts: Vec<Option<u64>>,
 }
 
 /// A tile and what its blocks share.
-struct Flash<'a> {
-    of: &'a Tiles<'a>,
-    tile: Tile,
+pub(super) struct Flash<'a> {
+    pub(super) of: &'a Tiles<'a>,
+    pub(super) tile: Tile,
     lanes: Lanes,
-    pairs: bool,
+    pub(super) pairs: bool,
     /// Registers of a line, and query rows of a block.
-    width: usize,
-    block: usize,
+    pub(super) width: usize,
+    pub(super) block: usize,
     /// Head dims, the second padded to whole rows of products.
-    d: usize,
-    dv: usize,
-    padded: usize,
+    pub(super) d: usize,
+    pub(super) dv: usize,
+    pub(super) padded: usize,
 }
 
-const NONE: Line = Line([0; TILE]);
+/// Nothing seen, nothing there.
+pub(super) const NONE: Line = Line([0; TILE]);
 
 /// Runs a range of the chunks of a tile: reads the state before it and writes the one after, where these are asked for.
 pub(super) fn run(
@@ -83,7 +83,7 @@ impl Flash<'_> {
     }
 
     /// Lines of a block's queries.
-    fn query_lines(&self) -> usize {
+    pub(super) fn query_lines(&self) -> usize {
         let steps = if self.pairs { self.d.div_ceil(2 * TILE) * TILE } else { self.d };
         steps.next_multiple_of(TILE) * self.width
     }
@@ -128,49 +128,15 @@ impl Flash<'_> {
         }
     }
 
-    /// Turns the queries, their sign too where the scale is negative: scores are only ever scaled up.
-    fn pack_queries(&self, buffers: &mut Buffers) {
-        let (of, rows) = (self.of, self.tile.rows as usize);
-        let lines = self.query_lines();
-        buffers.queries.resize(rows.div_ceil(self.block) * lines, NONE);
-        let row = lines / self.width;
-        buffers.rows.resize(TILE * row, 0.0);
-        let sign = if self.pairs { 0x8000_8000 } else { 0x8000_0000 };
-        let sign = if of.op.scale < 0.0 { sign } else { 0 };
-        for first in (0..rows.next_multiple_of(self.block)).step_by(TILE) {
-            let starts = std::array::from_fn(|r| {
-                let row = (first + r) as u64;
-                (row < self.tile.rows).then(|| of.at(of.q, self.tile, row))
-            });
-            let block = &mut buffers.queries[first / self.block * lines..][..lines];
-            let block = &mut block[first % self.block / TILE..];
-            let (d, width) = (self.d, self.width);
-            if self.pairs {
-                of.isa.run(TurnPairs { isa: of.isa, view: of.q, starts, d, sign, width, block });
-            } else {
-                for (part, start) in buffers.rows.chunks_exact_mut(row).zip(starts) {
-                    let Some(start) = start else {
-                        part.fill(0.0);
-                        continue;
-                    };
-                    let (queries, rest) = part.split_at_mut(d);
-                    of.q.load(of.isa, start, of.q.row_stride(), queries);
-                    rest.fill(0.0);
-                }
-                let rows = &buffers.rows[..TILE * row];
-                of.isa.run(TurnFloats { isa: of.isa, rows, sign, width, block });
-            }
-        }
-    }
-
     /// One chunk of keys, for every block that sees some of it.
     fn chunk(&self, [key, keys]: [u64; 2], buffers: &mut Buffers) {
         let Buffers { queries, run, scores, keys: k, values: v, wide: [wide_k, wide_v], .. } =
             buffers;
         let (of, tile) = (self.of, self.tile);
         let (k, v) = if self.pairs {
-            let k = self.pack_keys([key, keys], k, &mut buffers.starts);
-            (k, self.pack_values([key, keys], v, &mut buffers.starts))
+            // Keys last: they are read first.
+            let v = self.pack_values([key, keys], v, &mut buffers.starts);
+            (self.pack_keys([key, keys], k, &mut buffers.starts), v)
         } else {
             let k = of.panel(of.k, tile, [key, keys], wide_k);
             (k, of.panel(of.v, tile, [key, keys], wide_v).t())
@@ -340,205 +306,6 @@ impl Kernel for Hide<'_> {
                     part.0[i] = if seen { part.0[i] } else { f32::NEG_INFINITY.to_bits() };
                 }
             }
-        }
-    }
-}
-
-/// Sixteen rows of floats, turned: a line for each of their columns, in the first of every `width` registers.
-struct TurnFloats<'a> {
-    isa: Isa,
-    rows: &'a [f32],
-    sign: u32,
-    width: usize,
-    block: &'a mut [Line],
-}
-
-impl Kernel for TurnFloats<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { isa, rows, sign, width, block } = self;
-        let row = rows.len() / TILE;
-        for (step, block) in block.chunks_mut(TILE * width).enumerate() {
-            let mut tile = [NONE; TILE];
-            for (line, row) in tile.iter_mut().zip(rows.chunks_exact(row)) {
-                let part = &row[step * TILE..][..TILE];
-                line.0.iter_mut().zip(part).for_each(|(bits, x)| *bits = x.to_bits() ^ sign);
-            }
-            dot::transpose(isa, &mut tile);
-            for (to, line) in block.iter_mut().step_by(width).zip(&tile) {
-                *to = *line;
-            }
-        }
-    }
-}
-
-/// The same of sixteen rows of `d` bf16, a line for each pair of their columns.
-struct TurnPairs<'a> {
-    isa: Isa,
-    view: &'a View,
-    starts: [Option<u64>; TILE],
-    d: usize,
-    sign: u32,
-    width: usize,
-    block: &'a mut [Line],
-}
-
-impl Kernel for TurnPairs<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { isa, view, starts, d, sign, width, block } = self;
-        for (x, block) in (0..d).step_by(STEP).zip(block.chunks_mut(TILE * width)) {
-            let mut tile = [NONE; TILE];
-            for (line, start) in tile.iter_mut().zip(starts) {
-                *line = pairs(view, start, x, d - x);
-                for i in 0..TILE {
-                    line.0[i] ^= sign;
-                }
-            }
-            dot::transpose(isa, &mut tile);
-            for (to, line) in block.iter_mut().step_by(width).zip(&tile) {
-                *to = *line;
-            }
-        }
-    }
-}
-
-/// Elements of bf16 in a line.
-const STEP: usize = 2 * TILE;
-
-/// Elements of a row of bf16 from its element `x`, of which there are `n`, then zeros. Zeros where there is no row.
-#[inline(always)]
-fn pairs(view: &View, row: Option<u64>, x: usize, n: usize) -> Line {
-    let at = row.unwrap_or(0) + x as u64 * view.row_stride();
-    let n = if row.is_some() { n } else { 0 };
-    Line(bytemuck::cast(view.halves::<STEP>(at, view.row_stride(), n)))
-}
-
-/// Chunks of bf16, packed for tiles.
-impl Flash<'_> {
-    /// Lines from a packed row to the next: one more than it has, so that rows lie in different sets of the cache.
-    fn row_lines(elements: usize) -> usize {
-        elements.div_ceil(STEP) + 1
-    }
-
-    /// The keys of a chunk, a row each.
-    fn pack_keys<'b>(
-        &self,
-        part: [u64; 2],
-        to: &'b mut Vec<Line>,
-        starts: &mut Vec<Option<u64>>,
-    ) -> Panel<'b> {
-        let (view, d, row_lines) = (self.of.k, self.d, Self::row_lines(self.d));
-        self.of.starts(view, self.tile, part, starts);
-        starts.resize(starts.len().next_multiple_of(ROWS[1]), None);
-        to.resize(starts.len() * row_lines, NONE);
-        self.of.isa.run(PackKeys { view, starts, d, row_lines, to });
-        let row = row_lines * TILE;
-        Panel::dense(bytemuck::cast_slice(to), starts.len(), row).narrow(row - TILE)
-    }
-
-    /// The values of a chunk, turned: a row of keys for each of their columns.
-    fn pack_values<'b>(
-        &self,
-        part: [u64; 2],
-        to: &'b mut Vec<Line>,
-        starts: &mut Vec<Option<u64>>,
-    ) -> Panel<'b> {
-        let (isa, view, dv) = (self.of.isa, self.of.v, self.dv);
-        self.of.starts(view, self.tile, part, starts);
-        starts.resize(starts.len().next_multiple_of(STEP), None);
-        let row_lines = Self::row_lines(starts.len());
-        to.resize(self.padded * row_lines, NONE);
-        isa.run(PackValues { isa, view, starts, dv, row_lines, to });
-        let row = row_lines * TILE;
-        Panel::dense(bytemuck::cast_slice(to), self.padded, row).narrow(row - TILE)
-    }
-}
-
-struct PackKeys<'a> {
-    view: &'a View,
-    starts: &'a [Option<u64>],
-    d: usize,
-    row_lines: usize,
-    to: &'a mut [Line],
-}
-
-impl Kernel for PackKeys<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { view, starts, d, row_lines, to } = self;
-        for (row, start) in to.chunks_exact_mut(row_lines).zip(starts) {
-            let (whole, rest) = whole(view, *start, d);
-            for (line, part) in row.iter_mut().zip(whole) {
-                *line = Line(bytemuck::cast(*part));
-            }
-            for x in (rest..d).step_by(STEP) {
-                row[x / STEP] = pairs(view, *start, x, d - x);
-            }
-        }
-    }
-}
-
-/// The dense whole lines of a row of `d` bf16, and where what follows them begins.
-#[inline(always)]
-fn whole(view: &View, row: Option<u64>, d: usize) -> (&[[u16; STEP]], usize) {
-    let dense = row.filter(|_| view.row_stride() == 1);
-    let lines = dense.map_or(&[][..], |row| view.line::<u16>(row, d).as_chunks().0);
-    (lines, STEP * lines.len())
-}
-
-struct PackValues<'a> {
-    isa: Isa,
-    view: &'a View,
-    starts: &'a [Option<u64>],
-    dv: usize,
-    row_lines: usize,
-    to: &'a mut [Line],
-}
-
-impl Kernel for PackValues<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<const F: bool>(self) {
-        let Self { isa, view, starts, dv, row_lines, to } = self;
-        for (step, starts) in starts.chunks_exact(STEP).enumerate() {
-            for (x, rows) in (0..).step_by(STEP).zip(to.chunks_exact_mut(STEP * row_lines)) {
-                // Pairs of keys side by side, a line of sixteen columns each.
-                let mut tiles = [[NONE; TILE]; 2];
-                for pair in 0..TILE {
-                    let [even, odd] = [starts[2 * pair], starts[2 * pair + 1]];
-                    let (evens, _) = whole(view, even, dv);
-                    let (odds, _) = whole(view, odd, dv);
-                    match (evens.get(x / STEP), odds.get(x / STEP)) {
-                        (Some(even), Some(odd)) => zip(even, odd, pair, &mut tiles),
-                        _ => {
-                            let n = dv.saturating_sub(x);
-                            let [even, odd] = [pairs(view, even, x, n), pairs(view, odd, x, n)];
-                            zip(&bytemuck::cast(even), &bytemuck::cast(odd), pair, &mut tiles);
-                        }
-                    }
-                }
-                let [low, high] = &mut tiles;
-                dot::transpose(isa, low);
-                dot::transpose(isa, high);
-                let lines = rows.iter_mut().skip(step).step_by(row_lines);
-                for (to, line) in lines.zip(tiles.as_flattened()) {
-                    *to = *line;
-                }
-            }
-        }
-    }
-}
-
-/// Line `pair` of both halves: elements of two rows side by side.
-#[inline(always)]
-fn zip(even: &[u16; STEP], odd: &[u16; STEP], pair: usize, tiles: &mut [dot::Tile; 2]) {
-    for (half, tile) in (0..).step_by(TILE).zip(tiles) {
-        for i in 0..TILE {
-            tile[pair].0[i] = u32::from(even[half + i]) | u32::from(odd[half + i]) << 16;
         }
     }
 }

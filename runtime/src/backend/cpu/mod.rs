@@ -11,7 +11,6 @@ mod epilogue;
 mod few;
 mod few_tiles;
 mod flash;
-mod flash_lanes;
 mod flat;
 mod geometry;
 mod groups;
@@ -20,10 +19,12 @@ mod math;
 mod matmul;
 mod memory;
 mod norm_backward;
+mod pack;
 mod plan;
 mod pool;
 mod product;
 mod quantize;
+mod queries;
 mod registers;
 mod rope;
 mod rows;
@@ -47,7 +48,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 31] = [
+const SOURCES: [(&str, &str); 32] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
@@ -58,7 +59,6 @@ const SOURCES: [(&str, &str); 31] = [
     ("few.rs", include_str!("few.rs")),
     ("few_tiles.rs", include_str!("few_tiles.rs")),
     ("flash.rs", include_str!("flash.rs")),
-    ("flash_lanes.rs", include_str!("flash_lanes.rs")),
     ("flat.rs", include_str!("flat.rs")),
     ("geometry.rs", include_str!("geometry.rs")),
     ("groups.rs", include_str!("groups.rs")),
@@ -68,10 +68,12 @@ const SOURCES: [(&str, &str); 31] = [
     ("memory.rs", include_str!("memory.rs")),
     ("mod.rs", include_str!("mod.rs")),
     ("norm_backward.rs", include_str!("norm_backward.rs")),
+    ("pack.rs", include_str!("pack.rs")),
     ("plan.rs", include_str!("plan.rs")),
     ("pool.rs", include_str!("pool.rs")),
     ("product.rs", include_str!("product.rs")),
     ("quantize.rs", include_str!("quantize.rs")),
+    ("queries.rs", include_str!("queries.rs")),
     ("registers.rs", include_str!("registers.rs")),
     ("rope.rs", include_str!("rope.rs")),
     ("rows.rs", include_str!("rows.rs")),

@@ -35,7 +35,7 @@ pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);
 pub(super) const FEW_ROWS_OF_B: ([u32; 2], u32) = ([16, 128], 256);
 /// Query rows of a tile of attention on lanes and keys of a chunk, of floats and of pairs of bf16: measured at 1024 rows
 /// of 64 and 2048 of 128, whose keys and values then stay in the caches while the blocks of a tile pass.
-pub(super) const LANES_TILE: [[u32; 2]; 2] = [[192, 64], [256, 128]];
+pub(super) const LANES_TILE: [[u32; 2]; 2] = [[192, 64], [384, 128]];
 /// Fewest query rows of an entry that lanes are worth it for.
 pub(super) const LEAST_ROWS: u64 = 16;
 /// Columns of a scatter's tile, and most entries of a link.

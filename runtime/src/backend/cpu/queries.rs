@@ -1,7 +1,7 @@
 //! The arithmetic of attention on lanes: a register holds sixteen query rows side by side, and keys, values and sums
 //! come one after another. So the softmax needs no sum across a register. `flash` calls it, for classes with AVX-512.
 
-use super::dot::{Dot, Line, TILE};
+use super::dot::{self, Dot, Line, TILE};
 use super::isa::Isa;
 use super::product::Panel;
 
@@ -109,12 +109,25 @@ impl Lanes {
     }
 }
 
+/// Rows of thirty-two bf16, turned: line `i` of the result holds element `i` of every row.
+pub(super) fn turn(isa: Isa, rows: &[&[u16; 2 * TILE]; 2 * TILE]) -> [Line; 2 * TILE] {
+    let mut lines = [Line([0; TILE]); 2 * TILE];
+    #[cfg(target_arch = "x86_64")]
+    if matches!(isa, Isa::Amx | Isa::Bf16 | Isa::V4) {
+        // SAFETY: the classes have these instructions.
+        unsafe { x86::zip(rows, &mut lines) };
+    }
+    let (halves, _) = lines.as_chunks_mut();
+    halves.iter_mut().for_each(|half| dot::transpose(isa, half));
+    lines
+}
+
 /// Binary orders of magnitude by which a score may pass the exponent that weights are relative to.
 pub(super) const SLACK: f32 = 8.0;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{KEYS, Line, SLACK};
+    use super::{KEYS, Line, SLACK, TILE};
     use std::arch::asm;
     use std::arch::x86_64::*;
 
@@ -329,21 +342,23 @@ mod x86 {
                 let base = grow::<WIDTH>(_mm512_mul_ps(most, factor), lanes, run);
                 let sum: *mut f32 = run.as_mut_ptr().add(WIDTH + lanes).cast();
                 let mut sums = [_mm512_load_ps(sum), _mm512_setzero_ps()];
-                for key in (0..keys).step_by(2) {
-                    let mut weights = [least; 2];
-                    for (i, (weight, sum)) in weights.iter_mut().zip(&mut sums).enumerate() {
-                        let score = _mm512_load_ps(scores.add((key + i) * line));
+                for key in (0..keys).step_by(KEYS) {
+                    let mut weights = [least; KEYS];
+                    for (i, weight) in weights.iter_mut().enumerate() {
                         // Rounded before the difference, so that the largest weighs exactly 1.
-                        let score = _mm512_mul_ps(score, factor);
-                        *weight = exp2(_mm512_sub_ps(score, base));
-                        *sum = _mm512_add_ps(*sum, *weight);
+                        let score = _mm512_load_ps(scores.add((key + i) * line));
+                        *weight = exp2(_mm512_sub_ps(_mm512_mul_ps(score, factor), base));
+                        sums[i % 2] = _mm512_add_ps(sums[i % 2], *weight);
                     }
                     if PAIRS {
                         // Lines of weights stay behind those of the scores that are still to be read.
-                        _mm512_store_ps(scores.add(key / 2 * line), pair(weights));
+                        let [a, b, c, d] = weights;
+                        _mm512_store_ps(scores.add(key / 2 * line), pair([a, b]));
+                        _mm512_store_ps(scores.add((key / 2 + 1) * line), pair([c, d]));
                     } else {
-                        _mm512_store_ps(scores.add(key * line), weights[0]);
-                        _mm512_store_ps(scores.add((key + 1) * line), weights[1]);
+                        for (i, weight) in weights.iter().enumerate() {
+                            _mm512_store_ps(scores.add((key + i) * line), *weight);
+                        }
                     }
                 }
                 _mm512_store_ps(sum, _mm512_add_ps(sums[0], sums[1]));
@@ -385,10 +400,40 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw")]
     #[inline]
     fn pair([even, odd]: [__m512; 2]) -> __m512 {
-        const ODD: u32 = 0xaaaa_aaaa;
+        const EVEN_OR_MASKED_ODD: i32 = 0xf8;
         let half = _mm512_set1_epi32(0x8000);
-        let even = _mm512_add_epi32(_mm512_castps_si512(even), half);
+        let even = _mm512_srli_epi32::<16>(_mm512_add_epi32(_mm512_castps_si512(even), half));
         let odd = _mm512_add_epi32(_mm512_castps_si512(odd), half);
-        _mm512_castsi512_ps(_mm512_mask_mov_epi16(_mm512_srli_epi32::<16>(even), ODD, odd))
+        let high = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+        let both = _mm512_ternarylogic_epi32::<EVEN_OR_MASKED_ODD>(even, odd, high);
+        _mm512_castsi512_ps(both)
+    }
+
+    /// Pairs of rows, element by element: lines of the first sixteen elements, a pair each, then of the rest.
+    ///
+    /// # Safety
+    /// The processor has these instructions.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) unsafe fn zip(rows: &[&[u16; 2 * TILE]; 2 * TILE], lines: &mut [Line; 2 * TILE]) {
+        let mut places = [[0u16; 2 * TILE]; 2];
+        for (half, places) in places.iter_mut().enumerate() {
+            for (i, place) in places.iter_mut().enumerate() {
+                *place = (half * TILE + i / 2 + i % 2 * 2 * TILE) as u16;
+            }
+        }
+        // SAFETY: rows and lines are 64 bytes each.
+        unsafe {
+            let [low, high] = [
+                _mm512_loadu_si512(places[0].as_ptr().cast()),
+                _mm512_loadu_si512(places[1].as_ptr().cast()),
+            ];
+            let to: *mut __m512i = lines.as_mut_ptr().cast();
+            for pair in 0..TILE {
+                let even = _mm512_loadu_si512(rows[2 * pair].as_ptr().cast());
+                let odd = _mm512_loadu_si512(rows[2 * pair + 1].as_ptr().cast());
+                _mm512_store_si512(to.add(pair), _mm512_permutex2var_epi16(even, low, odd));
+                _mm512_store_si512(to.add(TILE + pair), _mm512_permutex2var_epi16(even, high, odd));
+            }
+        }
     }
 }
