@@ -19,6 +19,5 @@ fn main() {
         let lines = packages.flat_map(str::lines).filter(|line| line.starts_with("checksum"));
         lines.collect::<Vec<_>>().join(" ")
     };
-    println!("cargo:rustc-env=LEASEHOLD_GEMM={}", checksums(&["gemm"]));
     println!("cargo:rustc-env=LEASEHOLD_WGPU={}", checksums(&["naga", "wgpu"]));
 }

@@ -159,7 +159,6 @@ fn refused() -> Vec<(Op, Vec<Spec>, &'static str)> {
     let grouped =
         Matmul { group: Group::Contiguous, sizes: Lens::Device { max: 1 }, ..Matmul::default() };
     vec![
-        (Matmul { order, ..Matmul::default() }.into(), vec![f(&[1, 1]); 3], "batch-invariant"),
         (
             Attention { order, ..Attention::default() }.into(),
             vec![f(&[1; 4]); 4],

@@ -364,12 +364,12 @@ impl<'a> Tiles<'a> {
         let keys_panel = self.panel(self.k, tile, [key, keys], kv).t();
         // Scaled after the sum: products of 16-bit values are exact, those of a scaled query would not be.
         let target = &mut Target::dense(scores, keys as usize, width);
-        multiply(Panel::dense(q, rows, d), keys_panel, target, false, self.op.scale);
+        multiply(self.isa, Panel::dense(q, rows, d), keys_panel, target, false, self.op.scale);
         self.functions(tile, key, keys, scores);
         self.isa.run(Online { rows, width, scores, running, ld });
         let weights = Panel::dense(scores, rows, width).narrow(keys as usize);
         let values = self.panel(self.v, tile, [key, keys], kv);
-        multiply(weights, values, &mut Target::dense(running.acc, ld, ld), true, 1.0);
+        multiply(self.isa, weights, values, &mut Target::dense(running.acc, ld, ld), true, 1.0);
     }
 
     /// Functions of the scores, then the mask, and what a row does not see is hidden.

@@ -129,7 +129,7 @@ impl<'a> Backward<'a> {
                     let v = self.columns(self.v, &meeting, v);
                     self.weigh(&meeting, Panels { q, d_out, k, v }, &mut work);
                     let d_scores = self.dense(work.d_scores, &meeting);
-                    multiply(d_scores, k, &mut Target::dense(acc, d, d), true, 1.0);
+                    multiply(self.isa, d_scores, k, &mut Target::dense(acc, d, d), true, 1.0);
                 }
                 if to < s.links {
                     return self.carry(true, acc, false);
@@ -169,9 +169,9 @@ impl<'a> Backward<'a> {
                     let d_out = self.rows(self.d_out, &meeting, d_out);
                     self.weigh(&meeting, Panels { q, d_out, k, v }, &mut work);
                     let weights = self.dense(work.weights, &meeting).t();
-                    multiply(weights, d_out, &mut Target::dense(d_v, dv, dv), true, 1.0);
+                    multiply(self.isa, weights, d_out, &mut Target::dense(d_v, dv, dv), true, 1.0);
                     let d_scores = self.dense(work.d_scores, &meeting).t();
-                    multiply(d_scores, q, &mut Target::dense(d_k, d, d), true, 1.0);
+                    multiply(self.isa, d_scores, q, &mut Target::dense(d_k, d, d), true, 1.0);
                 }
                 if to < s.links {
                     return self.carry(true, acc, false);
@@ -245,8 +245,22 @@ impl<'a> Backward<'a> {
         let Panels { q, d_out, k, v } = panels;
         let (keys, width) = (m.keys as usize, self.shape.tile[1] as usize);
         // Scaled after the sum, as the forward op does.
-        multiply(q, k.t(), &mut Target::dense(work.weights, keys, width), false, self.op.scale);
-        multiply(d_out, v.t(), &mut Target::dense(work.d_scores, keys, width), false, 1.0);
+        multiply(
+            self.isa,
+            q,
+            k.t(),
+            &mut Target::dense(work.weights, keys, width),
+            false,
+            self.op.scale,
+        );
+        multiply(
+            self.isa,
+            d_out,
+            v.t(),
+            &mut Target::dense(work.d_scores, keys, width),
+            false,
+            1.0,
+        );
         let lines = work.weights.chunks_exact_mut(width).zip(work.d_scores.chunks_exact_mut(width));
         let statistics = work.lse.iter().zip(&*work.mean);
         for (row, ((p, ds), (&lse, &mean))) in (0..m.rows).zip(lines.zip(statistics)) {

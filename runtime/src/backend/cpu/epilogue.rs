@@ -9,6 +9,8 @@ use super::memory::View;
 use super::scratch::with_rows;
 use crate::op::{Activation, CheckedOp, Gate, Matmul, Scale};
 
+/// Rows between one that is written and one that is fetched.
+const AHEAD: u64 = 4;
 /// Columns of an output that share a scale which the op finds.
 const BLOCK: usize = 128;
 
@@ -92,17 +94,36 @@ impl<'a> Epilogue<'a> {
                 self.column_scales(band, columns);
             }
             operands.resize(4 * cols, 0.0);
+            let (bias, operands) = operands.split_at_mut(cols);
             for (row, line) in (0..band.block.rows).zip(sums.chunks_exact_mut(ld)) {
                 let line = &mut line[..cols];
+                self.fetch(band, row + AHEAD);
                 if row >= band.block.owned {
                     line.fill(0.0);
                     self.store(self.preactivation, band, row, line);
                 } else if !plain {
-                    self.finish(band, row, line, columns, operands);
+                    // Along N, a bias is the same for every row.
+                    if let Some(view) = self.bias.filter(|view| row == 0 || row_step(view) != 0) {
+                        view.load(self.isa, Self::at(view, band, row, 1), view.row_stride(), bias);
+                    }
+                    self.finish(band, row, line, [columns, bias], operands);
                 }
                 self.put(band, row, &mut line[..cols / self.per as usize]);
             }
         });
+    }
+
+    /// Has what a later row reads and writes in memory fetched: the processor foresees no rows this short.
+    fn fetch(&self, band: &Band, row: u64) {
+        let cols = band.cols;
+        if row < band.block.owned {
+            for (view, per) in [(self.c, 1), (self.residual, self.per), (Some(self.out), self.per)]
+            {
+                if let Some(view) = view {
+                    view.fetch(Self::at(view, band, row, per), cols / per);
+                }
+            }
+        }
     }
 
     /// The factor of every column of a band.
@@ -144,11 +165,11 @@ impl<'a> Epilogue<'a> {
         band: &Band,
         row: u64,
         line: &mut [f32],
-        columns: &[f32],
+        [columns, bias]: [&[f32]; 2],
         operands: &mut [f32],
     ) {
         let (cols, per) = (line.len(), self.per as usize);
-        let (operands, beside) = operands.split_at_mut(3 * cols);
+        let (operands, beside) = operands.split_at_mut(2 * cols);
         let mut parts = operands.chunks_exact_mut(cols);
         let mut load = |view: Option<&View>, per: u64| {
             let (view, part) = (view?, parts.next()?);
@@ -156,7 +177,8 @@ impl<'a> Epilogue<'a> {
             view.load(self.isa, Self::at(view, band, row, per), view.row_stride(), part);
             Some(&*part)
         };
-        let (bias, c) = (load(self.bias, 1), load(self.c, 1));
+        let bias = self.bias.map(|_| bias);
+        let c = load(self.c, 1);
         let residual = load(self.residual, self.per);
         if let Some(gate) = self.gate {
             gate.load(
@@ -206,6 +228,11 @@ impl<'a> Epilogue<'a> {
         let at = Self::at(self.out, band, row, self.per);
         self.out.store(self.isa, at, self.out.row_stride(), line);
     }
+}
+
+/// Elements from a row to the next.
+fn row_step(view: &View) -> u64 {
+    view.strides[view.shape.rank() - 2]
 }
 
 /// Even elements to the front of `line`, odd ones to `odd`.

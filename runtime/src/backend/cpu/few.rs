@@ -5,8 +5,8 @@
 use super::dot::Tile;
 use super::few_tiles;
 use super::isa::Isa;
-use super::registers::{self, Code, Element, LANES, Lanes, OfBf16, OfF16, OfF32};
 use super::memory::View;
+use super::registers::{self, Code, Element, LANES, Lanes, OfBf16, OfF16, OfF32};
 use crate::DType;
 use std::ops::Range;
 

@@ -6,12 +6,12 @@ use super::isa::Isa;
 use super::plan::{
     BACKWARD_CHUNK, BAND_ROWS, BYTE_CHUNK, COLUMNS, Class, ELEMENTS, FEW_COLUMNS, FEW_OF_COLUMNS,
     FEW_OF_ROWS, FEW_ROWS_OF_B, LANES_TILE, LAUNCH_NS, LEAST_ROWS, LINK_ENTRIES, MANY_BANDS,
-    ROW_CHUNK, ROW_NS, STREAM, STRIDED, WEIGHTS, class,
+    ROW_CHUNK, ROW_NS, SHARED_MOST, STREAM, STRIDED, WEIGHTS, class,
 };
 use crate::dtype::DType;
 use crate::op::{
-    Attention, CheckedOp, Gate, Group, KeyValue, Lens, Mask, Matmul, Op, Quantize, QuantizeFormat,
-    Scale, Spec,
+    Attention, CheckedOp, Gate, Group, KeyValue, Lens, Mask, Matmul, Op, OrderClass, Quantize,
+    QuantizeFormat, Scale, Spec,
 };
 use crate::order::UNIT_CAP_SLOW_NS;
 
@@ -39,7 +39,7 @@ fn has_rows(op: &CheckedOp) -> impl Fn(&&str) -> bool + '_ {
 /// The kernel that sums a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// The `gemm` crate, on f32 or what is widened to it.
+    /// Multiply-adds, on f32 or what is widened to it.
     Wide,
     /// Dot-product instructions, on bf16.
     Dot,
@@ -59,6 +59,10 @@ fn few(checked: &CheckedOp, class: &Class, dot: bool) -> Option<Few> {
     let Op::Matmul(op) = checked.op() else { return None };
     let (a, b) = (checked.spec("a")?, checked.spec("b")?);
     let axes = a.layout.rank() - 2;
+    // Their sums have an order of their own, and there is none for many rows to share.
+    if op.order == OrderClass::BatchInvariant {
+        return None;
+    }
     // A scale that the op finds is of more columns than these tiles have.
     if op.group != Group::None || op.quantize == Scale::Block1x128 || a.dtype.size() == 1 {
         return None;
@@ -111,6 +115,8 @@ pub(super) struct Product {
     pub(super) tiles_m: u64,
     pub(super) tiles_n: u64,
     pub(super) band_rows: u64,
+    /// Whether its bands share what is packed of B.
+    pub(super) shares: bool,
     pub(super) per_link: u64,
     pub(super) links: u64,
     pub(super) unit_ns: u64,
@@ -143,12 +149,24 @@ impl Product {
             _ => entries.saturating_mul(tiles_m.into()),
         };
         let tiles = blocks.saturating_mul(tiles_n.into());
+        let way = way(checked, class);
+        let columns = u128::from(tiles_n);
+        let bands = |rows: &u64| entries.saturating_mul(u128::from(m.div_ceil(*rows)) * columns);
+        let even = |rows: &u64| bands(rows) >= MANY_BANDS || bands(rows).is_multiple_of(4);
         // What each band packs is dearer beside dot products.
-        let packed = way(checked, class) == Way::Dot;
-        let [large, small] = if packed { BAND_ROWS.map(|rows| 2 * rows) } else { BAND_ROWS };
-        let bands = entries.saturating_mul((m.div_ceil(large) * tiles_n).into());
-        let band_rows = if bands < MANY_BANDS && bands % 4 != 0 { small } else { large };
-        let (tile, way) = ([tm, tn], way(checked, class));
+        let heights = &BAND_ROWS[..BAND_ROWS.len() - usize::from(way == Way::Dot)];
+        let least = heights[heights.len() - 1];
+        let mut band_rows = heights.iter().copied().find(even).unwrap_or(least);
+        let shares = way == Way::Wide
+            && op.group == Group::None
+            && checked.spec("b").is_some_and(is_one_matrix)
+            && entries.saturating_mul(m.div_ceil(band_rows).into()) > 2
+            && (1..=SHARED_MOST).contains(&k.saturating_mul(n));
+        // A short B stays near from band to band, and so do the sums of a short band.
+        if shares && k <= chunk {
+            band_rows = least;
+        }
+        let tile = [tm, tn];
         Self {
             m,
             n,
@@ -159,12 +177,20 @@ impl Product {
             tiles_m,
             tiles_n,
             band_rows,
+            shares,
             per_link,
             links,
             unit_ns,
             tiles,
         }
     }
+}
+
+/// Whether all batch entries of an operand are the same matrix.
+fn is_one_matrix(spec: &Spec) -> bool {
+    let axes = spec.layout.rank() - 2;
+    let (shape, strides) = (spec.layout.shape(), spec.layout.strides());
+    (0..axes).all(|axis| shape[axis] == 1 || strides[axis] == 0)
 }
 
 /// Groups that have a size; 0 without groups.

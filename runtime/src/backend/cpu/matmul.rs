@@ -1,5 +1,5 @@
 //! The product kernel: bands of an output tile, each computed by one thread over fixed chunks of K into
-//! an f32 accumulator (by the `gemm` crate, by dot products, or for few rows by `few`), then the epilogue while the band is hot. `compute` calls it.
+//! an f32 accumulator (by multiply-adds, by dot products, or for few rows by `few`), then the epilogue while the band is hot. `compute` calls it.
 //!
 //! Chunks of 8-bit values are summed apart and promoted. Those of i8 are whole numbers below 2^24, so their f32 sums
 //! are exact in any order and the accumulator counts them in i32, unless scales change along K.
@@ -16,8 +16,9 @@ use super::isa::{Isa, Kernel, fma};
 use super::memory::View;
 use super::plan::Span;
 use super::pool::Pool;
-use super::product::{Panel, Source, Target, multiply};
-use super::scratch::{with_factors, with_packed, with_rows, with_tiles};
+use super::product::{Columns, Panel, Source, Target, multiply};
+use super::scratch::{with_factors, with_packed, with_rows, with_shared, with_tiles};
+use super::shared::Shared;
 use crate::DType;
 use crate::op::{CheckedOp, Group, Matmul, Op, Scale};
 use std::ops::Range;
@@ -107,12 +108,23 @@ impl<'a> Bands<'a> {
     pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
         let p = &self.product;
         let bands = p.tile[0].min(p.m).div_ceil(p.band_rows).max(1);
-        pool.run(span.tiles * bands, item_ns / bands, |i| {
-            let (tile, band) = (span.first + i / bands, i % bands);
-            if let Some(band) = self.band(tile, band) {
-                self.links(&band, span.from, span.to);
-            }
+        with_shared(|lines| {
+            let shared = self.share(span, pool, lines);
+            pool.run(span.tiles * bands, item_ns / bands, |i| {
+                let (tile, band) = (span.first + i / bands, i % bands);
+                if let Some(band) = self.band(tile, band) {
+                    self.links(&band, span.from, span.to, shared.as_ref());
+                }
+            });
         });
+    }
+
+    pub(super) fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    pub(super) fn product(&self) -> &Product {
+        &self.product
     }
 
     fn band(&self, tile: u64, band: u64) -> Option<Band> {
@@ -130,7 +142,7 @@ impl<'a> Bands<'a> {
     /// Links `from..to` of a band: its accumulator from the state or from zero, back to the state or through the
     /// epilogue. Without an epilogue it is summed where the output lies, however the chain is cut; the size of a
     /// group may change between two links, so there a chain must be whole.
-    fn links(&self, band: &Band, from: u64, to: u64) {
+    fn links(&self, band: &Band, from: u64, to: u64, shared: Option<&Shared<'_>>) {
         let p = &self.product;
         let chunks = (band.block.k.end - band.block.k.start).div_ceil(p.chunk).max(1);
         let [first, last] = [from, to].map(|link| (link * p.per_link).min(chunks));
@@ -144,7 +156,7 @@ impl<'a> Bands<'a> {
                 let start = start(self.out, band.block.entry, [band.block.row, band.col]);
                 let size = [band.block.rows, band.cols];
                 if let Some(mut out) = Target::of(self.out, start, steps(self.out), size) {
-                    return self.direct(band, first..last, &mut out, [a, b]);
+                    return self.direct(band, first..last, shared, &mut out, [a, b]);
                 }
             }
             let cols = band.cols as usize;
@@ -164,9 +176,10 @@ impl<'a> Bands<'a> {
                 Way::Few(form) => self.few(band, first..last, form, acc),
                 Way::Dot => self.dots(band, first..last, acc, ld),
                 Way::Wide if self.sums == Sums::Direct => {
-                    self.direct(band, first..last, &mut Target::dense(acc, cols, cols), [a, b]);
+                    let target = &mut Target::dense(acc, cols, cols);
+                    self.direct(band, first..last, shared, target, [a, b]);
                 }
-                Way::Wide => self.promoted(band, first..last, acc, [a, b, part]),
+                Way::Wide => self.promoted(band, first..last, shared, acc, [a, b, part]),
             }
             match self.state {
                 Some(state) if !ends => state.store(self.isa, band.state_at, 1, acc),
@@ -184,13 +197,28 @@ impl<'a> Bands<'a> {
         &'b self,
         band: &Band,
         chunk: u64,
+        shared: Option<&'b Shared<'_>>,
         [pa, pb]: [&'b mut Vec<f32>; 2],
-    ) -> [Panel<'b>; 2] {
+    ) -> (Panel<'b>, Columns<'b>) {
         let Block { entry, group, row, owned, ref k, .. } = band.block;
         let k0 = k.start + chunk * self.product.chunk;
         let depth = self.product.chunk.min(k.end - k0.min(k.end));
         let a = self.panel(self.a, entry, [row, k0], [owned, depth], pa);
-        [a, self.panel(self.b, group, [k0, band.col], [depth, band.cols], pb)]
+        let size = [depth, band.cols];
+        let packed = shared.and_then(|b| b.get(chunk, band.col / self.product.tile[1], size));
+        let b = packed.unwrap_or_else(|| self.columns(group, [k0, band.col], size, pb).into());
+        (a, b)
+    }
+
+    /// A part of B.
+    pub(super) fn columns<'b>(
+        &'b self,
+        group: u64,
+        at: [u64; 2],
+        size: [u64; 2],
+        buffer: &'b mut Vec<f32>,
+    ) -> Panel<'b> {
+        self.panel(self.b, group, at, size, buffer)
     }
 
     fn panel<'b>(
@@ -211,12 +239,13 @@ impl<'a> Bands<'a> {
         &self,
         band: &Band,
         chunks: Range<u64>,
+        shared: Option<&Shared<'_>>,
         target: &mut Target<'_>,
         [pa, pb]: [&mut Vec<f32>; 2],
     ) {
         for chunk in chunks.filter(|_| band.block.owned > 0) {
-            let [a, b] = self.panels(band, chunk, [pa, pb]);
-            multiply(a, b, target, chunk > 0, 1.0);
+            let (a, b) = self.panels(band, chunk, shared, [pa, pb]);
+            multiply(self.isa, a, b, target, chunk > 0, 1.0);
         }
     }
 
@@ -290,6 +319,7 @@ impl<'a> Bands<'a> {
         &self,
         band: &Band,
         chunks: Range<u64>,
+        shared: Option<&Shared<'_>>,
         acc: &mut [f32],
         [pa, pb, part]: [&mut Vec<f32>; 3],
     ) {
@@ -301,8 +331,8 @@ impl<'a> Bands<'a> {
         part.resize(rows * cols, 0.0);
         let acc = &mut acc[..rows * cols];
         for chunk in chunks.filter(|_| rows > 0) {
-            let [a, b] = self.panels(band, chunk, [pa, pb]);
-            multiply(a, b, &mut Target::dense(part, cols, cols), false, 1.0);
+            let (a, b) = self.panels(band, chunk, shared, [pa, pb]);
+            multiply(self.isa, a, b, &mut Target::dense(part, cols, cols), false, 1.0);
             if self.sums == Sums::Whole {
                 self.isa.run(Count { acc: bytemuck::cast_slice_mut(acc), part });
                 continue;

@@ -15,11 +15,13 @@ mod flat;
 mod geometry;
 mod groups;
 mod isa;
+mod lanes;
 mod math;
 mod matmul;
 mod memory;
 mod norm_backward;
 mod pack;
+mod panels;
 mod plan;
 mod pool;
 mod product;
@@ -31,9 +33,11 @@ mod rows;
 mod scatter;
 mod scratch;
 mod select;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod wide;
 
 use super::{Backend, BlockId, Caps, IndexFault, Mark, Place, Progress};
 use crate::error::{Error, Kind, Result};
@@ -48,7 +52,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 32] = [
+const SOURCES: [(&str, &str); 36] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
@@ -63,12 +67,14 @@ const SOURCES: [(&str, &str); 32] = [
     ("geometry.rs", include_str!("geometry.rs")),
     ("groups.rs", include_str!("groups.rs")),
     ("isa.rs", include_str!("isa.rs")),
+    ("lanes.rs", include_str!("lanes.rs")),
     ("math.rs", include_str!("math.rs")),
     ("matmul.rs", include_str!("matmul.rs")),
     ("memory.rs", include_str!("memory.rs")),
     ("mod.rs", include_str!("mod.rs")),
     ("norm_backward.rs", include_str!("norm_backward.rs")),
     ("pack.rs", include_str!("pack.rs")),
+    ("panels.rs", include_str!("panels.rs")),
     ("plan.rs", include_str!("plan.rs")),
     ("pool.rs", include_str!("pool.rs")),
     ("product.rs", include_str!("product.rs")),
@@ -80,15 +86,17 @@ const SOURCES: [(&str, &str); 32] = [
     ("scatter.rs", include_str!("scatter.rs")),
     ("scratch.rs", include_str!("scratch.rs")),
     ("select.rs", include_str!("select.rs")),
+    ("shared.rs", include_str!("shared.rs")),
     ("walk.rs", include_str!("walk.rs")),
+    ("wide.rs", include_str!("wide.rs")),
 ];
 
-/// Everything that can change a result: sources, order table, compiler, GEMM crate, instruction set.
+/// Everything that can change a result: sources, order table, compiler, instruction set.
 fn ingredients(isa: Isa) -> Vec<Vec<u8>> {
     let mut parts: Vec<Vec<u8>> = SOURCES.iter().map(|(_, text)| (*text).into()).collect();
     parts.push(include_bytes!("../../op/rope.rs").to_vec());
     parts.push(plan::order_table().into());
-    let versions = [env!("LEASEHOLD_RUSTC"), env!("LEASEHOLD_GEMM"), isa.name()];
+    let versions = [env!("LEASEHOLD_RUSTC"), isa.name()];
     parts.extend(versions.map(Into::into));
     parts
 }

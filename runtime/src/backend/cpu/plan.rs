@@ -43,10 +43,12 @@ pub(super) const COLUMNS: u64 = 256;
 pub(super) const LINK_ENTRIES: u64 = 8192;
 /// Most groups of a product: their sizes are read at every launch.
 const MAX_GROUPS: u64 = 1 << 16;
-/// A matmul tile is computed in bands of this many rows, each by one thread. Tall bands pack B less often; the
-/// short ones are for products of few bands, so that two or four threads end together.
-pub(super) const BAND_ROWS: [u64; 2] = [256, 128];
+/// A matmul tile is computed in bands of this many rows, each by one thread: the tallest of which there are many, or
+/// a multiple of four, so that two or four threads end together. Tall bands pack B less often.
+pub(super) const BAND_ROWS: [u64; 3] = [512, 256, 128];
 pub(super) const MANY_BANDS: u128 = 16;
+/// Most elements of a B that is packed whole, for all bands: 64 MiB.
+pub(super) const SHARED_MOST: u64 = 1 << 24;
 
 /// One class's orders and the rates that it is sure to reach on one core.
 pub(super) struct Class {
@@ -56,8 +58,7 @@ pub(super) struct Class {
     /// The same of products of bf16 by dot-product instructions, where the class has them, and operations a
     /// microsecond.
     pub(super) dot: Option<([u32; 2], u64)>,
-    /// Contraction elements of a chunk of a product. `gemm` sums up to 512 in one sweep whatever caches it finds;
-    /// beyond, the sizes of the caches would choose the order.
+    /// Contraction elements of a chunk of a product: what a strip of A and a panel of B keep near.
     pub(super) chunk: u32,
     /// Whether query rows of attention lie on lanes.
     pub(super) lanes: bool,
@@ -220,18 +221,13 @@ pub(super) fn passes(op: &Op) -> u64 {
 
 /// What of an op this backend does not run, and what it does.
 fn missing(op: &CheckedOp) -> Option<(String, String)> {
-    let order = match op.op() {
-        Op::Matmul(op) => op.order,
-        Op::Attention(op) => op.order,
-        _ => OrderClass::Fixed,
-    };
-    // The `gemm` crate sums in another sequence where one or two rows remain, and for one row alone.
-    if order == OrderClass::BatchInvariant {
-        return Some(("a batch-invariant order".into(), "a fixed order".into()));
-    }
     match op.op() {
         Op::Matmul(matmul) if groups(op, matmul) > MAX_GROUPS => {
             Some((format!("{} groups", groups(op, matmul)), MAX_GROUPS.to_string()))
+        }
+        // Many rows are summed in another way than few.
+        Op::Attention(attention) if attention.order == OrderClass::BatchInvariant => {
+            Some(("attention in a batch-invariant order".into(), "a fixed order".into()))
         }
         _ => None,
     }

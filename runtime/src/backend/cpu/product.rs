@@ -1,7 +1,10 @@
-//! Panels of operands as f32, and the one call of the `gemm` crate. `matmul` and `attention` multiply with it.
+//! Panels of operands as f32, and their product by `wide`. `matmul` and `attention` multiply with it.
 
 use super::isa::Isa;
 use super::memory::View;
+use super::panels::{Pack, room};
+use super::scratch::Line;
+use super::wide::{Side, Wide};
 
 /// A matrix of f32: an operand where it lies, or a widened copy. Valid while its operand's block, or the buffer it
 /// was widened into, is neither freed nor written.
@@ -9,7 +12,7 @@ use super::memory::View;
 pub(super) struct Panel<'a> {
     start: *const f32,
     /// Row and column stride in elements.
-    strides: [isize; 2],
+    strides: [usize; 2],
     size: [usize; 2],
     source: std::marker::PhantomData<&'a [f32]>,
 }
@@ -30,7 +33,7 @@ impl<'a> Panel<'a> {
         if let Some(start) = view.f32_ptr(start) {
             return Self {
                 start,
-                strides: strides.map(|s| s as isize),
+                strides: strides.map(|s| s as usize),
                 size: [rows, cols],
                 source,
             };
@@ -43,7 +46,7 @@ impl<'a> Panel<'a> {
         for (i, part) in (0..).zip(buffer.chunks_exact_mut(line.max(1))) {
             view.load(isa, start + i * across, along, part);
         }
-        let strides = if by_rows { [cols as isize, 1] } else { [1, rows as isize] };
+        let strides = if by_rows { [cols, 1] } else { [1, rows] };
         Self { start: buffer.as_ptr(), strides, size: [rows, cols], source }
     }
 
@@ -52,12 +55,12 @@ impl<'a> Panel<'a> {
         // The type keeps `rows * cols` elements readable, so the size is cut to what is there.
         let rows = rows.min(data.len() / cols.max(1));
         let source = std::marker::PhantomData;
-        Self { start: data.as_ptr(), strides: [cols as isize, 1], size: [rows, cols], source }
+        Self { start: data.as_ptr(), strides: [cols, 1], size: [rows, cols], source }
     }
 
     /// Where it begins, its row and column strides, and its size.
     pub(super) fn parts(&self) -> (*const f32, [isize; 2], [usize; 2]) {
-        (self.start, self.strides, self.size)
+        (self.start, self.strides.map(|s| s as isize), self.size)
     }
 
     /// Rows as columns.
@@ -113,8 +116,7 @@ impl<'a> Target<'a> {
     }
 
     /// An output where it lies: `size` rows and columns from element `start`, inside the view's shape and the
-    /// calling work item's own (see [`View`]). Only f32 with dense rows, and more than one column: a single one
-    /// would make `gemm` choose another sequence than for a buffer.
+    /// calling work item's own (see [`View`]). Only f32 with dense rows.
     pub(super) fn of(
         view: &'a View,
         start: u64,
@@ -122,49 +124,67 @@ impl<'a> Target<'a> {
         size: [u64; 2],
     ) -> Option<Self> {
         let size = size.map(|n| n as usize);
-        let dense = step == 1 && size[1] > 1 && ld >= size[1] as u64;
+        let dense = step == 1 && ld >= size[1] as u64;
         let start = view.f32_ptr(start).filter(|_| dense)?;
         Some(Self { start, ld: ld as usize, size, owner: std::marker::PhantomData })
     }
 }
 
-/// `c (+)= factor a b`: adds to `c` or replaces it. Nothing happens unless inner sizes agree and `c` holds the result.
-pub(super) fn multiply(a: Panel<'_>, b: Panel<'_>, c: &mut Target<'_>, add: bool, factor: f32) {
-    let ([m, k], n) = (a.size, b.size[1]);
-    let fits = b.size[0] == k && n <= c.size[1] && m <= c.size[0];
-    if !fits || m == 0 || n == 0 {
-        return;
+/// B of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Columns<'a> {
+    /// Where it lies.
+    Lies(Panel<'a>),
+    /// Packed by [`pack`]: as many rows and columns.
+    Packed(&'a [Line], [usize; 2]),
+}
+
+impl<'a> From<Panel<'a>> for Columns<'a> {
+    fn from(panel: Panel<'a>) -> Self {
+        Self::Lies(panel)
     }
-    if k == 0 {
-        if !add {
-            // SAFETY: `c` holds m rows of n elements, as just checked.
-            (0..m).for_each(|i| unsafe { c.start.add(i * c.ld).write_bytes(0, n) });
+}
+
+/// Lines that a packed matrix of `k` rows of `n` columns takes.
+pub(super) fn packed_lines(k: usize, n: usize) -> usize {
+    room(k, n).div_ceil(Line::FLOATS)
+}
+
+/// Packs B for many products. Nothing happens unless `to` has as many lines as it takes.
+pub(super) fn pack(isa: Isa, b: Panel<'_>, to: &mut [Line]) {
+    let [k, n] = b.size;
+    if to.len() >= packed_lines(k, n) {
+        // SAFETY: `b` addresses readable elements by its type's promise; the room was just checked.
+        unsafe {
+            Pack { size: b.size, from: b.start, strides: b.strides }
+                .run(isa, to.as_mut_ptr().cast());
         }
+    }
+}
+
+/// `c (+)= factor a b`: adds to `c` or replaces it. Nothing happens unless inner sizes agree and `c` holds the result.
+pub(super) fn multiply<'a>(
+    isa: Isa,
+    a: Panel<'_>,
+    b: impl Into<Columns<'a>>,
+    c: &mut Target<'_>,
+    add: bool,
+    factor: f32,
+) {
+    let [m, k] = a.size;
+    let (b, [depth, n]) = match b.into() {
+        Columns::Lies(b) => (Side::Lies(b.start, b.strides), b.size),
+        Columns::Packed(lines, [k, n]) if lines.len() >= packed_lines(k, n) => {
+            (Side::Packed(lines.as_ptr().cast()), [k, n])
+        }
+        Columns::Packed(..) => return,
+    };
+    if depth != k || n > c.size[1] || m > c.size[0] {
         return;
     }
+    let (a_strides, size) = (a.strides, [m, n, k]);
+    let wide = Wide { size, a: a.start, a_strides, b, c: c.start, ld: c.ld, add, factor };
     // SAFETY: `c` holds m rows of n elements `ld` apart, as just checked; `a` and `b` address m by k and k by n
-    // readable elements by their type's promise, and overlap no live `&mut`.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.start,
-            1,
-            c.ld as isize,
-            add,
-            a.start,
-            a.strides[1],
-            a.strides[0],
-            b.start,
-            b.strides[1],
-            b.strides[0],
-            1.0,
-            factor,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    // readable elements by their type's promise, and overlap no live `&mut`; a class comes from `Isa::detect`.
+    unsafe { wide.run(isa) };
 }

@@ -11,6 +11,17 @@ thread_local! {
     static FACTORS: RefCell<Factors> = RefCell::default();
     static PACKED: RefCell<[Packed; 3]> = RefCell::default();
     static LANES: RefCell<Buffers> = RefCell::default();
+    static LINES: RefCell<[Vec<Line>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
+    static SHARED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A cache line of floats.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(super) struct Line([f32; Self::FLOATS]);
+
+impl Line {
+    pub(super) const FLOATS: usize = 16;
 }
 
 /// Two row buffers.
@@ -36,4 +47,14 @@ pub(super) fn with_packed<R>(f: impl FnOnce([&mut Packed; 3]) -> R) -> R {
 /// Buffers of attention on lanes.
 pub(super) fn with_lanes<R>(f: impl FnOnce(&mut Buffers) -> R) -> R {
     LANES.with_borrow_mut(f)
+}
+
+/// Two packed sides of a product.
+pub(super) fn with_lines<R>(f: impl FnOnce([&mut Vec<Line>; 2]) -> R) -> R {
+    LINES.with_borrow_mut(|[a, b]| f([a, b]))
+}
+
+/// What a launch packs for all its threads.
+pub(super) fn with_shared<R>(f: impl FnOnce(&mut Vec<Line>) -> R) -> R {
+    SHARED.with_borrow_mut(f)
 }

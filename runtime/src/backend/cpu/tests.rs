@@ -33,8 +33,8 @@ fn one_changed_byte_changes_the_numerics_id() {
     let parts = ingredients(Isa::detect());
     let id = digest(&parts);
     assert_eq!(id, Cpu::new().unwrap().digest());
-    // Sources, then frequencies, order table, compiler, GEMM crate and class: each takes part, and is not empty.
-    assert_eq!(parts.len(), SOURCES.len() + 5);
+    // Sources, then frequencies, order table, compiler and class: each takes part, and is not empty.
+    assert_eq!(parts.len(), SOURCES.len() + 4);
     for i in 0..parts.len() {
         let mut changed = parts.clone();
         changed[i][0] ^= 1;
@@ -191,6 +191,104 @@ proptest! {
             if let Some(op) = &op {
                 let planned = plan::plan(op, isa).map(|plan| vec![plan]);
                 common::grow::within_cap(op, planned, UNIT_CAP_SLOW_NS);
+            }
+        }
+    }
+}
+
+/// Every output is one chain of multiply-adds from zero, added to what was there, however its operands lie and whatever
+/// lies beside it.
+#[test]
+fn products_are_chains_along_k() {
+    use super::isa::fma;
+    use super::product::{Columns, Panel, Target, multiply, pack, packed_lines};
+    let mut random = common::case::Random(11);
+    let mut normal = |n: usize| (0..n).map(|_| random.normal() as f32).collect::<Vec<_>>();
+    let turned = |x: &[f32], rows: usize, cols: usize| -> Vec<f32> {
+        (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+    };
+    let sizes = [(1, 1, 1), (6, 64, 4), (7, 80, 33), (25, 65, 5), (3, 200, 19), (40, 16, 130)];
+    for (m, n, k) in sizes.into_iter().chain([(13, 31, 1), (26, 79, 7), (30, 128, 6)]) {
+        let (a, b, before) = (normal(m * k), normal(k * n), normal(m * (n + 3)));
+        let (a_t, b_t) = (turned(&a, m, k), turned(&b, k, n));
+        for isa in classes() {
+            let fma = if isa == Isa::Generic { fma::<false> } else { fma::<true> };
+            let chain = |i: usize, j: usize| {
+                (0..k).fold(0.0, |sum, p| fma(a[i * k + p], b[p * n + j], sum))
+            };
+            for (turn, add) in [(0, false), (1, true), (2, false), (3, true)] {
+                let mut c = before.clone();
+                let rows = [Panel::dense(&a, m, k), Panel::dense(&a_t, k, m).t()][turn & 1];
+                let columns = [Panel::dense(&b, k, n), Panel::dense(&b_t, n, k).t()][turn >> 1];
+                let mut lines = vec![super::scratch::Line::default(); packed_lines(k, n)];
+                pack(isa, columns, &mut lines);
+                let both = [Columns::Lies(columns), Columns::Packed(&lines, [k, n])];
+                for columns in both {
+                    c.copy_from_slice(&before);
+                    let target = &mut Target::dense(&mut c, n, n + 3);
+                    multiply(isa, rows, columns, target, add, 0.5);
+                    for (at, got) in c.iter().enumerate() {
+                        let (i, j) = (at / (n + 3), at % (n + 3));
+                        let old = if add { before[at] } else { 0.0 };
+                        let expected = if j < n { fma(chain(i, j), 0.5, old) } else { before[at] };
+                        let place = format!("{isa:?} {m} {n} {k} {turn} at {i} {j}");
+                        assert_eq!(got.to_bits(), expected.to_bits(), "{place}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of a batch-invariant product have the same bits in products of any number of rows, at any place of any batch.
+#[test]
+fn batch_invariant_rows_ignore_their_neighbours() {
+    use crate::op::{Matmul, OrderClass};
+    use common::case::{Case, Fill, Operand, Style};
+    use common::run::{contents, execute};
+    const ROWS: u64 = 100;
+    let order = OrderClass::BatchInvariant;
+    for isa in classes() {
+        for (dtype, style, batch, n, k) in [
+            (DType::F32, Style::Repeat, &[3][..], 70, 1100),
+            (DType::F32, Style::Turned, &[], 33, 600),
+            (DType::BF16, Style::Turned, &[], 40, 600),
+            (DType::BF16, Style::Repeat, &[3], 64, 300),
+            (DType::F16, Style::Tight, &[], 64, 300),
+        ] {
+            let line = (k * dtype.size()) as usize;
+            let make = |shape: &[u64], style| {
+                Operand::new(dtype, &[batch, shape].concat(), style, 0, Fill::Normal(1.0))
+            };
+            let b = make(&[k, n], style);
+            let whole = Operand::new(dtype, &[ROWS, k], Style::Tight, 0, Fill::Normal(1.0));
+            let (rows, b_bytes) = (whole.content(5), b.content(6));
+            let product = |m: u64, first: usize| {
+                let out = Operand::out(DType::F32, &[batch, &[m, n]].concat(), Style::Tight, 0);
+                let operands = vec![make(&[m, k], Style::Tight), b.clone(), out];
+                let case = Case::new(Matmul { order, ..Matmul::default() }, operands);
+                let mut bytes = contents(&case);
+                bytes[1].clone_from(&b_bytes);
+                for (row, to) in bytes[0].chunks_exact_mut(line).enumerate() {
+                    let from = (first + row) % ROWS as usize * line;
+                    to.copy_from_slice(&rows[from..from + line]);
+                }
+                let mut cpu = Cpu::of_class(isa, 2).unwrap();
+                let op = Arc::new(case.checked());
+                let plan = cpu.candidates(&op).unwrap()[0];
+                let left = execute(&mut cpu, &op, &plan, &bytes, &case, &[plan.units() as u64]);
+                let mut out = left.unwrap().blocks.pop().unwrap();
+                // What follows the rows is not theirs.
+                out.truncate((batch.iter().product::<u64>() * m * n * 4) as usize);
+                out
+            };
+            let (line, all) = (4 * n as usize, product(ROWS, 0));
+            for (m, first) in [(1, 97), (2, 40), (3, 11), (17, 60), (ROWS, 33)] {
+                for (row, got) in product(m, first).chunks_exact(line).enumerate() {
+                    let from = (first + row) % ROWS as usize * line;
+                    let same = got == &all[from..from + line];
+                    assert!(same, "{isa:?} {dtype} {style:?}: row {row} of {m}");
+                }
             }
         }
     }
