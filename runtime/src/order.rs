@@ -89,7 +89,7 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { order, kernel, tiles, links, unit_ns, .. } = self;
-        write!(f, "{order}; {tiles} tiles x {links} links, {unit_ns} ns a unit, by {kernel}")
+        write!(f, "{order} by {kernel}; {tiles} tiles x {links} links, {unit_ns} ns a unit")
     }
 }
 
