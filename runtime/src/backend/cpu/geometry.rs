@@ -36,6 +36,14 @@ fn has_rows(op: &CheckedOp) -> impl Fn(&&str) -> bool + '_ {
     }
 }
 
+/// Whether the matrices of an operand are dense or constant along one of their axes.
+fn has_lines(op: &CheckedOp) -> impl Fn(&&str) -> bool + '_ {
+    |name| {
+        let step = |s: &Spec| s.layout.strides().iter().rev().take(2).min().copied().unwrap_or(1);
+        op.spec(name).is_none_or(|spec| step(spec) <= 1)
+    }
+}
+
 /// The kernel that sums a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -49,8 +57,10 @@ pub(super) enum Way {
 
 /// The kernel of a product on a class.
 pub(super) fn way(checked: &CheckedOp, class: &Class) -> Way {
-    let bf16 = |name| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
-    let dot = class.dot.is_some() && bf16("a") && bf16("b");
+    let bf16 = |name: &str| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
+    // Operands that lie dense neither way are gathered, which tiles of dot products are too large for.
+    let dot = class.dot.is_some()
+        && ["a", "b"].iter().all(|name| bf16(name) && has_lines(checked)(name));
     few(checked, class, dot).map_or(if dot { Way::Dot } else { Way::Wide }, Way::Few)
 }
 
@@ -225,7 +235,7 @@ fn chunk_ns(op: &CheckedOp, class: &Class, [rows, cols, depth]: [u64; 3]) -> u64
     let panels = rows * depth + depth * cols;
     let dtype = op.spec("a").map_or(DType::F32, |a| a.dtype);
     let dense = dtype == DType::F32
-        || rows.min(cols).min(depth) >= 64 && ["a", "b"].iter().all(has_rows(op));
+        || rows.min(cols).min(depth) >= 64 && ["a", "b"].iter().all(has_lines(op));
     let panels_ns = if dense { panels * 4000 / STREAM } else { panels * 1000 / STRIDED };
     let promotion = if dtype.size() == 1 { rows * cols * 500 / class.epilogue[0] } else { 0 };
     flops_ns.max(panels_ns) + promotion
