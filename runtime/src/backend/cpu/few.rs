@@ -192,24 +192,23 @@ impl Add<'_> {
         for (k, a) in steps.by_ref().take(whole).enumerate() {
             let mut y = [L::zero(); C];
             for j in 0..C {
-                if ahead > 0 && k * LANES * size_of::<E::Bits>() % 64 == 0 {
+                if ahead > 0 && (k * LANES * size_of::<E::Bits>()).is_multiple_of(64) {
                     L::prefetch((&raw const b[j][k]).wrapping_byte_add(ahead));
                 }
                 y[j] = E::lanes(&b[j][k]);
             }
             add(&mut sums, &a[row..row + R], &y);
         }
-        if let Some(a) = steps.next().filter(|_| self.depth % LANES > 0) {
+        if let Some(a) = steps.next().filter(|_| !self.depth.is_multiple_of(LANES)) {
             let mut y = [L::zero(); C];
             for j in 0..C {
                 y[j] = E::lanes(&near[j]);
             }
             add(&mut sums, &a[row..row + R], &y);
         }
-        for i in 0..R {
-            for j in 0..C {
-                self.sums[(row + i) * self.cols + col + j] += sums[i][j].sum();
-            }
+        let lines = self.sums.chunks_exact_mut(self.cols).skip(row);
+        for (line, sums) in lines.zip(sums) {
+            line[col..].iter_mut().zip(sums).for_each(|(to, sum)| *to += sum.sum());
         }
     }
 
@@ -224,8 +223,8 @@ impl Add<'_> {
         let ahead = SWEEP * self.step as usize * size_of::<E::Bits>();
         for k in (0..whole).step_by(SWEEP) {
             let mut lines = [line(k); SWEEP];
-            for i in 1..SWEEP {
-                lines[i] = line(k + i);
+            for (place, k) in lines.iter_mut().zip(k..) {
+                *place = line(k);
             }
             sweep::<L, E, SWEEP>(lines, self.sums, &a[k..], self.depth, ahead);
         }

@@ -59,8 +59,8 @@ pub(super) enum Way {
 pub(super) fn way(checked: &CheckedOp, class: &Class) -> Way {
     let bf16 = |name: &str| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
     // Operands that lie dense neither way are gathered, which tiles of dot products are too large for.
-    let dot = class.dot.is_some()
-        && ["a", "b"].iter().all(|name| bf16(name) && has_lines(checked)(name));
+    let dot =
+        class.dot.is_some() && ["a", "b"].iter().all(|name| bf16(name) && has_lines(checked)(name));
     few(checked, class, dot).map_or(if dot { Way::Dot } else { Way::Wide }, Way::Few)
 }
 
