@@ -1,7 +1,9 @@
 //! Sums of products of bf16 pairs, by the processor's own instructions: AMX tiles, or the dot product of AVX-512.
-//! Both add a pair after the other into one f32 an output. The packed products of `bf16.rs` call it.
+//! Both add a pair after the other into one f32 an output. The products of `dots` call it, on sides that `bf16` packs.
 
 use super::isa::Isa;
+use super::memory::View;
+use std::marker::PhantomData;
 
 /// A cache line of sixteen pairs of bf16.
 #[derive(Clone, Copy)]
@@ -51,27 +53,76 @@ impl Dot {
         }
     }
 
-    /// Adds to the 32 by 32 floats of `c`, whose rows lie `ld` apart, the products of two strips of row tiles and two of
-    /// column tiles, which agree in length. Nothing happens where they do not or `c` is too short.
-    pub(super) fn add(&self, a: [&[Tile]; 2], b: [&[Tile]; 2], c: &mut [f32], ld: usize) {
-        let steps = a[0].len();
-        let agree = [a[1], b[0], b[1]].iter().all(|strip| strip.len() == steps);
-        if !agree || steps == 0 || ld < BLOCK || c.len() < (BLOCK - 1) * ld + BLOCK {
+    /// Adds to the 32 by 32 floats of `c`, whose rows lie `ld` apart, or without `add` replaces them by, the product of
+    /// a block of rows and one of columns: pairs of tiles, as many of each. `ahead` is fetched meanwhile: a part of what
+    /// comes next. Nothing happens where the sides do not agree or `c` is too short.
+    pub(super) fn add(
+        &self,
+        rows: &Rows<'_>,
+        columns: &[Tile],
+        ahead: &[Tile],
+        c: &mut [f32],
+        ld: usize,
+        add: bool,
+    ) {
+        let steps = columns.len() / 2;
+        let room = ld >= BLOCK && c.len() >= (BLOCK - 1) * ld + BLOCK;
+        if steps == 0 || rows.steps != steps || !room {
             return;
         }
         #[cfg(target_arch = "x86_64")]
-        if self.tiles {
-            // SAFETY: `of` saw the class and configured this thread; `c` holds 32 rows of 32, as just checked.
-            unsafe { x86::add_tiles(a, b, c.as_mut_ptr(), ld) };
-        } else {
-            for (i, a) in a.into_iter().enumerate() {
-                for (j, b) in b.into_iter().enumerate() {
-                    let c = &mut c[i * TILE * ld + j * TILE..];
-                    // SAFETY: `of` saw the class; 16 rows of 16 lie inside `c`, as just checked.
-                    unsafe { x86::add_vectors(a, b, c.as_mut_ptr(), ld) };
-                }
+        // SAFETY: `of` saw the class and configured this thread; rows and columns have `steps` pairs of tiles and `c` 32
+        // rows of 32, as just checked.
+        unsafe {
+            if self.tiles {
+                x86::add_tiles(rows, columns.as_ptr(), ahead.as_ptr(), c.as_mut_ptr(), ld, add);
+            } else {
+                x86::add_vectors(rows, columns.as_ptr(), c.as_mut_ptr(), ld, add);
             }
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (ahead, add);
+    }
+}
+
+/// A block of 32 rows of A: two strips of `steps` tiles. Valid while what it was made of is neither freed nor written.
+pub(super) struct Rows<'a> {
+    strips: [*const u8; 2],
+    /// Bytes from a line of a tile, and from a tile along K, to the next.
+    line: usize,
+    step: usize,
+    steps: usize,
+    source: PhantomData<&'a [Tile]>,
+}
+
+impl<'a> Rows<'a> {
+    /// Pairs of tiles.
+    pub(super) fn packed(tiles: &'a [Tile]) -> Self {
+        let first: *const u8 = tiles.as_ptr().cast();
+        let tile = size_of::<Tile>();
+        Self {
+            strips: [first, first.wrapping_add(tile)],
+            line: size_of::<Line>(),
+            step: 2 * tile,
+            steps: tiles.len() / 2,
+            source: PhantomData,
+        }
+    }
+
+    /// Rows where they lie, `ld` elements apart from element `start` on, dense and inside the view's shape. Only where
+    /// they begin with a cache line each: reading across two takes longer than packing.
+    pub(super) fn lying(view: &'a View, start: u64, ld: u64, steps: usize) -> Option<Self> {
+        let first: *const u8 = view.half_ptr(start)?.cast();
+        let line = 2 * ld as usize;
+        let even = (first as usize).is_multiple_of(size_of::<Line>())
+            && line.is_multiple_of(size_of::<Line>());
+        even.then_some(Self {
+            strips: [first, first.wrapping_add(TILE * line)],
+            line,
+            step: size_of::<Line>(),
+            steps,
+            source: PhantomData,
+        })
     }
 }
 
@@ -98,7 +149,7 @@ pub(super) fn transpose(isa: Isa, tile: &mut Tile) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Line, TILE, Tile};
+    use super::{Line, Rows, TILE, Tile};
     use std::arch::asm;
     use std::arch::x86_64::{
         __cpuid_count, __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_load_si512,
@@ -152,49 +203,70 @@ mod x86 {
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 
-    /// `c += a b` by tiles: four of sums, two of A and two of B.
+    /// `c = a b` or `c += a b` by tiles: four of sums, two of A and two of B.
     ///
     /// # Safety
-    /// The processor has AMX and this thread its configuration; `c` holds 32 rows of 32 floats `ld` apart; the strips
-    /// agree in length, which is not 0.
-    pub(super) unsafe fn add_tiles(a: [&[Tile]; 2], b: [&[Tile]; 2], c: *mut f32, ld: usize) {
-        // SAFETY: the caller's promise; each step reads one tile of 1024 bytes of each strip.
+    /// The processor has AMX and this thread its configuration; `c` holds 32 rows of 32 floats `ld` apart; `b` holds as
+    /// many pairs of tiles as `a`, at least one. `ahead` may be anything.
+    pub(super) unsafe fn add_tiles(
+        a: &Rows<'_>,
+        b: *const Tile,
+        ahead: *const Tile,
+        c: *mut f32,
+        ld: usize,
+        add: bool,
+    ) {
+        // SAFETY: the caller's promise: `c` is read and written as stated, each step reads one tile of 1024 bytes of each
+        // strip, and a prefetch touches nothing.
         unsafe {
             asm!(
-                "tileloadd tmm0, [{c0} + {ld}]",
-                "tileloadd tmm1, [{c1} + {ld}]",
-                "tileloadd tmm2, [{c2} + {ld}]",
-                "tileloadd tmm3, [{c3} + {ld}]",
+                "test {add:e}, {add:e}",
+                "jz 3f",
+                "tileloadd tmm0, [{c} + {ld}]",
+                "tileloadd tmm1, [{c} + {ld} + 64]",
+                "tileloadd tmm2, [{lower} + {ld}]",
+                "tileloadd tmm3, [{lower} + {ld} + 64]",
+                "jmp 2f",
+                "3:",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
                 "2:",
                 "tileloadd tmm4, [{a0} + {line}]",
-                "tileloadd tmm6, [{b0} + {line}]",
-                "tileloadd tmm7, [{b1} + {line}]",
+                "tileloadd tmm6, [{b} + {dense}]",
+                "tileloadd tmm7, [{b} + {dense} + 1024]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloadd tmm5, [{a1} + {line}]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a0}, 1024",
-                "add {a1}, 1024",
-                "add {b0}, 1024",
-                "add {b1}, 1024",
+                "prefetcht1 [{ahead}]",
+                "prefetcht1 [{ahead} + 64]",
+                "prefetcht1 [{ahead} + 128]",
+                "prefetcht1 [{ahead} + 192]",
+                "add {ahead}, 256",
+                "add {a0}, {step}",
+                "add {a1}, {step}",
+                "add {b}, 2048",
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{c0} + {ld}], tmm0",
-                "tilestored [{c1} + {ld}], tmm1",
-                "tilestored [{c2} + {ld}], tmm2",
-                "tilestored [{c3} + {ld}], tmm3",
-                c0 = in(reg) c,
-                c1 = in(reg) c.add(TILE),
-                c2 = in(reg) c.add(TILE * ld),
-                c3 = in(reg) c.add(TILE * ld + TILE),
+                "tilestored [{c} + {ld}], tmm0",
+                "tilestored [{c} + {ld} + 64], tmm1",
+                "tilestored [{lower} + {ld}], tmm2",
+                "tilestored [{lower} + {ld} + 64], tmm3",
+                add = in(reg) u32::from(add),
+                c = in(reg) c,
+                lower = in(reg) c.add(TILE * ld),
                 ld = in(reg) 4 * ld,
-                a0 = inout(reg) a[0].as_ptr() => _,
-                a1 = inout(reg) a[1].as_ptr() => _,
-                b0 = inout(reg) b[0].as_ptr() => _,
-                b1 = inout(reg) b[1].as_ptr() => _,
-                line = in(reg) size_of::<Line>(),
-                steps = inout(reg) a[0].len() => _,
+                a0 = inout(reg) a.strips[0] => _,
+                a1 = inout(reg) a.strips[1] => _,
+                line = in(reg) a.line,
+                step = in(reg) a.step,
+                b = inout(reg) b => _,
+                dense = in(reg) size_of::<Line>(),
+                ahead = inout(reg) ahead => _,
+                steps = inout(reg) a.steps => _,
                 out("tmm0") _,
                 out("tmm1") _,
                 out("tmm2") _,
@@ -208,29 +280,44 @@ mod x86 {
         }
     }
 
-    /// `c += a b` for one tile of sums: a register a row.
+    /// The same by vectors, a quarter of `c` after the other: a register a row.
     ///
     /// # Safety
-    /// The processor has these instructions; `c` holds 16 rows of 16 floats `ld` apart.
+    /// The processor has these instructions; the rest as for `add_tiles`.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn add_vectors(a: &[Tile], b: &[Tile], c: *mut f32, ld: usize) {
-        // SAFETY: the caller's promise; lines are aligned by their type.
-        unsafe {
-            let mut sums: [__m512; TILE] = [_mm512_setzero_ps(); TILE];
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_loadu_ps(c.add(r * ld));
-            }
-            for (a, b) in a.iter().zip(b) {
-                for (p, columns) in b.iter().enumerate() {
-                    let columns = _mm512_load_si512((&raw const *columns).cast());
+    pub(super) unsafe fn add_vectors(
+        a: &Rows<'_>,
+        b: *const Tile,
+        c: *mut f32,
+        ld: usize,
+        add: bool,
+    ) {
+        for quarter in 0..4 {
+            let (down, right) = (quarter / 2, quarter % 2);
+            // SAFETY: the caller's promise; tiles of `b` are aligned by their type, pairs of A are read as they may lie.
+            unsafe {
+                let c = c.add(down * TILE * ld + right * TILE);
+                let mut sums: [__m512; TILE] = [_mm512_setzero_ps(); TILE];
+                if add {
                     for (r, sum) in sums.iter_mut().enumerate() {
-                        let pair = _mm512_set1_epi32(a[r].0[p].cast_signed());
-                        *sum = _mm512_dpbf16_ps(*sum, as_bf16(pair), as_bf16(columns));
+                        *sum = _mm512_loadu_ps(c.add(r * ld));
                     }
                 }
-            }
-            for (r, sum) in sums.iter().enumerate() {
-                _mm512_storeu_ps(c.add(r * ld), *sum);
+                for step in 0..a.steps {
+                    let rows = a.strips[down].add(step * a.step);
+                    let columns: *const Line = b.add(2 * step + right).cast();
+                    for p in 0..TILE {
+                        let columns = _mm512_load_si512(columns.add(p).cast());
+                        for (r, sum) in sums.iter_mut().enumerate() {
+                            let pair: *const i32 = rows.add(r * a.line + 4 * p).cast();
+                            let pair = _mm512_set1_epi32(pair.read_unaligned());
+                            *sum = _mm512_dpbf16_ps(*sum, as_bf16(pair), as_bf16(columns));
+                        }
+                    }
+                }
+                for (r, sum) in sums.iter().enumerate() {
+                    _mm512_storeu_ps(c.add(r * ld), *sum);
+                }
             }
         }
     }

@@ -163,19 +163,23 @@ impl Product {
         let columns = u128::from(tiles_n);
         let bands = |rows: &u64| entries.saturating_mul(u128::from(m.div_ceil(*rows)) * columns);
         let even = |rows: &u64| bands(rows) >= MANY_BANDS || bands(rows).is_multiple_of(4);
-        // What each band packs is dearer beside dot products.
-        let heights = &BAND_ROWS[..BAND_ROWS.len() - usize::from(way == Way::Dot)];
-        let least = heights[heights.len() - 1];
-        let mut band_rows = heights.iter().copied().find(even).unwrap_or(least);
-        let shares = way == Way::Wide
-            && op.group == Group::None
-            && checked.spec("b").is_some_and(is_one_matrix)
-            && entries.saturating_mul(m.div_ceil(band_rows).into()) > 2
-            && (1..=SHARED_MOST).contains(&k.saturating_mul(n));
-        // A short B stays near from band to band, and so do the sums of a short band.
-        if shares && k <= chunk {
-            band_rows = least;
-        }
+        let one = op.group == Group::None && checked.spec("b").is_some_and(is_one_matrix);
+        let meet = |rows: u64| entries.saturating_mul(m.div_ceil(rows).into());
+        let [tall, middle, least] = BAND_ROWS;
+        let (band_rows, shares) = if way == Way::Dot {
+            let packed = 1..=SHARED_MOST;
+            let shares = one && n > 0 && meet(least) > 1 && packed.contains(&k.saturating_mul(tn));
+            // What a band packs by itself is dear beside dot products, and what it sums had better stay near.
+            let [first, second] = if shares { [middle, least] } else { [tall, middle] };
+            (if even(&first) { first } else { second }, shares)
+        } else {
+            let rows = BAND_ROWS.into_iter().find(even).unwrap_or(least);
+            let packed = 1..=SHARED_MOST;
+            let shares =
+                way == Way::Wide && one && meet(rows) > 2 && packed.contains(&k.saturating_mul(n));
+            // A short B stays near from band to band, and so do the sums of a short band.
+            (if shares && k <= chunk { least } else { rows }, shares)
+        };
         let tile = [tm, tn];
         Self {
             m,

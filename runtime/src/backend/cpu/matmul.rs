@@ -5,8 +5,9 @@
 //! are exact in any order and the accumulator counts them in i32, unless scales change along K.
 
 use super::Fault;
-use super::bf16::{self, Side};
+use super::bf16;
 use super::dot::TILE;
+use super::dots::{Packed, Padded};
 use super::epilogue::Epilogue;
 use super::few::{self, Few, Left};
 use super::few_tiles;
@@ -17,7 +18,7 @@ use super::memory::View;
 use super::plan::Span;
 use super::pool::Pool;
 use super::product::{Columns, Panel, Source, Target, multiply};
-use super::scratch::{with_factors, with_packed, with_rows, with_shared, with_tiles};
+use super::scratch::{with_factors, with_rows, with_shared, with_tiles};
 use super::shared::Shared;
 use crate::DType;
 use crate::op::{CheckedOp, Group, Matmul, Op, Scale};
@@ -106,14 +107,16 @@ impl<'a> Bands<'a> {
 
     /// Runs a span of tiles on the pool.
     pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
-        let p = &self.product;
-        let bands = p.tile[0].min(p.m).div_ceil(p.band_rows).max(1);
+        let bands = self.bands();
+        if self.product.way == Way::Dot && self.product.shares {
+            return self.run_packed(span, pool, item_ns / bands);
+        }
         with_shared(|lines| {
             let shared = self.share(span, pool, lines);
             pool.run(span.tiles * bands, item_ns / bands, |i| {
                 let (tile, band) = (span.first + i / bands, i % bands);
                 if let Some(band) = self.band(tile, band) {
-                    self.links(&band, span.from, span.to, shared.as_ref());
+                    self.links(&band, [span.from, span.to], shared.as_ref(), None);
                 }
             });
         });
@@ -127,7 +130,12 @@ impl<'a> Bands<'a> {
         &self.product
     }
 
-    fn band(&self, tile: u64, band: u64) -> Option<Band> {
+    /// Bands of a tile.
+    pub(super) fn bands(&self) -> u64 {
+        self.product.tile[0].min(self.product.m).div_ceil(self.product.band_rows).max(1)
+    }
+
+    pub(super) fn band(&self, tile: u64, band: u64) -> Option<Band> {
         let p = &self.product;
         let mut block = self.blocks.get(p, tile / p.tiles_n)?;
         let before = band * p.band_rows;
@@ -142,7 +150,13 @@ impl<'a> Bands<'a> {
     /// Links `from..to` of a band: its accumulator from the state or from zero, back to the state or through the
     /// epilogue. Without an epilogue it is summed where the output lies, however the chain is cut; the size of a
     /// group may change between two links, so there a chain must be whole.
-    fn links(&self, band: &Band, from: u64, to: u64, shared: Option<&Shared<'_>>) {
+    pub(super) fn links(
+        &self,
+        band: &Band,
+        [from, to]: [u64; 2],
+        shared: Option<&Shared<'_>>,
+        packed: Option<&Packed<'_>>,
+    ) {
         let p = &self.product;
         let chunks = (band.block.k.end - band.block.k.start).div_ceil(p.chunk).max(1);
         let [first, last] = [from, to].map(|link| (link * p.per_link).min(chunks));
@@ -166,15 +180,19 @@ impl<'a> Bands<'a> {
                 _ => [band.block.rows as usize, cols],
             };
             acc.resize(rows * ld, 0.0);
+            // A first run of dot products writes all, unless rows or K are without a group.
+            let fresh = p.way == Way::Dot && whole && from == 0 && ends && !band.block.k.is_empty();
             match self.state {
                 Some(state) if from > 0 => state.load(self.isa, band.state_at, 1, acc),
                 // Direct sums begin where the first chunk writes.
-                _ if direct => {}
+                _ if direct || fresh => {}
                 _ => acc.fill(0.0),
             }
             match p.way {
                 Way::Few(form) => self.few(band, first..last, form, acc),
-                Way::Dot => self.dots(band, first..last, acc, ld),
+                Way::Dot => {
+                    self.dots(band, first..last, packed, &mut Padded { acc, ld, add: !fresh })
+                }
                 Way::Wide if self.sums == Sums::Direct => {
                     let target = &mut Target::dense(acc, cols, cols);
                     self.direct(band, first..last, shared, target, [a, b]);
@@ -234,6 +252,31 @@ impl<'a> Bands<'a> {
         Panel::of(self.isa, view, start(view, entry, at), strides, size, buffer)
     }
 
+    /// Rows of A that a band owns, and columns of B, in a run of K: where they lie.
+    pub(super) fn rows_of(&self, band: &Band, k: Range<u64>) -> Source<'_> {
+        let [row_step, along] = steps(self.a);
+        Source {
+            view: self.a,
+            start: start(self.a, band.block.entry, [band.block.row, k.start]),
+            outer_step: row_step,
+            depth_step: along,
+            outer: band.block.owned as usize,
+            depth: (k.end - k.start) as usize,
+        }
+    }
+
+    pub(super) fn columns_of(&self, group: u64, k: Range<u64>, cols: Range<u64>) -> Source<'_> {
+        let [down, column_step] = steps(self.b);
+        Source {
+            view: self.b,
+            start: start(self.b, group, [k.start, cols.start]),
+            outer_step: column_step,
+            depth_step: down,
+            outer: (cols.end - cols.start) as usize,
+            depth: (k.end - k.start) as usize,
+        }
+    }
+
     /// `target (+)= A[rows, chunks] B[chunks, cols]`, one chunk after the other. Nothing of rows without a group.
     fn direct(
         &self,
@@ -247,37 +290,6 @@ impl<'a> Bands<'a> {
             let (a, b) = self.panels(band, chunk, shared, [pa, pb]);
             multiply(self.isa, a, b, target, chunk > 0, 1.0);
         }
-    }
-
-    /// The same by dot-product instructions, into sums `ld` apart.
-    fn dots(&self, band: &Band, chunks: Range<u64>, acc: &mut [f32], ld: usize) {
-        let Block { entry, group, row, owned, ref k, .. } = band.block;
-        let ([row_step, along], [down, column_step]) = (steps(self.a), steps(self.b));
-        with_packed(|[a, b, _]| {
-            for chunk in chunks.filter(|_| owned > 0) {
-                let k0 = k.start + chunk * self.product.chunk;
-                let depth = self.product.chunk.min(k.end - k0.min(k.end)) as usize;
-                let rows = Source {
-                    view: self.a,
-                    start: start(self.a, entry, [row, k0]),
-                    outer_step: row_step,
-                    depth_step: along,
-                    outer: owned as usize,
-                    depth,
-                };
-                let columns = Source {
-                    view: self.b,
-                    start: start(self.b, group, [k0, band.col]),
-                    outer_step: column_step,
-                    depth_step: down,
-                    outer: band.cols as usize,
-                    depth,
-                };
-                a.pack(self.isa, Side::A, rows);
-                b.pack(self.isa, Side::B, columns);
-                bf16::multiply(self.isa, a, b, acc, ld);
-            }
-        });
     }
 
     /// The same of few rows.

@@ -7,6 +7,7 @@ mod bf16;
 mod bytes;
 mod convert;
 mod dot;
+mod dots;
 mod epilogue;
 mod few;
 mod few_tiles;
@@ -52,13 +53,14 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 36] = [
+const SOURCES: [(&str, &str); 37] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
     ("bytes.rs", include_str!("bytes.rs")),
     ("convert.rs", include_str!("convert.rs")),
     ("dot.rs", include_str!("dot.rs")),
+    ("dots.rs", include_str!("dots.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
     ("few.rs", include_str!("few.rs")),
     ("few_tiles.rs", include_str!("few_tiles.rs")),

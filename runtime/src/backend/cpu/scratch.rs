@@ -1,6 +1,6 @@
 //! Per-thread buffers that kernels reuse from item to item. Written before they are read.
 
-use super::bf16::Packed;
+use super::dot::Tile;
 use super::few::Factors;
 use super::flash::Buffers;
 use std::cell::RefCell;
@@ -9,7 +9,8 @@ thread_local! {
     static ROWS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
     static TILES: RefCell<[Vec<f32>; 4]> = const { RefCell::new([const { Vec::new() }; 4]) };
     static FACTORS: RefCell<Factors> = RefCell::default();
-    static PACKED: RefCell<[Packed; 3]> = RefCell::default();
+    static PACKED: RefCell<[Vec<Tile>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
+    static COLUMNS: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
     static LANES: RefCell<Buffers> = RefCell::default();
     static LINES: RefCell<[Vec<Line>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
     static SHARED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
@@ -39,9 +40,14 @@ pub(super) fn with_factors<R>(f: impl FnOnce(&mut Factors) -> R) -> R {
     FACTORS.with_borrow_mut(f)
 }
 
-/// Three packed sides of products.
-pub(super) fn with_packed<R>(f: impl FnOnce([&mut Packed; 3]) -> R) -> R {
-    PACKED.with_borrow_mut(|[a, b, c]| f([a, b, c]))
+/// Two packed sides of a product of bf16.
+pub(super) fn with_packed<R>(f: impl FnOnce([&mut Vec<Tile>; 2]) -> R) -> R {
+    PACKED.with_borrow_mut(|[a, b]| f([a, b]))
+}
+
+/// Packed columns of bf16, for all threads of a launch.
+pub(super) fn with_columns<R>(f: impl FnOnce(&mut Vec<Tile>) -> R) -> R {
+    COLUMNS.with_borrow_mut(f)
 }
 
 /// Buffers of attention on lanes.
