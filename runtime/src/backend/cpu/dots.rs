@@ -4,7 +4,7 @@
 use super::bf16::{STEP, Side, pack, tiles};
 use super::dot::{BLOCK, Dot, Line, Rows, TILE, Tile};
 use super::matmul::{Band, Bands};
-use super::plan::{SHARED_MOST, Span};
+use super::plan::{PACKED_MOST, Span};
 use super::pool::Pool;
 use super::product::Source;
 use super::scratch::{with_columns, with_packed};
@@ -47,7 +47,7 @@ impl Bands<'_> {
     pub(super) fn run_packed(&self, span: Span, pool: &Pool, band_ns: u64) {
         let (p, bands) = (self.product(), self.bands());
         let [from, to] = [span.from, span.to].map(|link| (link * p.per_link * p.chunk).min(p.k));
-        let most = (SHARED_MOST / (p.tile[1] * (to - from).max(1))).max(1);
+        let most = (PACKED_MOST / (p.tile[1] * (to - from).max(1))).max(1);
         let blocks = span.first / p.tiles_n..(span.first + span.tiles).div_ceil(p.tiles_n);
         with_columns(|room| {
             for first in (0..p.tiles_n).step_by(most as usize) {

@@ -6,7 +6,7 @@ use super::isa::Isa;
 use super::plan::{
     BACKWARD_CHUNK, BAND_ROWS, BYTE_CHUNK, COLUMNS, Class, ELEMENTS, FEW_COLUMNS, FEW_OF_COLUMNS,
     FEW_OF_ROWS, FEW_ROWS_OF_B, LANES_TILE, LAUNCH_NS, LEAST_ROWS, LINK_ENTRIES, MANY_BANDS,
-    ROW_CHUNK, ROW_NS, SHARED_MOST, STREAM, STRIDED, WEIGHTS, class,
+    PACKED_MOST, ROW_CHUNK, ROW_NS, SHARED_MOST, STREAM, STRIDED, WEIGHTS, class,
 };
 use crate::dtype::DType;
 use crate::op::{
@@ -167,8 +167,10 @@ impl Product {
         let meet = |rows: u64| entries.saturating_mul(m.div_ceil(rows).into());
         let [tall, middle, least] = BAND_ROWS;
         let (band_rows, shares) = if way == Way::Dot {
-            let packed = 1..=SHARED_MOST;
-            let shares = one && n > 0 && meet(least) > 1 && packed.contains(&k.saturating_mul(tn));
+            let packed = 1..=PACKED_MOST;
+            let fits = n > 0 && packed.contains(&k.saturating_mul(tn));
+            // A B that only one row of bands meets had better not be written and read again.
+            let shares = one && fits && (meet(tall) > 1 || meet(least) > 1 && !even(&tall));
             // What a band packs by itself is dear beside dot products, and what it sums had better stay near.
             let [first, second] = if shares { [middle, least] } else { [tall, middle] };
             (if even(&first) { first } else { second }, shares)

@@ -47,7 +47,9 @@ const MAX_GROUPS: u64 = 1 << 16;
 /// a multiple of four, so that two or four threads end together. Tall bands pack B less often.
 pub(super) const BAND_ROWS: [u64; 3] = [512, 256, 128];
 pub(super) const MANY_BANDS: u128 = 16;
-/// Most elements of B that are packed at once, for all bands: 64 MiB of floats, 32 MiB of bf16.
+/// Most elements of B of bf16 that are packed at once, for all bands: 8 MiB, which the next level of caches holds.
+pub(super) const PACKED_MOST: u64 = 1 << 22;
+/// Most elements of a B that is packed whole, for all bands: 64 MiB.
 pub(super) const SHARED_MOST: u64 = 1 << 24;
 
 /// One class's orders and the rates that it is sure to reach on one core.

@@ -295,6 +295,45 @@ fn batch_invariant_rows_ignore_their_neighbours() {
 }
 
 /// A gather of `rows` rows of 4, its index in the middle of the operands.
+/// Columns of B that are packed apart from others have the bits of a product of their own.
+#[test]
+fn columns_packed_apart_are_the_same() {
+    use crate::op::Matmul;
+    use common::case::{Case, Fill, Operand, Style};
+    use common::run::{contents, execute};
+    const M: u64 = 290;
+    const N: u64 = 1536;
+    const K: u64 = 4096;
+    const LAST: u64 = 500;
+    let make = |shape: &[u64]| Operand::new(DType::BF16, shape, Style::Tight, 0, Fill::Normal(1.0));
+    let (a, b) = (make(&[M, K]).content(5), make(&[K, N]).content(6));
+    let row = |n: u64| (2 * n) as usize;
+    let part = b.chunks_exact(row(N)).flat_map(|line| &line[row(N - LAST)..]);
+    let part: Vec<u8> = part.copied().collect();
+    let product = |isa, b: &[u8], n: u64, cuts: &dyn Fn(u64) -> Vec<u64>| {
+        let out = Operand::out(DType::BF16, &[M, n], Style::Tight, 0);
+        let case = Case::new(Matmul::default(), vec![make(&[M, K]), make(&[K, n]), out]);
+        let mut bytes = contents(&case);
+        bytes[0][..a.len()].copy_from_slice(&a);
+        bytes[1][..b.len()].copy_from_slice(b);
+        let mut cpu = Cpu::of_class(isa, 2).unwrap();
+        let op = Arc::new(case.checked());
+        let plan = cpu.candidates(&op).unwrap()[0];
+        let cuts = cuts(plan.units() as u64);
+        let left = execute(&mut cpu, &op, &plan, &bytes, &case, &cuts).unwrap();
+        left.blocks.last().unwrap()[..row(M * n)].to_vec()
+    };
+    for isa in classes().into_iter().take_while(|isa| *isa != Isa::V4) {
+        let alone = product(isa, &part, LAST, &|units| vec![units]);
+        for cuts in [&(|units| vec![units]) as &dyn Fn(u64) -> Vec<u64>, &|n| (1..=n).collect()] {
+            let all = product(isa, &b, N, cuts);
+            for (all, alone) in all.chunks_exact(row(N)).zip(alone.chunks_exact(row(LAST))) {
+                assert!(all[row(N - LAST)..] == *alone, "{isa:?}");
+            }
+        }
+    }
+}
+
 fn gather(rows: u64, indices: u64) -> [Spec; 3] {
     let spec =
         |dtype, shape: &[u64]| Spec::new(dtype, Layout::contiguous(Dims::new(shape).unwrap()), 0);
