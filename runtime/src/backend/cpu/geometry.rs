@@ -165,15 +165,14 @@ impl Product {
         let even = |rows: &u64| bands(rows) >= MANY_BANDS || bands(rows).is_multiple_of(4);
         let one = op.group == Group::None && checked.spec("b").is_some_and(is_one_matrix);
         let meet = |rows: u64| entries.saturating_mul(m.div_ceil(rows).into());
-        let [tall, middle, least] = BAND_ROWS;
+        let [_, middle, least] = BAND_ROWS;
         let (band_rows, shares) = if way == Way::Dot {
             let packed = 1..=PACKED_MOST;
             let fits = n > 0 && packed.contains(&k.saturating_mul(tn));
-            // A B that only one row of bands meets had better not be written and read again.
-            let shares = one && fits && (meet(tall) > 1 || meet(least) > 1 && !even(&tall));
-            // What a band packs by itself is dear beside dot products, and what it sums had better stay near.
-            let [first, second] = if shares { [middle, least] } else { [tall, middle] };
-            (if even(&first) { first } else { second }, shares)
+            // Taller sums do not stay near. A B that few bands meet had better not be written and read again.
+            let few = meet(middle) <= 2 && even(&middle);
+            let shares = one && fits && meet(least) > 1 && !few;
+            (if shares && !even(&middle) { least } else { middle }, shares)
         } else {
             let rows = BAND_ROWS.into_iter().find(even).unwrap_or(least);
             let packed = 1..=SHARED_MOST;
