@@ -1,2 +1,166 @@
-//! CUDA kernels of Leasehold and their variant table: none yet. The crate keeps the room that the map gives them, so
-//! that the arrows between crates are the final ones.
+//! CUDA kernels of Leasehold and their variant table: sources, the rows that each is compiled to, and the structs that
+//! launches are given. This crate knows no driver and no compiler; the CUDA backend of the runtime reads the table, and
+//! the tests run every row on the host model (`kernels/host`).
+
+mod attention;
+mod map;
+mod matmul;
+
+pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads};
+pub use map::BoxMap;
+pub use matmul::{Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Side};
+
+/// A compiled variant: one entry point of one cubin an arch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Row {
+    /// Products by `mma.sync`, for every GPU from compute capability 8.0.
+    MatmulSm80(MatmulSm80),
+    /// Products by wgmma, for Hopper.
+    MatmulSm90(MatmulSm90),
+    /// Attention forward by wgmma, for Hopper.
+    AttentionSm90(AttentionSm90),
+}
+
+impl Row {
+    /// Name of the row, and of its entry point.
+    pub fn key(&self) -> String {
+        match self {
+            Self::MatmulSm80(row) => row.key(),
+            Self::MatmulSm90(row) => row.key(),
+            Self::AttentionSm90(row) => row.key(),
+        }
+    }
+
+    /// The source file that holds the kernel.
+    pub fn file(&self) -> &'static str {
+        match self {
+            Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
+            Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
+            Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
+        }
+    }
+
+    /// Struct that a launch is given, the C++ type that holds the row's constants, and the function it instantiates.
+    pub fn template(&self) -> (&'static str, String, &'static str) {
+        match self {
+            Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
+            Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
+            Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
+        }
+    }
+
+    /// The architectures that it is compiled for.
+    pub fn archs(&self) -> &'static [&'static str] {
+        match self {
+            Self::MatmulSm80(_) => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
+            Self::MatmulSm90(_) | Self::AttentionSm90(_) => &["sm_90a"],
+        }
+    }
+
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        match self {
+            Self::MatmulSm80(row) => row.threads(),
+            Self::MatmulSm90(row) => row.threads(),
+            Self::AttentionSm90(row) => row.threads(),
+        }
+    }
+
+    /// Bytes of dynamic shared memory of a block.
+    pub fn shared_bytes(&self) -> u32 {
+        match self {
+            Self::MatmulSm80(row) => row.shared_bytes(),
+            Self::MatmulSm90(row) => row.shared_bytes(),
+            Self::AttentionSm90(row) => row.shared_bytes(),
+        }
+    }
+
+    /// The whole translation unit for the device's compiler, whose headers are [`SOURCES`]. The two numbers that the host
+    /// computes too are asserted.
+    pub fn source(&self) -> String {
+        let (args, shape, run) = self.template();
+        let (file, key, threads, shared) =
+            (self.file(), self.key(), self.threads(), self.shared_bytes());
+        format!(
+            "#include \"{file}\"\n\
+             using Shape = {shape};\n\
+             static_assert(Shape::THREADS == {threads} && Shape::SHARED_BYTES == {shared}, \"as the host counts\");\n\
+             KERNEL({key}, Shape::THREADS, 1)(PARAMETER({args}) args) {{ {run}<Shape>(args); }}\n"
+        )
+    }
+}
+
+/// Every row, in a fixed order.
+pub fn rows() -> Vec<Row> {
+    let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
+    let sm90 = MatmulSm90::all().into_iter().map(Row::MatmulSm90);
+    let attention = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
+    sm80.chain(sm90).chain(attention).collect()
+}
+
+macro_rules! sources {
+    ($($path:literal),* $(,)?) => {
+        /// Every source of the kernels, by the name that the others include it by.
+        pub const SOURCES: &[(&str, &str)] = &[$(($path, include_str!(concat!("../", $path)))),*];
+    };
+}
+
+sources!(
+    "cuda/attention.h",
+    "cuda/attention_sm90.cu",
+    "cuda/matmul.h",
+    "cuda/matmul_sm80.cu",
+    "cuda/matmul_sm90.cu",
+    "cuda/ptx.h",
+    "cuda/ptx/convert.h",
+    "cuda/ptx/cp_async.h",
+    "cuda/ptx/mbarrier.h",
+    "cuda/ptx/memory.h",
+    "cuda/ptx/mma.h",
+    "cuda/ptx/tma.h",
+    "cuda/ptx/warp.h",
+    "cuda/ptx/wgmma.h",
+    "cuda/tile/descriptor.h",
+    "cuda/tile/element.h",
+    "cuda/tile/epilogue.h",
+    "cuda/tile/fragment.h",
+    "cuda/tile/functions.h",
+    "cuda/tile/place.h",
+    "cuda/tile/swizzle.h",
+    "cuda/types.h",
+);
+
+#[cfg(test)]
+#[allow(clippy::expect_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn keys_are_distinct_and_rows_few() {
+        let rows = rows();
+        let keys: HashSet<String> = rows.iter().map(Row::key).collect();
+        assert_eq!(keys.len(), rows.len());
+        assert!(rows.len() <= 400, "{} rows an arch", rows.len());
+    }
+
+    #[test]
+    fn every_source_is_listed() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut folders = vec![root.join("cuda")];
+        let mut files = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("the folder of kernels") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path.strip_prefix(root).expect("inside the crate");
+                    files.push(name.to_str().expect("a plain name").to_owned());
+                }
+            }
+        }
+        files.sort();
+        assert_eq!(files, SOURCES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,42 @@
+// What a launch of any attention kernel is given: the C++ side of `AttentionArgs` in `kernels/src/attention.rs`.
+#pragma once
+
+#include "cuda/types.h"
+
+// A tensor of heads: address of the first element, and strides in elements.
+struct Heads {
+    u64 at;
+    i64 batch, head, row, column;
+    u32 dtype;
+    u32 present;
+};
+
+// A batch entry: its rows and keys, and where both begin where they are packed. Made by the host or by a kernel, in memory
+// that no tenant writes.
+struct Entry {
+    u32 first_row, rows, first_key, keys, first_tile;
+};
+
+struct AttentionArgs {
+    Heads q, k, v, mask, out, lse;
+    // f32 of each query head, or 0: slopes, and logits without a value.
+    u64 alibi, sinks;
+    i64 alibi_step, sinks_step;
+    u64 entries;
+    // Maximum, sum and weighted values of a cut tile, or 0.
+    u64 state;
+    // First tile of the launch, and how many: tiles of packed rows inside key heads inside entries.
+    u64 first_tile, tiles;
+    u32 kv_heads, group;
+    // Tiles of a key head; batch entries; whether all entries are alike, and whether rows and keys are packed.
+    u32 tiles_per_head, entry_count, alike, packed;
+    // Part of the keys of this launch, whole chunks, and whether it is the last.
+    u32 key_from, key_to, last;
+    f32 scale, softcap;
+    // Keys seen before and after a row's own.
+    u32 left, right;
+    u32 d, dv;
+    u32 padding;
+};
+
+static_assert(sizeof(AttentionArgs) == 6 * 48 + 64 + 64, "as in kernels/src/attention.rs");

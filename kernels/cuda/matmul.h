@@ -1,0 +1,33 @@
+// What a launch of any matmul kernel is given: the C++ side of `MatmulArgs` in `kernels/src/matmul.rs`, field by field.
+#pragma once
+
+#include "cuda/types.h"
+
+// The functions after the bias, by their numbers in `Activation`.
+enum Activation : u32 { NONE = 0, RELU = 1, GELU_ERF = 2, GELU_TANH = 3, SILU = 4 };
+
+// Matrices of a batch: address of the first element, and strides in elements.
+struct Matrices {
+    u64 at;
+    i64 batch[4];
+    i64 row, column;
+    u32 dtype;
+    u32 present;
+};
+
+struct MatmulArgs {
+    Matrices a, b, bias, c, gate, residual, out, preactivation;
+    // Accumulators of a cut tile, as f32, or 0: what earlier links summed, and what later ones go on with.
+    u64 state;
+    // First tile, and how many; `cuda/tile/place.h` says which part of the output each is.
+    u64 first_tile, tiles;
+    u32 batch[4];
+    u32 m, n, k;
+    u32 tiles_m, tiles_n;
+    // The part of k of this launch, whole chunks but for the end of k.
+    u32 k_from, k_to;
+    f32 alpha, beta;
+    u32 activation;
+};
+
+static_assert(sizeof(MatmulArgs) == 592, "as in kernels/src/matmul.rs");

@@ -1,0 +1,15 @@
+// Where a chunk of 16 bytes lies in a tile of shared memory, so that neither its copy in nor a fragment's load out meets
+// a bank twice: chunks of a row change places with the row. A bijection within each row.
+#pragma once
+
+#include "cuda/tile/fragment.h"
+#include "cuda/types.h"
+
+// Byte offset of a chunk in rows of CHUNKS chunks. Eight rows that a fragment loads at one chunk fall on eight places of
+// 128 bytes: rows of 64 bytes share a line in pairs.
+template <u32 CHUNKS>
+SHARED_BY_BOTH constexpr u32 swizzled(u32 row, u32 chunk) {
+    static_assert(CHUNKS == 4 || CHUNKS % 8 == 0, "rows of 64 bytes, or of whole lines of 128");
+    const u32 turn = CHUNKS == 4 ? row / 2 % 4 : row % 8;
+    return (row * CHUNKS + (chunk ^ turn)) * 16;
+}

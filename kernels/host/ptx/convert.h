@@ -1,0 +1,56 @@
+// The model's side of `cuda/ptx/convert.h`.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "cuda/types.h"
+
+DEVICE f32 f32_of_bits(u32 x) {
+    f32 out;
+    memcpy(&out, &x, sizeof out);
+    return out;
+}
+
+DEVICE u32 bits_of(f32 x) {
+    u32 out;
+    memcpy(&out, &x, sizeof out);
+    return out;
+}
+
+DEVICE u16 bf16_of(f32 x) {
+    const u32 bits = bits_of(x);
+    if (x != x) {
+        return 0x7fff;
+    }
+    return static_cast<u16>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// By the compiler's own type, which rounds to nearest even.
+DEVICE u16 f16_of(f32 x) {
+    const _Float16 half = static_cast<_Float16>(x);
+    u16 out;
+    memcpy(&out, &half, sizeof out);
+    return x != x ? static_cast<u16>(0x7fff) : out;
+}
+
+DEVICE f32 f32_of_f16(u16 x) {
+    _Float16 half;
+    memcpy(&half, &x, sizeof half);
+    return static_cast<f32>(half);
+}
+
+DEVICE f32 fma(f32 a, f32 b, f32 c) { return std::fmaf(a, b, c); }
+
+DEVICE f32 round_even(f32 x) { return std::nearbyintf(x); }
+
+// What the hardware does with the last bit is not calibrated yet.
+DEVICE f32 reciprocal(f32 x) { return 1.0f / x; }
+
+DEVICE f32 exp2_of(f32 x) { return x < -126.0f ? 0.0f : std::exp2f(x); }
+
+DEVICE f32 log2_of(f32 x) { return std::log2f(x); }
+
+DEVICE u32 bf16_pair(f32 low, f32 high) { return bf16_of(low) | static_cast<u32>(bf16_of(high)) << 16; }
+
+DEVICE u32 f16_pair(f32 low, f32 high) { return f16_of(low) | static_cast<u32>(f16_of(high)) << 16; }

@@ -1,0 +1,91 @@
+// The model's side of `cuda/ptx/mma.h`, by the layouts of `cuda/tile/fragment.h`.
+#pragma once
+
+#include "cuda/tile/fragment.h"
+#include "cuda/types.h"
+#include "host/ptx/convert.h"
+#include "host/ptx/memory.h"
+#include "host/world.h"
+
+namespace model {
+
+struct Registers {
+    u32 r[4];
+};
+
+inline void load_matrices(const char* name, u32 (&out)[4], u32 row, bool transposed, const Where& where) {
+    Registers mine;
+    meet(name, row, mine, where, [&](const u32** rows, Registers** outs) {
+        World& w = *world;
+        u16 matrices[4][8][8];
+        for (u32 i = 0; i < LANES; i++) {
+            u16(&line)[8] = matrices[i / 8][i % 8];
+            memset(line, 0xff, sizeof line);
+            if (const u8* bytes = w.shared->at(*rows[i], 16, where)) {
+                w.shared->read(*rows[i], 16, {w.running / LANES, i, where});
+                memcpy(line, bytes, 16);
+            }
+        }
+        for (u32 lane = 0; lane < LANES; lane++) {
+            for (u32 j = 0; j < 4; j++) {
+                u32 word = 0;
+                for (u32 half = 0; half < 2; half++) {
+                    const u32 r = fragment::matrix_row(lane), c = fragment::matrix_column(lane, half);
+                    word |= static_cast<u32>(transposed ? matrices[j][c][r] : matrices[j][r][c]) << 16 * half;
+                }
+                outs[lane]->r[j] = word;
+            }
+        }
+    });
+    memcpy(out, mine.r, sizeof out);
+}
+
+struct Fragments {
+    f32* sums;
+    const u32 *a, *b;
+};
+
+// The sums of a warp: each output's sixteen products from left to right in f64, rounded once. What the hardware does with
+// the low bits is not calibrated yet.
+inline void mma(const char* name, f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], f32 (*widen)(u16), const Where& where) {
+    Fragments in{sums, a, b};
+    u32 none = 0;
+    meet(name, in, none, where, [&](const Fragments** ins, u32**) {
+        f32 lhs[16][16], rhs[16][8];
+        for (u32 lane = 0; lane < LANES; lane++) {
+            for (u32 i = 0; i < 8; i++) {
+                lhs[fragment::a_row(lane, i)][fragment::a_column(lane, i)] = widen(static_cast<u16>(ins[lane]->a[i / 2] >> 16 * (i % 2)));
+            }
+            for (u32 i = 0; i < 4; i++) {
+                rhs[fragment::b_row(lane, i)][fragment::b_column(lane)] = widen(static_cast<u16>(ins[lane]->b[i / 2] >> 16 * (i % 2)));
+            }
+        }
+        for (u32 lane = 0; lane < LANES; lane++) {
+            for (u32 i = 0; i < 4; i++) {
+                double sum = ins[lane]->sums[i];
+                for (u32 k = 0; k < 16; k++) {
+                    sum += static_cast<double>(lhs[fragment::sum_row(lane, i)][k]) * rhs[k][fragment::sum_column(lane, i)];
+                }
+                ins[lane]->sums[i] = static_cast<f32>(sum);
+            }
+        }
+    });
+}
+
+}  // namespace model
+
+DEVICE void load_matrices(u32 (&out)[4], u32 row, const model::Where& where = model::Where::current()) {
+    model::load_matrices("load_matrices", out, row, false, where);
+}
+
+DEVICE void load_matrices_transposed(u32 (&out)[4], u32 row, const model::Where& where = model::Where::current()) {
+    model::load_matrices("load_matrices_transposed", out, row, true, where);
+}
+
+DEVICE void mma_bf16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
+    model::mma("mma_bf16", sums, a, b, [](u16 x) { return f32_of_bits(static_cast<u32>(x) << 16); }, where);
+}
+
+DEVICE void mma_f16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
+    model::mma("mma_f16", sums, a, b, f32_of_f16, where);
+}

@@ -1,0 +1,96 @@
+// The model's side of `cuda/ptx/tma.h`. A map holds what the driver was given, so that a copy can be done by the letter:
+// boxes with zeros outside the tensor, their rows of 128 bytes swizzled by absolute shared address.
+#pragma once
+
+#include <cstring>
+
+#include "cuda/types.h"
+#include "host/ptx/mbarrier.h"
+#include "host/world.h"
+
+// As `kernels/src/map.rs` writes it: the arguments of cuTensorMapEncodeTiled.
+struct alignas(64) TensorMap {
+    u64 at;
+    u64 sizes[5];
+    // Bytes from one index to the next, of all axes but the dense first.
+    u64 strides[4];
+    u32 box[5];
+    u32 element;
+    u32 padding[6];
+};
+static_assert(sizeof(TensorMap) == 128, "as the driver's");
+
+namespace model {
+
+// The 128-byte swizzle: bits 4 to 6 change with bits 7 to 9 (PTX ISA 8.7, section 5.5.7).
+constexpr u32 swizzled128(u32 address) { return address ^ (address >> 7 & 7) << 4; }
+
+inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 bytes) {
+    const u32 rows = bytes / 128;
+    for (u32 row = 0; row < rows; row++) {
+        i64 where[5];
+        u32 rest = row;
+        for (u32 axis = 1; axis < 5; axis++) {
+            where[axis] = at[axis] + static_cast<i64>(rest % map.box[axis]);
+            rest /= map.box[axis];
+        }
+        bool inside = true;
+        u64 line = map.at;
+        for (u32 axis = 1; axis < 5; axis++) {
+            inside &= where[axis] >= 0 && static_cast<u64>(where[axis]) < map.sizes[axis];
+            line += static_cast<u64>(where[axis]) * map.strides[axis - 1];
+        }
+        for (u32 i = 0; i < map.box[0]; i++) {
+            const i64 x = at[0] + static_cast<i64>(i);
+            const bool is = inside && x >= 0 && static_cast<u64>(x) < map.sizes[0];
+            u8* to = world->shared->at(swizzled128(shared + row * 128 + i * map.element), map.element, Where::current());
+            if (to == nullptr) {
+                return;
+            }
+            memset(to, 0, map.element);
+            if (is) {
+                memcpy(to, reinterpret_cast<const u8*>(line + static_cast<u64>(x) * map.element), map.element);
+            }
+        }
+    }
+}
+
+}  // namespace model
+
+DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
+    model::World& w = *model::world;
+    const u32 bytes = map.box[0] * map.box[1] * map.box[2] * map.box[3] * map.box[4] * map.element;
+    model::Barrier* counts = model::barrier_at(barrier, where);
+    if (counts == nullptr || w.shared->at(shared, 128, where) == nullptr || w.shared->at(shared + bytes - 128, 128, where) == nullptr) {
+        return;
+    }
+    if (map.box[0] * map.element != 128 || shared % 1024 != 0) {
+        w.report.error("box", where, "rows of %u bytes to 0x%x", map.box[0] * map.element, shared);
+        return;
+    }
+    if (!counts->fenced) {
+        w.report.error("barrier-unfenced", where, "0x%x was made without a fence", barrier);
+    }
+    w.shared->write(shared, bytes, w.toucher(where), w.running + 1);
+    memset(w.shared->at(shared, 128, where), 0xff, bytes);
+    const u32 index = static_cast<u32>(counts - w.barriers.data());
+    struct Coordinates {
+        i32 at[5];
+    } place;
+    memcpy(place.at, at, sizeof place.at);
+    model::Box box{barrier, bytes, [=, &map] {
+        model::run_box(map, shared, place.at, bytes);
+        model::Barrier& b = model::world->barriers[index];
+        model::world->shared->land_box(shared, bytes, index, b.phase + 1);
+        b.bytes -= bytes;
+        if (b.bytes < 0) {
+            model::world->report.error("barrier-bytes", where, "%lld bytes too many at 0x%x", static_cast<long long>(-b.bytes), barrier);
+        }
+        model::settle(b);
+    }};
+    if (w.early_copies()) {
+        box.run();
+    } else {
+        w.boxes.push_back(std::move(box));
+    }
+}

@@ -1,0 +1,179 @@
+// The model's side of `cuda/ptx/wgmma.h`: PTX ISA 8.7, section 9.7.15. Descriptors are read as `cuda/tile/descriptor.h`
+// writes them.
+#pragma once
+
+#include "cuda/tile/fragment.h"
+#include "cuda/types.h"
+#include "host/products.h"
+#include "host/ptx/tma.h"
+#include "host/ptx/convert.h"
+#include "host/world.h"
+
+namespace model {
+
+// A matrix in shared memory of rows of 128 swizzled bytes.
+struct Descriptor {
+    u32 start, leading, stride;
+    bool outer;
+
+    Descriptor(u64 bits, bool is_outer, const Where& where)
+        : start(static_cast<u32>(bits & 0x3fff) << 4),
+          leading(static_cast<u32>(bits >> 16 & 0x3fff) << 4),
+          stride(static_cast<u32>(bits >> 32 & 0x3fff) << 4),
+          outer(is_outer) {
+        if (bits >> 62 != 1 || (start & ~127u) % 1024 != 0 || (bits >> 49 & 7) != 0) {
+            world->report.error("descriptor", where, "0x%llx", bits);
+        }
+    }
+
+    u32 address(u32 mn, u32 k) const {
+        const u32 at = outer ? start + mn / 64 * leading + mn % 64 * 2 + k % 8 * 128 + k / 8 * stride
+                             : start + mn / 8 * stride + mn % 8 * 128 + k * 2;
+        return swizzled128(at);
+    }
+
+    f32 element(u32 mn, u32 k, f32 (*widen)(u16), const Where& where) const {
+        u16 bits = 0xffff;
+        if (const u8* at = world->shared->at(address(mn, k), 2, where)) {
+            memcpy(&bits, at, sizeof bits);
+        }
+        return widen(bits);
+    }
+};
+
+// What the product reads of a side: chunks of 16 bytes, on behalf of one warp for each 16 rows of A, of all four for B.
+inline void begin_reads(Product& product, const Descriptor& d, u32 rows, u32 first_warp, bool by_warp, const Where& where) {
+    const Toucher who = world->toucher(where);
+    const u32 outer_step = d.outer ? 8 : 1, k_step = d.outer ? 1 : 8;
+    for (u32 mn = 0; mn < rows; mn += outer_step) {
+        for (u32 k = 0; k < 16; k += k_step) {
+            const u32 address = d.address(mn, k) & ~15u;
+            const Span span{address, 16, by_warp ? first_warp + mn / 16 : first_warp, by_warp ? 1u : 4u};
+            world->shared->begin_read(address, 16, who, span.first_warp, span.warps);
+            product.reads.push_back(span);
+        }
+    }
+}
+
+// A by a descriptor, or of each thread's registers.
+struct Left {
+    u64 descriptor;
+    bool outer;
+    const u32* fragment;
+};
+
+// The 64 by 16 elements of A.
+inline std::vector<f32> left_of(const Product& product, const Left& left, f32 (*widen)(u16), const Where& where) {
+    std::vector<f32> out(64 * 16);
+    if (product.fragments.empty()) {
+        const Descriptor d(left.descriptor, left.outer, where);
+        for (u32 i = 0; i < 64 * 16; i++) {
+            out[i] = d.element(i / 16, i % 16, widen, where);
+        }
+        return out;
+    }
+    for (u32 t = 0; t < 128; t++) {
+        for (u32 i = 0; i < 8; i++) {
+            const u32 row = t / 32 * 16 + fragment::a_row(t % 32, i), k = fragment::a_column(t % 32, i);
+            out[row * 16 + k] = widen(static_cast<u16>(product.fragments[t][i / 2] >> 16 * (i % 2)));
+        }
+    }
+    return out;
+}
+
+inline void run_product(u32 index, u32 number, const Left& left, u64 b, u32 n, bool b_outer, f32 (*widen)(u16), const Where& where) {
+    Warpgroup& group = world->warpgroups[index];
+    const std::vector<f32> lhs = left_of(*group.all[number], left, widen, where);
+    const Descriptor of_b(b, b_outer, where);
+    std::vector<f32> rhs(n * 16);
+    for (u32 j = 0; j < n * 16; j++) {
+        rhs[j] = of_b.element(j / 16, j % 16, widen, where);
+    }
+    for (u32 t = 0; t < 128; t++) {
+        for (u32 i = 0; i < n / 2; i++) {
+            const f32* x = &lhs[fragment::wgmma_row(t, i) * 16];
+            const f32* y = &rhs[fragment::wgmma_column(t, i) * 16];
+            double sum = group.sums[t][i];
+            for (u32 k = 0; k < 16; k++) {
+                sum += static_cast<double>(x[k]) * y[k];
+            }
+            group.sums[t][i] = static_cast<f32>(sum);
+        }
+    }
+}
+
+inline void wgmma(f32* sums, u32 n, const Left& left, u64 b, bool b_outer, f32 (*widen)(u16), const Where& where) {
+    World& w = *world;
+    const u32 index = w.running / 128, thread = w.running % 128;
+    Warpgroup& group = w.warpgroups[index];
+    take_sums(group, thread, sums, n / 2, where);
+    const u32 number = group.posted[thread]++;
+    if (number == group.all.size()) {
+        auto made = std::make_shared<Product>();
+        made->a = left.descriptor;
+        made->b = b;
+        made->fragments.resize(left.fragment == nullptr ? 0 : 128);
+        made->run = [=] { run_product(index, number, left, b, n, b_outer, widen, where); };
+        group.all.push_back(std::move(made));
+    }
+    Product& product = *group.all[number];
+    if (product.a != left.descriptor || product.b != b || product.fragments.empty() != (left.fragment == nullptr)) {
+        w.report.error("wgmma-divergent", where, "thread %u multiplies other matrices than its warpgroup", thread);
+        return;
+    }
+    if (left.fragment != nullptr) {
+        product.fragments[thread] = left.fragment;
+    }
+    if (++product.posted == 128) {
+        if (left.fragment == nullptr) {
+            begin_reads(product, Descriptor(left.descriptor, left.outer, where), 64, index * 4, true, where);
+        }
+        begin_reads(product, Descriptor(b, b_outer, where), n, index * 4, false, where);
+        if (w.early_products()) {
+            run_products(group, number + 1);
+        }
+    }
+}
+
+}  // namespace model
+
+DEVICE void wgmma_fence() { model::world->thread().fenced = true; }
+
+DEVICE void wgmma_commit() {
+    model::World& w = *model::world;
+    model::Warpgroup& group = w.warpgroups[w.running / 128];
+    group.groups[w.running % 128].push_back(group.posted[w.running % 128]);
+}
+
+template <u32 PENDING>
+DEVICE void wgmma_wait(const model::Where& where = model::Where::current()) {
+    model::World& w = *model::world;
+    model::Warpgroup& group = w.warpgroups[w.running / 128];
+    const u32 thread = w.running % 128;
+    const std::vector<u32>& groups = group.groups[thread];
+    const u32 need = groups.size() > PENDING ? groups[groups.size() - 1 - PENDING] : 0;
+    w.thread().products = need;
+    model::wait_until(
+        [](const model::Thread& t) { return model::world->warpgroups[model::world->running / 128].done >= t.products; },
+        "products of its warpgroup", where);
+    // All that this thread posted has run: nothing holds its sums.
+    if (need == group.posted[thread]) {
+        model::give_sums(group, thread, where);
+    }
+}
+
+#define MODEL_WGMMA(type, widen)                                                                                       \
+    template <bool A_OUTER, bool B_OUTER, u32 SUMS>                                                                    \
+    DEVICE void wgmma_##type(f32 (&d)[SUMS], u64 a, u64 b, const model::Where& where = model::Where::current()) {      \
+        static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "columns of 64, 128 or 256");                           \
+        model::wgmma(d, 2 * SUMS, {a, A_OUTER, nullptr}, b, B_OUTER, widen, where);                                    \
+    }                                                                                                                  \
+    template <bool B_OUTER, u32 SUMS>                                                                                  \
+    DEVICE void wgmma_##type##_from_registers(f32 (&d)[SUMS], const u32 (&a)[4], u64 b,                                \
+                                              const model::Where& where = model::Where::current()) {                   \
+        static_assert(SUMS == 32 || SUMS == 64, "columns of 64 or 128");                                               \
+        model::wgmma(d, 2 * SUMS, {0, false, a}, b, B_OUTER, widen, where);                                            \
+    }
+MODEL_WGMMA(bf16, [](u16 x) { return f32_of_bits(static_cast<u32>(x) << 16); })
+MODEL_WGMMA(f16, f32_of_f16)
+#undef MODEL_WGMMA

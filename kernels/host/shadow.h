@@ -1,0 +1,241 @@
+// Shared memory of a block with a shadow: what each four bytes were last used for, and by whom. Finds accesses out of
+// bounds, misaligned, of what was never written, of what a copy is still writing, and races.
+//
+// Races are found by happens-before, whatever order was run: each agent has a clock of all agents, barriers join them
+// (FastTrack, Flanagan and Freund 2009). Agents are the warps, and the barriers that count bytes: what the copy engine
+// writes is known to whoever waited for its barrier, and to nobody else. Lanes of a warp are one agent; between two of them
+// only `sync_warp` or a barrier orders, which a count of both tells.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "host/report.h"
+
+namespace model {
+
+constexpr uint32_t SHARED_BASE = 0x400;  // Where dynamic shared memory begins on Hopper, as reported; not yet calibrated.
+constexpr uint32_t LANES = 32;
+constexpr uint32_t MAX_BARRIERS = 32;
+
+// Progress of every agent, as far as it is known.
+using Ticks = std::vector<uint32_t>;
+
+inline void join(Ticks& into, const Ticks& from) {
+    for (size_t i = 0; i < into.size(); i++) {
+        into[i] = std::max(into[i], from[i]);
+    }
+}
+
+// What a warp knows.
+struct Clock {
+    Ticks ticks;
+    // Times that this warp's lanes were ordered.
+    uint32_t lanes_ordered = 0;
+};
+
+// Who touches: a warp, a lane of it, and the line that says so.
+struct Toucher {
+    uint32_t warp, lane;
+    const Where& where;
+};
+
+class Shadow {
+  public:
+    Shadow(uint32_t bytes, uint32_t warps, Report& report)
+        : bytes_(bytes, 0xff), cells_((bytes + 3) / 4), reads_(cells_.size() * warps), clocks_(warps), writes_(warps * LANES),
+          fenced_(warps * LANES), report_(report) {
+        for (uint32_t i = 0; i < warps; i++) {
+            clocks_[i].ticks.assign(warps + MAX_BARRIERS, 0);
+            clocks_[i].ticks[i] = 1;
+        }
+    }
+
+    uint32_t warps() const { return static_cast<uint32_t>(clocks_.size()); }
+
+    // The bytes behind an address, if they are inside and aligned to their size.
+    uint8_t* at(uint32_t address, uint32_t size, const Where& where) {
+        const uint32_t offset = address - SHARED_BASE;
+        if (address < SHARED_BASE || offset > bytes_.size() || size > bytes_.size() - offset) {
+            report_.error("shared-bounds", where, "%u bytes at 0x%x of %zu", size, address, bytes_.size());
+            return nullptr;
+        }
+        if (address % size != 0) {
+            report_.error("shared-alignment", where, "%u bytes at 0x%x", size, address);
+            return nullptr;
+        }
+        return &bytes_[offset];
+    }
+
+    void read(uint32_t address, uint32_t size, const Toucher& who) {
+        const Clock& clock = clocks_[who.warp];
+        each(address, size, [&](Cell& cell, uint32_t* reads, uint32_t cell_at) {
+            if (!cell.written) {
+                report_.error("shared-uninitialised", who.where, "read of 0x%x, never written", cell_at);
+            } else if (cell.copy_of != 0) {
+                report_.error("copy-in-flight", who.where, "read of 0x%x before the copy of thread %u was waited for",
+                              cell_at, cell.copy_of - 1);
+            } else if (unordered(cell, who, clock)) {
+                report_.error("race", who.where, "read of 0x%x by warp %u lane %u, written by warp %u lane %u", cell_at,
+                              who.warp, who.lane, cell.writer, cell.writer_lane);
+            }
+            cell.reader_lane = reads[who.warp] == clock.ticks[who.warp] && cell.reader_lane != who.lane &&
+                                       cell.read_order == clock.lanes_ordered
+                                   ? MANY
+                                   : static_cast<uint8_t>(who.lane);
+            cell.read_order = clock.lanes_ordered;
+            reads[who.warp] = clock.ticks[who.warp];
+        });
+    }
+
+    // A write, or the start of the copy of a thread (its number and one).
+    void write(uint32_t address, uint32_t size, const Toucher& who, uint32_t copy_of = 0) {
+        const Clock& clock = clocks_[who.warp];
+        each(address, size, [&](Cell& cell, uint32_t* reads, uint32_t cell_at) {
+            if (cell.copy_of != 0) {
+                report_.error("copy-in-flight", who.where, "write of 0x%x while the copy of thread %u writes it", cell_at,
+                              cell.copy_of - 1);
+            } else if (cell.readers > 0) {
+                report_.error("race", who.where, "write of 0x%x while a product reads it", cell_at);
+            } else if (cell.written && unordered(cell, who, clock)) {
+                report_.error("race", who.where, "write of 0x%x by warp %u lane %u, written by warp %u lane %u", cell_at,
+                              who.warp, who.lane, cell.writer, cell.writer_lane);
+            }
+            for (uint32_t warp = 0; warp < clocks_.size(); warp++) {
+                const bool later = warp != who.warp && reads[warp] > clock.ticks[warp];
+                const bool lane = warp == who.warp && reads[warp] != 0 && reads[warp] == clock.ticks[warp] &&
+                                  cell.reader_lane != who.lane && cell.read_order == clock.lanes_ordered;
+                if (later || lane) {
+                    report_.error("race", who.where, "write of 0x%x by warp %u lane %u, read by warp %u", cell_at, who.warp,
+                                  who.lane, warp);
+                }
+            }
+            cell.copy_of = copy_of;
+            stamp(cell, who);
+        });
+    }
+
+    // A copy's bytes became visible to the thread that started it.
+    void land(uint32_t address, uint32_t size, const Toucher& who) {
+        each(address, size, [&](Cell& cell, uint32_t*, uint32_t) {
+            cell.copy_of = 0;
+            stamp(cell, who);
+        });
+    }
+
+    // Bytes that the copy engine wrote, in the phase of a barrier that this tick names.
+    void land_box(uint32_t address, uint32_t size, uint32_t barrier, uint32_t tick) {
+        each(address, size, [&](Cell& cell, uint32_t*, uint32_t) {
+            cell.copy_of = 0;
+            cell.written = true;
+            cell.writer = static_cast<uint8_t>(warps() + barrier);
+            cell.tick = tick;
+        });
+    }
+
+    // A product of the warpgroup begins to read, on behalf of each of these warps.
+    void begin_read(uint32_t address, uint32_t size, const Toucher& who, uint32_t first_warp, uint32_t count) {
+        for (uint32_t i = 0; i < count; i++) {
+            read(address, size, {first_warp + i, who.lane, who.where});
+        }
+        each(address, size, [&](Cell& cell, uint32_t*, uint32_t cell_at) {
+            cell.readers++;
+            // By hand written bytes are the products' to see only behind the writer's own fence.
+            if (cell.written && cell.writer < warps() && cell.sequence > fenced_[cell.writer * LANES + cell.writer_lane]) {
+                report_.error("proxy-fence", who.where, "product reads 0x%x, written by warp %u lane %u without a fence",
+                              cell_at, cell.writer, cell.writer_lane);
+            }
+        });
+    }
+
+    // It has read: from now on the warps' clocks say so.
+    void end_read(uint32_t address, uint32_t size, uint32_t first_warp, uint32_t count) {
+        each(address, size, [&](Cell& cell, uint32_t* reads, uint32_t) {
+            cell.readers--;
+            for (uint32_t i = 0; i < count; i++) {
+                reads[first_warp + i] = clocks_[first_warp + i].ticks[first_warp + i];
+            }
+        });
+    }
+
+    // What a warp knows goes into a barrier, and what it does from now on is later.
+    void release(uint32_t warp, Ticks& into) {
+        model::join(into, clocks_[warp].ticks);
+        clocks_[warp].ticks[warp]++;
+    }
+
+    // What a barrier knows.
+    void acquire(uint32_t warp, const Ticks& from) {
+        model::join(clocks_[warp].ticks, from);
+        clocks_[warp].lanes_ordered++;
+    }
+
+    Ticks no_ticks() const { return Ticks(warps() + MAX_BARRIERS, 0); }
+
+    // Warps wait for each other.
+    void meet(const std::vector<uint32_t>& who) {
+        Ticks all = no_ticks();
+        for (const uint32_t warp : who) {
+            release(warp, all);
+        }
+        for (const uint32_t warp : who) {
+            acquire(warp, all);
+        }
+    }
+
+    // A thread's writes so far are seen by copies and products that it starts, or that start after a barrier.
+    void fence(uint32_t thread) { fenced_[thread] = writes_[thread]; }
+
+    // The lanes of a warp wait for each other.
+    void order_lanes(uint32_t warp) { clocks_[warp].lanes_ordered++; }
+
+  private:
+    static constexpr uint8_t MANY = 0xff;
+
+    struct Cell {
+        uint32_t tick = 0, order = 0, read_order = 0, copy_of = 0;
+        // Products that read it now.
+        uint32_t readers = 0;
+        // Which of its writer's writes it was.
+        uint32_t sequence = 0;
+        uint8_t writer = 0, writer_lane = 0, reader_lane = 0;
+        bool written = false;
+    };
+
+    static bool unordered(const Cell& cell, const Toucher& who, const Clock& clock) {
+        if (cell.writer != who.warp) {
+            return cell.tick > clock.ticks[cell.writer];
+        }
+        return cell.writer_lane != who.lane && cell.order == clock.lanes_ordered;
+    }
+
+    void stamp(Cell& cell, const Toucher& who) {
+        const Clock& clock = clocks_[who.warp];
+        cell.written = true;
+        cell.writer = static_cast<uint8_t>(who.warp);
+        cell.writer_lane = static_cast<uint8_t>(who.lane);
+        cell.tick = clock.ticks[who.warp];
+        cell.order = clock.lanes_ordered;
+        cell.sequence = ++writes_[who.warp * LANES + who.lane];
+    }
+
+    template <class F>
+    void each(uint32_t address, uint32_t size, F touch) {
+        const uint32_t first = (address - SHARED_BASE) / 4, end = (address - SHARED_BASE + size + 3) / 4;
+        for (uint32_t i = first; i < end; i++) {
+            touch(cells_[i], &reads_[i * clocks_.size()], SHARED_BASE + 4 * i);
+        }
+    }
+
+    std::vector<uint8_t> bytes_;
+    std::vector<Cell> cells_;
+    // For each cell, the tick of each warp's last read.
+    std::vector<uint32_t> reads_;
+    std::vector<Clock> clocks_;
+    // Of each thread: its writes, and how many of them are fenced.
+    std::vector<uint32_t> writes_, fenced_;
+    Report& report_;
+};
+
+}  // namespace model

@@ -1,0 +1,187 @@
+//! The rows of the attention kernels, and what their launches are given: the Rust side of `cuda/attention.h`.
+
+use crate::map::BoxMap;
+use bytemuck::{Pod, Zeroable};
+
+/// A tensor of heads: address of the first element, and strides in elements.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Heads {
+    /// Address of the first element.
+    pub at: u64,
+    /// Stride from a batch entry, or a page, to the next.
+    pub batch: i64,
+    /// Stride from a head to the next.
+    pub head: i64,
+    /// Stride from a query or key to the next.
+    pub row: i64,
+    /// Stride along the head dim, or from a key to the next in a mask.
+    pub column: i64,
+    /// Number of the element type.
+    pub dtype: u32,
+    /// 1 where the op has the operand; else nothing of it is read.
+    pub present: u32,
+}
+
+/// A batch entry, in memory that no tenant writes.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Entry {
+    /// Its first row where rows are packed.
+    pub first_row: u32,
+    /// Its query rows.
+    pub rows: u32,
+    /// Its first key where keys are packed.
+    pub first_key: u32,
+    /// Its keys.
+    pub keys: u32,
+    /// Its first tile of a key head where rows are packed.
+    pub first_tile: u32,
+}
+
+/// What a launch of any attention kernel is given.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct AttentionArgs {
+    /// `[batch, heads, rows, d]`.
+    pub q: Heads,
+    /// `[batch, kv_heads, keys, d]`.
+    pub k: Heads,
+    /// `[batch, kv_heads, keys, dv]`.
+    pub v: Heads,
+    /// `[batch, heads, rows, keys]`.
+    pub mask: Heads,
+    /// `[batch, heads, rows, dv]`.
+    pub out: Heads,
+    /// `[batch, heads, rows]`, f32.
+    pub lse: Heads,
+    /// Slopes of query heads, f32.
+    pub alibi: u64,
+    /// Logits without a value, f32.
+    pub sinks: u64,
+    /// Stride of the slopes.
+    pub alibi_step: i64,
+    /// Stride of the sinks.
+    pub sinks_step: i64,
+    /// List of [`Entry`].
+    pub entries: u64,
+    /// What a cut tile carries.
+    pub state: u64,
+    /// First tile of the launch.
+    pub first_tile: u64,
+    /// How many.
+    pub tiles: u64,
+    /// Heads of K and V.
+    pub kv_heads: u32,
+    /// Query heads of each.
+    pub group: u32,
+    /// Tiles of a key head.
+    pub tiles_per_head: u32,
+    /// Batch entries.
+    pub entry_count: u32,
+    /// 1: one entry stands for all.
+    pub alike: u32,
+    /// 1: rows and keys of the entries lie one after another.
+    pub packed: u32,
+    /// First key of the launch, a multiple of the chunk.
+    pub key_from: u32,
+    /// End of its keys.
+    pub key_to: u32,
+    /// 1: no key is left after this launch.
+    pub last: u32,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Soft cap; 0 is off.
+    pub softcap: f32,
+    /// Keys seen before a row's own.
+    pub left: u32,
+    /// Keys seen after it.
+    pub right: u32,
+    /// Head dim of Q and K.
+    pub d: u32,
+    /// Head dim of V.
+    pub dv: u32,
+    /// Nothing.
+    pub padding: u32,
+}
+
+const _: () = assert!(size_of::<AttentionArgs>() == 6 * 48 + 64 + 64);
+
+/// What a launch of `attention_sm90` is given.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct AttentionSm90Args {
+    /// K as the driver encodes it.
+    pub k: BoxMap,
+    /// V as the driver encodes it.
+    pub v: BoxMap,
+    /// All else.
+    pub attention: AttentionArgs,
+    /// Nothing.
+    pub padding: [u32; 24],
+}
+
+const _: () = assert!(size_of::<AttentionSm90Args>() == 768);
+
+/// A row of `attention_sm90`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionSm90 {
+    /// Whether operands are bf16, not f16.
+    pub bf16: bool,
+    /// Head dim of Q and K.
+    pub d: u32,
+    /// Head dim of V.
+    pub dv: u32,
+}
+
+impl AttentionSm90 {
+    /// Packed rows of a tile.
+    pub const ROWS: u32 = 128;
+
+    /// Keys of a chunk of the order.
+    pub const CHUNK: u32 = 128;
+
+    /// Every row.
+    pub fn all() -> Vec<Self> {
+        let dims = [[64, 64], [128, 128], [128, 64], [64, 128]];
+        let of = |bf16| dims.into_iter().map(move |[d, dv]| Self { bf16, d, dv });
+        [false, true].into_iter().flat_map(of).collect()
+    }
+
+    pub(crate) fn key(&self) -> String {
+        let Self { bf16, d, dv } = self;
+        format!("attention_sm90_{}_{d}_{dv}", if *bf16 { "bf16" } else { "f16" })
+    }
+
+    pub(crate) fn shape(&self) -> String {
+        let Self { bf16, d, dv } = self;
+        format!("attention_sm90::Shape<{d}, {dv}, {}>", if *bf16 { "BF16" } else { "F16" })
+    }
+
+    pub(crate) fn threads(&self) -> u32 {
+        384
+    }
+
+    pub(crate) fn shared_bytes(&self) -> u32 {
+        let Self { d, dv, .. } = self;
+        2 * (Self::ROWS * d + 2 * Self::CHUNK * (d + dv)) + 64
+    }
+
+    /// Bytes that a cut tile carries.
+    pub fn state_bytes(&self) -> u64 {
+        4 * 256 * (u64::from(self.dv) / 2 + 4)
+    }
+
+    /// The box map of keys or values: of `[batch, heads, keys, columns]` with these strides of batch, head and key.
+    pub fn map(at: u64, [batch, heads, keys, columns]: [u64; 4], strides: [u64; 3]) -> BoxMap {
+        let [of_batch, of_head, of_key] = strides.map(|n| 2 * n);
+        BoxMap {
+            at,
+            sizes: [columns, keys, heads, batch, 1],
+            strides: [of_key, of_head, of_batch, of_batch],
+            boxed: [64, Self::CHUNK, 1, 1, 1],
+            element: 2,
+            padding: [0; 6],
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! The rows of the matmul kernels, and what their launches are given: the Rust side of `cuda/matmul.h`.
+
+use crate::map::BoxMap;
+use bytemuck::{Pod, Zeroable};
+
+/// Matrices of a batch: address of the first element, and strides in elements.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Matrices {
+    /// Address of the first element.
+    pub at: u64,
+    /// Strides of up to four axes of the batch.
+    pub batch: [i64; 4],
+    /// Stride from a row to the next.
+    pub row: i64,
+    /// Stride from a column to the next.
+    pub column: i64,
+    /// Number of the element type: f32, f16, bf16, f8e4m3, f8e5m2, i8 from 0.
+    pub dtype: u32,
+    /// 1 where the op has the operand; else nothing of it is read.
+    pub present: u32,
+}
+
+/// What a launch of any matmul kernel is given.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct MatmulArgs {
+    /// `[batch.., m, k]`.
+    pub a: Matrices,
+    /// `[batch.., k, n]`.
+    pub b: Matrices,
+    /// Added before the activation.
+    pub bias: Matrices,
+    /// Added `beta` times before the activation.
+    pub c: Matrices,
+    /// Multiplies the activation.
+    pub gate: Matrices,
+    /// Added last.
+    pub residual: Matrices,
+    /// `[batch.., m, n]`.
+    pub out: Matrices,
+    /// Second output: what the activation is given.
+    pub preactivation: Matrices,
+    /// Accumulators of a cut tile.
+    pub state: u64,
+    /// First tile of the launch.
+    pub first_tile: u64,
+    /// How many.
+    pub tiles: u64,
+    /// Sizes of up to four axes of the batch; 1 where it has fewer.
+    pub batch: [u32; 4],
+    /// Rows of the output.
+    pub m: u32,
+    /// Columns of the output.
+    pub n: u32,
+    /// Elements of the contraction.
+    pub k: u32,
+    /// Tiles of a column of tiles.
+    pub tiles_m: u32,
+    /// Columns of tiles.
+    pub tiles_n: u32,
+    /// First k of this launch.
+    pub k_from: u32,
+    /// End of the k of this launch.
+    pub k_to: u32,
+    /// Factor of the product.
+    pub alpha: f32,
+    /// Factor of `c`.
+    pub beta: f32,
+    /// Number of the activation: none, relu, gelu_erf, gelu_tanh, silu from 0.
+    pub activation: u32,
+}
+
+const _: () = assert!(size_of::<MatmulArgs>() == 592);
+
+/// How an operand's elements lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Major {
+    /// Dense along K, all rows 16-byte aligned.
+    K,
+    /// Dense along the other axis, 16-byte aligned.
+    Outer,
+    /// Anyhow.
+    Gathered,
+}
+
+/// Elements of k of a stage of `matmul_sm80`: launches are cut at its multiples.
+const BLOCK_K: u32 = 32;
+
+/// A row of `matmul_sm80`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatmulSm80 {
+    /// Whether operands are bf16, not f16.
+    pub bf16: bool,
+    /// How A lies.
+    pub a: Major,
+    /// How B lies.
+    pub b: Major,
+    /// Rows and columns of a block's tile.
+    pub tile: [u32; 2],
+}
+
+impl MatmulSm80 {
+    /// Every row.
+    pub fn all() -> Vec<Self> {
+        use Major::{Gathered, K, Outer};
+        let ways = [(K, K), (K, Outer), (Outer, K), (Outer, Outer), (Gathered, Gathered)];
+        let mut all = Vec::new();
+        for bf16 in [false, true] {
+            for tile in [[128, 128], [64, 64]] {
+                all.extend(ways.map(|(a, b)| Self { bf16, a, b, tile }));
+            }
+        }
+        all
+    }
+
+    /// Elements of k in a chunk of the order.
+    pub const CHUNK: u32 = BLOCK_K;
+
+    pub(crate) fn key(&self) -> String {
+        let dtype = if self.bf16 { "bf16" } else { "f16" };
+        let way = |major| match major {
+            Major::K => 'k',
+            Major::Outer => 'o',
+            Major::Gathered => 'g',
+        };
+        let [m, n] = self.tile;
+        format!("matmul_sm80_{dtype}_{}{}_{m}x{n}", way(self.a), way(self.b))
+    }
+
+    /// Stages of the ring of copies, and warps down and across a tile.
+    fn form(&self) -> [u32; 3] {
+        if self.tile[0] == 128 { [4, 2, 4] } else { [4, 2, 2] }
+    }
+
+    pub(crate) fn shape(&self) -> String {
+        let ([m, n], [stages, down, across]) = (self.tile, self.form());
+        let (a, b) = (self.a, self.b);
+        let dtype = if self.bf16 { "BF16" } else { "F16" };
+        let major = |x| format!("matmul_sm80::Major::{x:?}");
+        let (a, b) = (major(a), major(b));
+        format!("matmul_sm80::Shape<{m}, {n}, {stages}, {down}, {across}, {a}, {b}, {dtype}>")
+    }
+
+    pub(crate) fn threads(&self) -> u32 {
+        let [_, down, across] = self.form();
+        32 * down * across
+    }
+
+    pub(crate) fn shared_bytes(&self) -> u32 {
+        let ([m, n], [stages, ..]) = (self.tile, self.form());
+        let ring = stages * (m + n) * BLOCK_K * 2;
+        ring.max(m * (n + 8) * 4)
+    }
+
+    /// Bytes that a cut tile carries.
+    pub fn state_bytes(&self) -> u64 {
+        4 * u64::from(self.tile[0]) * u64::from(self.tile[1])
+    }
+}
+
+/// What a launch of `matmul_sm90` is given.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct MatmulSm90Args {
+    /// A as the driver encodes it.
+    pub a: BoxMap,
+    /// B as the driver encodes it.
+    pub b: BoxMap,
+    /// All else.
+    pub matmul: MatmulArgs,
+    /// Bit i: A is not repeated along axis i of the batch's last three.
+    pub spread_a: u32,
+    /// The same of B.
+    pub spread_b: u32,
+    /// Nothing.
+    pub padding: [u32; 10],
+}
+
+const _: () = assert!(size_of::<MatmulSm90Args>() == 896);
+
+/// A row of `matmul_sm90`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatmulSm90 {
+    /// Whether operands are bf16, not f16.
+    pub bf16: bool,
+    /// Whether A is dense along M, not K.
+    pub a_outer: bool,
+    /// Whether B is dense along N, not K.
+    pub b_outer: bool,
+    /// Columns of a block's tile of 128 rows.
+    pub columns: u32,
+}
+
+impl MatmulSm90 {
+    /// Rows of a block's tile.
+    pub const ROWS: u32 = 128;
+
+    /// Elements of k in a chunk of the order, and of a box along a dense axis.
+    pub const CHUNK: u32 = 64;
+
+    /// Every row.
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for bf16 in [false, true] {
+            for columns in [256, 128, 64] {
+                for outer in 0..4 {
+                    let (a_outer, b_outer) = (outer & 1 == 1, outer & 2 == 2);
+                    all.push(Self { bf16, a_outer, b_outer, columns });
+                }
+            }
+        }
+        all
+    }
+
+    pub(crate) fn key(&self) -> String {
+        let dtype = if self.bf16 { "bf16" } else { "f16" };
+        let way = |outer| if outer { 'o' } else { 'k' };
+        let (a, b, n) = (way(self.a_outer), way(self.b_outer), self.columns);
+        format!("matmul_sm90_{dtype}_{a}{b}_{}x{n}", Self::ROWS)
+    }
+
+    /// As many as shared memory has room for, beside the sums on their way out.
+    fn stages(&self) -> u32 {
+        match self.columns {
+            256 => 3,
+            128 => 4,
+            _ => 7,
+        }
+    }
+
+    pub(crate) fn shape(&self) -> String {
+        let Self { bf16, a_outer, b_outer, columns } = self;
+        let (stages, dtype) = (self.stages(), if *bf16 { "BF16" } else { "F16" });
+        format!("matmul_sm90::Shape<{columns}, {stages}, {a_outer}, {b_outer}, {dtype}>")
+    }
+
+    pub(crate) fn threads(&self) -> u32 {
+        384
+    }
+
+    pub(crate) fn shared_bytes(&self) -> u32 {
+        let stage = (Self::ROWS + self.columns) * Self::CHUNK * 2;
+        let sums = 2 * 64 * (self.columns.min(128) + 8) * 4;
+        self.stages() * (stage + 16) + sums
+    }
+
+    /// Bytes that a cut tile carries.
+    pub fn state_bytes(&self) -> u64 {
+        4 * u64::from(Self::ROWS) * u64::from(self.columns)
+    }
+
+    /// The box map of a side: `outer` rows of A or columns of B by `k`, `outer_step` or `k_step` being 1, and the
+    /// sizes and strides of the batch's last three axes, all in elements; a repeated axis has size 1.
+    pub fn map(
+        &self,
+        side: Side,
+        at: u64,
+        [outer, k]: [u64; 2],
+        [outer_step, k_step]: [u64; 2],
+        batch: [[u64; 2]; 3],
+    ) -> BoxMap {
+        let (is_outer, tile) = match side {
+            Side::A => (self.a_outer, Self::ROWS),
+            Side::B => (self.b_outer, self.columns),
+        };
+        let [sizes, step, boxed] = if is_outer {
+            [[outer, k], [k_step, 0], [Self::CHUNK.into(), Self::CHUNK.into()]]
+        } else {
+            [[k, outer], [outer_step, 0], [Self::CHUNK.into(), tile.into()]]
+        };
+        let [first, second, third] = batch;
+        BoxMap {
+            at,
+            sizes: [sizes[0], sizes[1], third[0], second[0], first[0]],
+            strides: [step[0], third[1], second[1], first[1]].map(|n| 2 * n),
+            boxed: [boxed[0] as u32, boxed[1] as u32, 1, 1, 1],
+            element: 2,
+            padding: [0; 6],
+        }
+    }
+}
+
+/// A side of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The left.
+    A,
+    /// The right.
+    B,
+}

@@ -1,0 +1,199 @@
+//! Every row of the table compiles for every architecture that it runs on, without spills, a stack, or a note that wgmma
+//! wait for each other, and its machine code holds what it is written for. `compiled.tsv` keeps what was seen; a row whose
+//! sources changed since is compiled again, and so are a twentieth of the others, drawn by a printed seed.
+//! `LEASEHOLD_TEST_FULL=1` compiles all, `LEASEHOLD_WRITE_GOLDEN=1` all that changed, and writes.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod nvrtc;
+
+use leasehold_kernels::{Row, SOURCES, rows};
+use nvrtc::{Compiled, FLAGS, Nvrtc};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+/// What is kept of a compiled row.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    /// Of sources, flags and compiler.
+    digest: String,
+    registers: u32,
+    shared_bytes: u32,
+    /// Instructions: tensor-core products, copies by the engine, and how many in all.
+    products: usize,
+    copies: usize,
+    instructions: usize,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { digest, registers, shared_bytes, products, copies, instructions } = self;
+        write!(f, "{digest}\t{registers}\t{shared_bytes}\t{products}\t{copies}\t{instructions}")
+    }
+}
+
+impl FromStr for Seen {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Self, String> {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [digest, rest @ ..] = &fields[..] else { return Err(line.into()) };
+        let numbers: Result<Vec<usize>, _> = rest.iter().map(|n| n.parse()).collect();
+        let Ok([registers, shared_bytes, products, copies, instructions]) = numbers.as_deref()
+        else {
+            return Err(line.into());
+        };
+        Ok(Self {
+            digest: (*digest).into(),
+            registers: *registers as u32,
+            shared_bytes: *shared_bytes as u32,
+            products: *products,
+            copies: *copies,
+            instructions: *instructions,
+        })
+    }
+}
+
+const HEADER: &str = "row\tarch\tdigest\tregisters\tshared bytes\tproducts\tcopies\tinstructions\n";
+
+fn table() -> BTreeMap<String, Seen> {
+    let text = std::fs::read_to_string(file()).unwrap_or_default();
+    let lines = text.lines().skip(1).map(|line| {
+        let (row, rest) = line.split_once('\t').expect("a row");
+        let (arch, rest) = rest.split_once('\t').expect("an architecture");
+        (format!("{row}\t{arch}"), rest.parse().expect("what was seen"))
+    });
+    lines.collect()
+}
+
+fn file() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/compiled.tsv"))
+}
+
+fn digest(row: &Row, version: &str) -> String {
+    let mut hash = blake3::Hasher::new();
+    hash.update(row.source().as_bytes());
+    let mut read = BTreeSet::new();
+    includes(&row.source(), &mut read);
+    SOURCES.iter().filter(|(name, _)| read.contains(name)).for_each(|(name, text)| {
+        hash.update(name.as_bytes()).update(text.as_bytes());
+    });
+    FLAGS.iter().for_each(|flag| {
+        hash.update(flag.as_bytes());
+    });
+    hash.update(version.as_bytes());
+    hash.finalize().to_hex()[..16].into()
+}
+
+/// The sources that a text includes, and those that they do.
+fn includes(text: &str, read: &mut BTreeSet<&'static str>) {
+    for (name, source) in SOURCES {
+        if text.contains(&format!("#include \"{name}\"")) && read.insert(name) {
+            includes(source, read);
+        }
+    }
+}
+
+/// The largest shared memory of a block, in bytes.
+fn shared_limit(arch: &str) -> u32 {
+    match arch {
+        "sm_80" => 163 << 10,
+        "sm_90a" => 227 << 10,
+        _ => 99 << 10,
+    }
+}
+
+fn number_before(log: &str, what: &str) -> Option<u32> {
+    let before = &log[..log.find(what)?];
+    before.split_whitespace().next_back()?.parse().ok()
+}
+
+/// Compiles a row, and holds it to what every row must be.
+fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, String> {
+    let Compiled { ok, log, cubin } = nvrtc.compile(row, arch);
+    let complain = |what: &str| Err(format!("{} {arch}: {what}\n{log}", row.key()));
+    if !ok {
+        return complain("does not compile");
+    }
+    for (what, name) in [(" bytes stack frame", "a stack"), (" bytes spill stores", "spills")] {
+        if number_before(&log, what) != Some(0) {
+            return complain(name);
+        }
+    }
+    if log.contains("(C75") {
+        return complain("a note of the assembler");
+    }
+    if row.shared_bytes() > shared_limit(arch) {
+        return complain("more shared memory than the architecture has");
+    }
+    let Some(registers) = number_before(&log, " registers") else {
+        return complain("no count of registers");
+    };
+    let sass = nvrtc.disassemble(&cubin, &format!("{}-{arch}", row.key()));
+    let lines = || sass.lines().filter(|line| line.contains(';'));
+    let count = |names: &[&str]| {
+        lines().filter(|line| names.iter().any(|name| line.contains(name))).count()
+    };
+    if count(&["LDL", "STL"]) > 0 {
+        return complain("local loads or stores");
+    }
+    let products = count(&["HGMMA", "QGMMA", "HMMA"]);
+    let copies = count(&["UTMALDG", "LDGSTS"]);
+    if products == 0
+        || !matches!(row, Row::MatmulSm80(_))
+            && (count(&["HGMMA"]) == 0 || count(&["UTMALDG"]) == 0)
+    {
+        return complain("not the instructions that it is written for");
+    }
+    let shared_bytes = row.shared_bytes();
+    Ok(Seen { digest, registers, shared_bytes, products, copies, instructions: lines().count() })
+}
+
+#[test]
+fn every_row_compiles_as_it_is_written_down() {
+    let Some(nvrtc) = Nvrtc::open() else {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "LEASEHOLD_CUDA names no compiler");
+        return println!(
+            "skip: rows by NVRTC: LEASEHOLD_CUDA names no folder of nvidia-cuda-nvrtc"
+        );
+    };
+    let set = |name| std::env::var(name).is_ok_and(|value| value == "1");
+    let (all, write) = (set("LEASEHOLD_TEST_FULL"), set("LEASEHOLD_WRITE_GOLDEN"));
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let mut seed = clock.map_or(1, |time| time.as_nanos() as u64) | 1;
+    println!("seed {seed}");
+    let version = nvrtc.version();
+    let (mut seen, mut wrong) = (table(), Vec::new());
+    let mut keys = Vec::new();
+    for row in rows() {
+        for arch in row.archs() {
+            let key = format!("{}\t{arch}", row.key());
+            let digest = digest(&row, &version);
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let known = seen.get(&key).filter(|seen| seen.digest == digest).cloned();
+            keys.push(key.clone());
+            if known.is_some() && !all && !(seed >> 33).is_multiple_of(20) {
+                continue;
+            }
+            match see(&nvrtc, &row, arch, digest) {
+                Err(complaint) => wrong.push(complaint),
+                Ok(now) if write => _ = seen.insert(key, now),
+                Ok(now) if known.as_ref() != Some(&now) => {
+                    wrong.push(format!("{key}: {now}, but compiled.tsv has {known:?}"));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    if write {
+        seen.retain(|key, _| keys.contains(key));
+        let lines: String = seen.iter().map(|(key, seen)| format!("{key}\t{seen}\n")).collect();
+        std::fs::write(file(), HEADER.to_owned() + &lines).expect("compiled.tsv is written");
+    }
+    let stale: Vec<&String> = seen.keys().filter(|key| !keys.contains(key)).collect();
+    assert!(write || stale.is_empty(), "rows that are no more: {stale:?}");
+}

@@ -1,0 +1,182 @@
+//! The host model as a program: every row of the table compiled for the CPU by the machine's C++ compiler, and cases run
+//! on it. The tests of each kernel family use it.
+
+// Each test program uses a part.
+#![allow(dead_code)]
+
+use leasehold_kernels::{Row, rows};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+/// When copies become visible, as in `host/world.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Late,
+    Early,
+    Seeded(u64),
+    LateCopies,
+    LateProducts,
+}
+
+/// How the model is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// Quick.
+    Plain,
+    /// With address and undefined-behaviour sanitizers.
+    Sanitized,
+}
+
+/// What a run left.
+pub(crate) struct Outcome {
+    /// Findings of the model, a line each; empty when all is well.
+    pub(crate) found: String,
+    /// Every buffer.
+    pub(crate) buffers: Vec<Vec<u8>>,
+}
+
+/// The running program.
+pub(crate) struct Model {
+    child: Child,
+    rows: Vec<Row>,
+}
+
+/// An address as a case has it: a buffer's number and an offset in bytes.
+pub(crate) fn address(buffer: usize, offset: usize) -> u64 {
+    (buffer as u64 + 1) << 32 | offset as u64
+}
+
+impl Model {
+    /// The program of every row, built once a test program; `None` where there is no C++ compiler, as a skip.
+    pub(crate) fn start() -> Option<Self> {
+        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let program = PROGRAM.get_or_init(|| compile(Build::Plain, folder, "all", &rows()));
+        Some(Self::spawn(program.as_ref()?, rows()))
+    }
+
+    /// The program of some rows, from sources in any folder.
+    pub(crate) fn of(build: Build, folder: &Path, name: &str, rows: Vec<Row>) -> Option<Self> {
+        Some(Self::spawn(&compile(build, folder, name, &rows)?, rows))
+    }
+
+    fn spawn(program: &Path, rows: Vec<Row>) -> Self {
+        let child = Command::new(program)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the model starts");
+        Self { child, rows }
+    }
+
+    /// Runs a row on a grid of `blocks`. Addresses stand at `places` in the arguments.
+    pub(crate) fn run(
+        &mut self,
+        row: &Row,
+        order: Order,
+        blocks: u32,
+        (args, places): (&[u8], &[u32]),
+        buffers: &[Vec<u8>],
+    ) -> Outcome {
+        let index = self.rows.iter().position(|r| r == row).expect("a row of the program") as u32;
+        let (order, seed) = match order {
+            Order::Late => (0u32, 0u64),
+            Order::Early => (1, 0),
+            Order::Seeded(seed) => (2, seed),
+            Order::LateCopies => (3, 0),
+            Order::LateProducts => (4, 0),
+        };
+        let mut case = Vec::new();
+        let counts = [index, args.len() as u32, places.len() as u32, buffers.len() as u32];
+        case.extend_from_slice(bytemuck::cast_slice(&counts));
+        let config = [order, blocks, row.threads(), row.shared_bytes()];
+        case.extend_from_slice(bytemuck::cast_slice(&config));
+        case.extend_from_slice(&seed.to_le_bytes());
+        case.extend_from_slice(args);
+        case.extend_from_slice(bytemuck::cast_slice(places));
+        for buffer in buffers {
+            case.extend_from_slice(&(buffer.len() as u64).to_le_bytes());
+            case.extend_from_slice(buffer);
+        }
+        let pipe = "the model goes on";
+        self.child.stdin.as_mut().expect(pipe).write_all(&case).expect(pipe);
+        let out = self.child.stdout.as_mut().expect(pipe);
+        let mut head = [0; 12];
+        if out.read_exact(&mut head).is_err() {
+            // A sanitizer or a signal ended it.
+            let mut found = String::new();
+            let _ = self.child.stderr.as_mut().expect(pipe).read_to_string(&mut found);
+            return Outcome { found: format!("ended: {found}"), buffers: buffers.to_vec() };
+        }
+        let [.., a, b, c, d] = [head[0], head[1], head[2], head[3]];
+        let found = u32::from_le_bytes([a, b, c, d]);
+        let length = u64::from_le_bytes(head[4..].try_into().expect("eight bytes"));
+        let mut text = vec![0; length as usize];
+        out.read_exact(&mut text).expect(pipe);
+        let mut buffers = buffers.to_vec();
+        buffers.iter_mut().for_each(|buffer| out.read_exact(buffer).expect(pipe));
+        let found = if found == 0 { String::new() } else { String::from_utf8_lossy(&text).into() };
+        Outcome { found, buffers }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// The list of entries and the program around them.
+fn source(rows: &[Row]) -> String {
+    let mut files: Vec<&str> = rows.iter().map(Row::file).collect();
+    files.dedup();
+    let mut text = String::from("#include \"host/runner.h\"\n");
+    files.iter().for_each(|file| text += &format!("#include \"{file}\"\n"));
+    for (i, row) in rows.iter().enumerate() {
+        let (args, shape, run) = row.template();
+        text += &format!(
+            "static u32 row_{i}(const void* args, const model::Config& config, char* text, u32 room) {{\n\
+             \x20   return model::launch(config, [=] {{ {run}<{shape}>(*static_cast<const {args}*>(args)); }}, text, room);\n\
+             }}\n"
+        );
+    }
+    let entries: Vec<String> = (0..rows.len()).map(|i| format!("row_{i}")).collect();
+    text += &format!("static const model::Entry ENTRIES[] = {{{}}};\n", entries.join(", "));
+    text += &format!("int main() {{ return model::run_cases(ENTRIES, {}); }}\n", rows.len());
+    text
+}
+
+fn compile(build: Build, folder: &Path, name: &str, rows: &[Row]) -> Option<PathBuf> {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("model-{name}-{build:?}"));
+    std::fs::create_dir_all(&out).expect("a folder for the model");
+    let (main, program) = (out.join("main.cpp"), out.join("model"));
+    std::fs::write(&main, source(rows)).expect("the model's source");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let flags: &[&str] = match build {
+        Build::Plain => &["-O2"],
+        Build::Sanitized => &["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
+    };
+    let status = Command::new(&compiler)
+        .args(["-std=c++20", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-psabi"])
+        .args(flags)
+        .arg("-I")
+        .arg(folder)
+        .arg(&main)
+        .arg("-o")
+        .arg(&program)
+        .status();
+    match status {
+        Ok(status) => assert!(status.success(), "{compiler}: {status}"),
+        Err(error) => {
+            let why = format!("no C++ compiler: {compiler}: {error}");
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
+            println!("skip: the host model: {why}");
+            return None;
+        }
+    }
+    Some(program)
+}
