@@ -150,8 +150,8 @@ impl Blocks {
         self.free.entry((Some(lease), block.len)).or_default().push(block);
     }
 
-    /// The lease leaves: every block it gave back is zeroed as far as it can have written, and free for others. A block that cannot be zeroed is
-    /// never given out again.
+    /// The lease leaves: every block it gave back is zeroed as far as it can have written, and free for others. A block
+    /// that cannot be zeroed is never given out again.
     ///
     /// # Errors
     /// The first failure to zero.

@@ -1,6 +1,6 @@
 //! The attention kernel: a tile of query rows walks the keys in chunks, left to right, with a running maximum
 //! and sum (online softmax, Milakov and Gimelshein 2018). Chunks that no row sees are skipped. Few rows, and classes
-//! without AVX-512, are panels of `gemm` here; others go to `flash`.
+//! without AVX-512, are products of panels here; others go to `flash`.
 
 use super::flash;
 use super::geometry::{Heads, Mix};

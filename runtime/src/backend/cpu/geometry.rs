@@ -258,7 +258,7 @@ fn rest_ns(checked: &CheckedOp, op: &Matmul, class: &Class, [rows, cols]: [u64; 
 /// The kernel that mixes values by scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mix {
-    /// Panels of `gemm`.
+    /// Products of panels.
     Panels,
     /// Query rows on lanes: of f32, or of bf16 as it lies.
     Lanes { pairs: bool },
