@@ -2,8 +2,9 @@
 //! where they lie and columns of B that are packed once for all bands that meet them. `matmul` calls it.
 
 use super::bf16::{STEP, Side, pack, tiles};
-use super::dot::{BLOCK, Dot, Line, Rows, TILE, Tile};
+use super::dot::{BLOCK, Dot, Rows, Tile};
 use super::matmul::{Band, Bands};
+use super::memory::Reused;
 use super::plan::{PACKED_MOST, Span};
 use super::pool::Pool;
 use super::product::Source;
@@ -74,13 +75,13 @@ impl Bands<'_> {
         columns: Range<u64>,
         k: Range<u64>,
         pool: &Pool,
-        room: &'b mut Vec<Tile>,
+        room: &'b mut Reused<Tile>,
     ) -> Packed<'b> {
         let p = self.product();
         let cols = columns.start * p.tile[1]..p.n.min(columns.end * p.tile[1]);
         let (width, depth) = ((cols.end - cols.start) as usize, (k.end - k.start) as usize);
         let blocks = width.div_ceil(BLOCK);
-        let room = grown(room, tiles(width, depth));
+        let room = room.grown(tiles(width, depth));
         let mut parts = Vec::new();
         for run in room.chunks_mut(tiles(width, RUN)) {
             let panel = PANEL / BLOCK * (run.len() / blocks);
@@ -129,7 +130,7 @@ impl Bands<'_> {
                         columns
                     } else {
                         let source = self.columns_of(band.block.group, run.clone(), at);
-                        let room = grown(b, tiles(width, source.depth));
+                        let room = b.grown(tiles(width, source.depth));
                         pack(self.isa(), Side::B, source, room);
                         room
                     };
@@ -139,14 +140,6 @@ impl Bands<'_> {
             }
         });
     }
-}
-
-/// As many tiles of a buffer, which grows where it has fewer.
-fn grown(room: &mut Vec<Tile>, n: usize) -> &mut [Tile] {
-    if room.len() < n {
-        room.resize(n, [Line([0; TILE]); TILE]);
-    }
-    &mut room[..n]
 }
 
 /// A run of the rows of a band: the first where they lie, the others packed.
@@ -159,7 +152,7 @@ struct Left<'a> {
 }
 
 impl<'a> Left<'a> {
-    fn of(bands: &Bands<'_>, source: Source<'a>, room: &'a mut Vec<Tile>) -> Self {
+    fn of(bands: &Bands<'_>, source: Source<'a>, room: &'a mut Reused<Tile>) -> Self {
         let steps = source.depth.div_ceil(STEP);
         let mut left = Self { source, lying: 0, packed: &[], steps };
         if source.depth_step == 1
@@ -170,7 +163,7 @@ impl<'a> Left<'a> {
         }
         let before = left.lying * BLOCK;
         let rest = Source { start: source.at([before, 0]), outer: source.outer - before, ..source };
-        let room = grown(room, tiles(rest.outer, rest.depth));
+        let room = room.grown(tiles(rest.outer, rest.depth));
         pack(bands.isa(), Side::A, rest, room);
         left.packed = room;
         left

@@ -10,13 +10,13 @@ use crate::layout::Dims;
 use crate::op::Spec;
 use std::alloc;
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Alignment of a block's first byte.
 const ALIGN: usize = 4096;
-/// Bytes of a large page.
-#[cfg(target_os = "linux")]
-const LARGE_PAGE: u64 = 2 << 20;
+/// Bytes of a large page; longer blocks begin with one.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// Memory that the system zeroed when it gave it; freed with the value.
 struct Block {
@@ -31,37 +31,66 @@ unsafe impl Send for Block {}
 
 impl Block {
     fn new(bytes: u64) -> Option<Self> {
+        let large = bytes >= LARGE_PAGE as u64;
+        let align = if large { LARGE_PAGE } else { ALIGN };
         // Over-allocating keeps the allocator's lazily zeroed path, which an alignment request would lose.
-        let len = usize::try_from(bytes).ok()?.max(1).checked_add(ALIGN)?;
+        let len = usize::try_from(bytes).ok()?.max(1).checked_add(align)?;
         let layout = alloc::Layout::from_size_align(len, 16).ok()?;
         // SAFETY: the size is not zero.
         let raw = unsafe { alloc::alloc_zeroed(layout) };
         if raw.is_null() {
             return None;
         }
-        // SAFETY: at most ALIGN - 1 bytes further, inside the allocation of at least ALIGN + 1.
-        let start = unsafe { raw.add(raw.align_offset(ALIGN)) };
-        large_pages(start, bytes);
+        // SAFETY: at most `align - 1` bytes further, inside the allocation of at least `align + 1`.
+        let start = unsafe { raw.add(raw.align_offset(align)) };
+        // Products walk rows that lie many small pages apart. Without large ones all is as right.
+        #[cfg(target_os = "linux")]
+        if large {
+            let advice = rustix::mm::Advice::LinuxHugepage;
+            // SAFETY: the range is the block's, page-aligned, and the advice changes no content.
+            let _ = unsafe { rustix::mm::madvise(start.cast(), bytes as usize, advice) };
+        }
         Some(Self { raw, layout, start })
     }
-}
-
-/// Asks for large pages where they fit: products walk rows that lie many small ones apart. Without them all is as right.
-fn large_pages(start: *mut u8, bytes: u64) {
-    #[cfg(target_os = "linux")]
-    if bytes >= 2 * LARGE_PAGE {
-        let advice = rustix::mm::Advice::LinuxHugepage;
-        // SAFETY: the range is the block's, page-aligned, and the advice changes no content.
-        let _ = unsafe { rustix::mm::madvise(start.cast(), bytes as usize, advice) };
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (start, bytes);
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
         // SAFETY: made by `alloc_zeroed` with this layout, freed once.
         unsafe { alloc::dealloc(self.raw, self.layout) };
+    }
+}
+
+/// A buffer that launches reuse. It grows where it is too short, and then holds zeros again.
+pub(super) struct Reused<T> {
+    block: Option<Block>,
+    len: usize,
+    item: PhantomData<T>,
+}
+
+impl<T> Default for Reused<T> {
+    fn default() -> Self {
+        Self { block: None, len: 0, item: PhantomData }
+    }
+}
+
+impl<T: bytemuck::Zeroable + Copy> Reused<T> {
+    /// As many items as these.
+    pub(super) fn grown(&mut self, n: usize) -> &mut [T] {
+        if self.len < n {
+            *self = Self::default();
+            let bytes = n.saturating_mul(size_of::<T>());
+            self.block = Block::new(bytes as u64);
+            self.len = n;
+        }
+        match &self.block {
+            // SAFETY: the block has room for `len` items, zeroed or written, aligned as no item asks for more, and
+            // lives as long as the borrow of `self`.
+            Some(block) => unsafe { std::slice::from_raw_parts_mut(block.start.cast(), n) },
+            None if n == 0 => &mut [],
+            // As a vector does.
+            None => alloc::handle_alloc_error(alloc::Layout::new::<T>()),
+        }
     }
 }
 

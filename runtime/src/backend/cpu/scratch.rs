@@ -3,23 +3,24 @@
 use super::dot::Tile;
 use super::few::Factors;
 use super::flash::Buffers;
+use super::memory::Reused;
 use std::cell::RefCell;
 
 thread_local! {
     static ROWS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
     static TILES: RefCell<[Vec<f32>; 4]> = const { RefCell::new([const { Vec::new() }; 4]) };
     static FACTORS: RefCell<Factors> = RefCell::default();
-    static PACKED: RefCell<[Vec<Tile>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
-    static COLUMNS: RefCell<Vec<Tile>> = const { RefCell::new(Vec::new()) };
+    static PACKED: RefCell<[Reused<Tile>; 2]> = RefCell::default();
+    static COLUMNS: RefCell<Reused<Tile>> = RefCell::default();
     static LANES: RefCell<Buffers> = RefCell::default();
-    static LINES: RefCell<[Vec<Line>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
-    static SHARED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static LINES: RefCell<[Reused<Line>; 2]> = RefCell::default();
+    static SHARED: RefCell<Reused<Line>> = RefCell::default();
 }
 
 /// A cache line of floats.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub(super) struct Line([f32; Self::FLOATS]);
+pub(super) struct Line([f32; 16]);
 
 impl Line {
     pub(super) const FLOATS: usize = 16;
@@ -41,12 +42,12 @@ pub(super) fn with_factors<R>(f: impl FnOnce(&mut Factors) -> R) -> R {
 }
 
 /// Two packed sides of a product of bf16.
-pub(super) fn with_packed<R>(f: impl FnOnce([&mut Vec<Tile>; 2]) -> R) -> R {
+pub(super) fn with_packed<R>(f: impl FnOnce([&mut Reused<Tile>; 2]) -> R) -> R {
     PACKED.with_borrow_mut(|[a, b]| f([a, b]))
 }
 
 /// Packed columns of bf16, for all threads of a launch.
-pub(super) fn with_columns<R>(f: impl FnOnce(&mut Vec<Tile>) -> R) -> R {
+pub(super) fn with_columns<R>(f: impl FnOnce(&mut Reused<Tile>) -> R) -> R {
     COLUMNS.with_borrow_mut(f)
 }
 
@@ -56,11 +57,11 @@ pub(super) fn with_lanes<R>(f: impl FnOnce(&mut Buffers) -> R) -> R {
 }
 
 /// Two packed sides of a product.
-pub(super) fn with_lines<R>(f: impl FnOnce([&mut Vec<Line>; 2]) -> R) -> R {
+pub(super) fn with_lines<R>(f: impl FnOnce([&mut Reused<Line>; 2]) -> R) -> R {
     LINES.with_borrow_mut(|[a, b]| f([a, b]))
 }
 
 /// What a launch packs for all its threads.
-pub(super) fn with_shared<R>(f: impl FnOnce(&mut Vec<Line>) -> R) -> R {
+pub(super) fn with_shared<R>(f: impl FnOnce(&mut Reused<Line>) -> R) -> R {
     SHARED.with_borrow_mut(f)
 }

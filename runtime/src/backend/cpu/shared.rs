@@ -2,6 +2,7 @@
 //! nothing, and may be as short as balance wants. `matmul` calls it.
 
 use super::matmul::Bands;
+use super::memory::Reused;
 use super::plan::Span;
 use super::pool::Pool;
 use super::product::{Columns, pack, packed_lines};
@@ -37,7 +38,7 @@ impl Bands<'_> {
         &self,
         span: Span,
         pool: &Pool,
-        lines: &'b mut Vec<Line>,
+        lines: &'b mut Reused<Line>,
     ) -> Option<Shared<'b>> {
         let p = self.product();
         if !p.shares || span.tiles == 0 {
@@ -48,12 +49,9 @@ impl Bands<'_> {
         let columns = span.tiles.min(p.tiles_n);
         let piece = packed_lines(p.chunk.min(p.k) as usize, p.tile[1].min(p.n) as usize);
         let pieces = (chunks.end - chunks.start) * columns;
-        let want = pieces as usize * piece;
-        if lines.len() < want {
-            lines.resize(want, Line::default());
-        }
+        let lines = lines.grown(pieces as usize * piece);
         let first = span.first % p.tiles_n;
-        let parts: Vec<_> = lines[..want].chunks_exact_mut(piece.max(1)).map(Mutex::new).collect();
+        let parts: Vec<_> = lines.chunks_exact_mut(piece.max(1)).map(Mutex::new).collect();
         // A float a nanosecond.
         let item_ns = p.chunk.min(p.k) * p.tile[1].min(p.n);
         pool.run(pieces, item_ns, |i| {
@@ -67,6 +65,6 @@ impl Bands<'_> {
             });
         });
         drop(parts);
-        Some(Shared { lines: &lines[..want], piece, chunks, first, columns, of: p.tiles_n })
+        Some(Shared { lines, piece, chunks, first, columns, of: p.tiles_n })
     }
 }

@@ -4,6 +4,7 @@
 
 use super::isa::Isa;
 use super::lanes::Lanes;
+use super::memory::Reused;
 use super::panels::{self, Pack, panels};
 use super::scratch::{Line, with_lines};
 #[cfg(target_arch = "x86_64")]
@@ -104,7 +105,7 @@ impl Wide {
     /// # Safety
     /// As for `run`, in code of the class whose `kernels` these are.
     #[inline(always)]
-    unsafe fn on<V: Lanes>(&self, kernels: &Kernels, [lines_a, lines_b]: [&mut Vec<Line>; 2]) {
+    unsafe fn on<V: Lanes>(&self, kernels: &Kernels, [lines_a, lines_b]: [&mut Reused<Line>; 2]) {
         let [m, n, k] = self.size;
         // SAFETY: the caller's promise; packed sides have room for whole vectors.
         unsafe {
@@ -148,7 +149,7 @@ impl Wide {
     /// B as the cells read it: packed, or where it lies and how far apart its rows are. In place are whole vectors of
     /// dense rows, for few strips or close together.
     #[inline(always)]
-    unsafe fn columns<V: Lanes>(&self, lines: &mut Vec<Line>) -> (*const f32, Option<usize>) {
+    unsafe fn columns<V: Lanes>(&self, lines: &mut Reused<Line>) -> (*const f32, Option<usize>) {
         let [m, n, k] = self.size;
         match self.b {
             Side::Packed(b) => (b, None),
@@ -168,7 +169,7 @@ impl Wide {
 
     /// A with rows dense along K: as it lies, or turned into `lines`.
     #[inline(always)]
-    unsafe fn rows<V: Lanes>(&self, lines: &mut Vec<Line>) -> (*const f32, usize) {
+    unsafe fn rows<V: Lanes>(&self, lines: &mut Reused<Line>) -> (*const f32, usize) {
         let ([m, _, k], [row, along]) = (self.size, self.a_strides);
         if along == 1 {
             return (self.a, row);
@@ -198,24 +199,20 @@ impl Wide {
 }
 
 /// Room for `floats` in `lines`.
-fn reserve(lines: &mut Vec<Line>, floats: usize) -> *mut f32 {
-    let want = floats.div_ceil(Line::FLOATS);
-    if lines.len() < want {
-        lines.resize(want, Line::default());
-    }
-    lines.as_mut_ptr().cast()
+fn reserve(lines: &mut Reused<Line>, floats: usize) -> *mut f32 {
+    lines.grown(floats.div_ceil(Line::FLOATS)).as_mut_ptr().cast()
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn run_v4(wide: &Wide, lines: [&mut Vec<Line>; 2]) {
+unsafe fn run_v4(wide: &Wide, lines: [&mut Reused<Line>; 2]) {
     // SAFETY: the caller's promise.
     unsafe { wide.on::<__m512>(&V4, lines) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_v3(wide: &Wide, lines: [&mut Vec<Line>; 2]) {
+unsafe fn run_v3(wide: &Wide, lines: [&mut Reused<Line>; 2]) {
     // SAFETY: the caller's promise.
     unsafe { wide.on::<__m256>(&V3, lines) }
 }
