@@ -83,11 +83,12 @@ fn few(checked: &CheckedOp, class: &Class, dot: bool) -> Option<Few> {
         DType::BF16 => bf16,
         _ => f16,
     };
-    let [lanes, vectors, tiles] = FEW_OF_COLUMNS;
+    let [floats, halves, vectors, tiles] = FEW_OF_COLUMNS;
     let (form, most) = match (b.layout.strides()[axes], b.layout.strides()[axes + 1]) {
         (1, _) if dot && class.isa == Isa::Amx => (Few::Tiles, tiles),
         (1, _) if dot => (Few::Columns, vectors),
-        (1, _) => (Few::Columns, lanes),
+        (1, _) if b.dtype == DType::F32 => (Few::Columns, floats),
+        (1, _) => (Few::Columns, halves),
         (_, 1) => (Few::Rows, of_rows),
         _ => return None,
     };

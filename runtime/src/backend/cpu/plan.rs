@@ -25,10 +25,10 @@ pub(super) const ELEMENTS: u64 = 1 << 14;
 /// Contraction elements of a chunk of a product of 8-bit values: their f32 sum is promoted, scaled, to the
 /// accumulator. Of i8 it is exact and the accumulator is i32.
 pub(super) const BYTE_CHUNK: u64 = 128;
-/// Most rows of a product that reads B where it lies, measured at 4096 by 4096: of dense columns of B, in lanes and
-/// where dot products by vectors take over, and by tiles; of dense rows of f32, bf16 and f16, which cost more the
-/// dearer they are to widen.
-pub(super) const FEW_OF_COLUMNS: [u64; 3] = [16, 4, 16];
+/// Most rows of a product that reads B where it lies, measured at 4096 by 4096: of dense columns of B, of f32 and of
+/// 16-bit elements in lanes, where dot products by vectors take over, and by tiles; of dense rows of f32, bf16 and f16,
+/// which cost more the dearer they are to widen.
+pub(super) const FEW_OF_COLUMNS: [u64; 4] = [10, 16, 4, 16];
 pub(super) const FEW_OF_ROWS: [u64; 3] = [16, 4, 1];
 /// Tile and chunk of such a product: of dense columns and of dense rows of B.
 pub(super) const FEW_COLUMNS: ([u32; 2], u32) = ([16, 64], 1024);

@@ -19,7 +19,7 @@ const STEPS: usize = 4;
 const DEEP: usize = 128;
 const FIRST: usize = 4;
 /// Most rows that read B where it lies, when its rows do not lie close together.
-const NO_PACKING: usize = 4 * ROWS;
+const NO_PACKING: usize = 2 * ROWS;
 
 /// `c (+)= factor a b` on operands where they lie: `size` is M, N and K, strides are of rows and columns.
 #[derive(Clone, Copy)]
