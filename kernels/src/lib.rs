@@ -5,10 +5,14 @@
 mod attention;
 mod map;
 mod matmul;
+mod streaming;
+mod view;
 
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads};
 pub use map::BoxMap;
 pub use matmul::{Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Side};
+pub use streaming::{CopyArgs, MapArgs, NormArgs, ReduceArgs, SoftmaxArgs, Streaming};
+pub use view::{Axes, Range, Rows, View};
 
 /// A compiled variant: one entry point of one cubin an arch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +23,8 @@ pub enum Row {
     MatmulSm90(MatmulSm90),
     /// Attention forward by wgmma, for Hopper.
     AttentionSm90(AttentionSm90),
+    /// Every other op.
+    Streaming(Streaming),
 }
 
 impl Row {
@@ -28,6 +34,7 @@ impl Row {
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
+            Self::Streaming(row) => row.key(),
         }
     }
 
@@ -37,6 +44,7 @@ impl Row {
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
+            Self::Streaming(row) => row.file(),
         }
     }
 
@@ -46,13 +54,16 @@ impl Row {
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
+            Self::Streaming(row) => row.template(),
         }
     }
 
     /// The architectures that it is compiled for.
     pub fn archs(&self) -> &'static [&'static str] {
         match self {
-            Self::MatmulSm80(_) => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
+            Self::MatmulSm80(_) | Self::Streaming(_) => {
+                &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"]
+            }
             Self::MatmulSm90(_) | Self::AttentionSm90(_) => &["sm_90a"],
         }
     }
@@ -63,6 +74,7 @@ impl Row {
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
+            Self::Streaming(row) => row.threads(),
         }
     }
 
@@ -72,6 +84,7 @@ impl Row {
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
+            Self::Streaming(row) => row.shared_bytes(),
         }
     }
 
@@ -95,7 +108,8 @@ pub fn rows() -> Vec<Row> {
     let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
     let sm90 = MatmulSm90::all().into_iter().map(Row::MatmulSm90);
     let attention = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
-    sm80.chain(sm90).chain(attention).collect()
+    let streaming = Streaming::all().into_iter().map(Row::Streaming);
+    sm80.chain(sm90).chain(attention).chain(streaming).collect()
 }
 
 macro_rules! sources {
@@ -108,9 +122,13 @@ macro_rules! sources {
 sources!(
     "cuda/attention.h",
     "cuda/attention_sm90.cu",
+    "cuda/copy.cu",
+    "cuda/copy.h",
+    "cuda/map.cu",
     "cuda/matmul.h",
     "cuda/matmul_sm80.cu",
     "cuda/matmul_sm90.cu",
+    "cuda/norm.cu",
     "cuda/ptx.h",
     "cuda/ptx/convert.h",
     "cuda/ptx/cp_async.h",
@@ -120,14 +138,22 @@ sources!(
     "cuda/ptx/tma.h",
     "cuda/ptx/warp.h",
     "cuda/ptx/wgmma.h",
+    "cuda/reduce.cu",
+    "cuda/rows.h",
+    "cuda/softmax.cu",
     "cuda/tile/descriptor.h",
     "cuda/tile/element.h",
     "cuda/tile/epilogue.h",
+    "cuda/tile/fault.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
     "cuda/tile/place.h",
+    "cuda/tile/rows.h",
     "cuda/tile/swizzle.h",
+    "cuda/tile/vector.h",
+    "cuda/tile/walk.h",
     "cuda/types.h",
+    "cuda/view.h",
 );
 
 #[cfg(test)]

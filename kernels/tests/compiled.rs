@@ -140,10 +140,13 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     }
     let products = count(&["HGMMA", "QGMMA", "HMMA"]);
     let copies = count(&["UTMALDG", "LDGSTS"]);
-    if products == 0
-        || !matches!(row, Row::MatmulSm80(_))
-            && (count(&["HGMMA"]) == 0 || count(&["UTMALDG"]) == 0)
-    {
+    let as_written = match row {
+        Row::MatmulSm80(_) => products > 0,
+        // Sixteen bytes a thread.
+        Row::Streaming(_) => count(&["LDG.E.128"]) > 0,
+        _ => count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0,
+    };
+    if !as_written {
         return complain("not the instructions that it is written for");
     }
     let shared_bytes = row.shared_bytes();

@@ -1,0 +1,33 @@
+// What launches of the ops along rows are given: the C++ side of their structs in `kernels/src/streaming.rs`.
+#pragma once
+
+#include "cuda/view.h"
+
+struct NormArgs {
+    Rows rows;
+    // x, out.
+    View views[2];
+    View weight, bias;
+    f32 epsilon;
+    // 1: mean and variance; 0: root mean square.
+    u32 layer;
+};
+
+struct SoftmaxArgs {
+    Rows rows;
+    // x, out.
+    View views[2];
+    f32 scale;
+    u32 padding;
+};
+
+struct ReduceArgs {
+    Rows rows;
+    // x; out, without an innermost axis.
+    View views[2];
+    u32 function;
+    u32 padding;
+};
+
+static_assert(sizeof(NormArgs) == 96 + 4 * 64 + 8 && sizeof(SoftmaxArgs) == 96 + 2 * 64 + 8, "as in kernels/src/streaming.rs");
+static_assert(sizeof(ReduceArgs) == 96 + 2 * 64 + 8, "as in kernels/src/streaming.rs");
