@@ -18,4 +18,4 @@ struct MapArgs {
     u32 padding;
 };
 
-static_assert(sizeof(CopyArgs) == 200 && sizeof(MapArgs) == 280, "as in kernels/src/streaming.rs");
+static_assert(sizeof(CopyArgs) == 80 + 2 * 72 && sizeof(MapArgs) == 80 + 3 * 72 + 16, "as in kernels/src/streaming.rs");

@@ -29,5 +29,5 @@ struct ReduceArgs {
     u32 padding;
 };
 
-static_assert(sizeof(NormArgs) == 96 + 4 * 64 + 8 && sizeof(SoftmaxArgs) == 96 + 2 * 64 + 8, "as in kernels/src/streaming.rs");
-static_assert(sizeof(ReduceArgs) == 96 + 2 * 64 + 8, "as in kernels/src/streaming.rs");
+static_assert(sizeof(NormArgs) == 104 + 4 * 72 + 8 && sizeof(SoftmaxArgs) == 104 + 2 * 72 + 8, "as in kernels/src/streaming.rs");
+static_assert(sizeof(ReduceArgs) == 104 + 2 * 72 + 8, "as in kernels/src/streaming.rs");

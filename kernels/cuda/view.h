@@ -5,7 +5,7 @@
 
 // Axes outside the innermost one, the first outermost.
 struct Axes {
-    u64 sizes[5];
+    u64 sizes[6];
     u32 rank;
     u32 padding;
 };
@@ -13,7 +13,7 @@ struct Axes {
 // A tensor as an op walks it: address of the first element, and strides in elements along the op's axes.
 struct View {
     u64 at;
-    i64 outer[5];
+    i64 outer[6];
     i64 inner;
     u32 dtype;
     u32 present;
@@ -38,5 +38,5 @@ struct Rows {
     u32 pieces, first_piece, piece_count, pass;
 };
 
-static_assert(sizeof(Axes) == 48 && sizeof(View) == 64, "as in kernels/src/view.rs");
-static_assert(sizeof(Range) == 72 && sizeof(Rows) == 96, "as in kernels/src/view.rs");
+static_assert(sizeof(Axes) == 56 && sizeof(View) == 72, "as in kernels/src/view.rs");
+static_assert(sizeof(Range) == 80 && sizeof(Rows) == 104, "as in kernels/src/view.rs");

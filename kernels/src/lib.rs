@@ -11,7 +11,10 @@ mod view;
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads};
 pub use map::BoxMap;
 pub use matmul::{Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Side};
-pub use streaming::{CopyArgs, MapArgs, NormArgs, ReduceArgs, SoftmaxArgs, Streaming};
+pub use streaming::{
+    CopyArgs, GatherArgs, MapArgs, NormArgs, ReduceArgs, RopeArgs, ScatterAddArgs, ScatterArgs,
+    SoftmaxArgs, Streaming,
+};
 pub use view::{Axes, Range, Rows, View};
 
 /// A compiled variant: one entry point of one cubin an arch.
@@ -124,6 +127,8 @@ sources!(
     "cuda/attention_sm90.cu",
     "cuda/copy.cu",
     "cuda/copy.h",
+    "cuda/gather.cu",
+    "cuda/index.h",
     "cuda/map.cu",
     "cuda/matmul.h",
     "cuda/matmul_sm80.cu",
@@ -139,7 +144,9 @@ sources!(
     "cuda/ptx/warp.h",
     "cuda/ptx/wgmma.h",
     "cuda/reduce.cu",
+    "cuda/rope.cu",
     "cuda/rows.h",
+    "cuda/scatter.cu",
     "cuda/softmax.cu",
     "cuda/tile/descriptor.h",
     "cuda/tile/element.h",

@@ -1,7 +1,7 @@
 //! The rows of the kernels that stream through memory, and what their launches are given: the Rust side of `cuda/copy.h`
 //! and its neighbours. Every block has 256 threads. Operand types are run-time values unless a row's name has a width.
 
-use crate::view::{Range, Rows, View};
+use crate::view::{Axes, Range, Rows, View};
 use bytemuck::{Pod, Zeroable};
 
 /// A row of a kernel that streams through memory.
@@ -22,6 +22,14 @@ pub enum Streaming {
     /// `reduce` by one lane a row, for rows that lie side by side (the innermost outer axis of x is dense, the row is not) or
     /// have fewer than 32 elements. Given [`ReduceArgs`].
     ReduceAcross,
+    /// `gather` of elements of so many bytes. Given [`GatherArgs`].
+    Gather(u32),
+    /// `scatter` that sets or appends elements of so many bytes. Given [`ScatterArgs`].
+    Scatter(u32),
+    /// `scatter` that adds. Given [`ScatterAddArgs`].
+    ScatterAdd,
+    /// `rope`. Given [`RopeArgs`].
+    Rope,
 }
 
 /// What a launch of `copy` is given.
@@ -99,10 +107,127 @@ pub struct ReduceArgs {
     pub padding: u32,
 }
 
-const _: () = assert!(size_of::<NormArgs>() == 96 + 4 * 64 + 8);
-const _: () = assert!(size_of::<SoftmaxArgs>() == 232 && size_of::<ReduceArgs>() == 232);
-const _: () = assert!(size_of::<CopyArgs>() == 200 && size_of::<MapArgs>() == 280);
+/// What a launch of `gather` is given. Axes are those of out.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct GatherArgs {
+    /// Which elements.
+    pub range: Range,
+    /// The table, repeated along the index's axes; the index, repeated along the table's; out.
+    pub views: [View; 3],
+    /// The table's stride along the axis that indices select, in elements.
+    pub step: i64,
+    /// Its entries, at most 2^31: an index that is not below gives zeros and a fault.
+    pub bound: u32,
+    /// Nothing.
+    pub padding: u32,
+    /// Address of the fault words: taken, value, bound, 32 bits each, zeros before the first launch.
+    pub fault: u64,
+}
 
+/// What a launch of `scatter` is given where it sets or appends.
+///
+/// Entries are launched in runs, one after another, each in three passes over all of its entries: 0 clears the claims, 1
+/// claims what each entry lands on, 2 moves those that still hold theirs, which are the last to land there. In passes 0
+/// and 1 the range is the entries alone: `inner` 1, the axes of the index as outer axes, `per_entry` 1. In pass 2 the axes
+/// of the columns follow, the last of them innermost (1 where there is none). A run's claims are its own.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct ScatterArgs {
+    /// Which entries, or which elements of them.
+    pub range: Range,
+    /// x; out, repeated along the entries; the index, or the pages (`outer[0]` from a batch entry, `inner` from a page
+    /// to the next); of an append `lens` (`outer[0]`), whose `present` says that it is one. Entries of an append are
+    /// `[batch, rows]`.
+    pub views: [View; 4],
+    /// Out's stride from one entry, or page, to the next, in elements.
+    pub step: i64,
+    /// From one key of a page to the next.
+    pub key_step: i64,
+    /// Rows of the range that are an entry.
+    pub per_entry: u64,
+    /// First entry of the run.
+    pub first_entry: u64,
+    /// Address of a word for each entry of out, or for each key of each page.
+    pub claims: u64,
+    /// Address of the fault words.
+    pub fault: u64,
+    /// Entries or pages of out, at most 2^31: an index that is not below drops its entry and is a fault.
+    pub bound: u32,
+    /// Keys of a page.
+    pub page: u32,
+    /// Keys of a batch entry, at most 2^31.
+    pub room: u32,
+    /// Rows that an append brings to a batch entry.
+    pub rows: u32,
+    /// 0, 1, 2.
+    pub pass: u32,
+    /// Nothing.
+    pub padding: u32,
+}
+
+/// What a launch of `scatter` is given where it adds. Entries are added in order, so launches of the same columns must
+/// run in the order of their entries.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct ScatterAddArgs {
+    /// Columns: the axes of an entry, in vectors of four, the last axis innermost (1 where there is none).
+    pub range: Range,
+    /// x and out (f32) along the columns.
+    pub columns: [View; 2],
+    /// Axes of the entries, those of the index.
+    pub entries: Axes,
+    /// x and the index along the entries; x's address is that of `columns`.
+    pub along: [View; 2],
+    /// Out's stride from one entry to the next, in elements.
+    pub step: i64,
+    /// First entry of the launch.
+    pub first_entry: u64,
+    /// How many.
+    pub entry_count: u64,
+    /// Address of the fault words.
+    pub fault: u64,
+    /// Entries of out, at most 2^31.
+    pub bound: u32,
+    /// Nothing.
+    pub padding: u32,
+}
+
+/// What a launch of `rope` is given. Axes are batch, heads, rows, and columns of an own count: pairs, rounded up to a
+/// multiple of eight, and the elements beyond `dims` ([`RopeArgs::columns`]).
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct RopeArgs {
+    /// Which columns.
+    pub range: Range,
+    /// x, position (repeated along heads and columns), out.
+    pub views: [View; 3],
+    /// Address of the turns of each pair a position, in 2^-64, 64 bits each (`Rope::turns`).
+    pub turns: u64,
+    /// Elements of a head that turn.
+    pub dims: u32,
+    /// 1: pairs are neighbours; 0: halves.
+    pub interleaved: u32,
+}
+
+impl RopeArgs {
+    /// Columns of a head of `d` elements.
+    pub fn columns(d: u64, dims: u32) -> u64 {
+        u64::from((dims / 2).next_multiple_of(8)) + d - u64::from(dims)
+    }
+}
+
+const _: () =
+    assert!(size_of::<CopyArgs>() == 80 + 2 * 72 && size_of::<MapArgs>() == 80 + 3 * 72 + 16);
+const _: () = assert!(size_of::<NormArgs>() == 104 + 4 * 72 + 8);
+const _: () = assert!(size_of::<SoftmaxArgs>() == 256 && size_of::<ReduceArgs>() == 256);
+const _: () = assert!(size_of::<GatherArgs>() == 80 + 3 * 72 + 24);
+const _: () = assert!(size_of::<ScatterArgs>() == 80 + 4 * 72 + 72);
+const _: () = assert!(size_of::<ScatterAddArgs>() == 80 + 4 * 72 + 56 + 40);
+const _: () = assert!(size_of::<RopeArgs>() == 80 + 3 * 72 + 16);
+
+/// Bytes that an element may have where only bits move.
+const WIDTHS: [u32; 3] = [1, 2, 4];
 /// Lanes that a row may have.
 const LANES: [u32; 3] = [32, 256, 1024];
 /// Elements that a lane holds.
@@ -112,10 +237,12 @@ impl Streaming {
     /// Every row, those of a file side by side.
     pub fn all() -> Vec<Self> {
         use Streaming::*;
-        let mut all: Vec<Self> = [1, 2, 4].map(Copy).into();
+        let mut all: Vec<Self> = WIDTHS.map(Copy).into();
         all.extend([Map(4), Map(8), MapIntegers]);
         all.extend([Norm, Softmax, Reduce].iter().flat_map(|op| LANES.map(op)));
         all.push(ReduceAcross);
+        all.extend([Gather, Scatter].iter().flat_map(|op| WIDTHS.map(op)));
+        all.extend([ScatterAdd, Rope]);
         all
     }
 
@@ -132,8 +259,9 @@ impl Streaming {
     /// Elements that a thread moves at once, where units are vectors of a [`Range`].
     pub fn vector(&self) -> u32 {
         match self {
-            Self::Copy(width) => 16 / width,
+            Self::Copy(width) | Self::Gather(width) | Self::Scatter(width) => 16 / width,
             Self::Map(vector) => *vector,
+            Self::Rope => 8,
             _ => 4,
         }
     }
@@ -156,7 +284,7 @@ impl Streaming {
     }
 
     /// Blocks of a launch of rows.
-    pub fn blocks(&self, rows: &Rows) -> u64 {
+    pub fn row_blocks(&self, rows: &Rows) -> u64 {
         let pieces = u64::from(rows.piece_count);
         match self {
             Self::ReduceAcross => rows.count.div_ceil(256) * pieces,
@@ -165,6 +293,12 @@ impl Streaming {
             }
             _ => rows.count * pieces,
         }
+    }
+
+    /// Blocks of a launch of `scatter` that adds.
+    pub fn add_blocks(range: &Range) -> u64 {
+        // Each vector of columns is 64 threads': thread s adds the entries whose index is s modulo 64.
+        (range.count * 64).div_ceil(256)
     }
 
     /// Threads of a block.
@@ -194,16 +328,24 @@ impl Streaming {
             Self::Softmax(_) => ["softmax", "SoftmaxArgs", "softmax::run"],
             Self::Reduce(_) => ["reduce", "ReduceArgs", "reduce::run"],
             Self::ReduceAcross => ["reduce", "ReduceArgs", "reduce::run_across"],
+            Self::Gather(_) => ["gather", "GatherArgs", "gather::run"],
+            Self::Scatter(_) => ["scatter", "ScatterArgs", "scatter::run"],
+            Self::ScatterAdd => ["scatter", "ScatterAddArgs", "scatter::add"],
+            Self::Rope => ["rope", "RopeArgs", "rope::run"],
         }
     }
 
     pub(crate) fn key(&self) -> String {
         let op = self.op();
         match self {
-            Self::Copy(n) | Self::Map(n) => format!("{op}_{n}"),
-            Self::Norm(n) | Self::Softmax(n) | Self::Reduce(n) => format!("{op}_{n}"),
             Self::MapIntegers => "map_integers".into(),
             Self::ReduceAcross => "reduce_across".into(),
+            Self::ScatterAdd => "scatter_add".into(),
+            Self::Rope => op.into(),
+            Self::Copy(n) | Self::Map(n) | Self::Gather(n) | Self::Scatter(n) => {
+                format!("{op}_{n}")
+            }
+            Self::Norm(n) | Self::Softmax(n) | Self::Reduce(n) => format!("{op}_{n}"),
         }
     }
 
@@ -213,6 +355,9 @@ impl Streaming {
             "map" => "cuda/map.cu",
             "norm" => "cuda/norm.cu",
             "softmax" => "cuda/softmax.cu",
+            "gather" => "cuda/gather.cu",
+            "scatter" => "cuda/scatter.cu",
+            "rope" => "cuda/rope.cu",
             _ => "cuda/reduce.cu",
         }
     }
@@ -224,6 +369,10 @@ impl Streaming {
             Self::MapIntegers => "map::Shape<4, true>".into(),
             Self::Norm(n) | Self::Softmax(n) | Self::Reduce(n) => format!("RowShape<{n}>"),
             Self::ReduceAcross => "reduce::Across".into(),
+            Self::Gather(width) => format!("gather::Shape<{width}>"),
+            Self::Scatter(width) => format!("scatter::Shape<{width}>"),
+            Self::ScatterAdd => "scatter::Adding".into(),
+            Self::Rope => "rope::Shape".into(),
         };
         let [_, args, run] = self.names();
         (args, shape, run)

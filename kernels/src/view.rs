@@ -2,7 +2,7 @@
 //!
 //! An op's axes are those of its output, in any order that is the same for all operands; a caller may merge neighbours
 //! that lie alike in every operand, and does well to end with an axis that is dense in most. The innermost axis stands
-//! apart; up to five others are the outer ones. Strides are in elements, of any sign; 0 repeats.
+//! apart; up to six others are the outer ones. Strides are in elements, of any sign; 0 repeats.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C)]
 pub struct Axes {
     /// Elements along each, at least 1.
-    pub sizes: [u64; 5],
+    pub sizes: [u64; 6],
     /// How many there are.
     pub rank: u32,
     /// Nothing.
@@ -25,7 +25,7 @@ pub struct View {
     /// Address of the first element, a multiple of the element's size.
     pub at: u64,
     /// Strides along the outer axes.
-    pub outer: [i64; 5],
+    pub outer: [i64; 6],
     /// Stride along the innermost axis.
     pub inner: i64,
     /// Number of the element type: f32, f16, bf16, f8e4m3, f8e5m2, i8, i32, u32 from 0.
@@ -97,5 +97,5 @@ pub struct Rows {
     pub pass: u32,
 }
 
-const _: () = assert!(size_of::<Axes>() == 48 && size_of::<View>() == 64);
-const _: () = assert!(size_of::<Range>() == 72 && size_of::<Rows>() == 96);
+const _: () = assert!(size_of::<Axes>() == 56 && size_of::<View>() == 72);
+const _: () = assert!(size_of::<Range>() == 80 && size_of::<Rows>() == 104);

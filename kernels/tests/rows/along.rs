@@ -3,7 +3,7 @@
 
 use crate::model::Model;
 use crate::tensor::{BF16, F16, F32, LAYS, Lay, Random, Tensor, assert_close, launch};
-use leasehold_kernels::{NormArgs, ReduceArgs, Rows, SoftmaxArgs, Streaming};
+use leasehold_kernels::{NormArgs, ReduceArgs, Rows, SoftmaxArgs, Streaming, View};
 use std::mem::offset_of;
 
 /// All rows of a tensor, as one row of the table takes them.
@@ -53,7 +53,7 @@ const CASES: [(usize, usize); 12] = [
 const TYPES: [[u32; 2]; 4] = [[F32, F32], [BF16, BF16], [F16, F32], [F32, F16]];
 
 fn places(views: usize, count: usize, rows: usize) -> Vec<usize> {
-    let views = (0..count).map(|i| views + 64 * i);
+    let views = (0..count).map(|i| views + size_of::<View>() * i);
     views.chain([rows + offset_of!(Rows, state)]).collect()
 }
 
@@ -82,8 +82,7 @@ fn norms_agree() {
         let weight = Tensor::new(BF16, &[n], LAYS[(i + 1) % 3], |_| random.draw());
         let bias = Tensor::new(F32, &[n], LAYS[(i + 2) % 3], |_| random.draw());
         let row = Streaming::Norm(Streaming::lanes(n as u64));
-        let beside =
-            |view, present: bool| leasehold_kernels::View { present: present.into(), ..view };
+        let beside = |view, present: bool| View { present: present.into(), ..view };
         let (weighs, shifts) = (i % 2 == 0, i % 3 == 0);
         let args = NormArgs {
             rows: rows_of(&x, &row, crate::model::address(4, 0)),
@@ -98,7 +97,7 @@ fn norms_agree() {
         for rows in passes(args.rows, if layer { &[0, 1, 2] } else { &[1, 2] }) {
             let args = NormArgs { rows, ..args };
             let places = places(offset_of!(NormArgs, views), 4, offset_of!(NormArgs, rows));
-            buffers = launch(&mut model, row, row.blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let (ws, bs) = (weight.values(), bias.values());
         let mut want = Vec::new();
@@ -140,7 +139,7 @@ fn softmaxes_agree_and_hide() {
         for rows in passes(args.rows, &[0, 1]) {
             let args = SoftmaxArgs { rows, ..args };
             let places = places(offset_of!(SoftmaxArgs, views), 2, offset_of!(SoftmaxArgs, rows));
-            buffers = launch(&mut model, row, row.blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let mut want = Vec::new();
         for row in x.values().chunks(n) {
@@ -188,7 +187,7 @@ fn reductions_agree() {
         for rows in launches {
             let args = ReduceArgs { rows, ..args };
             let places = places(offset_of!(ReduceArgs, views), 2, offset_of!(ReduceArgs, rows));
-            buffers = launch(&mut model, row, row.blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let values = x.values();
         let fold = |row: &[f64]| match i % 4 {
@@ -217,7 +216,8 @@ fn an_empty_row_reduces_to_the_neutral_element() {
             let args = ReduceArgs { rows, views, function: function as u32, padding: 0 };
             let places = places(offset_of!(ReduceArgs, views), 2, offset_of!(ReduceArgs, rows));
             let buffers = [x.bytes.clone(), out.bytes.clone()];
-            let after = launch(&mut model, row, row.blocks(&args.rows), (&args, &places), &buffers);
+            let after =
+                launch(&mut model, row, row.row_blocks(&args.rows), (&args, &places), &buffers);
             assert_eq!(out.read(&after[1]), [want; 5], "{row:?}");
         }
     }

@@ -4,7 +4,7 @@ use crate::model::Model;
 use crate::tensor::{
     BF16, F16, F32, I8, I32, LAYS, Lay, Random, Tensor, U32, assert_close, launch,
 };
-use leasehold_kernels::{CopyArgs, MapArgs, Range, Streaming};
+use leasehold_kernels::{CopyArgs, MapArgs, Range, Streaming, View};
 use std::mem::offset_of;
 
 /// Tails of every kind: one axis and six, rows shorter than a vector and of whole ones.
@@ -12,7 +12,7 @@ const SHAPES: [&[usize]; 4] = [&[3000], &[5, 7, 19], &[2, 1, 3, 2, 4, 16], &[33,
 
 /// Where the views of arguments are, from a place on.
 fn places(from: usize, views: usize) -> Vec<usize> {
-    (0..views).map(|i| from + 64 * i).collect()
+    (0..views).map(|i| from + size_of::<View>() * i).collect()
 }
 
 /// The parts of a range that odd cuts make.

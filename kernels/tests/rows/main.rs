@@ -6,6 +6,7 @@ mod attention;
 #[path = "../case/mod.rs"]
 mod case;
 mod elements;
+mod indices;
 mod matmul;
 #[path = "../model/mod.rs"]
 mod model;
