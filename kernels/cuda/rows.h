@@ -29,5 +29,20 @@ struct ReduceArgs {
     u32 padding;
 };
 
+struct ArgMaxArgs {
+    Rows rows;
+    // x; index, without an innermost axis.
+    View views[2];
+};
+
+struct TopKArgs {
+    Rows rows;
+    // x, value, index.
+    View views[3];
+    u32 k;
+    u32 padding;
+};
+
+static_assert(sizeof(ArgMaxArgs) == 104 + 2 * 72 && sizeof(TopKArgs) == 104 + 3 * 72 + 8, "as in kernels/src/streaming.rs");
 static_assert(sizeof(NormArgs) == 104 + 4 * 72 + 8 && sizeof(SoftmaxArgs) == 104 + 2 * 72 + 8, "as in kernels/src/streaming.rs");
 static_assert(sizeof(ReduceArgs) == 104 + 2 * 72 + 8, "as in kernels/src/streaming.rs");

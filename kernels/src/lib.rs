@@ -12,8 +12,8 @@ pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Head
 pub use map::BoxMap;
 pub use matmul::{Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Side};
 pub use streaming::{
-    CopyArgs, GatherArgs, MapArgs, NormArgs, ReduceArgs, RopeArgs, ScatterAddArgs, ScatterArgs,
-    SoftmaxArgs, Streaming,
+    ArgMaxArgs, CopyArgs, GatherArgs, MapArgs, NormArgs, ReduceArgs, RopeArgs, ScatterAddArgs,
+    ScatterArgs, SoftmaxArgs, Streaming, TopKArgs,
 };
 pub use view::{Axes, Range, Rows, View};
 
@@ -123,6 +123,7 @@ macro_rules! sources {
 }
 
 sources!(
+    "cuda/arg_max.cu",
     "cuda/attention.h",
     "cuda/attention_sm90.cu",
     "cuda/copy.cu",
@@ -159,6 +160,7 @@ sources!(
     "cuda/tile/swizzle.h",
     "cuda/tile/vector.h",
     "cuda/tile/walk.h",
+    "cuda/top_k.cu",
     "cuda/types.h",
     "cuda/view.h",
 );

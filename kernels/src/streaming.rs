@@ -30,6 +30,10 @@ pub enum Streaming {
     ScatterAdd,
     /// `rope`. Given [`RopeArgs`].
     Rope,
+    /// `arg_max` by so many lanes a row. Given [`ArgMaxArgs`].
+    ArgMax(u32),
+    /// `top_k` by so many lanes a row. Given [`TopKArgs`].
+    TopK(u32),
 }
 
 /// What a launch of `copy` is given.
@@ -103,6 +107,33 @@ pub struct ReduceArgs {
     pub views: [View; 2],
     /// Number of the function in `ReduceFn`.
     pub function: u32,
+    /// Nothing.
+    pub padding: u32,
+}
+
+/// What a launch of `arg_max` is given. Passes of a row in pieces: 0 over the pieces, 1 with `piece_count` 1 and
+/// `first_piece` 0; one word pair a piece.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct ArgMaxArgs {
+    /// Which rows, of 1 to 2^31 elements.
+    pub rows: Rows,
+    /// x; index, which has no innermost axis.
+    pub views: [View; 2],
+}
+
+/// What a launch of `top_k` is given. A launch takes one piece of its rows (`piece_count` 1), and those of a row run in
+/// their order: each but the last leaves `k` word pairs of each row in `state`, rows side by side, for the next. Rows of
+/// one piece need no state.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct TopKArgs {
+    /// Which rows, of 1 to 2^31 elements.
+    pub rows: Rows,
+    /// x, value, index.
+    pub views: [View; 3],
+    /// How many, 1 to 256 and at most a row.
+    pub k: u32,
     /// Nothing.
     pub padding: u32,
 }
@@ -221,6 +252,7 @@ const _: () =
     assert!(size_of::<CopyArgs>() == 80 + 2 * 72 && size_of::<MapArgs>() == 80 + 3 * 72 + 16);
 const _: () = assert!(size_of::<NormArgs>() == 104 + 4 * 72 + 8);
 const _: () = assert!(size_of::<SoftmaxArgs>() == 256 && size_of::<ReduceArgs>() == 256);
+const _: () = assert!(size_of::<ArgMaxArgs>() == 248 && size_of::<TopKArgs>() == 328);
 const _: () = assert!(size_of::<GatherArgs>() == 80 + 3 * 72 + 24);
 const _: () = assert!(size_of::<ScatterArgs>() == 80 + 4 * 72 + 72);
 const _: () = assert!(size_of::<ScatterAddArgs>() == 80 + 4 * 72 + 56 + 40);
@@ -243,6 +275,7 @@ impl Streaming {
         all.push(ReduceAcross);
         all.extend([Gather, Scatter].iter().flat_map(|op| WIDTHS.map(op)));
         all.extend([ScatterAdd, Rope]);
+        all.extend([ArgMax, TopK].iter().flat_map(|op| LANES.map(op)));
         all
     }
 
@@ -266,32 +299,37 @@ impl Streaming {
         }
     }
 
-    /// The most elements of a row, or of a piece of it, where units are [`Rows`].
-    pub fn piece(&self) -> u32 {
+    /// Lanes of a row, where a row of the table has them.
+    fn lanes_of_row(&self) -> Option<u32> {
         match self {
-            Self::Norm(lanes) | Self::Softmax(lanes) | Self::Reduce(lanes) => lanes * HELD,
-            _ => 128,
+            Self::Norm(lanes) | Self::Softmax(lanes) | Self::Reduce(lanes) => Some(*lanes),
+            Self::ArgMax(lanes) | Self::TopK(lanes) => Some(*lanes),
+            _ => None,
         }
     }
 
-    /// Words of 32 bits that are kept of a piece from pass to pass.
+    /// The most elements of a row, or of a piece of it, where units are [`Rows`].
+    pub fn piece(&self) -> u32 {
+        self.lanes_of_row().map_or(128, |lanes| lanes * HELD)
+    }
+
+    /// Words of 32 bits that are kept of a piece from pass to pass; of `top_k` those of a row.
     pub fn state_words(&self) -> u32 {
         match self {
             Self::Norm(_) | Self::Softmax(_) => 4,
-            Self::Reduce(_) | Self::ReduceAcross => 2,
+            Self::Reduce(_) | Self::ReduceAcross | Self::ArgMax(_) => 2,
+            Self::TopK(_) => 512,
             _ => 0,
         }
     }
 
     /// Blocks of a launch of rows.
     pub fn row_blocks(&self, rows: &Rows) -> u64 {
-        let pieces = u64::from(rows.piece_count);
+        let groups = rows.count * u64::from(rows.piece_count);
         match self {
-            Self::ReduceAcross => rows.count.div_ceil(256) * pieces,
-            Self::Norm(32) | Self::Softmax(32) | Self::Reduce(32) => {
-                (rows.count * pieces).div_ceil(8)
-            }
-            _ => rows.count * pieces,
+            Self::ReduceAcross => rows.count.div_ceil(256) * u64::from(rows.piece_count),
+            _ if self.lanes_of_row() == Some(32) => groups.div_ceil(8),
+            _ => groups,
         }
     }
 
@@ -303,20 +341,16 @@ impl Streaming {
 
     /// Threads of a block.
     pub(crate) fn threads(&self) -> u32 {
-        match self {
-            Self::Norm(lanes) | Self::Softmax(lanes) | Self::Reduce(lanes) => (*lanes).max(256),
-            _ => 256,
-        }
+        self.lanes_of_row().unwrap_or(256).max(256)
     }
 
-    /// Bytes of shared memory of a block: a word pair of each warp, where several meet.
+    /// Bytes of shared memory of a block: a word pair of each warp where several meet, and of each of the k.
     pub(crate) fn shared_bytes(&self) -> u32 {
-        match self {
-            Self::Norm(lanes) | Self::Softmax(lanes) | Self::Reduce(lanes) if *lanes > 32 => {
-                lanes / 32 * 8
-            }
-            _ => 0,
-        }
+        let lanes = self.lanes_of_row().unwrap_or(32);
+        let meet = if lanes > 32 { lanes / 32 * 8 } else { 0 };
+        let found =
+            if matches!(self, Self::TopK(_)) { self.threads() / lanes * 256 * 8 } else { 0 };
+        meet + found
     }
 
     /// The op, the struct of its launches, and its function.
@@ -331,6 +365,8 @@ impl Streaming {
             Self::Gather(_) => ["gather", "GatherArgs", "gather::run"],
             Self::Scatter(_) => ["scatter", "ScatterArgs", "scatter::run"],
             Self::ScatterAdd => ["scatter", "ScatterAddArgs", "scatter::add"],
+            Self::ArgMax(_) => ["arg_max", "ArgMaxArgs", "arg_max::run"],
+            Self::TopK(_) => ["top_k", "TopKArgs", "top_k::run"],
             Self::Rope => ["rope", "RopeArgs", "rope::run"],
         }
     }
@@ -346,6 +382,7 @@ impl Streaming {
                 format!("{op}_{n}")
             }
             Self::Norm(n) | Self::Softmax(n) | Self::Reduce(n) => format!("{op}_{n}"),
+            Self::ArgMax(n) | Self::TopK(n) => format!("{op}_{n}"),
         }
     }
 
@@ -358,6 +395,8 @@ impl Streaming {
             "gather" => "cuda/gather.cu",
             "scatter" => "cuda/scatter.cu",
             "rope" => "cuda/rope.cu",
+            "arg_max" => "cuda/arg_max.cu",
+            "top_k" => "cuda/top_k.cu",
             _ => "cuda/reduce.cu",
         }
     }
@@ -368,6 +407,8 @@ impl Streaming {
             Self::Map(n) => format!("map::Shape<{n}, false>"),
             Self::MapIntegers => "map::Shape<4, true>".into(),
             Self::Norm(n) | Self::Softmax(n) | Self::Reduce(n) => format!("RowShape<{n}>"),
+            Self::ArgMax(n) => format!("RowShape<{n}>"),
+            Self::TopK(n) => format!("top_k::Shape<{n}>"),
             Self::ReduceAcross => "reduce::Across".into(),
             Self::Gather(width) => format!("gather::Shape<{width}>"),
             Self::Scatter(width) => format!("scatter::Shape<{width}>"),

@@ -25,11 +25,14 @@ struct RowShape {
     static_assert(WARPS <= WARP && (WARPS & (WARPS - 1)) == 0, "warps meet by a butterfly");
 };
 
+DEVICE u32 exchanged(u32 v, u32 mask) { return shuffle_xor(v, mask); }
 DEVICE f32 exchanged(f32 v, u32 mask) { return f32_of_bits(shuffle_xor(bits_of(v), mask)); }
 DEVICE u64 exchanged(u64 v, u32 mask) { return (u64)shuffle_xor((u32)(v >> 32), mask) << 32 | shuffle_xor((u32)v, mask); }
 
+DEVICE void put(u32 at, u32 v) { store_shared_u32(at, v); }
 DEVICE void put(u32 at, f32 v) { store_shared_u32(at, bits_of(v)); }
 DEVICE void put(u32 at, u64 v) { store_shared_u32(at, (u32)v), store_shared_u32(at + 4, (u32)(v >> 32)); }
+DEVICE void take(u32 at, u32& v) { v = load_shared_u32(at); }
 DEVICE void take(u32 at, f32& v) { v = f32_of_bits(load_shared_u32(at)); }
 DEVICE void take(u32 at, u64& v) { v = (u64)load_shared_u32(at + 4) << 32 | load_shared_u32(at); }
 
@@ -76,6 +79,7 @@ struct Part {
     u64 row;
     u32 piece, lane, n;
 
+    // Groups take the launch's pieces of its rows, row by row.
     DEVICE_MEMBER Part(const Rows& all) : rows(all) {
         const u64 group = (u64)block_index() * S::GROUPS + thread_index() / S::LANES;
         const u64 own = whole_quotient(group, rows.piece_count);

@@ -10,4 +10,5 @@ mod indices;
 mod matmul;
 #[path = "../model/mod.rs"]
 mod model;
+mod selections;
 mod tensor;
