@@ -26,7 +26,7 @@ DEVICE void run(const ArgMaxArgs& args) {
         return best;
     };
     u64 best;
-    if (part.fold(0, 1, (u64)0, own, better, best) && part.lane == 0) {
+    if (part.fold(0, 0, 1, (u64)0, own, better, best) && part.lane == 0) {
         store_global_u32(at[1], ~(u32)best);
     }
 }

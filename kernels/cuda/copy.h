@@ -1,4 +1,4 @@
-// What launches of `copy` and `map` are given: the C++ side of `CopyArgs` and `MapArgs` in `kernels/src/streaming.rs`.
+// What launches of `copy` and `map` are given: the C++ side of `CopyArgs` and `MapArgs` in `kernels/src/args.rs`.
 #pragma once
 
 #include "cuda/view.h"
@@ -18,4 +18,4 @@ struct MapArgs {
     u32 padding;
 };
 
-static_assert(sizeof(CopyArgs) == 80 + 2 * 72 && sizeof(MapArgs) == 80 + 3 * 72 + 16, "as in kernels/src/streaming.rs");
+static_assert(sizeof(CopyArgs) == 80 + 2 * 72 && sizeof(MapArgs) == 80 + 3 * 72 + 16, "as in kernels/src/args.rs");

@@ -1,4 +1,4 @@
-// What launches of `gather`, `scatter` and `rope` are given: the C++ side of their structs in `kernels/src/streaming.rs`.
+// What launches of `gather`, `scatter` and `rope` are given: the C++ side of their structs in `kernels/src/args.rs`.
 #pragma once
 
 #include "cuda/view.h"
@@ -51,5 +51,5 @@ struct RopeArgs {
     u32 interleaved;
 };
 
-static_assert(sizeof(GatherArgs) == 80 + 3 * 72 + 24 && sizeof(ScatterArgs) == 80 + 4 * 72 + 72, "as in kernels/src/streaming.rs");
-static_assert(sizeof(ScatterAddArgs) == 80 + 4 * 72 + 56 + 40 && sizeof(RopeArgs) == 80 + 3 * 72 + 16, "as in kernels/src/streaming.rs");
+static_assert(sizeof(GatherArgs) == 80 + 3 * 72 + 24 && sizeof(ScatterArgs) == 80 + 4 * 72 + 72, "as in kernels/src/args.rs");
+static_assert(sizeof(ScatterAddArgs) == 80 + 4 * 72 + 56 + 40 && sizeof(RopeArgs) == 80 + 3 * 72 + 16, "as in kernels/src/args.rs");

@@ -43,7 +43,7 @@ DEVICE void run(const ReduceArgs& args) {
         return all;
     };
     f32 all;
-    if (part.fold(0, 1, neutral(args.function), own, merge, all) && part.lane == 0) {
+    if (part.fold(0, 0, 1, neutral(args.function), own, merge, all) && part.lane == 0) {
         write(args, at[1], all);
     }
 }

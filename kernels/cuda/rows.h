@@ -1,4 +1,4 @@
-// What launches of the ops along rows are given: the C++ side of their structs in `kernels/src/streaming.rs`.
+// What launches of the ops along rows are given: the C++ side of their structs in `kernels/src/args.rs`.
 #pragma once
 
 #include "cuda/view.h"
@@ -10,6 +10,15 @@ struct NormArgs {
     View weight, bias;
     f32 epsilon;
     // 1: mean and variance; 0: root mean square.
+    u32 layer;
+};
+
+struct NormBackwardArgs {
+    Rows rows;
+    // x, d_out, d_x, terms.
+    View views[4];
+    View weight;
+    f32 epsilon;
     u32 layer;
 };
 
@@ -43,6 +52,7 @@ struct TopKArgs {
     u32 padding;
 };
 
-static_assert(sizeof(ArgMaxArgs) == 104 + 2 * 72 && sizeof(TopKArgs) == 104 + 3 * 72 + 8, "as in kernels/src/streaming.rs");
-static_assert(sizeof(NormArgs) == 104 + 4 * 72 + 8 && sizeof(SoftmaxArgs) == 104 + 2 * 72 + 8, "as in kernels/src/streaming.rs");
-static_assert(sizeof(ReduceArgs) == 104 + 2 * 72 + 8, "as in kernels/src/streaming.rs");
+static_assert(sizeof(ArgMaxArgs) == 104 + 2 * 72 && sizeof(TopKArgs) == 104 + 3 * 72 + 8, "as in kernels/src/args.rs");
+static_assert(sizeof(NormArgs) == 104 + 4 * 72 + 8 && sizeof(SoftmaxArgs) == 104 + 2 * 72 + 8, "as in kernels/src/args.rs");
+static_assert(sizeof(NormBackwardArgs) == 104 + 5 * 72 + 8, "as in kernels/src/args.rs");
+static_assert(sizeof(ReduceArgs) == 104 + 2 * 72 + 8, "as in kernels/src/args.rs");

@@ -2,19 +2,22 @@
 //! launches are given. This crate knows no driver and no compiler; the CUDA backend of the runtime reads the table, and
 //! the tests run every row on the host model (`kernels/host`).
 
+mod args;
 mod attention;
 mod map;
 mod matmul;
 mod streaming;
 mod view;
 
+pub use args::{
+    ArgMaxArgs, CopyArgs, DequantizeArgs, GatherArgs, MapArgs, NormArgs, NormBackwardArgs,
+    QuantizeCellsArgs, QuantizeRowsArgs, ReduceArgs, RopeArgs, ScatterAddArgs, ScatterArgs,
+    SoftmaxArgs, TopKArgs,
+};
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads};
 pub use map::BoxMap;
 pub use matmul::{Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Side};
-pub use streaming::{
-    ArgMaxArgs, CopyArgs, GatherArgs, MapArgs, NormArgs, ReduceArgs, RopeArgs, ScatterAddArgs,
-    ScatterArgs, SoftmaxArgs, Streaming, TopKArgs,
-};
+pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
 
 /// A compiled variant: one entry point of one cubin an arch.
@@ -135,6 +138,7 @@ sources!(
     "cuda/matmul_sm80.cu",
     "cuda/matmul_sm90.cu",
     "cuda/norm.cu",
+    "cuda/norm_backward.cu",
     "cuda/ptx.h",
     "cuda/ptx/convert.h",
     "cuda/ptx/cp_async.h",
@@ -144,11 +148,14 @@ sources!(
     "cuda/ptx/tma.h",
     "cuda/ptx/warp.h",
     "cuda/ptx/wgmma.h",
+    "cuda/quantize.cu",
+    "cuda/quantize.h",
     "cuda/reduce.cu",
     "cuda/rope.cu",
     "cuda/rows.h",
     "cuda/scatter.cu",
     "cuda/softmax.cu",
+    "cuda/tile/byte.h",
     "cuda/tile/descriptor.h",
     "cuda/tile/element.h",
     "cuda/tile/epilogue.h",

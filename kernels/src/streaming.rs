@@ -1,267 +1,54 @@
-//! The rows of the kernels that stream through memory, and what their launches are given: the Rust side of `cuda/copy.h`
-//! and its neighbours. Every block has 256 threads. Operand types are run-time values unless a row's name has a width.
+//! The rows of the kernels that stream through memory: every op but products and attention. Operand types are run-time
+//! values unless a row's name has a width. `args.rs` has what their launches are given.
 
-use crate::view::{Axes, Range, Rows, View};
-use bytemuck::{Pod, Zeroable};
+use crate::view::{Range, Rows};
 
 /// A row of a kernel that streams through memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Streaming {
-    /// `copy` of elements of so many bytes: 1, 2, 4. Given [`CopyArgs`].
+    /// `copy` of elements of so many bytes: 1, 2, 4. Given [`crate::CopyArgs`].
     Copy(u32),
-    /// `map` in f32, by vectors of 8 elements where all types are of 16 bits, else of 4. Given [`MapArgs`].
+    /// `map` in f32, by vectors of 8 elements where all types are of 16 bits, else of 4. Given [`crate::MapArgs`].
     Map(u32),
-    /// `map` of i32 or u32. Given [`MapArgs`].
+    /// `map` of i32 or u32. Given [`crate::MapArgs`].
     MapIntegers,
-    /// `norm` by so many lanes a row: [`Streaming::lanes`]. Given [`NormArgs`].
+    /// `norm` by so many lanes a row: [`Streaming::lanes`]. Given [`crate::NormArgs`].
     Norm(u32),
-    /// `softmax` by so many lanes a row. Given [`SoftmaxArgs`].
+    /// `softmax` by so many lanes a row. Given [`crate::SoftmaxArgs`].
     Softmax(u32),
-    /// `reduce` by so many lanes a row. Given [`ReduceArgs`].
+    /// `reduce` by so many lanes a row. Given [`crate::ReduceArgs`].
     Reduce(u32),
     /// `reduce` by one lane a row, for rows that lie side by side (the innermost outer axis of x is dense, the row is not) or
-    /// have fewer than 32 elements. Given [`ReduceArgs`].
+    /// have fewer than 32 elements. Given [`crate::ReduceArgs`].
     ReduceAcross,
-    /// `gather` of elements of so many bytes. Given [`GatherArgs`].
+    /// `gather` of elements of so many bytes. Given [`crate::GatherArgs`].
     Gather(u32),
-    /// `scatter` that sets or appends elements of so many bytes. Given [`ScatterArgs`].
+    /// `scatter` that sets or appends elements of so many bytes. Given [`crate::ScatterArgs`].
     Scatter(u32),
-    /// `scatter` that adds. Given [`ScatterAddArgs`].
+    /// `scatter` that adds. Given [`crate::ScatterAddArgs`].
     ScatterAdd,
-    /// `rope`. Given [`RopeArgs`].
+    /// `rope`. Given [`crate::RopeArgs`].
     Rope,
-    /// `arg_max` by so many lanes a row. Given [`ArgMaxArgs`].
+    /// `arg_max` by so many lanes a row. Given [`crate::ArgMaxArgs`].
     ArgMax(u32),
-    /// `top_k` by so many lanes a row. Given [`TopKArgs`].
+    /// `top_k` by so many lanes a row. Given [`crate::TopKArgs`].
     TopK(u32),
+    /// `quantize` with a scale for a row, or for the tensor, by so many lanes a row. Given [`crate::QuantizeRowsArgs`].
+    QuantizeRows(u32),
+    /// `quantize` with scales for cells of a row or of a matrix. Given [`crate::QuantizeCellsArgs`].
+    QuantizeCells,
+    /// `quantize` back. Given [`crate::DequantizeArgs`].
+    Dequantize,
+    /// `norm_backward` by so many lanes a row: [`Streaming::lanes_backward`]. Given [`crate::NormBackwardArgs`].
+    NormBackward(u32),
 }
-
-/// What a launch of `copy` is given.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct CopyArgs {
-    /// Which elements.
-    pub range: Range,
-    /// x, out.
-    pub views: [View; 2],
-}
-
-/// What a launch of `map` is given.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct MapArgs {
-    /// Which elements.
-    pub range: Range,
-    /// x, y, out. Where the function has one input, y is x again and not read.
-    pub views: [View; 3],
-    /// Number of the function in `MapFn`.
-    pub function: u32,
-    /// Factor of the result; integers have none.
-    pub scale: f32,
-    /// Added to the result.
-    pub shift: f32,
-    /// Nothing.
-    pub padding: u32,
-}
-
-/// What a launch of `norm` is given. Passes of a row in pieces: 0 (of layer alone), 1, 2; two word pairs a piece.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct NormArgs {
-    /// Which rows.
-    pub rows: Rows,
-    /// x, out.
-    pub views: [View; 2],
-    /// A vector of a row's length: its `inner` alone counts.
-    pub weight: View,
-    /// Another.
-    pub bias: View,
-    /// Added under the root.
-    pub epsilon: f32,
-    /// 1: mean and variance; 0: root mean square.
-    pub layer: u32,
-}
-
-/// What a launch of `softmax` is given. Passes of a row in pieces: 0, 1; two word pairs a piece.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct SoftmaxArgs {
-    /// Which rows.
-    pub rows: Rows,
-    /// x, out.
-    pub views: [View; 2],
-    /// Factor of the input.
-    pub scale: f32,
-    /// Nothing.
-    pub padding: u32,
-}
-
-/// What a launch of `reduce` is given. Rows may be empty. Passes of a row in pieces: 0 over the pieces, 1 with
-/// `piece_count` 1 and `first_piece` 0; one word pair a piece.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct ReduceArgs {
-    /// Which rows.
-    pub rows: Rows,
-    /// x; out, which has no innermost axis.
-    pub views: [View; 2],
-    /// Number of the function in `ReduceFn`.
-    pub function: u32,
-    /// Nothing.
-    pub padding: u32,
-}
-
-/// What a launch of `arg_max` is given. Passes of a row in pieces: 0 over the pieces, 1 with `piece_count` 1 and
-/// `first_piece` 0; one word pair a piece.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct ArgMaxArgs {
-    /// Which rows, of 1 to 2^31 elements.
-    pub rows: Rows,
-    /// x; index, which has no innermost axis.
-    pub views: [View; 2],
-}
-
-/// What a launch of `top_k` is given. A launch takes one piece of its rows (`piece_count` 1), and those of a row run in
-/// their order: each but the last leaves `k` word pairs of each row in `state`, rows side by side, for the next. Rows of
-/// one piece need no state.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct TopKArgs {
-    /// Which rows, of 1 to 2^31 elements.
-    pub rows: Rows,
-    /// x, value, index.
-    pub views: [View; 3],
-    /// How many, 1 to 256 and at most a row.
-    pub k: u32,
-    /// Nothing.
-    pub padding: u32,
-}
-
-/// What a launch of `gather` is given. Axes are those of out.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct GatherArgs {
-    /// Which elements.
-    pub range: Range,
-    /// The table, repeated along the index's axes; the index, repeated along the table's; out.
-    pub views: [View; 3],
-    /// The table's stride along the axis that indices select, in elements.
-    pub step: i64,
-    /// Its entries, at most 2^31: an index that is not below gives zeros and a fault.
-    pub bound: u32,
-    /// Nothing.
-    pub padding: u32,
-    /// Address of the fault words: taken, value, bound, 32 bits each, zeros before the first launch.
-    pub fault: u64,
-}
-
-/// What a launch of `scatter` is given where it sets or appends.
-///
-/// Entries are launched in runs, one after another, each in three passes over all of its entries: 0 clears the claims, 1
-/// claims what each entry lands on, 2 moves those that still hold theirs, which are the last to land there. In passes 0
-/// and 1 the range is the entries alone: `inner` 1, the axes of the index as outer axes, `per_entry` 1. In pass 2 the axes
-/// of the columns follow, the last of them innermost (1 where there is none). A run's claims are its own.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct ScatterArgs {
-    /// Which entries, or which elements of them.
-    pub range: Range,
-    /// x; out, repeated along the entries; the index, or the pages (`outer[0]` from a batch entry, `inner` from a page
-    /// to the next); of an append `lens` (`outer[0]`), whose `present` says that it is one. Entries of an append are
-    /// `[batch, rows]`.
-    pub views: [View; 4],
-    /// Out's stride from one entry, or page, to the next, in elements.
-    pub step: i64,
-    /// From one key of a page to the next.
-    pub key_step: i64,
-    /// Rows of the range that are an entry.
-    pub per_entry: u64,
-    /// First entry of the run.
-    pub first_entry: u64,
-    /// Address of a word for each entry of out, or for each key of each page.
-    pub claims: u64,
-    /// Address of the fault words.
-    pub fault: u64,
-    /// Entries or pages of out, at most 2^31: an index that is not below drops its entry and is a fault.
-    pub bound: u32,
-    /// Keys of a page.
-    pub page: u32,
-    /// Keys of a batch entry, at most 2^31.
-    pub room: u32,
-    /// Rows that an append brings to a batch entry.
-    pub rows: u32,
-    /// 0, 1, 2.
-    pub pass: u32,
-    /// Nothing.
-    pub padding: u32,
-}
-
-/// What a launch of `scatter` is given where it adds. Entries are added in order, so launches of the same columns must
-/// run in the order of their entries.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct ScatterAddArgs {
-    /// Columns: the axes of an entry, in vectors of four, the last axis innermost (1 where there is none).
-    pub range: Range,
-    /// x and out (f32) along the columns.
-    pub columns: [View; 2],
-    /// Axes of the entries, those of the index.
-    pub entries: Axes,
-    /// x and the index along the entries; x's address is that of `columns`.
-    pub along: [View; 2],
-    /// Out's stride from one entry to the next, in elements.
-    pub step: i64,
-    /// First entry of the launch.
-    pub first_entry: u64,
-    /// How many.
-    pub entry_count: u64,
-    /// Address of the fault words.
-    pub fault: u64,
-    /// Entries of out, at most 2^31.
-    pub bound: u32,
-    /// Nothing.
-    pub padding: u32,
-}
-
-/// What a launch of `rope` is given. Axes are batch, heads, rows, and columns of an own count: pairs, rounded up to a
-/// multiple of eight, and the elements beyond `dims` ([`RopeArgs::columns`]).
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct RopeArgs {
-    /// Which columns.
-    pub range: Range,
-    /// x, position (repeated along heads and columns), out.
-    pub views: [View; 3],
-    /// Address of the turns of each pair a position, in 2^-64, 64 bits each (`Rope::turns`).
-    pub turns: u64,
-    /// Elements of a head that turn.
-    pub dims: u32,
-    /// 1: pairs are neighbours; 0: halves.
-    pub interleaved: u32,
-}
-
-impl RopeArgs {
-    /// Columns of a head of `d` elements.
-    pub fn columns(d: u64, dims: u32) -> u64 {
-        u64::from((dims / 2).next_multiple_of(8)) + d - u64::from(dims)
-    }
-}
-
-const _: () =
-    assert!(size_of::<CopyArgs>() == 80 + 2 * 72 && size_of::<MapArgs>() == 80 + 3 * 72 + 16);
-const _: () = assert!(size_of::<NormArgs>() == 104 + 4 * 72 + 8);
-const _: () = assert!(size_of::<SoftmaxArgs>() == 256 && size_of::<ReduceArgs>() == 256);
-const _: () = assert!(size_of::<ArgMaxArgs>() == 248 && size_of::<TopKArgs>() == 328);
-const _: () = assert!(size_of::<GatherArgs>() == 80 + 3 * 72 + 24);
-const _: () = assert!(size_of::<ScatterArgs>() == 80 + 4 * 72 + 72);
-const _: () = assert!(size_of::<ScatterAddArgs>() == 80 + 4 * 72 + 56 + 40);
-const _: () = assert!(size_of::<RopeArgs>() == 80 + 3 * 72 + 16);
 
 /// Bytes that an element may have where only bits move.
 const WIDTHS: [u32; 3] = [1, 2, 4];
 /// Lanes that a row may have.
 const LANES: [u32; 3] = [32, 256, 1024];
+/// The same where a lane holds two rows.
+const LANES_BACKWARD: [u32; 3] = [32, 256, 512];
 /// Elements that a lane holds.
 const HELD: u32 = 16;
 
@@ -275,7 +62,9 @@ impl Streaming {
         all.push(ReduceAcross);
         all.extend([Gather, Scatter].iter().flat_map(|op| WIDTHS.map(op)));
         all.extend([ScatterAdd, Rope]);
-        all.extend([ArgMax, TopK].iter().flat_map(|op| LANES.map(op)));
+        all.extend([ArgMax, TopK, QuantizeRows].iter().flat_map(|op| LANES.map(op)));
+        all.extend([QuantizeCells, Dequantize]);
+        all.extend(LANES_BACKWARD.map(NormBackward));
         all
     }
 
@@ -286,7 +75,17 @@ impl Streaming {
 
     /// Lanes of a row of `n` elements, and with it how the row is added.
     pub fn lanes(n: u64) -> u32 {
-        LANES.into_iter().find(|lanes| n <= u64::from(lanes * HELD)).unwrap_or(LANES[2])
+        Self::least(LANES, n)
+    }
+
+    /// The same for `norm_backward`.
+    pub fn lanes_backward(n: u64) -> u32 {
+        Self::least(LANES_BACKWARD, n)
+    }
+
+    /// The fewest that hold a row, or the most.
+    fn least(lanes: [u32; 3], n: u64) -> u32 {
+        lanes.into_iter().find(|lanes| n <= u64::from(lanes * HELD)).unwrap_or(lanes[2])
     }
 
     /// Elements that a thread moves at once, where units are vectors of a [`Range`].
@@ -294,7 +93,7 @@ impl Streaming {
         match self {
             Self::Copy(width) | Self::Gather(width) | Self::Scatter(width) => 16 / width,
             Self::Map(vector) => *vector,
-            Self::Rope => 8,
+            Self::Rope | Self::Dequantize => 8,
             _ => 4,
         }
     }
@@ -303,7 +102,8 @@ impl Streaming {
     fn lanes_of_row(&self) -> Option<u32> {
         match self {
             Self::Norm(lanes) | Self::Softmax(lanes) | Self::Reduce(lanes) => Some(*lanes),
-            Self::ArgMax(lanes) | Self::TopK(lanes) => Some(*lanes),
+            Self::ArgMax(lanes) | Self::TopK(lanes) | Self::QuantizeRows(lanes) => Some(*lanes),
+            Self::NormBackward(lanes) => Some(*lanes),
             _ => None,
         }
     }
@@ -317,7 +117,8 @@ impl Streaming {
     pub fn state_words(&self) -> u32 {
         match self {
             Self::Norm(_) | Self::Softmax(_) => 4,
-            Self::Reduce(_) | Self::ReduceAcross | Self::ArgMax(_) => 2,
+            Self::Reduce(_) | Self::ReduceAcross | Self::ArgMax(_) | Self::QuantizeRows(_) => 2,
+            Self::NormBackward(_) => 8,
             Self::TopK(_) => 512,
             _ => 0,
         }
@@ -346,7 +147,8 @@ impl Streaming {
 
     /// Bytes of shared memory of a block: a word pair of each warp where several meet, and of each of the k.
     pub(crate) fn shared_bytes(&self) -> u32 {
-        let lanes = self.lanes_of_row().unwrap_or(32);
+        let cells = if *self == Self::QuantizeCells { 256 } else { 32 };
+        let lanes = self.lanes_of_row().unwrap_or(cells);
         let meet = if lanes > 32 { lanes / 32 * 8 } else { 0 };
         let found =
             if matches!(self, Self::TopK(_)) { self.threads() / lanes * 256 * 8 } else { 0 };
@@ -367,6 +169,10 @@ impl Streaming {
             Self::ScatterAdd => ["scatter", "ScatterAddArgs", "scatter::add"],
             Self::ArgMax(_) => ["arg_max", "ArgMaxArgs", "arg_max::run"],
             Self::TopK(_) => ["top_k", "TopKArgs", "top_k::run"],
+            Self::QuantizeRows(_) => ["quantize", "QuantizeRowsArgs", "quantize::run"],
+            Self::QuantizeCells => ["quantize", "QuantizeCellsArgs", "quantize::run_cells"],
+            Self::Dequantize => ["quantize", "DequantizeArgs", "quantize::run_inverse"],
+            Self::NormBackward(_) => ["norm_backward", "NormBackwardArgs", "norm_backward::run"],
             Self::Rope => ["rope", "RopeArgs", "rope::run"],
         }
     }
@@ -377,12 +183,13 @@ impl Streaming {
             Self::MapIntegers => "map_integers".into(),
             Self::ReduceAcross => "reduce_across".into(),
             Self::ScatterAdd => "scatter_add".into(),
+            Self::QuantizeCells => "quantize_cells".into(),
+            Self::Dequantize => "quantize_inverse".into(),
             Self::Rope => op.into(),
             Self::Copy(n) | Self::Map(n) | Self::Gather(n) | Self::Scatter(n) => {
                 format!("{op}_{n}")
             }
-            Self::Norm(n) | Self::Softmax(n) | Self::Reduce(n) => format!("{op}_{n}"),
-            Self::ArgMax(n) | Self::TopK(n) => format!("{op}_{n}"),
+            _ => format!("{op}_{}", self.lanes_of_row().unwrap_or_default()),
         }
     }
 
@@ -397,6 +204,8 @@ impl Streaming {
             "rope" => "cuda/rope.cu",
             "arg_max" => "cuda/arg_max.cu",
             "top_k" => "cuda/top_k.cu",
+            "quantize" => "cuda/quantize.cu",
+            "norm_backward" => "cuda/norm_backward.cu",
             _ => "cuda/reduce.cu",
         }
     }
@@ -406,14 +215,15 @@ impl Streaming {
             Self::Copy(width) => format!("copy::Shape<{width}>"),
             Self::Map(n) => format!("map::Shape<{n}, false>"),
             Self::MapIntegers => "map::Shape<4, true>".into(),
-            Self::Norm(n) | Self::Softmax(n) | Self::Reduce(n) => format!("RowShape<{n}>"),
-            Self::ArgMax(n) => format!("RowShape<{n}>"),
-            Self::TopK(n) => format!("top_k::Shape<{n}>"),
             Self::ReduceAcross => "reduce::Across".into(),
             Self::Gather(width) => format!("gather::Shape<{width}>"),
             Self::Scatter(width) => format!("scatter::Shape<{width}>"),
             Self::ScatterAdd => "scatter::Adding".into(),
             Self::Rope => "rope::Shape".into(),
+            Self::QuantizeCells => "quantize::Cells".into(),
+            Self::Dequantize => "quantize::Inverse".into(),
+            Self::TopK(n) => format!("top_k::Shape<{n}>"),
+            _ => format!("RowShape<{}>", self.lanes_of_row().unwrap_or_default()),
         };
         let [_, args, run] = self.names();
         (args, shape, run)

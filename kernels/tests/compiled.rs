@@ -6,7 +6,7 @@
 
 mod nvrtc;
 
-use leasehold_kernels::{Row, SOURCES, rows};
+use leasehold_kernels::{Row, SOURCES, Streaming, rows};
 use nvrtc::{Compiled, FLAGS, Nvrtc};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -142,8 +142,10 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     let copies = count(&["UTMALDG", "LDGSTS"]);
     let as_written = match row {
         Row::MatmulSm80(_) => products > 0,
-        // Sixteen bytes a thread.
-        Row::Streaming(_) => count(&["LDG.E.128"]) > 0,
+        // Sixteen bytes a thread, but where each has a row of its own.
+        Row::Streaming(row) => {
+            *row == Streaming::ReduceAcross || count(&["LDG.E.128", "STG.E.128"]) > 0
+        }
         _ => count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0,
     };
     if !as_written {

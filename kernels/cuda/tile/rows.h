@@ -36,8 +36,10 @@ DEVICE void take(u32 at, u32& v) { v = load_shared_u32(at); }
 DEVICE void take(u32 at, f32& v) { v = f32_of_bits(load_shared_u32(at)); }
 DEVICE void take(u32 at, u64& v) { v = (u64)load_shared_u32(at + 4) << 32 | load_shared_u32(at); }
 
+DEVICE void leave(u64 at, u32 v) { store_global_u32(at, v); }
 DEVICE void leave(u64 at, f32 v) { store_global_f32(at, v); }
 DEVICE void leave(u64 at, u64 v) { store_global_u32x2(at, {(u32)v, (u32)(v >> 32)}); }
+DEVICE void find(u64 at, u32& v) { v = load_global_u32(at); }
 DEVICE void find(u64 at, f32& v) { v = load_global_f32(at); }
 DEVICE void find(u64 at, u64& v) {
     const u32x2 words = load_global_u32x2(at);
@@ -137,19 +139,19 @@ struct Part {
     }
 
     // What `own()` of all lanes comes to over the row: known where the row is one piece and after pass `pass`; in that
-    // pass each piece only leaves its part, and the answer is false.
+    // pass each piece only leaves its part, as the word pair `pair` of so many, and the answer is false.
     template <class T, class Own, class Merge>
-    DEVICE_MEMBER bool fold(u32 pass, u32 pairs, T neutral, Own own, Merge merge, T& all) const {
+    DEVICE_MEMBER bool fold(u32 pass, u32 pair, u32 pairs, T neutral, Own own, Merge merge, T& all) const {
         if (rows.pieces == 1 || rows.pass == pass) {
             all = fold_lanes<S>(own(), merge);
             if (rows.pieces > 1) {
-                leave_own(pass, pairs, all);
+                leave_own(pair, pairs, all);
             }
             return rows.pieces == 1;
         }
         const auto of = [&](u32 i) {
             T v;
-            find(state(i, pass, pairs), v);
+            find(state(i, pair, pairs), v);
             return v;
         };
         all = meet(neutral, of, merge);
@@ -217,3 +219,35 @@ DEVICE f32 sum_held(Held<S>& held, const Part<S>& part, F f) {
     held.each(part, [&](f32 v, u32) { sum += f(v); });
     return sum;
 }
+
+// Eight elements of a vector that all rows share, beside a lane's vector `i`; zeros where the op has none.
+template <class S>
+DEVICE void load_beside(f32 (&v)[SIDE], const View& view, const Part<S>& part, u32 i) {
+    const u32 n = view.present ? part.side(i) : 0;
+    load_values(v, view.dtype, along(view, view.at, part.first() + part.column(i)), view.inner, n);
+}
+
+// What a row is normalised by: in pass 0 the sums of layer, in pass 1 the squares.
+struct Moments {
+    f32 mean = 0.0f, factor = 0.0f;
+
+    // False in a pass that only leaves what it finds.
+    template <class S>
+    DEVICE_MEMBER bool find_in(Held<S>& x, const Part<S>& part, bool layer, f32 epsilon, u32 pairs) {
+        const f32 n = (f32)part.rows.n;
+        if (layer) {
+            const auto own = [&] { return sum_held(x, part, [](f32 v) { return v; }); };
+            if (!part.fold(0, 0, pairs, 0.0f, own, sum_of, mean)) {
+                return false;
+            }
+            mean = divided(mean, n);
+        }
+        f32 squares;
+        const auto own = [&] { return sum_held(x, part, [&](f32 v) { return (v - mean) * (v - mean); }); };
+        if (!part.fold(1, 1, pairs, 0.0f, own, sum_of, squares)) {
+            return false;
+        }
+        factor = divided(1.0f, root(divided(squares, n) + epsilon));
+        return true;
+    }
+};

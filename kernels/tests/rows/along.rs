@@ -3,7 +3,9 @@
 
 use crate::model::Model;
 use crate::tensor::{BF16, F16, F32, LAYS, Lay, Random, Tensor, assert_close, launch};
-use leasehold_kernels::{NormArgs, ReduceArgs, Rows, SoftmaxArgs, Streaming, View};
+use leasehold_kernels::{
+    NormArgs, NormBackwardArgs, ReduceArgs, Rows, SoftmaxArgs, Streaming, View,
+};
 use std::mem::offset_of;
 
 /// All rows of a tensor, as one row of the table takes them.
@@ -112,6 +114,58 @@ fn norms_agree() {
         }
         let what = format!("norm {i} of {:?}", x.shape);
         assert_close(&out.read(&buffers[1]), &want, out.dtype, 4.0, &what);
+    }
+}
+
+#[test]
+fn gradients_of_norms_agree() {
+    let Some(mut model) = Model::streaming() else { return };
+    let mut random = Random(19);
+    for (i, n) in [1, 40, 512, 520, 4096, 8000, 8200, 20_000].into_iter().enumerate() {
+        let (layer, weighs) = (i % 2 == 0, i % 3 != 0);
+        let shape: &[usize] = if n == 40 { &[2, 1, 3, 40] } else { &[2, n] };
+        let [a, b] = TYPES[i % 4];
+        let x = Tensor::new(a, shape, LAYS[i % 5], |_| random.draw() + 0.5);
+        let d_out = Tensor::new(b, shape, LAYS[(i + 1) % 5], |_| random.draw());
+        let weight = Tensor::new(BF16, &[n], LAYS[i % 3], |_| random.draw());
+        let d_x = Tensor::out(a, shape, LAYS[(i + 2) % 5]);
+        let terms = Tensor::out(F32, shape, LAYS[(i + 3) % 5]);
+        let row = Streaming::NormBackward(Streaming::lanes_backward(n as u64));
+        let args = NormBackwardArgs {
+            rows: rows_of(&x, &row, crate::model::address(5, 0)),
+            views: [x.view(0), d_out.view(1), d_x.view(2), terms.view(3)],
+            weight: View { present: weighs.into(), ..weight.view(4) },
+            epsilon: 1e-5,
+            layer: layer.into(),
+        };
+        let mut buffers = [&x, &d_out, &d_x, &terms, &weight].map(|t| t.bytes.clone()).to_vec();
+        buffers.push(state());
+        for rows in passes(args.rows, if layer { &[0, 1, 2, 3] } else { &[1, 2, 3] }) {
+            let args = NormBackwardArgs { rows, ..args };
+            let at = offset_of!(NormBackwardArgs, views);
+            let places = places(at, 5, offset_of!(NormBackwardArgs, rows));
+            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
+        }
+        let (ws, xs, ds) = (weight.values(), x.values(), d_out.values());
+        let (mut want, mut want_terms) = (Vec::new(), Vec::new());
+        for (row, gradient) in xs.chunks(n).zip(ds.chunks(n)) {
+            let mean_of = |values: &[f64]| values.iter().sum::<f64>() / n as f64;
+            let mean = if layer { mean_of(row) } else { 0.0 };
+            let squares: Vec<f64> = row.iter().map(|x| (x - mean).powi(2)).collect();
+            let factor = 1.0 / (mean_of(&squares) + 1e-5).sqrt();
+            let y: Vec<f64> = row.iter().map(|x| (x - mean) * factor).collect();
+            let g: Vec<f64> =
+                (0..n).map(|j| gradient[j] * if weighs { ws[j] } else { 1.0 }).collect();
+            let along: Vec<f64> = g.iter().zip(&y).map(|(g, y)| g * y).collect();
+            let (shift, along) = (if layer { mean_of(&g) } else { 0.0 }, mean_of(&along));
+            want.extend((0..n).map(|j| factor * (g[j] - shift - y[j] * along)));
+            want_terms.extend((0..n).map(|j| gradient[j] * y[j]));
+        }
+        // A row of one element has no deviation but epsilon's.
+        let scale = if n == 1 { 1000.0 } else { 8.0 };
+        let what = format!("norm_backward of {shape:?}");
+        assert_close(&d_x.read(&buffers[2]), &want, a, scale, &what);
+        assert_close(&terms.read(&buffers[3]), &want_terms, F32, 8.0, &what);
     }
 }
 

@@ -10,5 +10,6 @@ mod indices;
 mod matmul;
 #[path = "../model/mod.rs"]
 mod model;
+mod quantized;
 mod selections;
 mod tensor;
