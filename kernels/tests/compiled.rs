@@ -141,6 +141,7 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     let products = count(&["HGMMA", "QGMMA", "HMMA"]);
     let copies = count(&["UTMALDG", "LDGSTS"]);
     let as_written = match row {
+        Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
         Row::MatmulSm80(_) => products > 0,
         // Sixteen bytes a thread, but where each has a row of its own.
         Row::Streaming(row) => {

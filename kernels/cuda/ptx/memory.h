@@ -28,6 +28,12 @@ DEVICE u32 load_shared_u32(u32 at) {
     return v;
 }
 
+DEVICE u32x4 load_shared_u32x4(u32 at) {
+    u32x4 v;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+    return v;
+}
+
 DEVICE f32 load_shared_f32(u32 at) {
     f32 v;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");

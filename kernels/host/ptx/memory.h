@@ -72,6 +72,10 @@ DEVICE u32 load_shared_u32(u32 at, const model::Where& where = model::Where::cur
     return model::load<u32>(at, where);
 }
 
+DEVICE u32x4 load_shared_u32x4(u32 at, const model::Where& where = model::Where::current()) {
+    return model::load<u32x4>(at, where);
+}
+
 DEVICE f32 load_shared_f32(u32 at, const model::Where& where = model::Where::current()) {
     return model::load<f32>(at, where);
 }

@@ -49,17 +49,17 @@ pub(crate) fn address(buffer: usize, offset: usize) -> u64 {
 }
 
 impl Model {
-    /// The program of every row of products and attention, built once a test program; `None` where there is no C++
-    /// compiler, as a skip.
+    /// The program of every row of tensor cores, built once a test program; `None` where there is no C++ compiler, as a
+    /// skip.
     pub(crate) fn start() -> Option<Self> {
         static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-        Self::shared(&PROGRAM, "tiles", |row| !matches!(row, Row::Streaming(_)))
+        Self::shared(&PROGRAM, "tensor-cores", |row| !is_plain(row))
     }
 
-    /// The same of the rows that stream through memory.
-    pub(crate) fn streaming() -> Option<Self> {
+    /// The same of all other rows.
+    pub(crate) fn plain() -> Option<Self> {
         static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-        Self::shared(&PROGRAM, "streaming", |row| matches!(row, Row::Streaming(_)))
+        Self::shared(&PROGRAM, "plain", is_plain)
     }
 
     fn shared(
@@ -144,6 +144,10 @@ impl Drop for Model {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
+}
+
+fn is_plain(row: &Row) -> bool {
+    matches!(row, Row::Streaming(_) | Row::MatmulF32(_) | Row::MatmulReference(_))
 }
 
 /// The list of entries and the program around them.

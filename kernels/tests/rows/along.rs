@@ -75,7 +75,7 @@ fn state() -> Vec<u8> {
 
 #[test]
 fn norms_agree() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(11);
     for i in 0..2 * CASES.len() {
         let layer = i < CASES.len();
@@ -119,7 +119,7 @@ fn norms_agree() {
 
 #[test]
 fn gradients_of_norms_agree() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(19);
     for (i, n) in [1, 40, 512, 520, 4096, 8000, 8200, 20_000].into_iter().enumerate() {
         let (layer, weighs) = (i % 2 == 0, i % 3 != 0);
@@ -171,7 +171,7 @@ fn gradients_of_norms_agree() {
 
 #[test]
 fn softmaxes_agree_and_hide() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(13);
     for i in 0..CASES.len() + 1 {
         let (mut x, out) = operands(i, &mut random);
@@ -213,7 +213,7 @@ fn softmaxes_agree_and_hide() {
 
 #[test]
 fn reductions_agree() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(17);
     for i in 0..2 * CASES.len() {
         let across = i >= CASES.len();
@@ -259,7 +259,7 @@ fn reductions_agree() {
 
 #[test]
 fn an_empty_row_reduces_to_the_neutral_element() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     for row in [Streaming::Reduce(32), Streaming::ReduceAcross] {
         for (function, want) in [0.0, 0.0, f64::NEG_INFINITY, f64::INFINITY].into_iter().enumerate()
         {

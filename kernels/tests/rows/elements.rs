@@ -24,7 +24,7 @@ fn cuts(range: Range) -> Vec<Range> {
 
 #[test]
 fn copies_move_bits() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(3);
     for (i, width) in [1u32, 2, 4].into_iter().cycle().take(30).enumerate() {
         let (shape, from, to) = (SHAPES[i % 4], LAYS[i % 5], LAYS[i / 5 % 5]);
@@ -73,7 +73,7 @@ fn gelu_tanh(x: f64) -> f64 {
 
 #[test]
 fn every_function_maps() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let one = |number, of: fn(f64, f64) -> f64| Function { number, pairs: false, of };
     let two = |number, of: fn(f64, f64) -> f64| Function { number, pairs: true, of };
     let functions = [
@@ -136,7 +136,7 @@ fn every_function_maps() {
 
 #[test]
 fn logarithms_and_exponentials_keep_their_edges() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let inputs = [0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY, -1.0, 1e-40, f64::NAN, 1.0];
     let x = Tensor::new(F32, &[8], Lay::Dense, |i| inputs[i]);
     let mut map = |number| {
@@ -159,7 +159,7 @@ fn logarithms_and_exponentials_keep_their_edges() {
 
 #[test]
 fn integers_wrap_and_repeat() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(9);
     let shape = [6, 9];
     for (number, of) in [

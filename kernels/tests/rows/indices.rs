@@ -59,7 +59,7 @@ fn places(views: usize, count: usize, others: &[usize]) -> Vec<usize> {
 
 #[test]
 fn gathers_select_and_refuse() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(23);
     // Entries of the table, columns, indices.
     for (i, (n, columns, count)) in
@@ -104,7 +104,7 @@ fn gathers_select_and_refuse() {
 
 #[test]
 fn a_gather_may_give_every_element_an_index() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(29);
     let words = indices(37, 11, &mut random, true);
     let index = index_tensor(I32, &[37], Lay::Spread, &words);
@@ -147,7 +147,7 @@ fn scatter(
 
 #[test]
 fn the_last_of_equal_indices_sets() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(31);
     for (i, (n, columns, count)) in [(9, 40, 30), (50, 3, 44), (6, 1, 20)].into_iter().enumerate() {
         for (dtype, width) in [(I8, 1), (F16, 2), (F32, 4)] {
@@ -198,7 +198,7 @@ fn the_last_of_equal_indices_sets() {
 
 #[test]
 fn appended_rows_land_in_their_pages() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let (batch, heads, rows, d) = (5, 2, 3, 20);
     let (entries, page, most) = (8, 4, 3);
     // Across a page, before key 0, too long, negative; pages that are none.
@@ -260,7 +260,7 @@ fn appended_rows_land_in_their_pages() {
 
 #[test]
 fn sums_scatter_in_order() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(37);
     for (i, (n, columns, count)) in [(9, 37, 40), (70, 4, 33), (2, 1, 50)].into_iter().enumerate() {
         let words = indices(count, n, &mut random, i != 1);
@@ -309,7 +309,7 @@ fn sums_scatter_in_order() {
 
 #[test]
 fn pairs_turn_by_their_position() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(41);
     let base: f64 = 10_000.0;
     for (i, (d, dims)) in [(64, 64), (20, 12), (16, 6), (7, 0), (50, 34)].into_iter().enumerate() {

@@ -10,6 +10,7 @@ mod indices;
 mod matmul;
 #[path = "../model/mod.rs"]
 mod model;
+mod products;
 mod quantized;
 mod selections;
 mod tensor;

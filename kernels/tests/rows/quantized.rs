@@ -36,7 +36,7 @@ fn places(views: usize, count: usize, state: Option<usize>) -> Vec<usize> {
 
 #[test]
 fn rows_and_tensors_have_one_scale() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(53);
     let shapes: [&[usize]; 6] =
         [&[3, 40], &[2, 2, 1, 500], &[2, 1001], &[1, 4099], &[2, 17_000], &[1, 33_000]];
@@ -102,7 +102,7 @@ fn cells_args(shape: &[usize], format: u32, views: [View; 4]) -> (QuantizeCellsA
 
 #[test]
 fn cells_have_scales_of_their_own() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(59);
     let shapes: [&[usize]; 3] = [&[2, 3, 129], &[130, 260], &[2, 1, 5, 128]];
     for (i, shape) in shapes.into_iter().cycle().take(6).enumerate() {
@@ -169,7 +169,7 @@ fn cells_have_scales_of_their_own() {
 
 #[test]
 fn groups_of_32_have_a_scale_and_a_minimum() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(61);
     for (i, shape) in [&[3, 160][..], &[2, 2, 96], &[131, 32]].into_iter().enumerate() {
         let n = *shape.last().expect("an axis");
@@ -236,7 +236,7 @@ fn groups_of_32_have_a_scale_and_a_minimum() {
 
 #[test]
 fn a_row_of_nothing_has_a_scale() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let one = Tensor::new(F32, &[3, 1], Lay::Dense, |_| 1.0);
     let (out, scale) = (Tensor::out(I8, &[3, 1], Lay::Dense), Tensor::out(F32, &[3], Lay::Odd));
     let row = Streaming::QuantizeRows(32);

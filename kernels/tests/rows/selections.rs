@@ -32,7 +32,7 @@ fn places(views: usize, count: usize, rows: usize) -> Vec<usize> {
 
 #[test]
 fn the_first_largest_is_found() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(43);
     for (i, (rows, n)) in
         [(9, 1), (3, 500), (2, 1001), (2, 4097), (1, 40_000)].into_iter().enumerate()
@@ -62,7 +62,7 @@ fn the_first_largest_is_found() {
 
 #[test]
 fn the_k_largest_are_sorted() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut random = Random(47);
     for (i, (rows, n, k)) in [
         (9, 1, 1),
@@ -107,7 +107,7 @@ fn the_k_largest_are_sorted() {
 
 #[test]
 fn a_negative_nan_is_smallest() {
-    let Some(mut model) = Model::streaming() else { return };
+    let Some(mut model) = Model::plain() else { return };
     let mut x = Tensor::new(F16, &[1, 4], Lay::Dense, |i| [0.0, -1.0, 2.0, f64::NEG_INFINITY][i]);
     // The sign bit of the first becomes that of a NaN.
     let at = x.bytes.len() - 8;

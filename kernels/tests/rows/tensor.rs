@@ -204,7 +204,7 @@ impl Tensor {
     pub(crate) fn view(&self, buffer: usize) -> View {
         let (inner, outer) = self.strides.split_last().map_or((0, &[][..]), |(i, o)| (*i, o));
         let mut view = View {
-            at: address(buffer, self.first * width(self.dtype)),
+            at: self.address(buffer),
             inner,
             dtype: self.dtype,
             present: 1,
@@ -219,6 +219,16 @@ impl Tensor {
         let mut view = View { inner: 0, ..self.view(buffer) };
         view.outer[..self.strides.len()].copy_from_slice(&self.strides);
         view
+    }
+
+    /// Stride along an axis.
+    pub(crate) fn stride(&self, axis: usize) -> i64 {
+        self.strides[axis]
+    }
+
+    /// The address of the first element in a buffer.
+    pub(crate) fn address(&self, buffer: usize) -> u64 {
+        address(buffer, self.first * width(self.dtype))
     }
 
     /// The axes but the last.
