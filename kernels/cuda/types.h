@@ -11,7 +11,10 @@ using f32 = float;
 
 static_assert(sizeof(u16) == 2 && sizeof(u32) == 4 && sizeof(u64) == 8, "types of fixed width");
 
-// Sixteen bytes that move by one instruction.
+// Eight and sixteen bytes that move by one instruction.
+struct alignas(8) u32x2 {
+    u32 x, y;
+};
 struct alignas(16) u32x4 {
     u32 x, y, z, w;
 };

@@ -2,76 +2,111 @@
 //! launches are given. This crate knows no driver and no compiler; the CUDA backend of the runtime reads the table, and
 //! the tests run every row on the host model (`kernels/host`).
 
+mod args;
 mod attention;
 mod map;
 mod matmul;
+mod streaming;
+mod view;
 
+pub use args::{
+    ArgMaxArgs, CopyArgs, DequantizeArgs, GatherArgs, MapArgs, NormArgs, NormBackwardArgs,
+    QuantizeCellsArgs, QuantizeRowsArgs, ReduceArgs, RopeArgs, ScatterAddArgs, ScatterArgs,
+    SoftmaxArgs, TopKArgs,
+};
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads};
 pub use map::BoxMap;
-pub use matmul::{Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Side};
+pub use matmul::{
+    Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90, MatmulSm90Args,
+    Matrices, Side,
+};
+pub use streaming::Streaming;
+pub use view::{Axes, Range, Rows, View};
 
 /// A compiled variant: one entry point of one cubin an arch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Row {
+    /// Products one output a thread: what the others are held to.
+    MatmulReference(MatmulReference),
+    /// True f32 products on CUDA cores.
+    MatmulF32(MatmulF32),
     /// Products by `mma.sync`, for every GPU from compute capability 8.0.
     MatmulSm80(MatmulSm80),
     /// Products by wgmma, for Hopper.
     MatmulSm90(MatmulSm90),
     /// Attention forward by wgmma, for Hopper.
     AttentionSm90(AttentionSm90),
+    /// Every other op.
+    Streaming(Streaming),
 }
 
 impl Row {
     /// Name of the row, and of its entry point.
     pub fn key(&self) -> String {
         match self {
+            Self::MatmulReference(_) => "matmul_reference".into(),
+            Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
+            Self::Streaming(row) => row.key(),
         }
     }
 
     /// The source file that holds the kernel.
     pub fn file(&self) -> &'static str {
         match self {
+            Self::MatmulReference(_) => "cuda/matmul_reference.cu",
+            Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
+            Self::Streaming(row) => row.file(),
         }
     }
 
     /// Struct that a launch is given, the C++ type that holds the row's constants, and the function it instantiates.
     pub fn template(&self) -> (&'static str, String, &'static str) {
         match self {
+            Self::MatmulReference(_) => {
+                ("MatmulArgs", "matmul_reference::Shape".into(), "matmul_reference::run")
+            }
+            Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
+            Self::Streaming(row) => row.template(),
         }
     }
 
     /// The architectures that it is compiled for.
     pub fn archs(&self) -> &'static [&'static str] {
         match self {
-            Self::MatmulSm80(_) => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
             Self::MatmulSm90(_) | Self::AttentionSm90(_) => &["sm_90a"],
+            _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
         }
     }
 
     /// Threads of a block.
     pub fn threads(&self) -> u32 {
         match self {
+            Self::MatmulReference(_) | Self::MatmulF32(_) => 256,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
+            Self::Streaming(row) => row.threads(),
         }
     }
 
     /// Bytes of dynamic shared memory of a block.
     pub fn shared_bytes(&self) -> u32 {
         match self {
+            Self::MatmulReference(_) => 0,
+            Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
+            Self::Streaming(row) => row.shared_bytes(),
         }
     }
 
@@ -92,10 +127,13 @@ impl Row {
 
 /// Every row, in a fixed order.
 pub fn rows() -> Vec<Row> {
+    let plain = MatmulF32::all().into_iter().map(Row::MatmulF32);
+    let plain = plain.chain([Row::MatmulReference(MatmulReference)]);
     let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
     let sm90 = MatmulSm90::all().into_iter().map(Row::MatmulSm90);
     let attention = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
-    sm80.chain(sm90).chain(attention).collect()
+    let streaming = Streaming::all().into_iter().map(Row::Streaming);
+    plain.chain(sm80).chain(sm90).chain(attention).chain(streaming).collect()
 }
 
 macro_rules! sources {
@@ -106,11 +144,21 @@ macro_rules! sources {
 }
 
 sources!(
+    "cuda/arg_max.cu",
     "cuda/attention.h",
     "cuda/attention_sm90.cu",
+    "cuda/copy.cu",
+    "cuda/copy.h",
+    "cuda/gather.cu",
+    "cuda/index.h",
+    "cuda/map.cu",
     "cuda/matmul.h",
+    "cuda/matmul_f32.cu",
+    "cuda/matmul_reference.cu",
     "cuda/matmul_sm80.cu",
     "cuda/matmul_sm90.cu",
+    "cuda/norm.cu",
+    "cuda/norm_backward.cu",
     "cuda/ptx.h",
     "cuda/ptx/convert.h",
     "cuda/ptx/cp_async.h",
@@ -120,14 +168,28 @@ sources!(
     "cuda/ptx/tma.h",
     "cuda/ptx/warp.h",
     "cuda/ptx/wgmma.h",
+    "cuda/quantize.cu",
+    "cuda/quantize.h",
+    "cuda/reduce.cu",
+    "cuda/rope.cu",
+    "cuda/rows.h",
+    "cuda/scatter.cu",
+    "cuda/softmax.cu",
+    "cuda/tile/byte.h",
     "cuda/tile/descriptor.h",
     "cuda/tile/element.h",
     "cuda/tile/epilogue.h",
+    "cuda/tile/fault.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
     "cuda/tile/place.h",
+    "cuda/tile/rows.h",
     "cuda/tile/swizzle.h",
+    "cuda/tile/vector.h",
+    "cuda/tile/walk.h",
+    "cuda/top_k.cu",
     "cuda/types.h",
+    "cuda/view.h",
 );
 
 #[cfg(test)]

@@ -159,6 +159,55 @@ impl MatmulSm80 {
     }
 }
 
+/// A row of `matmul_f32`: true f32 on CUDA cores, any strides. Given [`MatmulArgs`], as are the rows above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatmulF32 {
+    /// Rows and columns of a block's tile: 128 or 64.
+    pub tile: u32,
+}
+
+impl MatmulF32 {
+    /// Elements of k in a chunk of the order.
+    pub const CHUNK: u32 = 16;
+
+    /// Every row.
+    pub fn all() -> Vec<Self> {
+        [128, 64].map(|tile| Self { tile }).into()
+    }
+
+    pub(crate) fn key(&self) -> String {
+        format!("matmul_f32_{0}x{0}", self.tile)
+    }
+
+    pub(crate) fn shape(&self) -> String {
+        format!("matmul_f32::Shape<{}>", self.tile)
+    }
+
+    pub(crate) fn shared_bytes(&self) -> u32 {
+        let (ring, sums) = (4 * Self::CHUNK * (self.tile + 4) * 4, self.tile * (self.tile + 8) * 4);
+        ring.max(sums)
+    }
+
+    /// Bytes that a cut tile carries.
+    pub fn state_bytes(&self) -> u64 {
+        4 * u64::from(self.tile) * u64::from(self.tile)
+    }
+}
+
+/// The row of `matmul_reference`: one output a thread, operands of any type (of i8 both) and strides, K cut anywhere; the
+/// same bits as `matmul_f32` where operands are f32. Given [`MatmulArgs`]; scales of 8-bit types are none of its
+/// operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatmulReference;
+
+impl MatmulReference {
+    /// Rows and columns of a block's tile.
+    pub const TILE: u32 = 16;
+
+    /// Bytes that a tile carries; those of a launch's tiles lie one after another.
+    pub const STATE_BYTES: u64 = 4 * 256;
+}
+
 /// What a launch of `matmul_sm90` is given.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C, align(64))]

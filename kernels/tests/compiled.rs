@@ -6,7 +6,7 @@
 
 mod nvrtc;
 
-use leasehold_kernels::{Row, SOURCES, rows};
+use leasehold_kernels::{Row, SOURCES, Streaming, rows};
 use nvrtc::{Compiled, FLAGS, Nvrtc};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -140,10 +140,16 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     }
     let products = count(&["HGMMA", "QGMMA", "HMMA"]);
     let copies = count(&["UTMALDG", "LDGSTS"]);
-    if products == 0
-        || !matches!(row, Row::MatmulSm80(_))
-            && (count(&["HGMMA"]) == 0 || count(&["UTMALDG"]) == 0)
-    {
+    let as_written = match row {
+        Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
+        Row::MatmulSm80(_) => products > 0,
+        // Sixteen bytes a thread, but where each has a row of its own.
+        Row::Streaming(row) => {
+            *row == Streaming::ReduceAcross || count(&["LDG.E.128", "STG.E.128"]) > 0
+        }
+        _ => count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0,
+    };
+    if !as_written {
         return complain("not the instructions that it is written for");
     }
     let shared_bytes = row.shared_bytes();

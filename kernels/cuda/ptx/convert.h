@@ -54,6 +54,19 @@ DEVICE f32 reciprocal(f32 x) {
     return out;
 }
 
+// x/d and the square root, rounded once: calls of some length, for what is done once a row or waits for memory anyway.
+DEVICE f32 divided(f32 x, f32 d) {
+    f32 out;
+    asm("div.rn.f32 %0, %1, %2;" : "=f"(out) : "f"(x), "f"(d));
+    return out;
+}
+
+DEVICE f32 root(f32 x) {
+    f32 out;
+    asm("sqrt.rn.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
 // 2^x, within two units in the last place; what is below the normal range is 0.
 DEVICE f32 exp2_of(f32 x) {
     f32 out;

@@ -20,6 +20,20 @@ DEVICE void store_shared(u32 at, f32 x, f32 y) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(at), "f"(x), "f"(y) : "memory");
 }
 
+DEVICE void store_shared_u32(u32 at, u32 v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(v) : "memory"); }
+
+DEVICE u32 load_shared_u32(u32 at) {
+    u32 v;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");
+    return v;
+}
+
+DEVICE u32x4 load_shared_u32x4(u32 at) {
+    u32x4 v;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+    return v;
+}
+
 DEVICE f32 load_shared_f32(u32 at) {
     f32 v;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(at) : "memory");
@@ -41,6 +55,12 @@ DEVICE u16 load_global_u16(u64 at) {
 DEVICE u32 load_global_u32(u64 at) {
     u32 v;
     asm volatile("ld.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+
+DEVICE u32x2 load_global_u32x2(u64 at) {
+    u32x2 v;
+    asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at) : "memory");
     return v;
 }
 
@@ -68,8 +88,23 @@ DEVICE void store_global_u32(u64 at, u32 v) {
     asm volatile("st.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }
 
+DEVICE void store_global_u32x2(u64 at, u32x2 v) {
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(at), "r"(v.x), "r"(v.y) : "memory");
+}
+
+DEVICE void store_global_u32x4(u64 at, u32x4 v) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
 DEVICE void store_global_f32(u64 at, f32 v) {
     asm volatile("st.global.f32 [%0], %1;" ::"l"(at), "f"(v) : "memory");
+}
+
+// Stores and returns what was there before, as one step.
+DEVICE u32 exchange_global_u32(u64 at, u32 v) {
+    u32 before;
+    asm volatile("atom.global.exch.b32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(v) : "memory");
+    return before;
 }
 
 // Loads where `is`, else 0, without a branch.
@@ -83,4 +118,9 @@ DEVICE f32 load_global_f32_if(bool is, u64 at) {
         "@is ld.global.f32 %0, [%1];\n"
         "}" : "=f"(v) : "l"(at), "r"((u32)is) : "memory");
     return v;
+}
+
+// Leaves the larger of what is there and `v`, as one step.
+DEVICE void max_global_u32(u64 at, u32 v) {
+    asm volatile("red.global.max.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }

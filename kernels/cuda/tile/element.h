@@ -4,10 +4,10 @@
 #include "cuda/ptx.h"
 
 // Element types, by their numbers in `DType`.
-enum DType : u32 { F32 = 0, F16 = 1, BF16 = 2, F8E4M3 = 3, F8E5M2 = 4, I8 = 5 };
+enum DType : u32 { F32 = 0, F16 = 1, BF16 = 2, F8E4M3 = 3, F8E5M2 = 4, I8 = 5, I32 = 6, U32 = 7 };
 
 // Bytes of an element.
-DEVICE u32 width_of(u32 dtype) { return dtype == F32 ? 4 : dtype == F16 || dtype == BF16 ? 2 : 1; }
+DEVICE u32 width_of(u32 dtype) { return dtype == F32 || dtype >= I32 ? 4 : dtype == F16 || dtype == BF16 ? 2 : 1; }
 
 DEVICE f32 load_as(u32 dtype, u64 at) {
     switch (dtype) {

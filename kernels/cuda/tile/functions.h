@@ -28,6 +28,43 @@ DEVICE f32 exp_of(f32 x) {
     return q * f32_of_bits((u32)(half + 127) << 23) * f32_of_bits((u32)(i - half + 127) << 23);
 }
 
+// ln x: exponent apart, degree-8 polynomial of Cephes on [sqrt 1/2, sqrt 2].
+DEVICE f32 ln_of(f32 x) {
+    const u32 bits = bits_of(x);
+    if (bits == 0x7f800000u || x != x) {
+        return x;
+    }
+    if ((bits & 0x7fffffffu) == 0) {
+        return f32_of_bits(0xff800000u);
+    }
+    if (bits >> 31 == 1) {
+        return f32_of_bits(0x7fc00000u);
+    }
+    // Subnormals are scaled into the normal range first.
+    const bool tiny = bits < 0x00800000u;
+    const u32 shifted = (tiny ? bits_of(x * 8388608.0f) : bits) - 0x3f3504f3u;
+    const f32 e = (f32)((i32)shifted >> 23) - (tiny ? 23.0f : 0.0f);
+    const f32 m = f32_of_bits((shifted & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+    f32 q = 7.0376836292e-2f;
+    q = fma(q, m, -1.1514610310e-1f);
+    q = fma(q, m, 1.1676998740e-1f);
+    q = fma(q, m, -1.2420140846e-1f);
+    q = fma(q, m, 1.4249322787e-1f);
+    q = fma(q, m, -1.6668057665e-1f);
+    q = fma(q, m, 2.0000714765e-1f);
+    q = fma(q, m, -2.4999993993e-1f);
+    q = fma(q, m, 3.3333331174e-1f);
+    const f32 z = m * m;
+    const f32 y = fma(z, -0.5f, fma(e, -2.12194440e-4f, q * m * z));
+    return fma(e, 0.693359375f, m + y);
+}
+
+DEVICE f32 infinity() { return f32_of_bits(0x7f800000u); }
+
+// The larger and the smaller; NaN if either is.
+DEVICE f32 larger(f32 x, f32 y) { return x != x || x > y ? x : y; }
+DEVICE f32 smaller(f32 x, f32 y) { return x != x || x < y ? x : y; }
+
 // x/d for d of at most 2^125, rounded twice: an exact division is a call, around which a thread's sums would be spilled.
 DEVICE f32 quotient(f32 x, f32 d) {
     const f32 r = reciprocal(d);

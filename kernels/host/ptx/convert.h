@@ -47,6 +47,10 @@ DEVICE f32 round_even(f32 x) { return std::nearbyintf(x); }
 // What the hardware does with the last bit is not calibrated yet.
 DEVICE f32 reciprocal(f32 x) { return 1.0f / x; }
 
+DEVICE f32 divided(f32 x, f32 d) { return x / d; }
+
+DEVICE f32 root(f32 x) { return std::sqrt(x); }
+
 DEVICE f32 exp2_of(f32 x) { return x < -126.0f ? 0.0f : std::exp2f(x); }
 
 DEVICE f32 log2_of(f32 x) { return std::log2f(x); }

@@ -64,6 +64,18 @@ DEVICE void store_shared(u32 at, f32 x, f32 y, const model::Where& where = model
     model::store(at, pair, where);
 }
 
+DEVICE void store_shared_u32(u32 at, u32 v, const model::Where& where = model::Where::current()) {
+    model::store(at, v, where);
+}
+
+DEVICE u32 load_shared_u32(u32 at, const model::Where& where = model::Where::current()) {
+    return model::load<u32>(at, where);
+}
+
+DEVICE u32x4 load_shared_u32x4(u32 at, const model::Where& where = model::Where::current()) {
+    return model::load<u32x4>(at, where);
+}
+
 DEVICE f32 load_shared_f32(u32 at, const model::Where& where = model::Where::current()) {
     return model::load<f32>(at, where);
 }
@@ -78,6 +90,10 @@ DEVICE u16 load_global_u16(u64 at, const model::Where& where = model::Where::cur
 
 DEVICE u32 load_global_u32(u64 at, const model::Where& where = model::Where::current()) {
     return model::load_global<u32>(at, where);
+}
+
+DEVICE u32x2 load_global_u32x2(u64 at, const model::Where& where = model::Where::current()) {
+    return model::load_global<u32x2>(at, where);
 }
 
 DEVICE u32x4 load_global_u32x4(u64 at, const model::Where& where = model::Where::current()) {
@@ -100,10 +116,29 @@ DEVICE void store_global_u32(u64 at, u32 v, const model::Where& where = model::W
     model::store_global(at, v, where);
 }
 
+DEVICE void store_global_u32x2(u64 at, u32x2 v, const model::Where& where = model::Where::current()) {
+    model::store_global(at, v, where);
+}
+
+DEVICE void store_global_u32x4(u64 at, u32x4 v, const model::Where& where = model::Where::current()) {
+    model::store_global(at, v, where);
+}
+
 DEVICE void store_global_f32(u64 at, f32 v, const model::Where& where = model::Where::current()) {
     model::store_global(at, v, where);
 }
 
 DEVICE f32 load_global_f32_if(bool is, u64 at, const model::Where& where = model::Where::current()) {
     return is ? load_global_f32(at, where) : 0.0f;
+}
+
+DEVICE u32 exchange_global_u32(u64 at, u32 v, const model::Where& where = model::Where::current()) {
+    const u32 before = load_global_u32(at, where);
+    store_global_u32(at, v, where);
+    return before;
+}
+
+DEVICE void max_global_u32(u64 at, u32 v, const model::Where& where = model::Where::current()) {
+    const u32 before = load_global_u32(at, where);
+    store_global_u32(at, before < v ? v : before, where);
 }

@@ -49,12 +49,28 @@ pub(crate) fn address(buffer: usize, offset: usize) -> u64 {
 }
 
 impl Model {
-    /// The program of every row, built once a test program; `None` where there is no C++ compiler, as a skip.
+    /// The program of every row of tensor cores, built once a test program; `None` where there is no C++ compiler, as a
+    /// skip.
     pub(crate) fn start() -> Option<Self> {
         static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        Self::shared(&PROGRAM, "tensor-cores", |row| !is_plain(row))
+    }
+
+    /// The same of all other rows.
+    pub(crate) fn plain() -> Option<Self> {
+        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        Self::shared(&PROGRAM, "plain", is_plain)
+    }
+
+    fn shared(
+        program: &OnceLock<Option<PathBuf>>,
+        name: &str,
+        has: impl Fn(&Row) -> bool,
+    ) -> Option<Self> {
+        let rows: Vec<Row> = rows().into_iter().filter(has).collect();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let program = PROGRAM.get_or_init(|| compile(Build::Plain, folder, "all", &rows()));
-        Some(Self::spawn(program.as_ref()?, rows()))
+        let program = program.get_or_init(|| compile(Build::Plain, folder, name, &rows));
+        Some(Self::spawn(program.as_ref()?, rows))
     }
 
     /// The program of some rows, from sources in any folder.
@@ -128,6 +144,10 @@ impl Drop for Model {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
+}
+
+fn is_plain(row: &Row) -> bool {
+    matches!(row, Row::Streaming(_) | Row::MatmulF32(_) | Row::MatmulReference(_))
 }
 
 /// The list of entries and the program around them.

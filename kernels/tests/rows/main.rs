@@ -1,9 +1,16 @@
 //! Every row of the table on the host model.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod along;
 mod attention;
 #[path = "../case/mod.rs"]
 mod case;
+mod elements;
+mod indices;
 mod matmul;
 #[path = "../model/mod.rs"]
 mod model;
+mod products;
+mod quantized;
+mod selections;
+mod tensor;

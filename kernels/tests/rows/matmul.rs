@@ -18,7 +18,8 @@ fn row(key: &str) -> Row {
 #[test]
 fn every_row_multiplies_in_every_order() {
     let Some(mut model) = Model::start() else { return };
-    let products = rows().into_iter().filter(|row| row.key().starts_with("matmul"));
+    let products =
+        rows().into_iter().filter(|row| matches!(row, Row::MatmulSm80(_) | Row::MatmulSm90(_)));
     for (i, row) in products.enumerate() {
         let key = row.key();
         let case = Case::new(row, 1 + i % 2, SIZES[i % SIZES.len()], i as u64);

@@ -1,0 +1,21 @@
+// What launches of `copy` and `map` are given: the C++ side of `CopyArgs` and `MapArgs` in `kernels/src/args.rs`.
+#pragma once
+
+#include "cuda/view.h"
+
+struct CopyArgs {
+    Range range;
+    // x, out.
+    View views[2];
+};
+
+struct MapArgs {
+    Range range;
+    // x, y (any view that may be read where the function has one input), out.
+    View views[3];
+    u32 function;
+    f32 scale, shift;
+    u32 padding;
+};
+
+static_assert(sizeof(CopyArgs) == 80 + 2 * 72 && sizeof(MapArgs) == 80 + 3 * 72 + 16, "as in kernels/src/args.rs");
