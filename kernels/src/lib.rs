@@ -3,12 +3,16 @@
 //! the tests run every row on the host model (`kernels/host`).
 
 mod attention;
+mod attention_paged;
+mod attention_sm80;
 mod map;
 mod matmul;
 mod streaming;
 mod view;
 
-pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads};
+pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads, Pages};
+pub use attention_paged::{AttentionCombine, AttentionPaged};
+pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
 pub use matmul::{Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Side};
 pub use streaming::{
@@ -24,8 +28,14 @@ pub enum Row {
     MatmulSm80(MatmulSm80),
     /// Products by wgmma, for Hopper.
     MatmulSm90(MatmulSm90),
+    /// Attention forward by `mma.sync`, for every GPU from compute capability 8.0.
+    AttentionSm80(AttentionSm80),
     /// Attention forward by wgmma, for Hopper.
     AttentionSm90(AttentionSm90),
+    /// Attention of few rows over splits of many keys, in pages or not.
+    AttentionPaged(AttentionPaged),
+    /// What merges the splits.
+    AttentionCombine(AttentionCombine),
     /// Every other op.
     Streaming(Streaming),
 }
@@ -36,7 +46,10 @@ impl Row {
         match self {
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
+            Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
+            Self::AttentionPaged(row) => row.key(),
+            Self::AttentionCombine(_) => "attention_combine".into(),
             Self::Streaming(row) => row.key(),
         }
     }
@@ -46,7 +59,10 @@ impl Row {
         match self {
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
+            Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
+            Self::AttentionPaged(_) => "cuda/attention_paged.cu",
+            Self::AttentionCombine(_) => "cuda/attention_combine.cu",
             Self::Streaming(row) => row.file(),
         }
     }
@@ -56,7 +72,10 @@ impl Row {
         match self {
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
+            Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
+            Self::AttentionPaged(row) => ("AttentionArgs", row.shape(), "attention_paged::run"),
+            Self::AttentionCombine(row) => ("AttentionArgs", row.shape(), "attention_combine::run"),
             Self::Streaming(row) => row.template(),
         }
     }
@@ -64,10 +83,8 @@ impl Row {
     /// The architectures that it is compiled for.
     pub fn archs(&self) -> &'static [&'static str] {
         match self {
-            Self::MatmulSm80(_) | Self::Streaming(_) => {
-                &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"]
-            }
             Self::MatmulSm90(_) | Self::AttentionSm90(_) => &["sm_90a"],
+            _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
         }
     }
 
@@ -76,7 +93,10 @@ impl Row {
         match self {
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
+            Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
+            Self::AttentionPaged(row) => row.threads(),
+            Self::AttentionCombine(row) => row.threads(),
             Self::Streaming(row) => row.threads(),
         }
     }
@@ -86,7 +106,10 @@ impl Row {
         match self {
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
+            Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
+            Self::AttentionPaged(row) => row.shared_bytes(),
+            Self::AttentionCombine(_) => 0,
             Self::Streaming(row) => row.shared_bytes(),
         }
     }
@@ -110,9 +133,12 @@ impl Row {
 pub fn rows() -> Vec<Row> {
     let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
     let sm90 = MatmulSm90::all().into_iter().map(Row::MatmulSm90);
-    let attention = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
+    let attention80 = AttentionSm80::all().into_iter().map(Row::AttentionSm80);
+    let attention90 = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
+    let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
-    sm80.chain(sm90).chain(attention).chain(streaming).collect()
+    let products = sm80.chain(sm90).chain(attention80).chain(attention90).chain(paged);
+    products.chain([Row::AttentionCombine(AttentionCombine)]).chain(streaming).collect()
 }
 
 macro_rules! sources {
@@ -124,6 +150,9 @@ macro_rules! sources {
 
 sources!(
     "cuda/attention.h",
+    "cuda/attention_combine.cu",
+    "cuda/attention_paged.cu",
+    "cuda/attention_sm80.cu",
     "cuda/attention_sm90.cu",
     "cuda/copy.cu",
     "cuda/copy.h",
@@ -154,11 +183,16 @@ sources!(
     "cuda/tile/fault.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
+    "cuda/tile/lines.h",
+    "cuda/tile/parts.h",
     "cuda/tile/place.h",
+    "cuda/tile/queries.h",
     "cuda/tile/rows.h",
+    "cuda/tile/softmax.h",
     "cuda/tile/swizzle.h",
     "cuda/tile/vector.h",
     "cuda/tile/walk.h",
+    "cuda/tile/warp_products.h",
     "cuda/types.h",
     "cuda/view.h",
 );

@@ -49,11 +49,17 @@ pub(crate) fn address(buffer: usize, offset: usize) -> u64 {
 }
 
 impl Model {
-    /// The program of every row of products and attention, built once a test program; `None` where there is no C++
-    /// compiler, as a skip.
+    /// The program of every row of products, built once a test program; `None` where there is no C++ compiler, as a
+    /// skip.
     pub(crate) fn start() -> Option<Self> {
         static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-        Self::shared(&PROGRAM, "tiles", |row| !matches!(row, Row::Streaming(_)))
+        Self::shared(&PROGRAM, "products", |row| row.key().starts_with("matmul"))
+    }
+
+    /// The same of the rows of attention.
+    pub(crate) fn attention() -> Option<Self> {
+        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        Self::shared(&PROGRAM, "attention", |row| row.key().starts_with("attention"))
     }
 
     /// The same of the rows that stream through memory.
