@@ -17,13 +17,23 @@ struct Entry {
     u32 first_row, rows, first_key, keys, first_tile;
 };
 
+// Where keys lie in pages: a table of `[entries, ..]` words that its owner may change at any time, whose every word is
+// held against `count` before it is used.
+struct Pages {
+    // The table or 0, and its strides in words.
+    u64 at;
+    i64 entry, step;
+    // Keys of a page, and pages that there are.
+    u32 size, count;
+};
+
 struct AttentionArgs {
     Heads q, k, v, mask, out, lse;
     // f32 of each query head, or 0: slopes, and logits without a value.
     u64 alibi, sinks;
     i64 alibi_step, sinks_step;
     u64 entries;
-    // Maximum, sum and weighted values of a cut tile, or 0.
+    // Maximum, sum and weighted values of cut tiles, or 0.
     u64 state;
     // First tile of the launch, and how many: tiles of packed rows inside key heads inside entries.
     u64 first_tile, tiles;
@@ -36,7 +46,13 @@ struct AttentionArgs {
     // Keys seen before and after a row's own.
     u32 left, right;
     u32 d, dv;
-    u32 padding;
+    // Keys of a split, where they are split.
+    u32 split;
+    Pages pages;
+    // Three words: whether an index was out of range, the first such, and the bound that it broke.
+    u64 fault;
+    // What splits of the keys leave for the kernel that merges them, or 0.
+    u64 partials;
 };
 
-static_assert(sizeof(AttentionArgs) == 6 * 48 + 64 + 64, "as in kernels/src/attention.rs");
+static_assert(sizeof(AttentionArgs) == 6 * 48 + 64 + 64 + 48, "as in kernels/src/attention.rs");

@@ -23,7 +23,10 @@ pub struct Heads {
     pub present: u32,
 }
 
-/// A batch entry, in memory that no tenant writes.
+/// A batch entry, in memory that no tenant writes. Its numbers are trusted: counts that a tenant gave are clamped before,
+/// rows and keys to the room that the operands have.
+///
+/// Where rows are packed the list ends with an entry for the rows that no entry owns, with `keys` 0: they become zeros.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Entry {
@@ -31,23 +34,55 @@ pub struct Entry {
     pub first_row: u32,
     /// Its query rows.
     pub rows: u32,
-    /// Its first key where keys are packed.
+    /// Its first key where keys are packed; 0 where they are not, or lie in pages.
     pub first_key: u32,
     /// Its keys.
     pub keys: u32,
-    /// Its first tile of a key head where rows are packed.
+    /// Its first tile of a key head where rows are packed: the sum of `(rows * group).div_ceil(tile rows)` of those before.
     pub first_tile: u32,
 }
 
+/// The table of pages of every batch entry, in memory that a tenant may write at any time.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Pages {
+    /// Address of the first of `[entries, ..]` words, i32 or u32, or 0.
+    pub at: u64,
+    /// Words from an entry to the next.
+    pub entry: i64,
+    /// Words from a page of an entry to the next.
+    pub step: i64,
+    /// Keys of a page.
+    pub size: u32,
+    /// Pages that K and V have: what a word must be below.
+    pub count: u32,
+}
+
 /// What a launch of any attention kernel is given.
+///
+/// A tile is some packed rows of a key head of an entry; the packed rows of an entry are its queries times the query heads of
+/// a key head, heads first. Tiles are numbered through the tiles of a head, then key heads, then entries (`packed`: through
+/// the tiles of all entries of a head, then key heads). A launch is a range of tiles by a range of keys:
+///
+/// | row | blocks | tile rows | cut of keys at | `state`, bytes a tile | `partials`, bytes |
+/// |---|---|---|---|---|---|
+/// | `attention_sm90` | any; tiles are dealt out | 128 | 128 | `AttentionSm90::state_bytes` | none |
+/// | `attention_sm80` | `tiles` | `AttentionSm80::rows` | `AttentionSm80::chunk` | `AttentionSm80::state_bytes` | none |
+/// | `attention_paged` | `tiles` times splits | 16 | `split` | none | `part_bytes` a block |
+/// | `attention_combine` | `tiles` | 16 | `split` | `AttentionCombine::part_bytes` | as it was left |
+///
+/// where splits are `key_to.div_ceil(split) - key_from / split`. Launches of the same tiles run in order of their keys and share
+/// one `state`, which needs no first value; a tile whose keys are not cut touches none. `attention_combine` follows each
+/// `attention_paged` with the same arguments; their `partials` may be used again after it. Any cut gives equal bits, so
+/// `split` alone is part of the order, with the row.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct AttentionArgs {
-    /// `[batch, heads, rows, d]`.
+    /// `[batch, heads, rows, d]`. In `attention_sm90` rows are 16-byte aligned and dense; elsewhere they lie anyhow.
     pub q: Heads,
-    /// `[batch, kv_heads, keys, d]`.
+    /// `[batch, kv_heads, keys, d]`, or `[pages, kv_heads, page, d]`.
     pub k: Heads,
-    /// `[batch, kv_heads, keys, dv]`.
+    /// `[batch, kv_heads, keys, dv]`, or `[pages, kv_heads, page, dv]`.
     pub v: Heads,
     /// `[batch, heads, rows, keys]`.
     pub mask: Heads,
@@ -65,19 +100,19 @@ pub struct AttentionArgs {
     pub sinks_step: i64,
     /// List of [`Entry`].
     pub entries: u64,
-    /// What a cut tile carries.
+    /// What cut tiles carry, the launch's first tile first.
     pub state: u64,
     /// First tile of the launch.
     pub first_tile: u64,
-    /// How many.
+    /// How many, less than 2^32.
     pub tiles: u64,
     /// Heads of K and V.
     pub kv_heads: u32,
     /// Query heads of each.
     pub group: u32,
-    /// Tiles of a key head.
+    /// Tiles of a key head: of an entry, or where rows are packed of all, as many as there may be.
     pub tiles_per_head: u32,
-    /// Batch entries.
+    /// Entries of the list; where rows are packed, the last one included.
     pub entry_count: u32,
     /// 1: one entry stands for all.
     pub alike: u32,
@@ -85,27 +120,33 @@ pub struct AttentionArgs {
     pub packed: u32,
     /// First key of the launch, a multiple of the chunk.
     pub key_from: u32,
-    /// End of its keys.
+    /// End of its keys: a multiple of the chunk too, or at least the keys of every entry.
     pub key_to: u32,
-    /// 1: no key is left after this launch.
+    /// 1: no key is left after this launch, and it writes the output.
     pub last: u32,
     /// Factor of the scores.
     pub scale: f32,
     /// Soft cap; 0 is off.
     pub softcap: f32,
-    /// Keys seen before a row's own.
+    /// Keys seen before a row's own; `u32::MAX`: all.
     pub left: u32,
-    /// Keys seen after it.
+    /// Keys seen after it; 0 where causal, `u32::MAX`: all.
     pub right: u32,
     /// Head dim of Q and K.
     pub d: u32,
     /// Head dim of V.
     pub dv: u32,
-    /// Nothing.
-    pub padding: u32,
+    /// Keys of a split; 0 where a tile walks all of them.
+    pub split: u32,
+    /// Where keys lie in pages; all zeros where they lie in one tensor.
+    pub pages: Pages,
+    /// Three words: taken, value and bound of the first index out of range. Zeros before; 0 where nothing is indexed.
+    pub fault: u64,
+    /// What splits of the keys leave for `attention_combine`, or 0.
+    pub partials: u64,
 }
 
-const _: () = assert!(size_of::<AttentionArgs>() == 6 * 48 + 64 + 64);
+const _: () = assert!(size_of::<AttentionArgs>() == 6 * 48 + 64 + 64 + 48);
 
 /// What a launch of `attention_sm90` is given.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -118,19 +159,19 @@ pub struct AttentionSm90Args {
     /// All else.
     pub attention: AttentionArgs,
     /// Nothing.
-    pub padding: [u32; 24],
+    pub padding: [u32; 12],
 }
 
 const _: () = assert!(size_of::<AttentionSm90Args>() == 768);
 
-/// A row of `attention_sm90`.
+/// A row of `attention_sm90`. It takes head dims up to its own that are multiples of 8: the maps give zeros beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionSm90 {
     /// Whether operands are bf16, not f16.
     pub bf16: bool,
-    /// Head dim of Q and K.
+    /// Largest head dim of Q and K.
     pub d: u32,
-    /// Head dim of V.
+    /// Largest head dim of V.
     pub dv: u32,
 }
 

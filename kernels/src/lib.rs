@@ -4,6 +4,8 @@
 
 mod args;
 mod attention;
+mod attention_paged;
+mod attention_sm80;
 mod map;
 mod matmul;
 mod streaming;
@@ -14,7 +16,9 @@ pub use args::{
     QuantizeCellsArgs, QuantizeRowsArgs, ReduceArgs, RopeArgs, ScatterAddArgs, ScatterArgs,
     SoftmaxArgs, TopKArgs,
 };
-pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads};
+pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads, Pages};
+pub use attention_paged::{AttentionCombine, AttentionPaged};
+pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
 pub use matmul::{
     Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90, MatmulSm90Args,
@@ -34,8 +38,14 @@ pub enum Row {
     MatmulSm80(MatmulSm80),
     /// Products by wgmma, for Hopper.
     MatmulSm90(MatmulSm90),
+    /// Attention forward by `mma.sync`, for every GPU from compute capability 8.0.
+    AttentionSm80(AttentionSm80),
     /// Attention forward by wgmma, for Hopper.
     AttentionSm90(AttentionSm90),
+    /// Attention of few rows over splits of many keys, in pages or not.
+    AttentionPaged(AttentionPaged),
+    /// What merges the splits.
+    AttentionCombine(AttentionCombine),
     /// Every other op.
     Streaming(Streaming),
 }
@@ -48,7 +58,10 @@ impl Row {
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
+            Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
+            Self::AttentionPaged(row) => row.key(),
+            Self::AttentionCombine(_) => "attention_combine".into(),
             Self::Streaming(row) => row.key(),
         }
     }
@@ -60,7 +73,10 @@ impl Row {
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
+            Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
+            Self::AttentionPaged(_) => "cuda/attention_paged.cu",
+            Self::AttentionCombine(_) => "cuda/attention_combine.cu",
             Self::Streaming(row) => row.file(),
         }
     }
@@ -74,7 +90,10 @@ impl Row {
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
+            Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
+            Self::AttentionPaged(row) => ("AttentionArgs", row.shape(), "attention_paged::run"),
+            Self::AttentionCombine(row) => ("AttentionArgs", row.shape(), "attention_combine::run"),
             Self::Streaming(row) => row.template(),
         }
     }
@@ -93,7 +112,10 @@ impl Row {
             Self::MatmulReference(_) | Self::MatmulF32(_) => 256,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
+            Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
+            Self::AttentionPaged(row) => row.threads(),
+            Self::AttentionCombine(row) => row.threads(),
             Self::Streaming(row) => row.threads(),
         }
     }
@@ -105,7 +127,10 @@ impl Row {
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
+            Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
+            Self::AttentionPaged(row) => row.shared_bytes(),
+            Self::AttentionCombine(_) => 0,
             Self::Streaming(row) => row.shared_bytes(),
         }
     }
@@ -131,9 +156,14 @@ pub fn rows() -> Vec<Row> {
     let plain = plain.chain([Row::MatmulReference(MatmulReference)]);
     let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
     let sm90 = MatmulSm90::all().into_iter().map(Row::MatmulSm90);
-    let attention = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
+    let attention80 = AttentionSm80::all().into_iter().map(Row::AttentionSm80);
+    let attention90 = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
+    let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
-    plain.chain(sm80).chain(sm90).chain(attention).chain(streaming).collect()
+    let products = plain.chain(sm80).chain(sm90);
+    let attention = attention80.chain(attention90).chain(paged);
+    let attention = attention.chain([Row::AttentionCombine(AttentionCombine)]);
+    products.chain(attention).chain(streaming).collect()
 }
 
 macro_rules! sources {
@@ -146,6 +176,9 @@ macro_rules! sources {
 sources!(
     "cuda/arg_max.cu",
     "cuda/attention.h",
+    "cuda/attention_combine.cu",
+    "cuda/attention_paged.cu",
+    "cuda/attention_sm80.cu",
     "cuda/attention_sm90.cu",
     "cuda/copy.cu",
     "cuda/copy.h",
@@ -182,11 +215,16 @@ sources!(
     "cuda/tile/fault.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
+    "cuda/tile/lines.h",
+    "cuda/tile/parts.h",
     "cuda/tile/place.h",
+    "cuda/tile/queries.h",
     "cuda/tile/rows.h",
+    "cuda/tile/softmax.h",
     "cuda/tile/swizzle.h",
     "cuda/tile/vector.h",
     "cuda/tile/walk.h",
+    "cuda/tile/warp_products.h",
     "cuda/top_k.cu",
     "cuda/types.h",
     "cuda/view.h",

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What is kept of a compiled row.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,7 +144,8 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     let copies = count(&["UTMALDG", "LDGSTS"]);
     let as_written = match row {
         Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
-        Row::MatmulSm80(_) => products > 0,
+        Row::MatmulSm80(_) | Row::AttentionSm80(_) | Row::AttentionPaged(_) => products > 0,
+        Row::AttentionCombine(_) => true,
         // Sixteen bytes a thread, but where each has a row of its own.
         Row::Streaming(row) => {
             *row == Streaming::ReduceAcross || count(&["LDG.E.128", "STG.E.128"]) > 0
@@ -154,6 +157,28 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     }
     let shared_bytes = row.shared_bytes();
     Ok(Seen { digest, registers, shared_bytes, products, copies, instructions: lines().count() })
+}
+
+/// A row to compile: its key in the table, architecture, digest, and what is known of it.
+type Job = (String, Row, &'static str, String, Option<Seen>);
+
+/// Compiles rows on all cores.
+fn see_all(nvrtc: &Nvrtc, jobs: &[Job]) -> Vec<Result<Seen, String>> {
+    let next = AtomicUsize::new(0);
+    let results: Vec<OnceLock<_>> = jobs.iter().map(|_| OnceLock::new()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((i, (_, row, arch, digest, _))) = {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    jobs.get(i).map(|job| (i, job))
+                } {
+                    let _ = results[i].set(see(nvrtc, row, arch, digest.clone()));
+                }
+            });
+        }
+    });
+    results.into_iter().map(|result| result.into_inner().expect("every job is done")).collect()
 }
 
 #[test]
@@ -170,8 +195,8 @@ fn every_row_compiles_as_it_is_written_down() {
     let mut seed = clock.map_or(1, |time| time.as_nanos() as u64) | 1;
     println!("seed {seed}");
     let version = nvrtc.version();
-    let (mut seen, mut wrong) = (table(), Vec::new());
-    let mut keys = Vec::new();
+    let mut seen = table();
+    let (mut keys, mut jobs) = (Vec::new(), Vec::new());
     for row in rows() {
         for arch in row.archs() {
             let key = format!("{}\t{arch}", row.key());
@@ -184,14 +209,18 @@ fn every_row_compiles_as_it_is_written_down() {
             if known.is_some() && !all && !(seed >> 33).is_multiple_of(20) {
                 continue;
             }
-            match see(&nvrtc, &row, arch, digest) {
-                Err(complaint) => wrong.push(complaint),
-                Ok(now) if write => _ = seen.insert(key, now),
-                Ok(now) if known.as_ref() != Some(&now) => {
-                    wrong.push(format!("{key}: {now}, but compiled.tsv has {known:?}"));
-                }
-                Ok(_) => {}
+            jobs.push((key, row, *arch, digest, known));
+        }
+    }
+    let mut wrong = Vec::new();
+    for ((key, .., known), result) in jobs.iter().zip(see_all(&nvrtc, &jobs)) {
+        match result {
+            Err(complaint) => wrong.push(complaint),
+            Ok(now) if write => _ = seen.insert(key.clone(), now),
+            Ok(now) if known.as_ref() != Some(&now) => {
+                wrong.push(format!("{key}: {now}, but compiled.tsv has {known:?}"));
             }
+            Ok(_) => {}
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

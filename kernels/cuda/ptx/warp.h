@@ -38,10 +38,24 @@ DEVICE u32 shuffle_xor(u32 value, u32 mask) {
     return out;
 }
 
+// The value of a lane, which each names for itself.
+DEVICE u32 shuffle_from(u32 value, u32 lane) {
+    u32 out;
+    asm volatile("shfl.sync.idx.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(out) : "r"(value), "r"(lane));
+    return out;
+}
+
 // The value of the first lane, which the compiler then knows to be the same for the warp.
 DEVICE u32 first_lane(u32 value) {
     u32 out;
     asm volatile("shfl.sync.idx.b32 %0, %1, 0, 0x1f, 0xffffffff;" : "=r"(out) : "r"(value));
+    return out;
+}
+
+// The same value. What is computed from it in a loop is computed there each time, and takes no registers around it.
+DEVICE u32 anew(u32 value) {
+    u32 out;
+    asm volatile("mov.b32 %0, %1;" : "=r"(out) : "r"(value));
     return out;
 }
 

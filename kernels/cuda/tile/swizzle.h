@@ -6,10 +6,11 @@
 #include "cuda/types.h"
 
 // Byte offset of a chunk in rows of CHUNKS chunks. Eight rows that a fragment loads at one chunk fall on eight places of
-// 128 bytes: rows of 64 bytes share a line in pairs.
+// 128 bytes: rows of 64 bytes share a line in pairs, and so do those whose
+// last line is half.
 template <u32 CHUNKS>
 SHARED_BY_BOTH constexpr u32 swizzled(u32 row, u32 chunk) {
-    static_assert(CHUNKS == 4 || CHUNKS % 8 == 0, "rows of 64 bytes, or of whole lines of 128");
-    const u32 turn = CHUNKS == 4 ? row / 2 % 4 : row % 8;
+    static_assert(CHUNKS % 4 == 0, "rows of whole lines of 128 bytes, or of halves");
+    const u32 turn = CHUNKS % 8 == 4 ? row / 2 % 4 : row % 8;
     return (row * CHUNKS + (chunk ^ turn)) * 16;
 }

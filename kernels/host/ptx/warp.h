@@ -71,6 +71,19 @@ DEVICE u32 shuffle_xor(u32 value, u32 mask, const model::Where& where = model::W
     return out;
 }
 
+DEVICE u32 shuffle_from(u32 value, u32 lane, const model::Where& where = model::Where::current()) {
+    struct In {
+        u32 value, lane;
+    } in{value, lane};
+    u32 out = 0;
+    model::meet("shuffle_from", in, out, where, [](const In** ins, u32** outs) {
+        for (u32 i = 0; i < model::LANES; i++) {
+            *outs[i] = ins[ins[i]->lane % model::LANES]->value;
+        }
+    });
+    return out;
+}
+
 DEVICE u32 first_lane(u32 value, const model::Where& where = model::Where::current()) {
     u32 out = 0;
     model::meet("first_lane", value, out, where, [](const u32** ins, u32** outs) {
@@ -80,6 +93,8 @@ DEVICE u32 first_lane(u32 value, const model::Where& where = model::Where::curre
     });
     return out;
 }
+
+DEVICE u32 anew(u32 value) { return value; }
 
 // A lane by the seed: nothing may lean on its number.
 DEVICE bool elected(const model::Where& where = model::Where::current()) {

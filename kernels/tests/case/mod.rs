@@ -3,6 +3,8 @@
 // Each test program uses a part.
 #![allow(dead_code)]
 
+pub(crate) mod attention;
+
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
 use leasehold_kernels::{Major, MatmulArgs, MatmulSm90Args, Matrices, Row, Side};

@@ -49,11 +49,19 @@ pub(crate) fn address(buffer: usize, offset: usize) -> u64 {
 }
 
 impl Model {
-    /// The program of every row of tensor cores, built once a test program; `None` where there is no C++ compiler, as a
-    /// skip.
+    /// The program of every row of products by tensor cores, built once a test program; `None` where there is no C++
+    /// compiler, as a skip.
     pub(crate) fn start() -> Option<Self> {
         static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-        Self::shared(&PROGRAM, "tensor-cores", |row| !is_plain(row))
+        Self::shared(&PROGRAM, "products", |row| {
+            row.key().starts_with("matmul") && !is_plain(row)
+        })
+    }
+
+    /// The same of the rows of attention.
+    pub(crate) fn attention() -> Option<Self> {
+        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        Self::shared(&PROGRAM, "attention", |row| row.key().starts_with("attention"))
     }
 
     /// The same of all other rows.

@@ -1,0 +1,277 @@
+// The online softmax of attention in the registers of a warp: sixteen packed rows, of which a thread holds two, the scores
+// of a chunk of keys, and the sums of weighted values. wgmma and mma.sync leave their sums in the same places, so every
+// attention kernel weighs here. What brings keys and multiplies is the kernel's own.
+//
+// Order of each row: its chunks from left to right; within one, weights summed by lanes from left to right. Across the
+// four lanes of a row, weights are summed once at the end.
+#pragma once
+
+#include "cuda/tile/fragment.h"
+#include "cuda/tile/functions.h"
+#include "cuda/tile/queries.h"
+
+namespace attention {
+
+constexpr f32 LOG2_E = 1.44269504f;
+constexpr f32 LN_2 = 0.693147181f;
+// Below every score, and far enough from the least number that differences stay finite.
+constexpr f32 LOWEST = -1.0e38f;
+constexpr u32 K_STEP = 16;
+
+DEVICE f32 larger(f32 a, f32 b) { return a > b ? a : b; }
+
+template <u32 N>
+DEVICE void zero(f32 (&list)[N]) {
+#pragma unroll
+    for (f32& x : list) {
+        x = 0.0f;
+    }
+}
+
+// What a row's end makes of its sums: their factor, and the logarithm of the sum of weights. A row that sees nothing is 0.
+struct Last {
+    f32 factor, log_sum_exp;
+};
+
+// Of the largest score in base 2 and the sum of weights; the sink is one weight more, without a value.
+DEVICE Last last_of(const AttentionArgs& args, const Tile& tile, u32 row, f32 top, f32 sum) {
+    f32 shrink = 1.0f;
+    if (args.sinks != 0) {
+        const f32 sink = clamped(of_head(args, tile, args.sinks, args.sinks_step, row) * LOG2_E, 2.0f * LOWEST, -2.0f * LOWEST);
+        const f32 with = larger(top, sink);
+        shrink = exp2_of(top - with);
+        sum = sum * shrink + exp2_of(sink - with);
+        top = with;
+    }
+    const bool any = sum > 0.0f && top > LOWEST;
+    return {any ? shrink * quotient(1.0f, sum) : 0.0f, any ? (top + log2_of(sum)) * LN_2 : f32_of_bits(0xff800000u)};
+}
+
+// CHUNK scores and DV sums of sixteen rows, operands of DTYPE. SLOTS threads carry the state of a tile.
+template <u32 CHUNK_, u32 DV, u32 DTYPE_, u32 SLOTS>
+struct Softmax {
+    static constexpr u32 CHUNK = CHUNK_, DTYPE = DTYPE_;
+    static constexpr u32 SCORES = CHUNK / 2, SUMS = DV / 2, STEPS = CHUNK / K_STEP;
+    // Bytes that a tile carries from launch to launch.
+    static constexpr u32 STATE_BYTES = (SUMS + 4) * SLOTS * 4;
+    static_assert(CHUNK % K_STEP == 0 && DV % 16 == 0, "whole fragments");
+
+    const AttentionArgs& args;
+    const Tile& tile;
+    f32 scores[SCORES];
+    f32 sums[SUMS];
+    // Of the two rows of this thread: the largest score in base 2, and the sum of weights of this lane.
+    f32 largest[2], total[2];
+    // First packed row of the warp, and this lane.
+    u32 first, lane;
+
+    DEVICE_MEMBER Softmax(const AttentionArgs& a, const Tile& t, u32 first_row) : args(a), tile(t), first(first_row) {
+        lane = thread_index() % 32;
+    }
+
+    // Which of the two rows a score or sum is of, and its column.
+    static DEVICE_MEMBER constexpr u32 half_of(u32 i) { return i / 2 % 2; }
+    DEVICE_MEMBER u32 column_of(u32 i) const { return i / 4 * 8 + fragment::sum_column(lane, i % 4); }
+    DEVICE_MEMBER u32 packed(u32 half) const { return first + fragment::sum_row(lane, 2 * half); }
+
+    // Calls with half, column and score of every score of this thread.
+    template <class F>
+    DEVICE_MEMBER void each_score(F f) {
+#pragma unroll
+        for (u32 i = 0; i < SCORES; i++) {
+            f(half_of(i), column_of(i), scores[i]);
+        }
+    }
+
+    // Scores of a chunk in base 2: options first, then what a row does not see. One pass for each, so that none pays for
+    // what it does not ask.
+    DEVICE_MEMBER void adjust(u32 key) {
+        // tanh x = 1 - 2 / (e^2x + 1); its error near 0 is absolute, which is what an exponent feels.
+        if (args.softcap > 0.0f) {
+            const f32 softcap = f32_of_bits(anew(bits_of(args.softcap)));
+            const f32 factor = args.scale * LOG2_E * (2.0f * reciprocal(softcap)), cap = softcap * LOG2_E;
+            each_score([&](u32, u32, f32& s) { s = cap - 2.0f * cap * reciprocal(exp2_of(s * factor) + 1.0f); });
+        } else {
+            each_score([&](u32, u32, f32& s) { s *= args.scale * LOG2_E; });
+        }
+        const i32 here[2] = {position_of(args, tile, packed(0)) - (i32)key, position_of(args, tile, packed(1)) - (i32)key};
+        if (args.alibi != 0) {
+            const f32 slopes[2] = {slope(packed(0)), slope(packed(1))};
+            each_score([&](u32 half, u32 column, f32& s) {
+                const i32 far = here[half] - (i32)column;
+                s -= slopes[half] * (f32)(far < 0 ? -far : far);
+            });
+        }
+        if (args.mask.present) {
+            switch (args.mask.dtype) {
+            case F16: add_mask<F16>(key); break;
+            case BF16: add_mask<BF16>(key); break;
+            default: add_mask<F32>(key);
+            }
+        }
+        if (key + CHUNK <= tile.keys && sees_all(key)) {
+            return;
+        }
+        // Keys of the chunk that each half sees.
+        u32 low[2], high[2];
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            const i64 begin = (i64)here[half] - args.left, end = (i64)here[half] + args.right + 1;
+            const i64 keys = (i64)tile.keys - key;
+            low[half] = begin > 0 ? (u32)begin : 0;
+            high[half] = (u32)(end < 0 ? 0 : end < keys ? end : keys);
+        }
+        each_score([&](u32 half, u32 column, f32& s) { s = column >= low[half] && column < high[half] ? s : 2.0f * LOWEST; });
+    }
+
+    DEVICE_MEMBER f32 slope(u32 row) const {
+        return row < tile.packed_rows ? LOG2_E * of_head(args, tile, args.alibi, args.alibi_step, row) : 0.0f;
+    }
+
+    template <u32 MASK>
+    DEVICE_MEMBER void add_mask(u32 key) {
+        const u64 at[2] = {address_of(args, tile, args.mask, packed(0), key), address_of(args, tile, args.mask, packed(1), key)};
+        const i64 step = args.mask.column * (i64)width_of(MASK);
+        // Columns of the mask: none for rows past the last.
+        const u32 keys = tile.keys - key;
+        const u32 end[2] = {packed(0) < tile.packed_rows ? keys : 0, packed(1) < tile.packed_rows ? keys : 0};
+        each_score([&](u32 half, u32 column, f32& s) {
+            if (column < end[half]) {
+                s = clamped(fma(LOG2_E, load_as(MASK, at[half] + (u64)(column * step)), s), 2.0f * LOWEST, -2.0f * LOWEST);
+            }
+        });
+    }
+
+    // Whether every row of the warp sees the whole chunk.
+    DEVICE_MEMBER bool sees_all(u32 key) const {
+        return (i64)key + args.left >= position_of(args, tile, first + 15) &&
+               (i64)key + CHUNK - 1 <= (i64)position_of(args, tile, first) + args.right;
+    }
+
+    // One step of the online softmax: scores become weights, sums are scaled to the new maximum.
+    DEVICE_MEMBER void weigh(u32 (&weights)[STEPS][4]) {
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            f32 top = largest[half];
+#pragma unroll
+            for (u32 i = 0; i < SCORES; i++) {
+                if (half_of(i) == half) {
+                    top = larger(top, scores[i]);
+                }
+            }
+            top = larger(top, f32_of_bits(shuffle_xor(bits_of(top), 1)));
+            top = larger(top, f32_of_bits(shuffle_xor(bits_of(top), 2)));
+            const f32 shrink = exp2_of(largest[half] - top);
+            largest[half] = top;
+            total[half] *= shrink;
+#pragma unroll
+            for (u32 i = 0; i < SUMS; i++) {
+                if (half_of(i) == half) {
+                    sums[i] *= shrink;
+                }
+            }
+#pragma unroll
+            for (u32 i = 0; i < SCORES; i++) {
+                if (half_of(i) == half) {
+                    scores[i] = exp2_of(scores[i] - top);
+                    total[half] += scores[i];
+                }
+            }
+        }
+#pragma unroll
+        for (u32 i = 0; i < SCORES; i += 2) {
+            weights[i / 8][i % 8 / 2] = DTYPE == BF16 ? bf16_pair(scores[i], scores[i + 1]) : f16_pair(scores[i], scores[i + 1]);
+        }
+    }
+
+    DEVICE_MEMBER void clear() {
+        zero(sums);
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            largest[half] = LOWEST;
+            total[half] = 0.0f;
+        }
+    }
+
+    // What the launch before kept, where one was; `tile_number` counts in the launch, `slot` names this thread in the tile.
+    DEVICE_MEMBER void begin(u32 tile_number, u32 slot) {
+        const bool goes_on = args.key_from > 0;
+#pragma unroll
+        for (u32 i = 0; i < SUMS; i++) {
+            sums[i] = load_global_f32_if(goes_on, carried(tile_number, slot, i));
+        }
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            largest[half] = goes_on ? load_global_f32(carried(tile_number, slot, SUMS + half)) : LOWEST;
+            total[half] = goes_on ? load_global_f32(carried(tile_number, slot, SUMS + 2 + half)) : 0.0f;
+        }
+    }
+
+    DEVICE_MEMBER void keep(u32 tile_number, u32 slot) const {
+#pragma unroll
+        for (u32 i = 0; i < SUMS; i++) {
+            store_global_f32(carried(tile_number, slot, i), sums[i]);
+        }
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            store_global_f32(carried(tile_number, slot, SUMS + half), largest[half]);
+            store_global_f32(carried(tile_number, slot, SUMS + 2 + half), total[half]);
+        }
+    }
+
+    // Where a cut tile's numbers lie: the same register of all threads together.
+    DEVICE_MEMBER u64 carried(u32 tile_number, u32 slot, u32 i) const {
+        return args.state + ((u64)tile_number * STATE_BYTES + slot * 4) + i * SLOTS * 4;
+    }
+
+    // The sums of weights, of all lanes of a row.
+    DEVICE_MEMBER void gather_totals() {
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            total[half] += f32_of_bits(shuffle_xor(bits_of(total[half]), 1));
+            total[half] += f32_of_bits(shuffle_xor(bits_of(total[half]), 2));
+        }
+    }
+
+    // Divides by the sums of weights, the sink's among them, and writes.
+    DEVICE_MEMBER void finish() {
+        gather_totals();
+#pragma unroll
+        for (u32 half = 0; half < 2; half++) {
+            const u32 row = packed(half);
+            if (row >= tile.packed_rows) {
+                continue;
+            }
+            const Last last = last_of(args, tile, row, largest[half], total[half]);
+#pragma unroll
+            for (u32 i = 0; i < SUMS; i++) {
+                if (half_of(i) == half) {
+                    sums[i] *= last.factor;
+                }
+            }
+            switch (args.out.dtype) {
+            case F16: write<F16>(half, row); break;
+            case BF16: write<BF16>(half, row); break;
+            default: write<F32>(half, row);
+            }
+            if (args.lse.present && lane % 4 == 0) {
+                store_as(args.lse.dtype, address_of(args, tile, args.lse, row, 0), last.log_sum_exp);
+            }
+        }
+    }
+
+    template <u32 OUT>
+    DEVICE_MEMBER void write(u32 half, u32 row) const {
+        const u64 at = address_of(args, tile, args.out, row, 0);
+        // Of the columns from this lane's first on.
+        const i32 left = (i32)args.dv - (i32)column_of(0);
+#pragma unroll
+        for (u32 i = 0; i < SUMS; i++) {
+            if (half_of(i) == half && (i32)(i / 4 * 8 + i % 2) < left) {
+                store_as(OUT, at + (u64)((i64)column_of(i) * args.out.column * (i64)width_of(OUT)), sums[i]);
+            }
+        }
+    }
+};
+
+}  // namespace attention
