@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cuda/types.h"
+#include "host/global.h"
 #include "host/ptx/mbarrier.h"
 #include "host/world.h"
 
@@ -25,7 +26,7 @@ namespace model {
 // The 128-byte swizzle: bits 4 to 6 change with bits 7 to 9 (PTX ISA 8.7, section 5.5.7).
 constexpr u32 swizzled128(u32 address) { return address ^ (address >> 7 & 7) << 4; }
 
-inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 bytes) {
+inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 bytes, const Where& origin) {
     const u32 rows = bytes / 128;
     for (u32 row = 0; row < rows; row++) {
         i64 where[5];
@@ -43,13 +44,13 @@ inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 by
         for (u32 i = 0; i < map.box[0]; i++) {
             const i64 x = at[0] + static_cast<i64>(i);
             const bool is = inside && x >= 0 && static_cast<u64>(x) < map.sizes[0];
-            u8* to = world->shared->at(swizzled128(shared + row * 128 + i * map.element), map.element, Where::current());
+            u8* to = world->shared->at(swizzled128(shared + row * 128 + i * map.element), map.element, origin);
             if (to == nullptr) {
                 return;
             }
             memset(to, 0, map.element);
             if (is) {
-                memcpy(to, reinterpret_cast<const u8*>(line + static_cast<u64>(x) * map.element), map.element);
+                memcpy(to, touched(line + static_cast<u64>(x) * map.element, map.element, origin), map.element);
             }
         }
     }
@@ -79,7 +80,7 @@ DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&
     } place;
     memcpy(place.at, at, sizeof place.at);
     model::Box box{barrier, bytes, [=, &map] {
-        model::run_box(map, shared, place.at, bytes);
+        model::run_box(map, shared, place.at, bytes, where);
         model::Barrier& b = model::world->barriers[index];
         model::world->shared->land_box(shared, bytes, index, b.phase + 1);
         b.bytes -= bytes;
