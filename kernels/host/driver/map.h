@@ -16,7 +16,8 @@ struct TiledMap {
     u32 interleave, swizzle, promotion, fill;
 };
 
-constexpr u32 NO_SWIZZLE = 0, SWIZZLE_32B = 1, SWIZZLE_64B = 2, SWIZZLE_128B = 3;
+// CUtensorMapSwizzle; those between are of 32 and 64 bytes.
+constexpr u32 NO_SWIZZLE = 0, SWIZZLE_128B = 3;
 constexpr u32 SMALLEST_STRIDE = 16;
 
 // Bytes of an element of CUtensorMapDataType; 0 where there is none.
@@ -55,14 +56,16 @@ inline Status encode(TensorMap* out, const TiledMap& map) {
     if (reinterpret_cast<u64>(out) % 64 != 0 || !is_valid(map)) {
         return INVALID_VALUE;
     }
-    bool is_dense = map.interleave == 0 && map.fill == 0 && map.swizzle == SWIZZLE_128B;
+    bool is_dense = map.interleave == 0 && map.fill == 0;
     for (u32 axis = 0; axis < map.rank; axis++) {
         is_dense &= map.element_strides[axis] == 1;
     }
-    if (!is_dense || map.box[0] * element_bytes(map.type) != 128) {
+    // Rows that are shorter than their swizzle lie in a way that nothing here needs.
+    if (!is_dense || (map.swizzle != NO_SWIZZLE && map.box[0] * element_bytes(map.type) != 16u << map.swizzle)) {
         return NOT_SUPPORTED;
     }
     *out = {};
+    out->narrower = SWIZZLE_128B - map.swizzle;
     out->at = map.at;
     out->element = element_bytes(map.type);
     for (u32 axis = 0; axis < 5; axis++) {

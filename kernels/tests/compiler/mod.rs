@@ -1,5 +1,8 @@
 //! The machine's C++ compiler and what it makes of the host model: rows of the table as objects, linked to programs and
-//! libraries. What was made before from the same sources is taken as it is. `model` and `driver` call it.
+//! libraries. What was made before from the same sources is taken as it is. `model`, `driver` and the probe's test call it.
+
+// Each test program uses a part.
+#![allow(dead_code)]
 
 use leasehold_kernels::Row;
 use std::io::Write;
@@ -9,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How the model is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "each test program uses a part")]
 pub(crate) enum Build {
     /// Quick.
     Plain,
@@ -154,6 +156,37 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// An entry point of the model: what a launch calls, with which struct.
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) args: String,
+    pub(crate) call: String,
+    pub(crate) threads: u32,
+    /// Whether only Hopper has it.
+    pub(crate) hopper: bool,
+}
+
+impl Entry {
+    fn of(row: &Row) -> Self {
+        let (args, shape, run) = row.template();
+        let hopper = row.archs() == ["sm_90a"];
+        let call = format!("{run}<{shape}>");
+        Self { key: row.key(), args: args.into(), call, threads: row.threads(), hopper }
+    }
+
+    /// Its definition.
+    pub(crate) fn source(&self) -> String {
+        let Self { key, args, call, threads, hopper } = self;
+        format!(
+            "extern const model::Row row_{key};\n\
+             const model::Row row_{key} = {{\"{key}\", sizeof({args}), {threads}, {hopper},\n\
+             \x20   [](const void* args, const model::Config& config, char* text, u32 room) {{\n\
+             \x20       return model::launch(config, [=] {{ {call}(*static_cast<const {args}*>(args)); }}, text, room);\n\
+             \x20   }}}};\n"
+        )
+    }
+}
+
 /// Units of these rows, one a kernel file, and the table of them all.
 pub(crate) fn units(rows: &[Row]) -> Vec<Unit> {
     let mut files: Vec<&str> = rows.iter().map(Row::file).collect();
@@ -161,37 +194,40 @@ pub(crate) fn units(rows: &[Row]) -> Vec<Unit> {
     files.dedup();
     let unit = |file: &str| {
         let mut text = format!("#include \"host/rows.h\"\n#include \"{file}\"\n");
-        rows.iter().filter(|row| row.file() == file).for_each(|row| text += &entry(row));
+        let rows = rows.iter().filter(|row| row.file() == file);
+        rows.for_each(|row| text += &Entry::of(row).source());
         let name = Path::new(file).file_stem().expect("a kernel's file");
         (name.to_string_lossy().into_owned(), text)
     };
-    let mut units: Vec<Unit> = files.into_iter().map(unit).collect();
-    let keys: Vec<String> = rows.iter().map(Row::key).collect();
-    let declared: String =
-        keys.iter().map(|key| format!("extern const model::Row {key};\n")).collect();
-    let listed: Vec<String> = keys.iter().map(|key| format!("&{key}")).collect();
-    units.push((
-        "table".into(),
-        format!(
-            "#include \"host/rows.h\"\n{declared}\
-             const model::Row* const model::ROWS[] = {{{}}};\n\
-             const uint32_t model::ROW_COUNT = {};\n",
-            listed.join(", "),
-            rows.len()
-        ),
-    ));
-    units
+    let entries: Vec<Entry> = rows.iter().map(Entry::of).collect();
+    files.into_iter().map(unit).chain([table(&entries)]).collect()
 }
 
-fn entry(row: &Row) -> String {
-    let (args, shape, run) = row.template();
-    let (key, threads) = (row.key(), row.threads());
-    let hopper = row.archs() == ["sm_90a"];
-    format!(
-        "extern const model::Row {key};\n\
-         const model::Row {key} = {{\"{key}\", sizeof({args}), {threads}, {hopper},\n\
-         \x20   [](const void* args, const model::Config& config, char* text, u32 room) {{\n\
-         \x20       return model::launch(config, [=] {{ {run}<{shape}>(*static_cast<const {args}*>(args)); }}, text, room);\n\
-         \x20   }}}};\n"
-    )
+/// The list that programs and the driver find entries in.
+pub(crate) fn table(entries: &[Entry]) -> Unit {
+    let of = |write: fn(&str) -> String| entries.iter().map(move |entry| write(&entry.key));
+    let declared: String = of(|key| format!("extern const model::Row row_{key};\n")).collect();
+    let listed: Vec<String> = of(|key| format!("&row_{key}")).collect();
+    let (listed, count) = (listed.join(", "), entries.len());
+    let text = format!(
+        "#include \"host/rows.h\"\n{declared}\
+         const model::Row* const model::ROWS[] = {{{listed}}};\n\
+         const uint32_t model::ROW_COUNT = {count};\n"
+    );
+    ("table".into(), text)
 }
+
+/// The model driver's functions.
+pub(crate) fn driver() -> Unit {
+    ("driver".into(), "#include \"host/driver.cpp\"\n".into())
+}
+
+/// How a library of the driver is linked. Only the API is seen from outside, and the name that it is known by once it is
+/// loaded is the one that cudarc asks for first.
+pub(crate) const LIBRARY: &[&str] = &[
+    "-shared",
+    "-Wl,-soname,libcuda.so",
+    "-Wl,-z,nodelete",
+    "-Wl,--no-undefined",
+    concat!("-Wl,--version-script=", env!("CARGO_MANIFEST_DIR"), "/../kernels/host/driver.map"),
+];

@@ -212,16 +212,15 @@ impl Cuda {
             null_mut() => *mut *mut c_void)
     }
 
-    /// A map of 16-bit elements, swizzled by 128 bytes, as the driver encodes it.
-    pub(crate) fn encode(&self, map: &BoxMap) -> Answer<Encoded> {
+    /// A map of 16-bit elements as the driver encodes it, with the number of its swizzle in cuda.h.
+    pub(crate) fn encode(&self, map: &BoxMap, swizzle: u32) -> Answer<Encoded> {
         const FLOAT16: u32 = 6;
-        const SWIZZLE_128: u32 = 3;
         let mut encoded = Encoded([0; 128]);
         let ones = [1u32; 5];
         call!(self, "cuTensorMapEncodeTiled",
             &mut encoded => &mut Encoded, FLOAT16 => u32, 5 => u32, map.at as *mut c_void => *mut c_void,
             map.sizes.as_ptr() => *const u64, map.strides.as_ptr() => *const u64, map.boxed.as_ptr() => *const u32,
-            ones.as_ptr() => *const u32, 0 => u32, SWIZZLE_128 => u32, 0 => u32, 0 => u32)?;
+            ones.as_ptr() => *const u32, 0 => u32, swizzle => u32, 0 => u32, 0 => u32)?;
         Ok(encoded)
     }
 

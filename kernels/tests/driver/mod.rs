@@ -5,24 +5,18 @@
 #[path = "../compiler/mod.rs"]
 mod compiler;
 
-use compiler::{Build, Compiler, units};
+use compiler::{Build, Compiler, LIBRARY, driver, units};
 use leasehold_kernels::Row;
 use std::path::{Path, PathBuf};
-
-/// Only the API is seen from outside. The name that it is known by once it is loaded is the one that cudarc asks for first.
-const FLAGS: [&str; 4] =
-    ["-shared", "-Wl,-soname,libcuda.so", "-Wl,-z,nodelete", "-Wl,--no-undefined"];
 
 /// The folder with `libcuda.so.1` and `libcuda.so`, both the model driver with these rows; `None` where there is no C++
 /// compiler, as a skip.
 pub(crate) fn folder(rows: &[Row]) -> Option<PathBuf> {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model");
-    let compiler = Compiler::new(Build::Plain, &kernels, made)?;
     let mut units = units(rows);
-    units.push(("driver".into(), "#include \"host/driver.cpp\"\n".into()));
-    let exports = format!("-Wl,--version-script={}", kernels.join("host/driver.map").display());
-    let library = compiler.link(&units, "libcuda", &[&FLAGS[..], &[&*exports]].concat());
+    units.push(driver());
+    let library = Compiler::new(Build::Plain, &kernels, made)?.link(&units, "libcuda", LIBRARY);
     let folder = library.with_extension("d");
     std::fs::create_dir_all(&folder).expect("a folder for the library");
     for name in ["libcuda.so", "libcuda.so.1"] {

@@ -17,6 +17,8 @@ use std::process::Command;
 
 const SM80: MatmulSm80 = MatmulSm80 { bf16: false, a: Major::K, b: Major::K, tile: [64, 64] };
 const SM90: MatmulSm90 = MatmulSm90 { bf16: false, a_outer: false, b_outer: false, columns: 64 };
+/// As in cuda.h.
+const SWIZZLE_128: u32 = 3;
 const M: usize = 70;
 const N: usize = 66;
 const K: usize = 72;
@@ -100,7 +102,7 @@ impl Product {
         let map = |side, at, outer: usize| {
             let [outer, k] = [outer, K].map(|n| n as u64);
             let map = SM90.map(side, at, [outer, k], [k, 1], [[1, 0]; 3]);
-            bytemuck::cast(cuda.encode(&map).expect("a map").0)
+            bytemuck::cast(cuda.encode(&map, SWIZZLE_128).expect("a map").0)
         };
         let args = MatmulSm90Args {
             a: map(Side::A, self.a, M),
@@ -228,7 +230,7 @@ fn maps_are_refused_as_the_driver_refuses_them() {
         element: 2,
         padding: [0; 6],
     };
-    assert!(cuda.encode(&good).is_ok());
+    assert!(cuda.encode(&good, SWIZZLE_128).is_ok());
     let wrong: [fn(&mut BoxMap); 7] = [
         |map| map.at += 8,
         |map| map.sizes[1] = 0,
@@ -241,7 +243,7 @@ fn maps_are_refused_as_the_driver_refuses_them() {
     for (i, change) in wrong.into_iter().enumerate() {
         let mut map = good;
         change(&mut map);
-        let failure = cuda.encode(&map).err().map(|failure| failure.1);
+        let failure = cuda.encode(&map, SWIZZLE_128).err().map(|failure| failure.1);
         assert_eq!(failure.as_deref(), Some("CUDA_ERROR_INVALID_VALUE"), "change {i}");
         assert!(!map.is_valid(), "change {i}");
     }
