@@ -219,8 +219,8 @@ fn verdict(row: Row, model: &mut Model) -> String {
 fn every_mutant_is_found() {
     for file in [SM80, SM90] {
         let row = subject(file);
-        let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("unchanged");
-        let Some(mut model) = Model::of(Build::Sanitized, crate_folder(), made, vec![row]) else {
+        let name = format!("unchanged-{}", row.key());
+        let Some(mut model) = Model::of(Build::Sanitized, crate_folder(), &name, vec![row]) else {
             return;
         };
         assert_eq!(verdict(row, &mut model), "nothing", "without a mistake");
@@ -228,8 +228,8 @@ fn every_mutant_is_found() {
     let mut missed = Vec::new();
     for (i, mutant) in MUTANTS.iter().enumerate() {
         let (row, folder) = (subject(mutant.file), mutated(mutant, i));
-        let made = folder.join("made");
-        let Some(mut model) = Model::of(Build::Sanitized, &folder, made, vec![row]) else {
+        let name = format!("mutant-{i}");
+        let Some(mut model) = Model::of(Build::Sanitized, &folder, &name, vec![row]) else {
             return;
         };
         let said = verdict(row, &mut model);

@@ -222,11 +222,11 @@ pub(crate) fn driver() -> Unit {
     ("driver".into(), "#include \"host/driver.cpp\"\n".into())
 }
 
-/// How a library of the driver is linked. Only the API is seen from outside, and the name that it is known by once it is
-/// loaded is the one that cudarc asks for first.
+/// How a library of the driver is linked. Only the API is seen from outside. Once it is loaded by its path, whoever asks
+/// for the driver by its name gets it, even beside a real one.
 pub(crate) const LIBRARY: &[&str] = &[
     "-shared",
-    "-Wl,-soname,libcuda.so",
+    "-Wl,-soname,libcuda.so.1",
     "-Wl,-z,nodelete",
     "-Wl,--no-undefined",
     concat!("-Wl,--version-script=", env!("CARGO_MANIFEST_DIR"), "/../kernels/host/driver.map"),

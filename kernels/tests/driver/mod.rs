@@ -9,8 +9,7 @@ use compiler::{Build, Compiler, LIBRARY, driver, units};
 use leasehold_kernels::Row;
 use std::path::{Path, PathBuf};
 
-/// The folder with `libcuda.so.1` and `libcuda.so`, both the model driver with these rows; `None` where there is no C++
-/// compiler, as a skip.
+/// The folder with `libcuda.so.1`, the model driver with these rows; `None` where there is no C++ compiler, as a skip.
 pub(crate) fn folder(rows: &[Row]) -> Option<PathBuf> {
     let kernels = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels");
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model");
@@ -19,9 +18,8 @@ pub(crate) fn folder(rows: &[Row]) -> Option<PathBuf> {
     let library = Compiler::new(Build::Plain, &kernels, made)?.link(&units, "libcuda", LIBRARY);
     let folder = library.with_extension("d");
     std::fs::create_dir_all(&folder).expect("a folder for the library");
-    for name in ["libcuda.so", "libcuda.so.1"] {
-        let _ = std::os::unix::fs::symlink(&library, folder.join(name));
-        assert!(folder.join(name).exists(), "{name} in {}", folder.display());
-    }
+    // Another test may have made it.
+    let _ = std::os::unix::fs::symlink(&library, folder.join("libcuda.so.1"));
+    assert!(folder.join("libcuda.so.1").exists(), "{}", folder.display());
     Some(folder)
 }

@@ -49,14 +49,13 @@ impl Model {
     pub(crate) fn start() -> Option<Self> {
         static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model");
-        let program = PROGRAM.get_or_init(|| program(Build::Plain, folder, made, &rows()));
+        let program = PROGRAM.get_or_init(|| compile(Build::Plain, folder, "all", &rows()));
         Some(Self::spawn(program.as_ref()?, rows()))
     }
 
-    /// The program of some rows, from sources in any folder; `made` keeps it.
-    pub(crate) fn of(build: Build, folder: &Path, made: PathBuf, rows: Vec<Row>) -> Option<Self> {
-        Some(Self::spawn(&program(build, folder, made, &rows)?, rows))
+    /// The program of some rows, from sources in any folder.
+    pub(crate) fn of(build: Build, folder: &Path, name: &str, rows: Vec<Row>) -> Option<Self> {
+        Some(Self::spawn(&compile(build, folder, name, &rows)?, rows))
     }
 
     fn spawn(program: &Path, rows: Vec<Row>) -> Self {
@@ -127,10 +126,13 @@ impl Drop for Model {
     }
 }
 
-/// The program around rows, of sources in `folder`.
-fn program(build: Build, folder: &Path, made: PathBuf, rows: &[Row]) -> Option<PathBuf> {
+/// The program around rows, of sources in a folder; what is made of others than the crate's own lies beside them.
+fn compile(build: Build, folder: &Path, name: &str, rows: &[Row]) -> Option<PathBuf> {
+    let own = folder == Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let made = if own { target.join("model") } else { folder.join("made") };
     let main = "#include \"host/runner.h\"\nint main() { return model::run_cases(); }\n";
     let mut units = units(rows);
     units.push(("runner".into(), main.into()));
-    Some(Compiler::new(build, folder, made)?.link(&units, "model", &[]))
+    Some(Compiler::new(build, folder, made)?.link(&units, name, &[]))
 }

@@ -142,7 +142,10 @@ fn again(test: &str, name: &str, value: &str) {
 
 #[test]
 fn products_run_from_memory_to_memory() {
-    let Some(cuda) = open() else { return };
+    let Some(loaded) = open() else { return };
+    // Whoever asks for the driver by its name gets the one that is loaded.
+    let cuda = Cuda::open(Path::new("libcuda.so.1")).expect("the same driver");
+    assert_eq!(cuda.name(), loaded.name());
     let stream = cuda.stream().expect("a stream");
     let product = Product::new(&cuda, stream);
     product.launch_sm80(&cuda, stream).expect("a launch");
