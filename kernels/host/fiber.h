@@ -30,6 +30,7 @@ extern "C" void leasehold_switch(void** save, void* load);
 asm(R"(
 .text
 .weak leasehold_switch
+.hidden leasehold_switch
 .type leasehold_switch, @function
 leasehold_switch:
     pushq %rbp

@@ -1,5 +1,5 @@
 // The program around rows of the table: reads a case, runs it on the model, and writes back what became of memory and
-// what was found wrong. `kernels/tests` generates its list of entries.
+// what was found wrong. `tests/model` starts it.
 //
 // A case: row, sizes of the arguments and number of buffers, configuration, arguments, then each buffer as its length and
 // bytes. An address in the arguments is a buffer's number from 1 in the high half and an offset in the low one; where
@@ -13,11 +13,9 @@
 #include <vector>
 
 #include "cuda/types.h"
-#include "host/launch.h"
+#include "host/rows.h"
 
 namespace model {
-
-using Entry = u32 (*)(const void* args, const Config& config, char* text, u32 room);
 
 struct CaseHead {
     u32 row, args_bytes, addresses, buffers;
@@ -34,9 +32,9 @@ struct Buffer {
     u8* at;
 };
 
-inline int run_case(FILE* in, FILE* out, const Entry* entries, u32 rows) {
+inline int run_case(FILE* in, FILE* out) {
     CaseHead head;
-    if (!get(in, &head) || head.row >= rows) {
+    if (!get(in, &head) || head.row >= ROW_COUNT) {
         return 2;
     }
     // As aligned as a parameter of a kernel may ask.
@@ -70,7 +68,7 @@ inline int run_case(FILE* in, FILE* out, const Entry* entries, u32 rows) {
         }
     }
     std::vector<char> text(1 << 14);
-    const u32 found = entries[head.row](args.get(), head.config, text.data(), static_cast<u32>(text.size()));
+    const u32 found = ROWS[head.row]->run(args.get(), head.config, text.data(), static_cast<u32>(text.size()));
     const u64 length = strlen(text.data());
     fwrite(&found, sizeof found, 1, out);
     fwrite(&length, sizeof length, 1, out);
@@ -83,10 +81,10 @@ inline int run_case(FILE* in, FILE* out, const Entry* entries, u32 rows) {
 }
 
 // Cases on standard input, one after the other, answers on standard output.
-inline int run_cases(const Entry* entries, u32 rows) {
+inline int run_cases() {
     for (int c = fgetc(stdin); c != EOF; c = fgetc(stdin)) {
         ungetc(c, stdin);
-        if (const int status = run_case(stdin, stdout, entries, rows); status != 0) {
+        if (const int status = run_case(stdin, stdout); status != 0) {
             return status;
         }
     }

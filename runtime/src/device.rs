@@ -16,6 +16,10 @@ pub const LEASEHOLD_FD: &str = "LEASEHOLD_FD";
 #[cfg(feature = "wgpu")]
 pub const LEASEHOLD_TUNED: &str = "LEASEHOLD_TUNED";
 
+/// The variable that names a file of CUDA kernels that `leasehold kernels build` made; with it nothing is compiled here.
+#[cfg(feature = "cuda")]
+pub const LEASEHOLD_KERNELS: &str = "LEASEHOLD_KERNELS";
+
 /// A device that runs ops. Clones share it.
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
@@ -29,15 +33,15 @@ struct Inner {
 /// A device that could be opened, and what is known of it.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The name that [`Device::open_named`] takes: `cpu`, `wgpu:0`.
+    /// The name that [`Device::open_named`] takes: `cpu`, `cuda:0`, `wgpu:0`.
     pub name: String,
     /// What it is and can do.
     pub caps: Caps,
 }
 
 impl Device {
-    /// The leased device if `LEASEHOLD_FD` is set, and then no other; else the first hardware adapter; else
-    /// the CPU. A software adapter is never chosen here: ask for it by name.
+    /// The leased device if `LEASEHOLD_FD` is set, and then no other; else the first CUDA device; else the first
+    /// hardware adapter; else the CPU. A software adapter is never chosen here: ask for it by name.
     ///
     /// # Errors
     /// `NoDevice`, `Environment`, or what opening the leased device fails with.
@@ -47,6 +51,8 @@ impl Device {
             return Ok(Self::from_engine(leased(&fd)?, why));
         }
         let mut why = Vec::new();
+        #[cfg(feature = "cuda")]
+        why.extend(crate::backend::cuda::Cuda::enumerate().err().map(|e| format!("cuda: {e}")));
         for found in Self::list() {
             if found.caps.software && found.caps.backend != "cpu" {
                 why.push(format!("{}: software adapter, passed over", found.name));
@@ -73,6 +79,12 @@ impl Device {
 
     /// Every device of this machine that this build can open, in the order of choice.
     pub fn list() -> Vec<Found> {
+        #[cfg(feature = "cuda")]
+        let cuda = crate::backend::cuda::Cuda::enumerate().unwrap_or_default();
+        #[cfg(feature = "cuda")]
+        let cuda = cuda.into_iter().map(|(i, caps)| Found { name: format!("cuda:{i}"), caps });
+        #[cfg(not(feature = "cuda"))]
+        let cuda = std::iter::empty();
         #[cfg(feature = "wgpu")]
         let gpus = crate::backend::wgpu::Wgpu::enumerate();
         #[cfg(feature = "wgpu")]
@@ -87,7 +99,7 @@ impl Device {
             Some(Found { name: "cpu".into(), caps: crate::backend::cpu::Cpu::caps_of_host() });
         #[cfg(not(feature = "cpu"))]
         let cpu: Option<Found> = None;
-        let mut found: Vec<Found> = gpus.chain(cpu).collect();
+        let mut found: Vec<Found> = cuda.chain(gpus).chain(cpu).collect();
         // Adapters in software come last: the CPU backend does the same faster.
         found.sort_by_key(|found| found.caps.software && found.caps.backend != "cpu");
         found
@@ -97,6 +109,15 @@ impl Device {
         #[cfg(feature = "cpu")]
         if name == "cpu" {
             return boxed(crate::backend::cpu::Cpu::new()?);
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(ordinal) = name.strip_prefix("cuda:").and_then(|i| i.parse().ok()) {
+            use crate::backend::cuda::{Cuda, Pack};
+            let kernels = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty());
+            return match kernels {
+                Some(file) => boxed(Cuda::open_with(ordinal, &Pack::read(file.as_ref())?)?),
+                None => boxed(Cuda::open(ordinal)?),
+            };
         }
         #[cfg(feature = "wgpu")]
         if let Some(index) = name.strip_prefix("wgpu:").and_then(|i| i.parse().ok()) {

@@ -26,6 +26,8 @@ mod tensor;
 #[cfg(feature = "remote")]
 pub mod wire;
 
+#[cfg(feature = "cuda")]
+pub use device::LEASEHOLD_KERNELS;
 #[cfg(feature = "wgpu")]
 pub use device::LEASEHOLD_TUNED;
 pub use device::{Device, Found, LEASEHOLD_FD, Queue};

@@ -135,7 +135,9 @@ fn only_device_names_concrete_backends() {
     for path in files(&src, ".rs") {
         let inside = path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
         let code = code(&path);
-        for (backend, its_type) in [("cpu", "Cpu"), ("wgpu", "Wgpu"), ("null", "Null")] {
+        for (backend, its_type) in
+            [("cpu", "Cpu"), ("cuda", "Cuda"), ("wgpu", "Wgpu"), ("null", "Null")]
+        {
             let own = inside.starts_with(&format!("backend/{backend}"));
             let forms = [format!("backend::{backend}"), format!("{backend}::{its_type}")];
             let named = forms.iter().any(|form| code.contains(form));
@@ -291,7 +293,7 @@ fn tests_and_programs_are_built_of_the_same_crates() {
     assert!(other.is_empty(), "tests turn features of these on: {other:?}");
 }
 
-const GPU_AND_ASYNC: [&str; 6] = ["wgpu", "naga", "cudarc", "tokio", "async", "smol"];
+const GPU_AND_ASYNC: [&str; 6] = ["wgpu", "naga", "libloading", "tokio", "async", "smol"];
 
 #[test]
 fn the_leased_build_is_light() {

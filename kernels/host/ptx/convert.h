@@ -53,7 +53,8 @@ DEVICE f32 root(f32 x) { return std::sqrt(x); }
 
 DEVICE f32 exp2_of(f32 x) { return x < -126.0f ? 0.0f : std::exp2f(x); }
 
-DEVICE f32 log2_of(f32 x) { return std::log2f(x); }
+// What is below the normal range counts as 0.
+DEVICE f32 log2_of(f32 x) { return std::log2f(std::fabs(x) < 0x1p-126f ? 0.0f : x); }
 
 DEVICE u32 bf16_pair(f32 low, f32 high) { return bf16_of(low) | static_cast<u32>(bf16_of(high)) << 16; }
 

@@ -1,9 +1,10 @@
-// The model's side of `cuda/ptx/memory.h`. Global memory is the host's own: the sanitizer watches it.
+// The model's side of `cuda/ptx/memory.h`. Global memory is the host's own: the sanitizer watches it, or a driver.
 #pragma once
 
 #include <cstring>
 
 #include "cuda/types.h"
+#include "host/global.h"
 #include "host/world.h"
 
 DEVICE u32 shared_base() { return model::SHARED_BASE; }
@@ -36,7 +37,7 @@ inline void* global(u64 at, u32 size, const Where& where) {
     if (at % size != 0) {
         world->report.error("global-alignment", where, "%u bytes at 0x%llx", size, at);
     }
-    return reinterpret_cast<void*>(at);
+    return touched(at, size, where);
 }
 
 template <class T>

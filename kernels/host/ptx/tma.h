@@ -1,10 +1,11 @@
 // The model's side of `cuda/ptx/tma.h`. A map holds what the driver was given, so that a copy can be done by the letter:
-// boxes with zeros outside the tensor, their rows of 128 bytes swizzled by absolute shared address.
+// boxes with zeros outside the tensor, their rows swizzled by absolute shared address.
 #pragma once
 
 #include <cstring>
 
 #include "cuda/types.h"
+#include "host/global.h"
 #include "host/ptx/mbarrier.h"
 #include "host/world.h"
 
@@ -16,17 +17,20 @@ struct alignas(64) TensorMap {
     u64 strides[4];
     u32 box[5];
     u32 element;
-    u32 padding[6];
+    // Halvings of the swizzle's span: 0 for 128 bytes, 3 for none.
+    u32 narrower;
+    u32 padding[5];
 };
 static_assert(sizeof(TensorMap) == 128, "as the driver's");
 
 namespace model {
 
-// The 128-byte swizzle: bits 4 to 6 change with bits 7 to 9 (PTX ISA 8.7, section 5.5.7).
-constexpr u32 swizzled128(u32 address) { return address ^ (address >> 7 & 7) << 4; }
+// The swizzles: of 128 bytes, bits 4 to 6 change with bits 7 to 9; each narrower one has a bit less (PTX ISA 8.7, section
+// 5.5.7).
+constexpr u32 swizzled(u32 address, u32 narrower) { return address ^ (address >> 7 & (7u >> narrower)) << 4; }
 
-inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 bytes) {
-    const u32 rows = bytes / 128;
+inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 bytes, const Where& origin) {
+    const u32 row_bytes = map.box[0] * map.element, rows = bytes / row_bytes;
     for (u32 row = 0; row < rows; row++) {
         i64 where[5];
         u32 rest = row;
@@ -43,13 +47,13 @@ inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 by
         for (u32 i = 0; i < map.box[0]; i++) {
             const i64 x = at[0] + static_cast<i64>(i);
             const bool is = inside && x >= 0 && static_cast<u64>(x) < map.sizes[0];
-            u8* to = world->shared->at(swizzled128(shared + row * 128 + i * map.element), map.element, Where::current());
+            u8* to = world->shared->at(swizzled(shared + row * row_bytes + i * map.element, map.narrower), map.element, origin);
             if (to == nullptr) {
                 return;
             }
             memset(to, 0, map.element);
             if (is) {
-                memcpy(to, reinterpret_cast<const u8*>(line + static_cast<u64>(x) * map.element), map.element);
+                memcpy(to, touched(line + static_cast<u64>(x) * map.element, map.element, origin), map.element);
             }
         }
     }
@@ -64,7 +68,9 @@ DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&
     if (counts == nullptr || w.shared->at(shared, 128, where) == nullptr || w.shared->at(shared + bytes - 128, 128, where) == nullptr) {
         return;
     }
-    if (map.box[0] * map.element != 128 || shared % 1024 != 0) {
+    // A swizzle repeats after eight of its spans; without one 128 bytes do.
+    const u32 span = 128u >> map.narrower;
+    if ((map.narrower < 3 && map.box[0] * map.element != span) || shared % (map.narrower < 3 ? 8 * span : 128) != 0) {
         w.report.error("box", where, "rows of %u bytes to 0x%x", map.box[0] * map.element, shared);
         return;
     }
@@ -79,7 +85,7 @@ DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&
     } place;
     memcpy(place.at, at, sizeof place.at);
     model::Box box{barrier, bytes, [=, &map] {
-        model::run_box(map, shared, place.at, bytes);
+        model::run_box(map, shared, place.at, bytes, where);
         model::Barrier& b = model::world->barriers[index];
         model::world->shared->land_box(shared, bytes, index, b.phase + 1);
         b.bytes -= bytes;

@@ -29,7 +29,7 @@ struct Descriptor {
     u32 address(u32 mn, u32 k) const {
         const u32 at = outer ? start + mn / 64 * leading + mn % 64 * 2 + k % 8 * 128 + k / 8 * stride
                              : start + mn / 8 * stride + mn % 8 * 128 + k * 2;
-        return swizzled128(at);
+        return swizzled(at, 0);
     }
 
     f32 element(u32 mn, u32 k, f32 (*widen)(u16), const Where& where) const {

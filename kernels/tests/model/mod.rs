@@ -4,6 +4,11 @@
 // Each test program uses a part.
 #![allow(dead_code)]
 
+#[path = "../compiler/mod.rs"]
+mod compiler;
+
+pub(crate) use compiler::Build;
+use compiler::{Compiler, units};
 use leasehold_kernels::{Row, rows};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -18,15 +23,6 @@ pub(crate) enum Order {
     Seeded(u64),
     LateCopies,
     LateProducts,
-}
-
-/// How the model is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Build {
-    /// Quick.
-    Plain,
-    /// With address and undefined-behaviour sanitizers.
-    Sanitized,
 }
 
 /// What a run left.
@@ -158,53 +154,13 @@ fn is_plain(row: &Row) -> bool {
     matches!(row, Row::Streaming(_) | Row::MatmulF32(_) | Row::MatmulReference(_))
 }
 
-/// The list of entries and the program around them.
-fn source(rows: &[Row]) -> String {
-    let mut files: Vec<&str> = rows.iter().map(Row::file).collect();
-    files.dedup();
-    let mut text = String::from("#include \"host/runner.h\"\n");
-    files.iter().for_each(|file| text += &format!("#include \"{file}\"\n"));
-    for (i, row) in rows.iter().enumerate() {
-        let (args, shape, run) = row.template();
-        text += &format!(
-            "static u32 row_{i}(const void* args, const model::Config& config, char* text, u32 room) {{\n\
-             \x20   return model::launch(config, [=] {{ {run}<{shape}>(*static_cast<const {args}*>(args)); }}, text, room);\n\
-             }}\n"
-        );
-    }
-    let entries: Vec<String> = (0..rows.len()).map(|i| format!("row_{i}")).collect();
-    text += &format!("static const model::Entry ENTRIES[] = {{{}}};\n", entries.join(", "));
-    text += &format!("int main() {{ return model::run_cases(ENTRIES, {}); }}\n", rows.len());
-    text
-}
-
+/// The program around rows, of sources in a folder; what is made of others than the crate's own lies beside them.
 fn compile(build: Build, folder: &Path, name: &str, rows: &[Row]) -> Option<PathBuf> {
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("model-{name}-{build:?}"));
-    std::fs::create_dir_all(&out).expect("a folder for the model");
-    let (main, program) = (out.join("main.cpp"), out.join("model"));
-    std::fs::write(&main, source(rows)).expect("the model's source");
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let flags: &[&str] = match build {
-        Build::Plain => &["-O2"],
-        Build::Sanitized => &["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"],
-    };
-    let status = Command::new(&compiler)
-        .args(["-std=c++20", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-psabi"])
-        .args(flags)
-        .arg("-I")
-        .arg(folder)
-        .arg(&main)
-        .arg("-o")
-        .arg(&program)
-        .status();
-    match status {
-        Ok(status) => assert!(status.success(), "{compiler}: {status}"),
-        Err(error) => {
-            let why = format!("no C++ compiler: {compiler}: {error}");
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
-            println!("skip: the host model: {why}");
-            return None;
-        }
-    }
-    Some(program)
+    let own = folder == Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let made = if own { target.join("model") } else { folder.join("made") };
+    let main = "#include \"host/runner.h\"\nint main() { return model::run_cases(); }\n";
+    let mut units = units(rows);
+    units.push(("runner".into(), main.into()));
+    Some(Compiler::new(build, folder, made)?.link(&units, name, &[]))
 }

@@ -74,10 +74,24 @@ impl Nvrtc {
 
     /// Compiles a row for an architecture.
     pub(crate) fn compile(&self, row: &Row, arch: &str) -> Compiled {
+        self.compile_text(&row.key(), &row.source(), &[], arch)
+    }
+
+    /// Compiles a text that may include these headers, and those of the kernels.
+    pub(crate) fn compile_text(
+        &self,
+        name: &str,
+        source: &str,
+        headers: &[(&str, &str)],
+        arch: &str,
+    ) -> Compiled {
         let text = |s: &str| CString::new(s).expect("no zero in a source");
-        let (source, name) = (text(&row.source()), text(&row.key()));
-        let headers: Vec<[CString; 2]> =
-            SOURCES.iter().map(|(name, source)| [text(name), text(source)]).collect();
+        let (source, name) = (text(source), text(name));
+        let headers: Vec<[CString; 2]> = SOURCES
+            .iter()
+            .chain(headers)
+            .map(|(name, source)| [text(name), text(source)])
+            .collect();
         let column = |i: usize| headers.iter().map(|h| h[i].as_ptr()).collect::<Vec<_>>();
         let (names, sources) = (column(0), column(1));
         let arch = format!("--gpu-architecture={arch}");

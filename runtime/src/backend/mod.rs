@@ -2,11 +2,13 @@
 //! `device` alone names the backends behind it.
 
 /// The parity suite, for the backends' tests from inside.
-#[cfg(all(test, any(feature = "cpu", feature = "wgpu")))]
+#[cfg(all(test, any(feature = "cpu", feature = "wgpu", feature = "cuda")))]
 #[path = "../../tests/common/mod.rs"]
 mod common;
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod null;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
@@ -23,7 +25,7 @@ pub struct BlockId(pub u64);
 /// What a backend is and can do.
 #[derive(Clone, Debug)]
 pub struct Caps {
-    /// `cpu`, `wgpu`, `null`.
+    /// `cpu`, `wgpu`, `cuda`, `null`.
     pub backend: &'static str,
     /// The device's own name.
     pub name: String,

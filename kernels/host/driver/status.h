@@ -1,0 +1,52 @@
+// Answers of the driver API, by their numbers in cuda.h, and their names.
+#pragma once
+
+#include "cuda/types.h"
+
+namespace model {
+
+enum Status : u32 {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    MAP_FAILURE = 205,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+    NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700,
+    LAUNCH_OUT_OF_RESOURCES = 701,
+    MISALIGNED_ADDRESS = 716,
+    LAUNCH_FAILED = 719,
+    NOT_SUPPORTED = 801,
+    UNKNOWN = 999,
+};
+
+// Null for a number that the driver never answers.
+inline const char* name_of(u32 status) {
+    switch (status) {
+    case SUCCESS: return "CUDA_SUCCESS";
+    case INVALID_VALUE: return "CUDA_ERROR_INVALID_VALUE";
+    case OUT_OF_MEMORY: return "CUDA_ERROR_OUT_OF_MEMORY";
+    case NOT_INITIALIZED: return "CUDA_ERROR_NOT_INITIALIZED";
+    case INVALID_DEVICE: return "CUDA_ERROR_INVALID_DEVICE";
+    case INVALID_IMAGE: return "CUDA_ERROR_INVALID_IMAGE";
+    case INVALID_CONTEXT: return "CUDA_ERROR_INVALID_CONTEXT";
+    case MAP_FAILURE: return "CUDA_ERROR_MAP_FAILED";
+    case INVALID_HANDLE: return "CUDA_ERROR_INVALID_HANDLE";
+    case NOT_FOUND: return "CUDA_ERROR_NOT_FOUND";
+    case NOT_READY: return "CUDA_ERROR_NOT_READY";
+    case ILLEGAL_ADDRESS: return "CUDA_ERROR_ILLEGAL_ADDRESS";
+    case LAUNCH_OUT_OF_RESOURCES: return "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES";
+    case MISALIGNED_ADDRESS: return "CUDA_ERROR_MISALIGNED_ADDRESS";
+    case LAUNCH_FAILED: return "CUDA_ERROR_LAUNCH_FAILED";
+    case NOT_SUPPORTED: return "CUDA_ERROR_NOT_SUPPORTED";
+    case UNKNOWN: return "CUDA_ERROR_UNKNOWN";
+    default: return nullptr;
+    }
+}
+
+}  // namespace model

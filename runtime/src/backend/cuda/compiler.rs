@@ -1,0 +1,199 @@
+//! NVIDIA's run-time compiler, opened at run time: a row's source to machine code of one architecture. No driver and no
+//! GPU is needed. `kernels` calls it for what neither a pack nor the cache has, and `pack` to build.
+
+use crate::error::{Error, Kind};
+use leasehold_kernels::{Row, SOURCES};
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use std::ffi::{CString, c_char, c_int};
+use std::path::{Path, PathBuf};
+use std::ptr::null_mut;
+
+/// The variable that names folders of NVIDIA's compiler, as `PATH` does: of a toolkit, or where Python's wheels lie.
+pub const LEASEHOLD_NVRTC: &str = "LEASEHOLD_NVRTC";
+
+/// The flags of every row, beside the architecture.
+pub(super) const FLAGS: &[&str] = &["-std=c++20", "-default-device", "--no-cache"];
+
+/// Names of the library, newest first.
+const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so.12"];
+/// Where it lies inside a folder that is named, and folders that need no name.
+const INSIDE: [&str; 5] = ["", "lib", "lib64", "nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib"];
+const USUAL: [&str; 2] = ["/usr/local/cuda/lib64", "/opt/cuda/lib64"];
+
+type Program = *mut u8;
+type Create = unsafe extern "C" fn(
+    *mut Program,
+    *const c_char,
+    *const c_char,
+    c_int,
+    *const *const c_char,
+    *const *const c_char,
+) -> c_int;
+type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
+type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
+type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
+type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
+type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
+
+/// The compiler, loaded.
+pub(super) struct Compiler {
+    create: Create,
+    compile: Compile,
+    log: (Size, Get),
+    cubin: (Size, Get),
+    destroy: Destroy,
+    version: String,
+    /// The functions above are of these.
+    _libraries: [Option<Library>; 2],
+}
+
+impl Compiler {
+    /// The newest one of the folders that [`LEASEHOLD_NVRTC`] names, else of the usual places.
+    ///
+    /// # Errors
+    /// Where it was looked for.
+    pub(super) fn open() -> Result<Self, String> {
+        let named = std::env::var_os(LEASEHOLD_NVRTC).unwrap_or_default();
+        let named: Vec<PathBuf> = std::env::split_paths(&named).collect();
+        Self::open_in(&named)
+    }
+
+    /// The same with the folders given.
+    ///
+    /// # Errors
+    /// Where it was looked for.
+    pub(super) fn open_in(named: &[PathBuf]) -> Result<Self, String> {
+        let inside = named.iter().flat_map(|folder| INSIDE.map(|part| folder.join(part)));
+        let folders: Vec<PathBuf> = inside.chain(USUAL.map(PathBuf::from)).collect();
+        for path in folders.iter().flat_map(|folder| NAMES.map(|name| folder.join(name))) {
+            if path.is_file() {
+                return Self::load(&path);
+            }
+        }
+        // The loader's own places.
+        for name in NAMES {
+            if let Ok(compiler) = Self::load(Path::new(name)) {
+                return Ok(compiler);
+            }
+        }
+        Err(format!(
+            "no {} in {LEASEHOLD_NVRTC} ({named:?}), {}, or where libraries are looked for",
+            NAMES[0],
+            USUAL.join(", ")
+        ))
+    }
+
+    fn load(path: &Path) -> Result<Self, String> {
+        let open = |path: &Path| {
+            // SAFETY: a library of NVIDIA's; loading it runs its initialisers and nothing else.
+            unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        // Found by its name only once it is there: the wheel has no run path.
+        let builtins = builtins_beside(path).map(|path| open(&path)).transpose()?;
+        let library = open(path)?;
+        let of = |name: &str| format!("{}: no {name}", path.display());
+        macro_rules! function {
+            ($name:literal as $type:ty) => {
+                // SAFETY: a function of NVRTC with its type, as nvrtc.h declares it.
+                *unsafe { library.get::<$type>($name.as_bytes()) }.map_err(|_| of($name))?
+            };
+        }
+        let (mut major, mut minor) = (0, 0);
+        let version = function!("nvrtcVersion" as Version);
+        // SAFETY: both are written.
+        if unsafe { version(&mut major, &mut minor) } != 0 {
+            return Err(format!("{}: says no version", path.display()));
+        }
+        // Releases of one version differ in their last number, which only the file's size tells.
+        let size = std::fs::metadata(path).map_or(0, |file| file.len());
+        Ok(Self {
+            create: function!("nvrtcCreateProgram" as Create),
+            compile: function!("nvrtcCompileProgram" as Compile),
+            log: (
+                function!("nvrtcGetProgramLogSize" as Size),
+                function!("nvrtcGetProgramLog" as Get),
+            ),
+            cubin: (function!("nvrtcGetCUBINSize" as Size), function!("nvrtcGetCUBIN" as Get)),
+            destroy: function!("nvrtcDestroyProgram" as Destroy),
+            version: format!("NVRTC {major}.{minor} of {size} bytes"),
+            _libraries: [builtins, Some(library)],
+        })
+    }
+
+    /// The compiler's version, as keys have it.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The machine code of a row for an architecture. Several threads may compile at once.
+    ///
+    /// # Errors
+    /// `Unsupported` with what the compiler said.
+    pub(super) fn compile(&self, row: &Row, arch: &str) -> Result<Vec<u8>, Error> {
+        let text = |s: &str| CString::new(s).unwrap_or_default();
+        let (source, name) = (text(&row.source()), text(&row.key()));
+        let headers: Vec<[CString; 2]> =
+            SOURCES.iter().map(|(name, source)| [text(name), text(source)]).collect();
+        let column = |i: usize| headers.iter().map(|h| h[i].as_ptr()).collect::<Vec<_>>();
+        let (names, sources) = (column(0), column(1));
+        let arch_flag = format!("--gpu-architecture={arch}");
+        let flags: Vec<CString> = FLAGS.iter().copied().chain([&*arch_flag]).map(text).collect();
+        let flags: Vec<*const c_char> = flags.iter().map(|flag| flag.as_ptr()).collect();
+        let failed = |said: &str| -> Error {
+            let asked = format!("{} for {arch}", row.key());
+            Kind::Unsupported { asked, allowed: format!("what {} compiles: {said}", self.version) }
+                .into()
+        };
+        let mut program: Program = null_mut();
+        // SAFETY: every pointer is to a string or a list that lives until the program is destroyed, and counts are theirs.
+        unsafe {
+            let count = headers.len() as c_int;
+            let (names, sources) = (names.as_ptr(), sources.as_ptr());
+            let code =
+                (self.create)(&mut program, source.as_ptr(), name.as_ptr(), count, sources, names);
+            if code != 0 {
+                return Err(failed(&format!("nvrtcCreateProgram: error {code}")));
+            }
+            let code = (self.compile)(program, flags.len() as c_int, flags.as_ptr());
+            let cubin = if code == 0 { bytes(program, self.cubin) } else { None };
+            let log = bytes(program, self.log).unwrap_or_default();
+            (self.destroy)(&mut program);
+            let log = String::from_utf8_lossy(&log);
+            let log = log.trim_end_matches('\0').trim();
+            cubin
+                .filter(|cubin| !cubin.is_empty())
+                .ok_or_else(|| failed(&format!("error {code}: {log}")))
+        }
+    }
+}
+
+/// A list of bytes of a program.
+///
+/// # Safety
+/// The program lives, and both functions are about the same of its lists.
+unsafe fn bytes(program: Program, (size, get): (Size, Get)) -> Option<Vec<u8>> {
+    let mut length = 0;
+    // SAFETY: the caller's promise; the buffer is as long as NVRTC says.
+    unsafe {
+        if size(program, &mut length) != 0 {
+            return None;
+        }
+        let mut bytes = vec![0u8; length];
+        (get(program, bytes.as_mut_ptr().cast()) == 0).then_some(bytes)
+    }
+}
+
+/// The library of built-in functions in the folder of the compiler.
+fn builtins_beside(path: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(path.parent()?).ok()?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with("libnvrtc-builtins.so"))
+        })
+        .collect();
+    found.sort();
+    found.pop()
+}

@@ -1,0 +1,320 @@
+//! NVIDIA GPUs by our own kernels, through the driver, which is opened at run time. `plan` decides, `encode` turns units into
+//! arguments, `driver` is the only one that speaks to the driver; `leasehold-kernels` holds the sources and their table.
+//! `device` opens it.
+
+mod cache;
+mod compiler;
+mod driver;
+mod encode;
+mod kernels;
+mod memory;
+mod pack;
+mod plan;
+mod stream;
+
+use super::{Backend, BlockId, Caps, Mark, Place, Progress};
+use crate::error::{Kind, Result};
+use crate::op::{BoundOp, CheckedOp, Spec};
+use crate::order::{Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
+pub use compiler::LEASEHOLD_NVRTC;
+use driver::{Context, Function, Info, TensorMap};
+use encode::{Addresses, Launch};
+use kernels::Kernels;
+use leasehold_kernels::{BoxMap, Row};
+use memory::{Blocks, Owned};
+pub use pack::{ARCHS, Pack};
+use plan::Class;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use stream::Work;
+
+/// Tensor maps that are kept.
+const MAPS_MAX: usize = 1024;
+
+/// The sources that decide what kernels are told.
+const HOST: [&str; 4] = [
+    include_str!("encode.rs"),
+    include_str!("plan/heads.rs"),
+    include_str!("plan/mod.rs"),
+    include_str!("plan/product.rs"),
+];
+
+/// The CUDA backend on one device. Its stream goes first: it waits for the work that uses all else.
+pub struct Cuda {
+    work: Work,
+    kernels: Kernels,
+    blocks: Blocks,
+    maps: HashMap<[u8; 128], TensorMap>,
+    context: Arc<Context>,
+    caps: Caps,
+    class: &'static Class,
+    multiprocessors: u32,
+}
+
+/// A plan with its kernel and what it reads beside the op's operands.
+pub struct Prepared {
+    plan: Plan,
+    row: Row,
+    function: Function,
+    made: Option<Owned>,
+}
+
+/// What the ranked plans of an op are on an architecture (`sm_80`, `sm_90a`): pure, no device is asked.
+///
+/// # Errors
+/// `Value` for an unknown architecture, `Unsupported` for what no kernel runs.
+pub fn candidates(op: &CheckedOp, arch: &str) -> Result<Vec<Plan>> {
+    let Some(class) = plan::class(arch) else {
+        return Err(Kind::Value { asked: arch.into(), allowed: ARCHS.join(", ") }.into());
+    };
+    plan::candidates(op, class)
+}
+
+impl Cuda {
+    /// Every device that the driver sees and kernels are made for, each with its ordinal.
+    ///
+    /// # Errors
+    /// Why there is none: no driver, or devices without kernels.
+    pub fn enumerate() -> Result<Vec<(i32, Caps)>, String> {
+        let infos = driver::devices()?;
+        let known = infos.iter().filter_map(|info| Some((info.ordinal, caps(info)?)));
+        let known: Vec<(i32, Caps)> = known.collect();
+        if known.is_empty() {
+            let seen = infos.iter().map(|info| format!("{} {:?}", info.name, info.capability));
+            let seen: Vec<String> = seen.collect();
+            return Err(format!("no device that kernels are made for: [{}]", seen.join(", ")));
+        }
+        Ok(known)
+    }
+
+    /// Opens a device with kernels from the cache or from NVIDIA's compiler.
+    ///
+    /// # Errors
+    /// `NoDevice` when there is no such device or no compiler, `Unsupported` when that refuses a kernel.
+    pub fn open(ordinal: i32) -> Result<Self> {
+        let (info, caps) = found(ordinal)?;
+        let cubins = kernels::compiled(caps.arch)?;
+        Self::with(&info, caps, Kernels::new(cubins))
+    }
+
+    /// Opens a device with the kernels of a pack and no others.
+    ///
+    /// # Errors
+    /// `NoDevice` when there is no such device, or the pack lacks a kernel of it.
+    pub fn open_with(ordinal: i32, pack: &Pack) -> Result<Self> {
+        let (info, caps) = found(ordinal)?;
+        let cubins = kernels::packed(pack, caps.arch)?;
+        Self::with(&info, caps, Kernels::new(cubins))
+    }
+
+    fn with(info: &Info, caps: Caps, kernels: Kernels) -> Result<Self> {
+        let context = Context::new(info)?;
+        let Some(class) = plan::class(caps.arch) else {
+            return Err(Kind::NoDevice { why: format!("{}: {}", info.name, caps.arch) }.into());
+        };
+        Ok(Self {
+            work: Work::new(&context)?,
+            kernels,
+            blocks: Blocks::new(&context, caps.memory),
+            maps: HashMap::new(),
+            context,
+            caps,
+            class,
+            multiprocessors: info.multiprocessors,
+        })
+    }
+
+    /// The same with at most `bytes` bytes of memory.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: u64) -> Self {
+        self.caps.memory = self.caps.memory.min(bytes);
+        self.blocks = Blocks::new(&self.context, self.caps.memory);
+        self
+    }
+
+    /// A map as the driver encodes it.
+    fn encoded(&mut self, map: &mut BoxMap) -> Result<()> {
+        // Nothing is brought by a map without a size.
+        if map.sizes[0] == 0 {
+            return Ok(());
+        }
+        let key: [u8; 128] = bytemuck::cast(*map);
+        let made = match self.maps.get(&key) {
+            Some(made) => *made,
+            None => {
+                let made = self.context.tensor_map(map)?;
+                if self.maps.len() >= MAPS_MAX {
+                    self.maps.clear();
+                }
+                self.maps.insert(key, made);
+                made
+            }
+        };
+        *map = bytemuck::cast(made.0);
+        Ok(())
+    }
+
+    fn launch_span(
+        &mut self,
+        prepared: &Prepared,
+        op: &CheckedOp,
+        span: Span,
+        at: &Addresses<'_>,
+    ) -> Result<()> {
+        let Prepared { row, function, .. } = prepared;
+        let launches = encode::launches(op, row, self.class, span, at, self.multiprocessors);
+        for (launch, blocks) in launches {
+            match launch {
+                Launch::Matmul(args) => self.work.stream.launch(function, blocks, &args)?,
+                Launch::MatmulSm90(mut args) => {
+                    self.encoded(&mut args.a)?;
+                    self.encoded(&mut args.b)?;
+                    self.work.stream.launch(function, blocks, &*args)?;
+                }
+                Launch::AttentionSm90(mut args) => {
+                    self.encoded(&mut args.k)?;
+                    self.encoded(&mut args.v)?;
+                    self.work.stream.launch(function, blocks, &*args)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A device by its ordinal.
+fn found(ordinal: i32) -> Result<(Info, Caps)> {
+    let no_device = |why| crate::Error::from(Kind::NoDevice { why });
+    let infos = driver::devices().map_err(no_device)?;
+    let info = infos.iter().find(|info| info.ordinal == ordinal);
+    let found = info.and_then(|info| Some((info.clone(), caps(info)?)));
+    found.ok_or_else(|| no_device(format!("no device {ordinal} that kernels are made for")))
+}
+
+fn caps(info: &Info) -> Option<Caps> {
+    Some(Caps {
+        backend: "cuda",
+        name: info.name.clone(),
+        arch: plan::arch_of(info.capability)?,
+        software: false,
+        max_alloc: info.memory,
+        max_binding: info.memory,
+        memory: info.memory,
+        unit_cap_ns: UNIT_CAP_GPU_NS,
+        clock: "device timestamps",
+    })
+}
+
+impl Backend for Cuda {
+    type Prepared = Prepared;
+
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let (code, table) = (self.kernels.digest(), plan::order_table());
+        let mut parts: Vec<&[u8]> = vec![&code, table.as_bytes()];
+        parts.extend(HOST.map(str::as_bytes));
+        super::digest(&parts)
+    }
+
+    fn alloc(&mut self, bytes: u64) -> Result<BlockId> {
+        self.blocks.alloc(&self.work.stream, bytes)
+    }
+
+    fn free(&mut self, block: BlockId) {
+        self.blocks.free(block);
+    }
+
+    fn zero(&mut self, block: BlockId, offset: u64, len: u64) -> Result<()> {
+        let at = self.blocks.address(block, offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        self.work.begin()?;
+        self.work.stream.zero(at, len)
+    }
+
+    fn upload(&mut self, block: BlockId, offset: u64, src: &[u8]) -> Result<()> {
+        self.blocks.address(block, offset, src.len() as u64)?;
+        let blocks = &self.blocks;
+        self.work.send(src, |from, len| blocks.address(block, offset + from, len))
+    }
+
+    fn download(&mut self, block: BlockId, offset: u64, dst: &mut [u8]) -> Result<()> {
+        self.blocks.address(block, offset, dst.len() as u64)?;
+        let blocks = &self.blocks;
+        self.work.fetch(dst, |from, len| blocks.address(block, offset + from, len))
+    }
+
+    fn copy(&mut self, src: Place, dst: Place, len: u64) -> Result<()> {
+        let from = self.blocks.address(src.block, src.offset, len)?;
+        let to = self.blocks.address(dst.block, dst.offset, len)?;
+        if len == 0 {
+            return Ok(());
+        }
+        self.work.stream.copy(from, to, len)
+    }
+
+    fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
+        plan::candidates(op, self.class)
+    }
+
+    fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
+        let Some(row) = plan::row(plan.kernel) else {
+            let allowed = "rows of the kernels' table".into();
+            return Err(Kind::Unsupported { asked: plan.kernel.into(), allowed }.into());
+        };
+        let function = self.kernels.get(&self.context, row)?;
+        let bytes = encode::made(op);
+        let made = match bytes.is_empty() {
+            true => None,
+            false => {
+                let owned = self.blocks.owned(&self.work.stream, bytes.len() as u64)?;
+                self.upload(owned.block, 0, &bytes)?;
+                Some(owned)
+            }
+        };
+        Ok(Prepared { plan: *plan, row: *row, function, made })
+    }
+
+    fn launch(
+        &mut self,
+        prepared: &mut Prepared,
+        units: UnitRange,
+        op: &BoundOp,
+        places: &[Place],
+        state: Option<Place>,
+    ) -> Result<()> {
+        if units.is_empty() {
+            return Ok(());
+        }
+        let address =
+            |place: &Place, len| Ok(self.blocks.address(place.block, place.offset, len)?.get());
+        let specs = op.op().specs().iter();
+        // A checked spec spans fewer than 2^62 bytes.
+        let operands = specs
+            .zip(places)
+            .map(|(spec, place)| address(place, Spec::span_bytes(spec) as u64))
+            .collect::<Result<Vec<u64>>>()?;
+        let state = state.as_ref().map_or(Ok(0), |p| address(p, prepared.plan.state_bytes))?;
+        let made = prepared.made.as_ref();
+        let made = made.map_or(Ok(0), |m| address(&Place { block: m.block, offset: 0 }, 0))?;
+        let at = Addresses { operands: &operands, state, made };
+        self.work.begin()?;
+        for span in spans(units, prepared.plan.links) {
+            self.launch_span(prepared, op.op(), span, &at)?;
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        self.work.mark()
+    }
+
+    fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress> {
+        self.work.poll(mark, timeout)
+    }
+}

@@ -1,0 +1,208 @@
+//! How the CUDA backend runs each op: which rows of the kernels' table may, the order that they share, the cut into tiles
+//! and links, and what that is predicted to take. Pure: shapes, dtypes, strides, offset classes and the architecture; never
+//! what a device says of itself.
+
+mod heads;
+mod product;
+
+use crate::error::{Error, Kind, Result, Rule};
+use crate::op::{CheckedOp, Op, Spec};
+use crate::order::{Order, Plan, UNIT_CAP_GPU_NS};
+pub(super) use heads::Heads;
+use leasehold_kernels::{Row, rows};
+pub(super) use product::{Product, form, link_k};
+use std::sync::OnceLock;
+
+/// Nanoseconds of the smallest launch.
+const LAUNCH_NS: u64 = 5_000;
+
+/// An architecture and the rates that its slowest members are sure to reach; none has been measured yet.
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) arch: &'static str,
+    /// Multiprocessors that waves of tiles are counted by.
+    pub(super) multiprocessors: u64,
+    /// Operations a nanosecond of one multiprocessor in products: of rows of `matmul_sm90` by their columns (256, 128, 64),
+    /// of `matmul_sm80` by their tiles (128, 64), and where elements are gathered.
+    pub(super) sm90: [u64; 3],
+    pub(super) sm80: [u64; 2],
+    pub(super) gathered: u64,
+    /// The same in attention.
+    pub(super) attention: u64,
+    /// Bytes a nanosecond from memory.
+    pub(super) bytes: u64,
+}
+
+/// Every architecture. A third to a half of the peak of H100 PCIe, A30, A10, L4 and their like.
+const CLASSES: [Class; 5] = [
+    Class {
+        arch: "sm_80",
+        multiprocessors: 56,
+        sm90: [0; 3],
+        sm80: [1_200, 800],
+        gathered: 100,
+        attention: 800,
+        bytes: 450,
+    },
+    Class {
+        arch: "sm_86",
+        multiprocessors: 28,
+        sm90: [0; 3],
+        sm80: [450, 300],
+        gathered: 60,
+        attention: 300,
+        bytes: 180,
+    },
+    Class {
+        arch: "sm_89",
+        multiprocessors: 46,
+        sm90: [0; 3],
+        sm80: [550, 400],
+        gathered: 80,
+        attention: 350,
+        bytes: 150,
+    },
+    Class {
+        arch: "sm_90a",
+        multiprocessors: 114,
+        sm90: [3_600, 3_000, 1_800],
+        sm80: [1_200, 800],
+        gathered: 100,
+        attention: 2_200,
+        bytes: 1_000,
+    },
+    Class {
+        arch: "sm_120",
+        multiprocessors: 36,
+        sm90: [0; 3],
+        sm80: [550, 400],
+        gathered: 80,
+        attention: 350,
+        bytes: 200,
+    },
+];
+
+/// The class of an architecture.
+pub(super) fn class(arch: &str) -> Option<&'static Class> {
+    CLASSES.iter().find(|class| class.arch == arch)
+}
+
+/// The architecture whose machine code a device of this compute capability runs.
+pub(super) fn arch_of(capability: [i32; 2]) -> Option<&'static str> {
+    Some(match capability {
+        [8, 9] => "sm_89",
+        [8, 6] => "sm_86",
+        [8, _] => "sm_80",
+        [9, 0] => "sm_90a",
+        [12, _] => "sm_120",
+        _ => return None,
+    })
+}
+
+/// The rows by their names, which plans carry.
+pub(super) fn row(kernel: &str) -> Option<&'static Row> {
+    table().iter().find(|(key, _)| key == kernel).map(|(_, row)| row)
+}
+
+/// A row's name, as plans carry it.
+fn name(row: &Row) -> &'static str {
+    table().iter().find(|(_, other)| other == row).map_or("", |(key, _)| key)
+}
+
+fn table() -> &'static [(String, Row)] {
+    static TABLE: OnceLock<Vec<(String, Row)>> = OnceLock::new();
+    TABLE.get_or_init(|| rows().into_iter().map(|row| (row.key(), row)).collect())
+}
+
+/// The whole order table as text, for the numerics id.
+pub(super) fn order_table() -> String {
+    let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
+    format!("{archs:?} {:?} {:?} {:?}", product::SM80, product::SM90, heads::SM90)
+}
+
+/// The plans of an op, best first. All have one order; they differ in their rows.
+///
+/// # Errors
+/// `Unsupported` for what no row runs, with the op's name; `Time` when units do not fit 64 bits.
+pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
+    limits(op)?;
+    let mut plans = match op.op() {
+        Op::Matmul(matmul) => product::plans(op, matmul, class)?,
+        Op::Attention(attention) => heads::plans(op, attention, class)?,
+        other => return Err(missing(op, other.name().into(), "matmul, attention".into())),
+    };
+    plans.sort_by_key(Plan::total_ns);
+    Ok(plans)
+}
+
+/// What of an op no row runs, and what rows do.
+fn missing(op: &CheckedOp, asked: String, allowed: String) -> Error {
+    Error::from(Kind::Unsupported { asked, allowed }).in_op(op.op().name())
+}
+
+/// Kernels count elements along an axis in 32 bits.
+fn limits(op: &CheckedOp) -> Result<()> {
+    let name = op.op().name();
+    for (spec, role) in op.specs().iter().zip(op.roles()) {
+        let longest = spec.layout.shape().iter().max().copied().unwrap_or(0);
+        if longest > i32::MAX as u64 {
+            let asked = format!("an axis of {longest}");
+            let error = Error::rejected(Rule::Limit, Some(role.name), asked, i32::MAX);
+            return Err(error.in_op(name));
+        }
+    }
+    Ok(())
+}
+
+/// What a plan's tiles cost one multiprocessor.
+struct Work {
+    tiles: u128,
+    links: u64,
+    /// Nanoseconds of a tile's link on one multiprocessor.
+    link_ns: u64,
+    state_bytes: u64,
+}
+
+/// A plan whose unit is the op's share of its predicted time: waves of tiles over the multiprocessors, the last of which may
+/// be nearly empty, or the bytes that memory moves. One tile alone takes its own time, which is under the cap too.
+fn finish(
+    op: &CheckedOp,
+    class: &Class,
+    order: Order,
+    kernel: &'static str,
+    work: Work,
+) -> Result<Plan> {
+    let Work { tiles, links, link_ns, state_bytes } = work;
+    let waves = tiles.div_ceil(class.multiprocessors.into());
+    let busy = waves.saturating_mul(links.into()).saturating_mul(link_ns.into());
+    let moved = op.cost().bytes / u128::from(class.bytes);
+    let total = busy.max(moved).saturating_add(LAUNCH_NS.into());
+    let units = tiles.saturating_mul(links.into());
+    let unit_ns = total.div_ceil(units.max(1));
+    let time = |asked, allowed: u64| Error::from(Kind::Time { asked, allowed: allowed.into() });
+    if units > u64::MAX.into() {
+        return Err(time(total, u64::MAX));
+    }
+    if unit_ns > UNIT_CAP_GPU_NS.into() {
+        return Err(time(unit_ns, UNIT_CAP_GPU_NS));
+    }
+    let state_bytes = if links > 1 { state_bytes } else { 0 };
+    Ok(Plan { order, kernel, tiles: tiles as u64, links, unit_ns: unit_ns as u64, state_bytes })
+}
+
+/// Chunks of a link and links of a tile: as few cuts as the cap allows.
+fn links(chunks: u64, chunk_ns: u64, end_ns: u64) -> (u64, u64) {
+    let room = (UNIT_CAP_GPU_NS - LAUNCH_NS).saturating_sub(end_ns);
+    let per_link = (room / chunk_ns.max(1)).clamp(1, chunks.max(1));
+    (per_link, chunks.max(1).div_ceil(per_link))
+}
+
+/// Size and stride of an axis counted from the end; one of nothing where there is none.
+pub(super) fn axis(spec: &Spec, from_end: usize) -> [u64; 2] {
+    let (shape, strides) = (spec.layout.shape(), spec.layout.strides());
+    let axis = spec.layout.rank().checked_sub(from_end + 1);
+    axis.map_or([1, 0], |axis| [shape[axis], strides[axis]])
+}
+
+#[cfg(test)]
+mod tests;

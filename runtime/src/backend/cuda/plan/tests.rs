@@ -1,0 +1,243 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use super::*;
+use crate::DType;
+use crate::backend::common::case::{Case, Random};
+use crate::backend::common::tables;
+use crate::backend::cuda::encode::{Addresses, Launch, launches};
+use crate::layout::{Dims, Layout};
+use crate::op::{Attention, Lens, Matmul, OrderClass, check};
+use crate::order::spans;
+use leasehold_kernels::MatmulArgs;
+use std::collections::HashMap;
+
+fn contiguous(dtype: DType, shape: &[u64]) -> Spec {
+    Spec::new(dtype, Layout::contiguous(Dims::new(shape).unwrap()), 0)
+}
+
+fn product(matmul: Matmul, batch: &[u64], [m, n, k]: [u64; 3]) -> CheckedOp {
+    let with = |tail: [u64; 2]| contiguous(DType::BF16, &[batch, &tail].concat());
+    let specs = vec![with([m, k]), with([k, n]), with([m, n])];
+    check(matmul.into(), &specs).unwrap()
+}
+
+fn tables() -> Vec<Case> {
+    [tables::matmul(), tables::attention(), tables::copy(), tables::softmax()].concat()
+}
+
+#[test]
+fn candidates_share_an_order_and_keep_the_cap() {
+    let mut planned = HashMap::new();
+    for class in &CLASSES {
+        for case in tables() {
+            let op = case.checked();
+            let name = op.op().name();
+            match candidates(&op, class) {
+                Ok(plans) => {
+                    *planned.entry((class.arch, name)).or_insert(0) += 1;
+                    assert!(!plans.is_empty(), "{}", case.name);
+                    for plan in &plans {
+                        assert_eq!(plan.order, plans[0].order, "{}: {plan}", case.name);
+                        assert!(plan.unit_ns <= UNIT_CAP_GPU_NS, "{}: {plan}", case.name);
+                        assert!(plan.total_ns() >= plans[0].total_ns(), "{}", case.name);
+                        let row = row(plan.kernel).unwrap();
+                        assert!(row.archs().contains(&class.arch), "{plan} on {}", class.arch);
+                    }
+                }
+                Err(error) => {
+                    assert!(matches!(error.kind(), Kind::Unsupported { .. }), "{error}");
+                    assert_eq!(error.op(), Some(name), "{error}");
+                }
+            }
+        }
+    }
+    for class in &CLASSES {
+        assert!(planned[&(class.arch, "matmul")] > 20, "{planned:?}");
+    }
+    assert!(planned[&("sm_90a", "attention")] > 5, "{planned:?}");
+}
+
+/// The part of the output that a tile is, as `cuda/tile/place.h` counts.
+fn place(args: &MatmulArgs, tile: u64) -> [u64; 3] {
+    let (down, across) = (u64::from(args.tiles_m), u64::from(args.tiles_n));
+    let inside = tile % (down * across);
+    let first = inside / (8 * across) * 8;
+    let rows = (down - first).min(8);
+    let within = inside % (8 * across);
+    [tile / (down * across), first + within % rows, within / rows]
+}
+
+/// Counts how often every output of a product is finished, and holds links to their sequence.
+fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64]) -> Vec<u32> {
+    let p = Product::of(op).unwrap();
+    let row = row(plan.kernel).unwrap();
+    let ([rows, columns], chunk, _) = form(row).unwrap();
+    let entries: u64 = p.batch.iter().product();
+    let mut finished = vec![0; (entries * p.m * p.n) as usize];
+    let mut reached: HashMap<u64, u32> = HashMap::new();
+    let operands = vec![256; op.specs().len()];
+    let at = Addresses { operands: &operands, state: 256, made: 256 };
+    let mut from = 0;
+    for &to in cuts {
+        for span in spans(from..to, plan.links) {
+            for (launch, blocks) in launches(op, row, class, span, &at, 4) {
+                let args = match launch {
+                    Launch::Matmul(args) => args,
+                    Launch::MatmulSm90(args) => args.matmul,
+                    _ => panic!("no product"),
+                };
+                assert!(blocks > 0 && u64::from(blocks) <= args.tiles);
+                let is_cut = args.k_from > 0 || args.k_to < args.k;
+                assert!(!is_cut || args.tiles == 1, "the state is one tile's");
+                for tile in args.first_tile..args.first_tile + args.tiles {
+                    let reached = reached.entry(tile).or_insert(0);
+                    assert_eq!(args.k_from, *reached, "links in sequence");
+                    assert!(args.k_to == args.k || args.k_to.is_multiple_of(chunk));
+                    *reached = args.k_to;
+                    if args.k_to < args.k {
+                        continue;
+                    }
+                    let [entry, down, across] = place(&args, tile);
+                    for i in (down * u64::from(rows)..).take(rows as usize).filter(|i| *i < p.m) {
+                        let first = across * u64::from(columns);
+                        for j in (first..p.n).take(columns as usize) {
+                            finished[((entry * p.m + i) * p.n + j) as usize] += 1;
+                        }
+                    }
+                }
+            }
+        }
+        from = to;
+    }
+    finished
+}
+
+/// Ends of ranges: all at once, and some at random.
+fn cuts(units: u64, random: &mut Random) -> [Vec<u64>; 2] {
+    let mut ends: Vec<u64> = (0..5).map(|_| random.below(units + 1)).collect();
+    ends.push(units);
+    ends.sort();
+    [vec![units], ends]
+}
+
+#[test]
+fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
+    let mut random = Random(3);
+    let (mut cut, mut sm90) = (0, 0);
+    for round in 0..60 {
+        let batch: Vec<u64> = (0..round % 5).map(|_| 1 + random.below(3)).collect();
+        let k = [1, 8, 72, 40_000, 100_000][random.below(5) as usize];
+        let size = [random.below(300), 8 * random.below(60) + round % 2, k + random.below(2)];
+        let matmul = match random.below(4) {
+            0 => Matmul { order: OrderClass::BatchInvariant, ..Matmul::default() },
+            _ => Matmul::default(),
+        };
+        let op = product(matmul, &batch, size);
+        let class = &CLASSES[random.below(5) as usize];
+        for plan in candidates(&op, class).unwrap() {
+            cut += u64::from(plan.links > 1);
+            sm90 += u64::from(plan.order == product::SM90);
+            for cuts in cuts(plan.units() as u64, &mut random) {
+                let finished = cover(&op, class, &plan, &cuts);
+                assert!(finished.iter().all(|n| *n == 1), "{plan} cut at {cuts:?}");
+            }
+        }
+    }
+    assert!(cut > 20 && sm90 > 10, "{cut} plans had links, {sm90} were of wgmma");
+}
+
+#[test]
+fn every_row_of_attention_is_finished_once_whatever_the_cut() {
+    let mut random = Random(5);
+    let class = class("sm_90a").unwrap();
+    let mut cut = 0;
+    for round in 0..30 {
+        let [batch, kv_heads, group] = [0; 3].map(|_| 1 + random.below(3));
+        let (rows, keys) = (random.below(300), [1, 300, 40_000][random.below(3) as usize]);
+        let lens = match round % 2 {
+            0 => Lens::Full,
+            _ => Lens::Host((0..batch).map(|_| random.below(keys + 1) as u32).collect()),
+        };
+        let q = contiguous(DType::F16, &[batch, kv_heads * group, rows, 64]);
+        let k = contiguous(DType::F16, &[batch, kv_heads, keys, 64]);
+        let v = contiguous(DType::F16, &[batch, kv_heads, keys, 128]);
+        let out = contiguous(DType::F16, &[batch, kv_heads * group, rows, 128]);
+        let op = Attention { lens, ..Attention::default() };
+        let op = check(op.into(), &[q, k, v, out]).unwrap();
+        let plan = candidates(&op, class).unwrap()[0];
+        cut += u64::from(plan.links > 1);
+        for cuts in cuts(plan.units() as u64, &mut random) {
+            let mut reached = vec![None; plan.tiles as usize];
+            let at = Addresses { operands: &[256; 4], state: 256, made: 256 };
+            let mut from = 0;
+            for &to in &cuts {
+                for span in spans(from..to, plan.links) {
+                    for (launch, _) in launches(&op, row(plan.kernel).unwrap(), class, span, &at, 4)
+                    {
+                        let Launch::AttentionSm90(all) = launch else { panic!("no attention") };
+                        let args = all.attention;
+                        let is_whole = args.key_from == 0 && args.last == 1;
+                        assert!(is_whole || args.tiles == 1, "the state is one tile's");
+                        for tile in args.first_tile..args.first_tile + args.tiles {
+                            let (key, last) = reached[tile as usize]
+                                .replace((args.key_to, args.last))
+                                .unwrap_or((0, 0));
+                            assert_eq!((args.key_from, 0), (key, last), "links in sequence");
+                        }
+                    }
+                }
+                from = to;
+            }
+            let tiles = batch * kv_heads * (rows * group).div_ceil(128);
+            assert_eq!(reached.len() as u64, tiles);
+            assert!(reached.iter().all(|end| end.is_some_and(|(_, last)| last == 1)), "{plan}");
+        }
+    }
+    assert!(cut > 3, "{cut} plans had links");
+}
+
+/// An order that ignores rows and batch, and one that knows only layouts.
+#[test]
+fn orders_follow_layouts_and_classes_only() {
+    let hopper = class("sm_90a").unwrap();
+    let order = |op: &CheckedOp| candidates(op, hopper).unwrap()[0].order;
+    let free = || Matmul { order: OrderClass::BatchInvariant, ..Matmul::default() };
+    for (m, batch) in [(1, vec![]), (129, vec![3]), (4096, vec![2, 3]), (8, vec![2, 2, 2, 2])] {
+        assert_eq!(order(&product(free(), &batch, [m, 64, 64])), product::SM80);
+    }
+    for size in [[1, 8, 8], [4096, 4096, 4096], [8, 129 * 8, 72]] {
+        assert_eq!(order(&product(Matmul::default(), &[], size)), product::SM90);
+    }
+    // Rows of 9 elements lie at no multiple of 16 bytes.
+    for size in [[2, 9, 8], [2, 8, 9]] {
+        assert_eq!(order(&product(Matmul::default(), &[], size)), product::SM80);
+    }
+    assert_eq!(order(&product(Matmul::default(), &[2, 2, 2, 2], [8; 3])), product::SM80);
+}
+
+#[test]
+fn large_products_rank_large_tiles_first_and_few_tiles_small_ones() {
+    let hopper = class("sm_90a").unwrap();
+    let first = |size| candidates(&product(Matmul::default(), &[], size), hopper).unwrap()[0];
+    assert!(first([8192, 8192, 4096]).kernel.ends_with("128x256"));
+    assert!(first([128, 4096, 4096]).kernel.ends_with("128x64"));
+    // Hundreds of TFLOP/s, whichever the row.
+    let total = first([4096; 3]).total_ns();
+    assert!((200_000..2_000_000).contains(&total), "{total} ns");
+}
+
+#[test]
+fn what_no_plan_holds_is_an_error_with_both_numbers() {
+    let hopper = class("sm_90a").unwrap();
+    let layout = |shape: &[u64], strides: &[u64]| {
+        Layout::new(Dims::new(shape).unwrap(), Dims::new(strides).unwrap()).unwrap()
+    };
+    let (m, n) = (1 << 30, 1 << 30);
+    let a = Spec::new(DType::BF16, layout(&[m, 8], &[0, 1]), 0);
+    let b = Spec::new(DType::BF16, layout(&[8, n], &[0, 0]), 0);
+    let out = contiguous(DType::BF16, &[m, n]);
+    if let Ok(op) = check(Matmul::default().into(), &[a, b, out]) {
+        let error = candidates(&op, hopper).unwrap_err();
+        assert!(matches!(error.kind(), Kind::Unsupported { .. } | Kind::Time { .. }), "{error}");
+    }
+}
