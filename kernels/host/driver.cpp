@@ -144,15 +144,22 @@ static Status add(Stream& stream, u64 at, u64 bytes, F f) {
 
 using namespace model;
 
+// Whether a variable has the second of two values; the first is also that of one that is not set.
+static Status choose(const char* name, const char* first, const char* second, bool& is_second) {
+    const char* value = getenv(name);
+    is_second = value != nullptr && strcmp(value, second) == 0;
+    return is_second || value == nullptr || strcmp(value, first) == 0 ? SUCCESS : INVALID_VALUE;
+}
+
 API cuInit(u32 flags) {
     const std::lock_guard<std::mutex> lock(model::mutex);
-    if (flags != 0) {
+    bool is_older = false;
+    const Status arch = choose("LEASEHOLD_MODEL_ARCH", "sm_90a", "sm_80", is_older);
+    const Status order = choose("LEASEHOLD_MODEL_ORDER", "late", "early", driver.streams.early);
+    if (flags != 0 || arch != SUCCESS || order != SUCCESS) {
         return INVALID_VALUE;
     }
-    const char* arch = getenv("LEASEHOLD_MODEL_ARCH");
-    const char* order = getenv("LEASEHOLD_MODEL_ORDER");
-    driver.is_hopper = arch == nullptr || strcmp(arch, "sm_80") != 0;
-    driver.streams.early = order != nullptr && strcmp(order, "early") == 0;
+    driver.is_hopper = !is_older;
     driver.is_initialised = true;
     return SUCCESS;
 }
