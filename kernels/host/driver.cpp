@@ -5,154 +5,31 @@
 // is waited for, in each stream's order, and copies inside kernels as late as their rules allow; or early: at once. Any
 // image is a module; its functions are the rows that were compiled in. What a kernel did wrong is told on standard error
 // and becomes the fault of the whole process, as on a card.
-#include <cstdio>
 #include <cstdlib>
-#include <mutex>
-#include <vector>
 
 #include "host/driver/map.h"
-#include "host/driver/memory.h"
-#include "host/driver/stream.h"
-#include "host/rows.h"
+#include "host/driver/state.h"
 
 #define API extern "C" __attribute__((visibility("default"))) model::Status
 
-namespace model {
-
-constexpr u32 STATIC_LIMIT = 48 << 10;  // Shared memory of a block that need not ask for more.
-constexpr u32 PROCESSORS = 4;
-
-struct Function {
-    const Row* row;
-    u32 shared_limit = STATIC_LIMIT;
-};
-
-struct Module {
-    std::map<const Row*, Function> functions;
-};
-
-struct Driver {
-    bool is_initialised = false;
-    bool is_hopper = true;
-    Memory memory;
-    Streams streams;
-    std::set<Module*> modules;
-    std::set<Function*> functions;
-    u32 retained = 0;
-
-    u32 shared_limit() const { return is_hopper ? 227 << 10 : 163 << 10; }
-};
-
-// Never destroyed: threads may still call while the process ends.
-static Driver& driver = *new Driver;
-static std::mutex mutex;
-static char primary;
-static thread_local void* current = nullptr;
-
-// What every function does first: one at a time, and after a fault nothing else than that.
-template <class F>
-static Status call(F f) {
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (!driver.is_initialised) {
-        return NOT_INITIALIZED;
-    }
-    if (driver.streams.fault() != SUCCESS) {
-        return driver.streams.fault();
-    }
-    return f();
-}
-
-template <class F>
-static Status call_in_context(F f) {
-    return call([&] { return current == &primary && driver.retained > 0 ? f() : INVALID_CONTEXT; });
-}
-
-template <class F>
-static Status call_on(void* handle, F f) {
-    return call_in_context([&] {
-        Stream* stream = driver.streams.find(static_cast<Stream*>(handle));
-        return stream != nullptr ? f(*stream) : INVALID_HANDLE;
-    });
-}
-
-static bool is_device_memory(u64 at, u64 bytes) { return driver.memory.ranges().cover(at, bytes); }
-
-// By the numbers of CUdevice_attribute.
-static i32 attribute(u32 number) {
-    switch (number) {
-    case 1: return 1024;                            // MAX_THREADS_PER_BLOCK
-    case 2: case 3: return 1024;                    // MAX_BLOCK_DIM_X, Y
-    case 4: return 64;                              // MAX_BLOCK_DIM_Z
-    case 5: return 0x7fffffff;                      // MAX_GRID_DIM_X
-    case 6: case 7: return 0xffff;                  // MAX_GRID_DIM_Y, Z
-    case 8: return STATIC_LIMIT;                    // MAX_SHARED_MEMORY_PER_BLOCK
-    case 9: return 64 << 10;                        // TOTAL_CONSTANT_MEMORY
-    case 10: return LANES;                          // WARP_SIZE
-    case 12: case 82: return 65536;                 // MAX_REGISTERS_PER_BLOCK, PER_MULTIPROCESSOR
-    case 13: case 36: return 1000000;               // CLOCK_RATE, MEMORY_CLOCK_RATE
-    case 16: return PROCESSORS;                     // MULTIPROCESSOR_COUNT
-    case 19: case 31: case 41: return 1;            // CAN_MAP_HOST_MEMORY, CONCURRENT_KERNELS, UNIFIED_ADDRESSING
-    case 37: return 256;                            // GLOBAL_MEMORY_BUS_WIDTH
-    case 38: return 1 << 20;                        // L2_CACHE_SIZE
-    case 39: return 2048;                           // MAX_THREADS_PER_MULTIPROCESSOR
-    case 40: case 102: return 1;                    // ASYNC_ENGINE_COUNT, VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED
-    case 75: return driver.is_hopper ? 9 : 8;       // COMPUTE_CAPABILITY_MAJOR
-    case 76: return 0;                              // COMPUTE_CAPABILITY_MINOR
-    case 81: return i32(driver.shared_limit() + 1024);  // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-    case 97: return i32(driver.shared_limit());     // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    case 106: return 32;                            // MAX_BLOCKS_PER_MULTIPROCESSOR
-    case 111: return 1024;                          // RESERVED_SHARED_MEMORY_PER_BLOCK
-    default: return 0;
-    }
-}
-
-// What a finding of the model is on a card. Races, deadlocks and the like are nothing that a card names.
-static Status status_of(const char* finding) {
-    const auto is = [&](const char* kind) { return strncmp(finding, kind, strlen(kind)) == 0; };
-    return is("global-bounds") ? ILLEGAL_ADDRESS : is("global-alignment") ? MISALIGNED_ADDRESS : LAUNCH_FAILED;
-}
-
-static Status run(const Row& row, const void* args, const Config& config) {
-    std::vector<char> text(1 << 14);
-    reachable = &driver.memory.ranges();
-    const u32 found = row.run(args, config, text.data(), u32(text.size()));
-    reachable = nullptr;
-    if (found == 0) {
-        return SUCCESS;
-    }
-    fprintf(stderr, "host model: %s:\n%s", row.name, text.data());
-    return status_of(text.data());
-}
-
-// A task on device memory that is there now, and must still be there when its turn comes.
-template <class F>
-static Status add(Stream& stream, u64 at, u64 bytes, F f) {
-    if (!is_device_memory(at, bytes)) {
-        return INVALID_VALUE;
-    }
-    driver.streams.add(stream, [=] {
-        if (!is_device_memory(at, bytes)) {
-            return ILLEGAL_ADDRESS;
-        }
-        f();
-        return SUCCESS;
-    });
-    return driver.streams.fault();
-}
-
-}  // namespace model
-
 using namespace model;
+
+// Whether a variable has the second of two values; the first is also that of one that is not set.
+static Status choose(const char* name, const char* first, const char* second, bool& is_second) {
+    const char* value = getenv(name);
+    is_second = value != nullptr && strcmp(value, second) == 0;
+    return is_second || value == nullptr || strcmp(value, first) == 0 ? SUCCESS : INVALID_VALUE;
+}
 
 API cuInit(u32 flags) {
     const std::lock_guard<std::mutex> lock(model::mutex);
-    if (flags != 0) {
+    bool is_older = false;
+    const Status arch = choose("LEASEHOLD_MODEL_ARCH", "sm_90a", "sm_80", is_older);
+    const Status order = choose("LEASEHOLD_MODEL_ORDER", "late", "early", driver.streams.early);
+    if (flags != 0 || arch != SUCCESS || order != SUCCESS) {
         return INVALID_VALUE;
     }
-    const char* arch = getenv("LEASEHOLD_MODEL_ARCH");
-    const char* order = getenv("LEASEHOLD_MODEL_ORDER");
-    driver.is_hopper = arch == nullptr || strcmp(arch, "sm_80") != 0;
-    driver.streams.early = order != nullptr && strcmp(order, "early") == 0;
+    driver.is_hopper = !is_older;
     driver.is_initialised = true;
     return SUCCESS;
 }

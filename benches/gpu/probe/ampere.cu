@@ -27,7 +27,7 @@ KERNEL(shared_window, 32, 1)(PARAMETER(ProbeArgs) args) {
 
 KERNEL(global_loads, 32, 1)(PARAMETER(ProbeArgs) args) {
     const u32 t = thread_index();
-    put(args, t, load_global_u16(args.in + 2 * t));
+    put(args, t, load_global_u16(args.in + 2 * t) | (u32)load_global_u8(args.in + t) << 16);
     put(args, 32 + t, load_global_u32(args.in + 4 * t));
     put(args, 64 + t, bits_of(load_global_f32(args.in + 4 * t)));
     put(args, 96 + t, bits_of(load_global_f32_if(t % 3 == 0, args.in + 4 * t)));
@@ -43,13 +43,14 @@ KERNEL(global_stores, 32, 1)(PARAMETER(ProbeArgs) args) {
     store_global_u16(args.out + 2 * t, (u16)(0x8000 + t));
     store_global_u32(args.out + 64 + 4 * t, 0x80000000u + t);
     store_global_f32(args.out + 192 + 4 * t, 0.5f + (f32)t);
+    store_global_u8(args.out + 320 + t, (u8)(200 + t));
 }
 
 KERNEL(shared_memory, 32, 1)(PARAMETER(ProbeArgs) args) {
     const u32 t = thread_index(), base = shared_base();
     store_shared(base + 16 * t, u32x4{t, 100 + t, 200 + t, 300 + t});
     store_shared(base + 512 + 8 * t, (f32)t, -(f32)t);
-    sync_block();
+    sync_warp();
     for (u32 i = 0; i < 6; i++) {
         put(args, i * 32 + t, bits_of(load_shared_f32(base + 4 * (i * 32 + (t ^ 5)))));
     }

@@ -63,7 +63,7 @@ pub(crate) const SECTIONS: &[Section] = &[
     section("shuffles", 33 * 32, Exact),
     section("shared_window", 1, Exact),
     section("global_loads", 8 * 32, Exact),
-    section("global_stores", 80, Exact),
+    section("global_stores", 88, Exact),
     section("shared_memory", 192, Exact),
     section("conversions", 4 * FINITE, Exact),
     section("widenings", 0x10000 / 67, Exact),
@@ -174,7 +174,7 @@ fn args(maps: &[Encoded], input: u64, output: u64) -> Vec<u8> {
     bytes
 }
 
-/// What a device answered: its name, and the words of each section that it runs.
+/// What a device answered: its name and driver, and the words of each section that it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dump {
     pub(crate) device: String,
@@ -182,40 +182,35 @@ pub(crate) struct Dump {
 }
 
 impl Dump {
-    /// Runs every section that the device has, of a compiled image.
-    ///
-    /// # Errors
-    /// A call of the driver that failed, with the section it was made for.
-    pub(crate) fn of(cuda: &Cuda, image: &[u8]) -> Result<Self, String> {
-        let tell = |failure: Failure| failure.to_string();
-        let device = cuda.name().map_err(tell)?;
-        let (major, stream) = (cuda.attribute(75).map_err(tell)?, cuda.stream().map_err(tell)?);
-        let module = cuda.module(image).map_err(tell)?;
+    /// Runs every section that the device has, of a compiled image. What was answered before a call of the driver failed
+    /// is kept, and the failure told with the section that it was made for.
+    pub(crate) fn of(cuda: &Cuda, image: &[u8]) -> (Self, Result<(), String>) {
+        let mut dump = Self { device: String::new(), sections: BTreeMap::new() };
+        let result = dump.ask(cuda, image);
+        (dump, result)
+    }
+
+    fn ask(&mut self, cuda: &Cuda, image: &[u8]) -> Result<(), String> {
+        self.device = format!("{}, driver {}", cuda.name()?, cuda.version()?);
+        let (is_hopper, stream, module) =
+            (cuda.attribute(75)? == 9, cuda.stream()?, cuda.module(image)?);
         let inputs: Vec<u8> = numbers().into_iter().flat_map(u32::to_le_bytes).collect();
-        let input = put(cuda, &inputs, stream).map_err(tell)?;
-        let at = put(cuda, &tensor(), stream).map_err(tell)?;
+        let (input, at) = (put(cuda, &inputs, stream)?, put(cuda, &tensor(), stream)?);
         let mut maps = vec![Encoded([0; 128]); BOXES.len()];
-        if major == 9 {
+        if is_hopper {
             for (map, (inner, swizzle)) in maps.iter_mut().zip(BOXES) {
                 let boxed = [inner, 8, 2, 1, 1];
-                let of = BoxMap {
-                    at,
-                    sizes: SIZES,
-                    strides: STRIDES,
-                    boxed,
-                    element: 2,
-                    padding: [0; 6],
-                };
-                *map = cuda.encode(&of, swizzle).map_err(tell)?;
+                let padding = [0; 6];
+                let of = BoxMap { at, sizes: SIZES, strides: STRIDES, boxed, element: 2, padding };
+                *map = cuda.encode(&of, swizzle)?;
             }
         }
-        let mut sections = BTreeMap::new();
-        for section in SECTIONS.iter().filter(|section| major == 9 || !section.hopper) {
+        for section in SECTIONS.iter().filter(|section| is_hopper || !section.hopper) {
             let words = run(cuda, module, section, (&maps, input), stream);
             let words = words.map_err(|failure| format!("{}: {failure}", section.name))?;
-            sections.insert(section.name.to_owned(), words);
+            self.sections.insert(section.name.to_owned(), words);
         }
-        Ok(Self { device, sections })
+        Ok(())
     }
 
     /// As text: the device, and of each section its name and its words, eight a line.

@@ -3,7 +3,6 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "its modules are those of tests")]
 
 #[path = "../../../kernels/tests/cuda/mod.rs"]
-#[allow(dead_code, reason = "a part of what tests call")]
 mod cuda;
 mod dump;
 
@@ -17,18 +16,20 @@ fn main() -> ExitCode {
         eprintln!("usage: probe IMAGE");
         return ExitCode::FAILURE;
     };
-    let dumped = std::fs::read(image)
-        .map_err(|error| format!("{image}: {error}"))
-        .and_then(|image| dump::Dump::of(&cuda::Cuda::open(Path::new("libcuda.so.1"))?, &image));
-    let written = dumped.and_then(|dump| {
-        let mut out = std::io::stdout();
-        out.write_all(dump.write().as_bytes()).map_err(|error| error.to_string())
-    });
-    match written {
+    match ask(image) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("probe: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what was answered, also where not all was.
+fn ask(image: &str) -> Result<(), String> {
+    let bytes = std::fs::read(image).map_err(|error| format!("{image}: {error}"))?;
+    let (dump, result) = dump::Dump::of(&cuda::Cuda::open(Path::new("libcuda.so.1"))?, &bytes);
+    let written = std::io::stdout().write_all(dump.write().as_bytes());
+    written.map_err(|error| error.to_string())?;
+    result
 }

@@ -5,9 +5,10 @@
 #![allow(dead_code)]
 
 use leasehold_kernels::Row;
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How the model is built.
@@ -22,20 +23,32 @@ pub(crate) enum Build {
 /// A translation unit: a name for people, and its text.
 pub(crate) type Unit = (String, String);
 
+/// The flags of every unit and link.
+const FLAGS: [&str; 7] = [
+    "-std=c++20",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-Wno-psabi",
+];
+
 /// The compiler, for the sources of a folder.
 pub(crate) struct Compiler {
     command: String,
     flags: Vec<String>,
+    folder: PathBuf,
     /// Where what it makes is kept.
     made: PathBuf,
-    /// Of the compiler, the flags and every source.
+    /// Of the compiler and the flags.
     digest: blake3::Hasher,
 }
 
 impl Compiler {
     /// `None` where there is no C++ compiler, as a skip.
     pub(crate) fn new(build: Build, folder: &Path, made: PathBuf) -> Option<Self> {
-        let folder = &folder.canonicalize().expect("the folder of kernels");
+        let folder = folder.canonicalize().expect("the folder of kernels");
         let command = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
         let version = match Command::new(&command).arg("--version").output() {
             Ok(output) => output.stdout,
@@ -52,56 +65,13 @@ impl Compiler {
                 &["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
             }
         };
-        let of_all = [
-            "-std=c++20",
-            "-fPIC",
-            "-fvisibility=hidden",
-            "-Wall",
-            "-Wextra",
-            "-Wno-unknown-pragmas",
-            "-Wno-psabi",
-            "-I",
-        ];
-        let flags = of_all.iter().chain(of_build).map(|flag| (*flag).to_owned());
-        let mut flags: Vec<String> = flags.collect();
-        let include = flags.iter().position(|flag| flag == "-I").expect("the flag above");
-        flags.insert(include + 1, folder.to_str().expect("a plain name").to_owned());
+        let mut flags: Vec<String> =
+            FLAGS.iter().chain(of_build).map(|flag| (*flag).to_owned()).collect();
+        flags.push(format!("-I{}", folder.display()));
         let mut digest = blake3::Hasher::new();
         digest.update(command.as_bytes()).update(&version).update(format!("{flags:?}").as_bytes());
-        for path in sources(folder) {
-            digest.update(path.to_string_lossy().as_bytes());
-            digest.update(&std::fs::read(&path).expect("a source"));
-        }
         std::fs::create_dir_all(&made).expect("a folder for what is made");
-        Some(Self { command, flags, made, digest })
-    }
-
-    /// Objects of these units, as many at a time as the machine has cores.
-    fn objects(&self, units: &[Unit]) -> Vec<PathBuf> {
-        let next = AtomicUsize::new(0);
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            for _ in 0..workers.min(units.len()) {
-                scope.spawn(|| {
-                    while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        self.object(unit);
-                    }
-                });
-            }
-        });
-        units.iter().map(|unit| self.place(&[&unit.1], &unit.0, "o")).collect()
-    }
-
-    fn object(&self, (name, text): &Unit) {
-        let object = self.place(&[text], name, "o");
-        self.make(&object, |to| {
-            let source = self.place(&[text], name, "cpp");
-            let mut file = std::fs::File::create(&source).expect("a source is made");
-            file.write_all(text.as_bytes()).expect("a source is written");
-            let mut command = Command::new(&self.command);
-            command.args(&self.flags).arg("-c").arg(&source).arg("-o").arg(to);
-            command
-        });
+        Some(Self { command, flags, folder, made, digest })
     }
 
     /// A program or library of these units, by its name.
@@ -110,9 +80,9 @@ impl Compiler {
         let lock = std::fs::File::create(self.made.join("lock")).expect("a file to lock");
         lock.lock().expect("the lock");
         let objects = self.objects(units);
-        let texts: Vec<&str> =
-            units.iter().map(|unit| &*unit.1).chain(flags.iter().copied()).collect();
-        let linked = self.place(&texts, name, "linked");
+        let named = objects.iter().map(|object| object.to_string_lossy());
+        let parts: Vec<_> = named.chain(flags.iter().map(|flag| (*flag).into())).collect();
+        let linked = self.place(name, &parts.join("\n"), "linked");
         self.make(&linked, |to| {
             let mut command = Command::new(&self.command);
             command.args(&self.flags).args(&objects).args(flags).arg("-o").arg(to);
@@ -121,13 +91,54 @@ impl Compiler {
         linked
     }
 
-    /// Where what is made of these texts lies.
-    fn place(&self, texts: &[&str], name: &str, kind: &str) -> PathBuf {
-        let mut digest = self.digest.clone();
-        texts.iter().for_each(|text| {
-            digest.update(text.as_bytes()).update(&[0]);
+    /// Objects of these units, as many at a time as the machine has cores.
+    fn objects(&self, units: &[Unit]) -> Vec<PathBuf> {
+        let next = AtomicUsize::new(0);
+        let objects: Vec<OnceLock<PathBuf>> = units.iter().map(|_| OnceLock::new()).collect();
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..workers.min(units.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let i = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(unit) = units.get(i) else { break };
+                        let _ = objects[i].set(self.object(unit));
+                    }
+                });
+            }
         });
-        self.made.join(format!("{name}-{}.{kind}", &digest.finalize().to_hex()[..16]))
+        objects.into_iter().map(|object| object.into_inner().expect("every unit's turn")).collect()
+    }
+
+    fn object(&self, (name, text): &Unit) -> PathBuf {
+        let mut read = BTreeMap::new();
+        self.read(text, &mut read);
+        let object = self.place(name, &format!("{text}{read:?}"), "o");
+        self.make(&object, |to| {
+            let source = object.with_extension("cpp");
+            std::fs::write(&source, text).expect("a source is written");
+            let mut command = Command::new(&self.command);
+            command.args(&self.flags).arg("-c").arg(&source).arg("-o").arg(to);
+            command
+        });
+        object
+    }
+
+    /// The sources that a text includes, and those that they do.
+    fn read(&self, text: &str, read: &mut BTreeMap<String, String>) {
+        for line in text.lines() {
+            let name = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"'));
+            let Some(name) = name.filter(|name| !read.contains_key(*name)) else { continue };
+            let source = std::fs::read_to_string(self.folder.join(name)).expect("a source");
+            read.insert(name.into(), source.clone());
+            self.read(&source, read);
+        }
+    }
+
+    /// Where what is made of this lies.
+    fn place(&self, name: &str, of: &str, kind: &str) -> PathBuf {
+        let digest = self.digest.clone().update(of.as_bytes()).finalize().to_hex();
+        self.made.join(format!("{name}-{}.{kind}", &digest[..16]))
     }
 
     /// Runs the compiler unless its result is there. It appears whole or not at all: a run may be ended.
@@ -140,20 +151,6 @@ impl Compiler {
         assert!(status.success(), "{}: {}: {status}", self.command, result.display());
         std::fs::rename(&unfinished, result).expect("what was made");
     }
-}
-
-/// Every source of kernels and model, sorted.
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut folders = vec![folder.join("cuda"), folder.join("host")];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("a folder of sources") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    files.sort();
-    files
 }
 
 /// An entry point of the model: what a launch calls, with which struct.

@@ -1,5 +1,8 @@
 //! The CUDA driver API of any library that has it, a card's or the model's: no more of it than tests and the probe call.
 
+// Each of them calls a part.
+#![allow(dead_code)]
+
 use leasehold_kernels::BoxMap;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -14,6 +17,12 @@ pub(crate) struct Failure(pub(crate) u32, pub(crate) String);
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.1, self.0)
+    }
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        failure.to_string()
     }
 }
 
@@ -98,6 +107,13 @@ impl Cuda {
         Ok(CStr::from_bytes_until_nul(&name).expect("a name").to_string_lossy().into_owned())
     }
 
+    /// Version of CUDA that the driver has.
+    pub(crate) fn version(&self) -> Answer<i32> {
+        let mut version = 0;
+        call!(self, "cuDriverGetVersion", &mut version => &mut c_int)?;
+        Ok(version)
+    }
+
     /// An attribute of the device, by its number.
     pub(crate) fn attribute(&self, number: u32) -> Answer<i32> {
         let mut value = 0;
@@ -164,6 +180,25 @@ impl Cuda {
     pub(crate) fn write(&self, at: u64, bytes: &[u8], stream: Handle) -> Answer<()> {
         let length = bytes.len();
         call!(self, "cuMemcpyHtoDAsync_v2", at => u64, bytes.as_ptr().cast() => *const c_void, length => usize, stream.0 => *mut c_void)
+    }
+
+    /// Starts a copy of pinned memory with these bytes, which are others before it is waited for.
+    pub(crate) fn write_while_changing(
+        &self,
+        at: u64,
+        [first, then]: [&[u8]; 2],
+        stream: Handle,
+    ) -> Answer<()> {
+        let length = first.len().min(then.len());
+        let mut pinned: *mut c_void = null_mut();
+        call!(self, "cuMemHostAlloc", &mut pinned => &mut *mut c_void, length => usize, 0 => u32)?;
+        // SAFETY: as many bytes are pinned, and nothing else writes to them.
+        unsafe { first.as_ptr().copy_to_nonoverlapping(pinned.cast(), length) };
+        call!(self, "cuMemcpyHtoDAsync_v2", at => u64, pinned => *const c_void, length => usize, stream.0 => *mut c_void)?;
+        // SAFETY: the same; the copy may read while this writes, which is what a caller wants to see.
+        unsafe { then.as_ptr().copy_to_nonoverlapping(pinned.cast(), length) };
+        self.synchronize(stream)?;
+        call!(self, "cuMemFreeHost", pinned => *mut c_void)
     }
 
     pub(crate) fn read(&self, at: u64, length: usize, stream: Handle) -> Answer<Vec<u8>> {

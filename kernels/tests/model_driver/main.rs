@@ -17,6 +17,7 @@ use std::process::Command;
 
 const SM80: MatmulSm80 = MatmulSm80 { bf16: false, a: Major::K, b: Major::K, tile: [64, 64] };
 const SM90: MatmulSm90 = MatmulSm90 { bf16: false, a_outer: false, b_outer: false, columns: 64 };
+const ORDER: &str = "LEASEHOLD_MODEL_ORDER";
 /// As in cuda.h.
 const SWIZZLE_128: u32 = 3;
 const M: usize = 70;
@@ -161,9 +162,10 @@ fn products_run_from_memory_to_memory() {
 }
 
 #[test]
-fn products_run_at_once_and_on_an_older_card() {
+fn work_is_also_done_at_once_and_on_an_older_card() {
     if library().is_some() {
-        again("products_run_from_memory_to_memory", "LEASEHOLD_MODEL_ORDER", "early");
+        again("products_run_from_memory_to_memory", ORDER, "early");
+        again("a_pinned_source_is_read_when_its_turn_comes", ORDER, "early");
         again("products_run_from_memory_to_memory", "LEASEHOLD_MODEL_ARCH", "sm_80");
     }
 }
@@ -185,6 +187,19 @@ fn work_is_done_when_it_is_waited_for() {
     product.check(&cuda, second);
     assert_eq!(cuda.event_query(ended), Ok(()));
     assert!(cuda.elapsed(began, ended).expect("a time") > 0.0);
+}
+
+#[test]
+fn a_pinned_source_is_read_when_its_turn_comes() {
+    let Some(cuda) = open() else { return };
+    let stream = cuda.stream().expect("a stream");
+    let at = cuda.alloc(4).expect("memory");
+    cuda.write_while_changing(at, [b"soon", b"late"], stream).expect("a copy");
+    let early = std::env::var(ORDER).is_ok_and(|order| order == "early");
+    assert_eq!(cuda.read(at, 4, stream).expect("bytes"), if early { b"soon" } else { b"late" });
+    // Other memory is staged when the copy is asked for.
+    cuda.write(at, b"once", stream).expect("a copy");
+    assert_eq!(cuda.read(at, 4, stream).expect("bytes"), b"once");
 }
 
 #[test]

@@ -5,7 +5,6 @@
 #[path = "../compiler/mod.rs"]
 mod compiler;
 #[path = "../cuda/mod.rs"]
-#[allow(dead_code, reason = "a part of what tests call")]
 mod cuda;
 #[path = "../../../benches/gpu/probe/dump.rs"]
 mod dump;
@@ -63,7 +62,9 @@ fn dump() -> Option<Dump> {
     static DUMP: OnceLock<Option<Dump>> = OnceLock::new();
     let ask = || {
         let cuda = Cuda::open(&library()?).expect("the model driver");
-        Some(Dump::of(&cuda, b"any image").expect("a dump"))
+        let (dump, result) = Dump::of(&cuda, b"any image");
+        assert_eq!(result, Ok(()));
+        Some(dump)
     };
     DUMP.get_or_init(ask).clone()
 }
