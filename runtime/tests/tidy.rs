@@ -236,6 +236,7 @@ fn an_op_has_one_name_on_every_floor() {
     assert_eq!(builders, tested, "builders and parity tests");
     let shared = [
         "prelude",
+        "attention_coop",
         "attention_tiled",
         "columns",
         "coop",

@@ -7,91 +7,21 @@
 mod common;
 
 use common::adapter::open;
-use common::case::{Case, Random};
-use common::judge::judge;
-use common::run::{contents, execute};
+use common::case::Case;
+use common::hostile::{is_told, lied_to};
+use leasehold::Kind;
 use leasehold::backend::Backend;
-use leasehold::backend::wgpu::Wgpu;
-use leasehold::{Kind, reference};
-use std::sync::Arc;
-
-/// Operands of indices and counts.
-const TRUSTED_BY_NONE: [&str; 5] = ["index", "pages", "lens", "rows", "sizes"];
-const BAD: [u32; 5] = [u32::MAX, 0x8000_0000, 0x7fff_ffff, 1 << 24, 70_000];
-
-/// Runs a case with every second index or count a bad one; true if a fault was told.
-fn lied_to(backend: &mut Wgpu, case: &Case) -> bool {
-    let op = Arc::new(case.checked());
-    let mut contents = contents(case);
-    let mut random = Random(contents.len() as u64);
-    let mut lies = 0;
-    for (i, role) in op.roles().iter().enumerate() {
-        if !role.access.reads() || !TRUSTED_BY_NONE.contains(&role.name) {
-            continue;
-        }
-        let operand = &case.operands[i];
-        for at in reference::offsets(&operand.layout) {
-            let at = (operand.offset + 4 * at) as usize;
-            if random.below(2) == 0 {
-                let bad = BAD[random.below(BAD.len() as u64) as usize];
-                contents[i][at..at + 4].copy_from_slice(&bad.to_le_bytes());
-                lies += 1;
-            }
-        }
-    }
-    let plan = backend.candidates(&op).unwrap()[0];
-    let units = plan.units() as u64;
-    let left = execute(backend, &op, &plan, &contents, case, &[units / 2, units]).unwrap();
-    let reads: Vec<&[u8]> = op
-        .roles()
-        .iter()
-        .enumerate()
-        .filter(|(_, role)| role.access.reads())
-        .map(|(i, _)| &contents[i][case.operands[i].offset as usize..])
-        .collect();
-    let exact = reference::exact(&op, &reads);
-    let outs = (0..op.roles().len()).filter(|&i| op.roles()[i].access.writes());
-    for (n, i) in outs.enumerate() {
-        let operand = &case.operands[i];
-        let low = reference::rounded(&op, &reads, operand.dtype).swap_remove(n);
-        let mut after = left.blocks[i].clone();
-        let bytes = &after[operand.offset as usize..];
-        let got = reference::read(operand.dtype, &op.specs()[i].layout, bytes);
-        judge(operand.dtype, &got, &exact[n], &low)
-            .unwrap_or_else(|e| panic!("{}: {e}", case.name));
-        let size = operand.dtype.size() as usize;
-        for at in reference::offsets(&operand.layout) {
-            let at = operand.offset as usize + at as usize * size;
-            after[at..at + size].copy_from_slice(&contents[i][at..at + size]);
-        }
-        assert!(after == contents[i], "{}: a byte beside the output changed", case.name);
-    }
-    for (i, role) in op.roles().iter().enumerate() {
-        assert!(
-            role.access.writes() || left.blocks[i] == contents[i],
-            "{}: operand {i}",
-            case.name
-        );
-    }
-    if let Some(fault) = left.fault {
-        assert!(lies > 0 && BAD.contains(&fault.value), "{}: {fault:?}", case.name);
-        assert!(fault.value >= fault.bound, "{}: {fault:?}", case.name);
-    }
-    left.fault.is_some()
-}
 
 /// Runs some of an op's cases that read indices or counts; not few tell a fault (others have none to tell).
 fn lie_to(cases: Vec<Case>, step: usize) {
     let Some(mut backend) = open() else { return };
     let flops = u128::from(common::CASE_FLOPS / 10);
-    let reads = |case: &&Case| {
-        case.flops() < flops
-            && case.op.roles().iter().any(|role| TRUSTED_BY_NONE.contains(&role.name))
-    };
+    let reads = |case: &&Case| case.flops() < flops && is_told(case);
     let (mut run, mut faults) = (0, 0);
     for case in cases.iter().filter(reads).step_by(step) {
         run += 1;
-        faults += usize::from(lied_to(&mut backend, case));
+        let plan = backend.candidates(&case.checked()).unwrap()[0];
+        faults += usize::from(lied_to(&mut backend, case, &plan));
     }
     assert!(run > 4 && faults * 3 > run, "{faults} faults of {run}");
 }

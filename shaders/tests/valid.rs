@@ -65,9 +65,28 @@ fn kernels_of_the_matrix_unit_and_their_emulations_differ_in_the_operations_alon
     let of = |kernel: &str| {
         let variant = VARIANTS.iter().find(|variant| variant.kernel == kernel).unwrap();
         let source = variant.source();
-        let from = source.find("// matmul_coop:").unwrap();
-        (variant.tile, source[from..].to_string())
+        let from = source.find(&format!("// {}:", variant.shader.entries.last().unwrap()));
+        (variant.tile, source[from.unwrap()..].to_string())
     };
     assert_eq!(of("matmul_coop16_64x64"), of("matmul_coop16_emulated"));
     assert_eq!(of("matmul_coop8_64x64"), of("matmul_coop8_emulated"));
+    assert_eq!(of("attention_coop16_32"), of("attention_coop16_emulated"));
+    assert_eq!(of("attention_coop8_32"), of("attention_coop8_emulated"));
+}
+
+/// The table says how much workgroup memory a kernel takes, and devices with less are not asked to run it.
+#[test]
+fn the_table_knows_the_workgroup_memory_of_kernels_of_the_matrix_unit() {
+    for variant in VARIANTS.iter().filter(|variant| variant.kernel.contains("_coop")) {
+        let module = naga::front::wgsl::parse_str(&variant.source()).unwrap();
+        let context = module.to_ctx();
+        let shared = module.global_variables.iter().map(|(_, variable)| variable);
+        let shared = shared.filter(|v| v.space == naga::AddressSpace::WorkGroup);
+        // Only `count` has use for its counts.
+        let shared = shared.filter(|v| v.name.as_deref() != Some("counted"));
+        let bytes: u32 = shared.map(|v| module.types[v.ty].inner.size(context)).sum();
+        assert_eq!(bytes, variant.memory, "{}", variant.kernel);
+        // What WebGPU's devices that are not of the smallest kind have.
+        assert!(bytes <= 32 << 10, "{}: {bytes}", variant.kernel);
+    }
 }

@@ -14,6 +14,7 @@ pub mod case;
 pub mod cover;
 pub mod gradients;
 pub mod grow;
+pub mod hostile;
 pub mod judge;
 pub mod products;
 pub mod quantised;

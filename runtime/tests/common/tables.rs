@@ -368,6 +368,18 @@ fn attention_entries() -> Vec<Case> {
         .collect()
 }
 
+/// Attention of f16 that a matrix unit runs: entries of a few rows more than a tile and of more than a chunk of keys,
+/// with every pair of options.
+pub fn attention_of_f16() -> Vec<Case> {
+    all_pairs(&[6, 4, 3, 2, 2, 2, 2, 3, 2, 3])
+        .iter()
+        .map(|row| {
+            let (options, style) = row.split_at(9);
+            entries(&[options, &[1], style].concat(), &[17, 3, 16], &[270, 33, 5])
+        })
+        .collect()
+}
+
 /// Shapes of row ops: short, around vector edges, many rows, longer than a chunk, several axes, empty.
 pub const ROWS: [&[u64]; 14] = [
     &[1],

@@ -140,7 +140,7 @@ fn attention(
     for (var column = lane; column < p.dv; column += LANES) {
         let value = weighted(own, first, seen, column);
         for (var r = 0u; r < ROWS && own.row + r < own.rows; r++) {
-            put_weighted(own, four, tile, tile_row, chunk, r, column, value[r], result);
+            put_weighted(own, four, tile, tile_row, chunk, r, column, vec4(value[r]), 1u, result);
         }
     }
 }

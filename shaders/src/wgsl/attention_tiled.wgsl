@@ -280,11 +280,11 @@ fn attention_tiled(
         if sees.w {
             values = weighted(values, s3, thread, 3u, column);
         }
-        for (var i = 0u; i < share(); i++) {
-            let c = column + share() * place_in_team + i;
-            for (var r = 0u; r < own_stored && c < p.dv; r++) {
-                put_weighted(own, four, tile, tile_row + own_row, chunk, r, c, values[i][r], result);
-            }
+        let c = column + share() * place_in_team;
+        for (var r = 0u; r < own_stored && c < p.dv; r++) {
+            let x = vec4(values[0][r], values[1][r], values[2][r], values[3][r]);
+            let count = min(share(), p.dv - c);
+            put_weighted(own, four, tile, tile_row + own_row, chunk, r, c, x, count, result);
         }
     }
 }

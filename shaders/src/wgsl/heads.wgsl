@@ -340,11 +340,17 @@ fn merge_of(largest: f32, sum: f32, next: vec2<f32>) -> vec4<f32> {
     return vec4(top, fma(sum, shrink, next.y * grow), shrink, grow);
 }
 
+// A row that sees nothing has sum 0 and gives 0.
+fn quotient_of(value: f32, sum: f32) -> u32 {
+    return narrow(p.out.kind, select(0.0, value / sum, sum > 0.0));
+}
+
+fn out_at(own: Own, query: u32, head: u32, column: u32) -> u32 {
+    return place(p.out.base, p.out.strides[0], vec4(own.batch, head, own.first_query + query, column));
+}
+
 fn put_value(own: Own, query: u32, head: u32, column: u32, value: f32, sum: f32) {
-    let at = vec4(own.batch, head, own.first_query + query, column);
-    // A row that sees nothing has sum 0 and gives 0.
-    let y = select(0.0, value / sum, sum > 0.0);
-    put_out(place(p.out.base, p.out.strides[0], at), narrow(p.out.kind, y));
+    put_out(out_at(own, query, head, column), quotient_of(value, sum));
 }
 
 fn put_lse(own: Own, query: u32, head: u32, largest: f32, sum: f32) {
@@ -389,7 +395,7 @@ fn put_sums(own: Own, four: Four, tile: u32, tile_row: u32, chunk: u32, r: u32, 
     scratch[at + 1u] = result.sum[r];
 }
 
-// Stores a weighted value of row `r` of four in the same way.
+// Stores weighted values of row `r` of four in the same way: of `count` neighbouring columns.
 fn put_weighted(
     own: Own,
     four: Four,
@@ -398,13 +404,27 @@ fn put_weighted(
     chunk: u32,
     r: u32,
     column: u32,
-    value: f32,
+    values: vec4<f32>,
+    count: u32,
     result: Result,
 ) {
-    if has(DIRECT) {
-        put_value(own, four.query[r], four.head[r], column, value * result.grow[r], result.sum[r]);
-    } else {
-        scratch[partial_at(tile, tile_row + r, chunk) + 2u + column] = value;
+    if !has(DIRECT) {
+        let at = partial_at(tile, tile_row + r, chunk) + 2u + column;
+        for (var i = 0u; i < count; i++) {
+            scratch[at + i] = values[i];
+        }
+        return;
+    }
+    let e = out_at(own, four.query[r], four.head[r], column);
+    let step = p.out.strides[0].w;
+    for (var i = 0u; i < count; i += 2u) {
+        let one = quotient_of(values[i] * result.grow[r], result.sum[r]);
+        if i + 1u < count {
+            let two = quotient_of(values[i + 1u] * result.grow[r], result.sum[r]);
+            put_pair_out(vec2(e + i * step, e + (i + 1u) * step), vec2(one, two));
+        } else {
+            put_out(e + i * step, one);
+        }
     }
 }
 

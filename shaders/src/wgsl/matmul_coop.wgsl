@@ -15,6 +15,7 @@ const ROWS: u32 = 2u * SIDE;
 // other banks.
 const PITCH_ALONG: u32 = DEPTH + 8u;
 const PITCH_ACROSS: u32 = ROWS + 8u;
+const PITCH_SUMS: u32 = EDGE;
 // Of the tiles of a and of b, by eights.
 const EIGHTS: u32 = ROWS * DEPTH / 8u;
 
@@ -77,6 +78,20 @@ fn stage(part: Part, k: u32, lane: u32) {
             tile_b[at_b + 2u * w + 1u] = of_b.y;
         }
     }
+}
+
+fn load_a(at: u32) -> TileA {
+    if ALONG_A {
+        return load_a_along(at);
+    }
+    return load_a_across(at);
+}
+
+fn load_b(at: u32) -> TileB {
+    if ALONG_B {
+        return load_b_along(at);
+    }
+    return load_b_across(at);
 }
 
 // A tile of sums of the link before.

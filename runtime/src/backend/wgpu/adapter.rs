@@ -47,8 +47,10 @@ pub(super) fn class(adapter: &wgpu::Adapter) -> &'static Class {
 /// What kernels of a matrix unit ask of a device.
 const MATRIX_UNIT: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
-/// Lanes of a subgroup in those kernels, on every device that they run on.
+/// Lanes of a subgroup in those kernels, on every device that they run on, and bytes of workgroup memory that none of
+/// them goes beyond.
 const SUBGROUP: u32 = 32;
+const WORKGROUP_BYTES: u32 = 32 << 10;
 
 /// The largest edge of square tiles of f16 that a matrix unit sums in f32, where our kernels can use it: they know a
 /// lane's subgroup by its number, so the size must be fixed.
@@ -57,7 +59,8 @@ fn edge(adapter: &wgpu::Adapter) -> Option<u32> {
     let fixed = [info.subgroup_min_size, info.subgroup_max_size] == [SUBGROUP; 2];
     let flags = adapter.get_downlevel_capabilities().flags;
     let unpacks = flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32);
-    if !fixed || !unpacks || !adapter.features().contains(MATRIX_UNIT) {
+    let room = adapter.limits().max_compute_workgroup_storage_size >= WORKGROUP_BYTES;
+    if !fixed || !unpacks || !room || !adapter.features().contains(MATRIX_UNIT) {
         return None;
     }
     use wgpu::CooperativeScalarType::{F16, F32};

@@ -59,12 +59,18 @@ pub(super) struct Class {
     entry_ns: u64,
 }
 
-/// A unit that multiplies square tiles of f16 and sums in f32: the order that it makes, the edge of its tiles, and the
-/// kernels that use it, of large tiles first.
+/// A unit that multiplies square tiles of f16 and sums in f32: the edge of its tiles, and what runs on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct MatrixUnit {
-    pub(super) entry: &'static str,
     pub(super) edge: u64,
+    pub(super) matmul: OnUnit,
+    pub(super) attention: OnUnit,
+}
+
+/// An op on a matrix unit: the order that it makes, and its kernels, of large tiles first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnUnit {
+    pub(super) entry: &'static str,
     pub(super) kernels: &'static [&'static str],
 }
 
@@ -117,16 +123,15 @@ const ANY_GPU: Class = Class {
 /// GPUs with a matrix unit of tiles of f16 with sums of f32, by the edge of the tiles.
 pub(super) static GPU_COOP16: Class = Class {
     name: "wgpu-gpu-coop16",
-    unit: Some(MatrixUnit {
-        entry: "matmul_coop16",
-        edge: 16,
-        kernels: &["matmul_coop16_128x128", "matmul_coop16_64x64"],
-    }),
+    unit: Some(unit_of_16(
+        &["matmul_coop16_128x128", "matmul_coop16_64x64"],
+        &["attention_coop16_64", "attention_coop16_32"],
+    )),
     ..ANY_GPU
 };
 pub(super) static GPU_COOP8: Class = Class {
     name: "wgpu-gpu-coop8",
-    unit: Some(MatrixUnit { entry: "matmul_coop8", edge: 8, kernels: &["matmul_coop8_64x64"] }),
+    unit: Some(unit_of_8(&["matmul_coop8_64x64"], &["attention_coop8_32"])),
     ..ANY_GPU
 };
 
@@ -135,23 +140,38 @@ pub(super) static GPU_COOP8: Class = Class {
 pub(super) static EMULATED: [Class; 2] = [
     Class {
         name: "emulated",
-        unit: Some(MatrixUnit {
-            entry: "matmul_coop16",
-            edge: 16,
-            kernels: &["matmul_coop16_emulated"],
-        }),
+        unit: Some(unit_of_16(&["matmul_coop16_emulated"], &["attention_coop16_emulated"])),
         ..ANY_GPU
     },
     Class {
         name: "emulated",
-        unit: Some(MatrixUnit {
-            entry: "matmul_coop8",
-            edge: 8,
-            kernels: &["matmul_coop8_emulated"],
-        }),
+        unit: Some(unit_of_8(&["matmul_coop8_emulated"], &["attention_coop8_emulated"])),
         ..ANY_GPU
     },
 ];
+
+/// A unit by the kernels of products and of attention. The orders of attention say that its weights are rounded to f16.
+const fn unit_of_16(
+    matmul: &'static [&'static str],
+    attention: &'static [&'static str],
+) -> MatrixUnit {
+    MatrixUnit {
+        edge: 16,
+        matmul: OnUnit { entry: "matmul_coop16", kernels: matmul },
+        attention: OnUnit { entry: "attention_coop16/weights-f16", kernels: attention },
+    }
+}
+
+const fn unit_of_8(
+    matmul: &'static [&'static str],
+    attention: &'static [&'static str],
+) -> MatrixUnit {
+    MatrixUnit {
+        edge: 8,
+        matmul: OnUnit { entry: "matmul_coop8", kernels: matmul },
+        attention: OnUnit { entry: "attention_coop8/weights-f16", kernels: attention },
+    }
+}
 
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
@@ -220,7 +240,7 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class, max_binding: u64) -> Res
     let plan = plan(op, class, max_binding)?;
     let kernels = match op.op() {
         Op::Matmul(matmul) => product::kernels(op, matmul, class),
-        Op::Attention(attention) => Heads::of(op, attention, class).kernels(class, plan.kernel),
+        Op::Attention(attention) => heads::kernels(op, attention, class),
         _ => vec![plan.kernel],
     };
     Ok(kernels.into_iter().map(|kernel| Plan { kernel, ..plan }).collect())
@@ -263,8 +283,13 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
                 let asked = format!("{} rows of a key head", a.packed_rows());
                 return Err(limit(op, "q", asked, i32::MAX.to_string()));
             }
+            let order = match heads::on_unit(op, attention, class) {
+                Some(unit) => Order { entry: unit.entry, family: Family::Matrix16, ..order },
+                None => order,
+            };
             let state = 4 * a.tile * a.width();
-            finish(class, order, a.tiles(), a.links, a.unit_ns, state)
+            let plan = finish(class, order, a.tiles(), a.links, a.unit_ns, state)?;
+            Ok(Plan { kernel: heads::kernels(op, attention, class)[0], ..plan })
         }
         Op::AttentionBackward(_) => {
             let b = Backward::of(op, class);

@@ -1,6 +1,8 @@
 //! What needs the inside: the GPU class, which no machine of the CI has, planned and run on whatever adapter there is.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attention;
+
 use super::plan::{EMULATED, GPU, GPU_COOP8, GPU_COOP16, SOFTWARE, TILED};
 use super::*;
 use crate::backend::common;
@@ -69,6 +71,8 @@ fn one_changed_byte_changes_the_numerics_id() {
     assert_ne!(id, digest(&ingredients("Vulkan adapter, driver 2")));
     let table = plan::order_table();
     assert!([&SOFTWARE, &GPU].iter().all(|class| table.contains(class.name)));
+    // Where a matrix unit rounds weights, the order says so.
+    assert!(["16", "8"].iter().all(|e| table.contains(&format!("attention_coop{e}/weights-f16"))));
     if let Some(backend) = open() {
         assert_eq!(backend.digest(), digest(&ingredients(&backend.identity)));
     }
@@ -308,6 +312,17 @@ fn candidates_follow_from_what_a_class_can() {
     assert_eq!(kernels(&row, &GPU_COOP16), ("matmul", vec!["matmul", wide, small, large]));
     let invariant = halves(300, 300, 4096, OrderClass::BatchInvariant);
     assert_eq!(kernels(&invariant, &GPU_COOP16).0, "matmul");
+    // Attention likewise; weights that are rounded to f16 show in an output of f32.
+    let of_f16 = |rows, d| kernels(&attention(rows, 300, d), &GPU_COOP16);
+    let (entry, rows) =
+        ("attention_coop16/weights-f16", ["attention_coop16_64", "attention_coop16_32"]);
+    assert_eq!(of_f16(70, 64), (entry, rows.to_vec()));
+    assert_eq!(of_f16(20, 64), (entry, vec![rows[1], rows[0]]));
+    assert_eq!(of_f16(1, 64).0, "attention");
+    assert_eq!(of_f16(70, 8).0, "attention");
+    let [q, out] = [DType::F16, DType::F32].map(|dtype| spec(dtype, &[1, 2, 70, 64]));
+    let wide = check(Attention::default().into(), &[q, q, q, out]).unwrap();
+    assert_eq!(kernels(&wide, &GPU_COOP16).0, "attention");
     // Conversions from bf16 would not be exact, and 8 bits have scales.
     assert_eq!(kernels(&matmul(300, 300, 300), &GPU_COOP16).0, "matmul");
     assert_eq!(kernels(&quantised_product(70, 300, 300), &GPU), ("matmul", vec!["matmul"]));
@@ -328,7 +343,7 @@ fn kernels_of_a_matrix_unit_pass_products_of_f16() {
         let on_unit = cases.iter().filter(|case| {
             let small = case.flops() < 4_000_000 && case.operands[0].dtype == DType::F16;
             let plans = || backend.candidates(&case.checked());
-            small && plans().is_ok_and(|p| p[0].kernel == class.unit.unwrap().kernels[0])
+            small && plans().is_ok_and(|p| p[0].kernel == class.unit.unwrap().matmul.kernels[0])
         });
         let on_unit: Vec<_> = on_unit.collect();
         assert!(on_unit.len() > 5, "{} cases", on_unit.len());

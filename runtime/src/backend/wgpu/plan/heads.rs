@@ -1,8 +1,9 @@
 //! The geometry of attention: tiles of rows, which are the query heads of a key head for each query, and links along
 //! the keys.
 
-use super::{Class, dim};
-use crate::op::{Attention, CheckedOp, KeyValue, Lens};
+use super::{Class, OnUnit, dim};
+use crate::dtype::DType;
+use crate::op::{Attention, CheckedOp, KeyValue, Lens, OrderClass};
 
 /// Keys of a chunk, whose partial results are merged left to right: `CHUNK` of `heads.wgsl`.
 pub(super) const CHUNK: u64 = 256;
@@ -10,8 +11,13 @@ pub(super) const CHUNK: u64 = 256;
 /// `heads.wgsl`.
 pub(super) const COUNTED: u64 = 1024;
 const COUNT_NS: u64 = 40;
-/// Rows of a tile that are few for a workgroup of 32.
+
+/// The kernel that runs all attention, and those that stage tiles of keys: of 32 rows, and of 8.
+const PLAIN: &str = "attention";
+const TILED: [&str; 2] = ["attention_tiled_32", "attention_tiled_8"];
+/// Rows of a tile that are few for a workgroup of 32, and for one of 64.
 const FEW: u64 = 8;
+const NOT_MANY: u64 = 32;
 /// Lanes of a workgroup that merges.
 const LANES: u64 = 64;
 
@@ -118,15 +124,6 @@ impl Heads {
         u128::from(self.batch) * u128::from(self.kv_heads) * u128::from(self.tiles)
     }
 
-    /// Kernels in this class, best first: for few rows the one of few.
-    pub(super) fn kernels(&self, class: &Class, plain: &'static str) -> Vec<&'static str> {
-        match (class.tiled, self.tile > FEW) {
-            (false, _) => vec![plain],
-            (true, false) => vec!["attention_tiled_8", plain],
-            (true, true) => vec!["attention_tiled_32", "attention_tiled_8", plain],
-        }
-    }
-
     /// Rows of a key head.
     pub(super) fn packed_rows(&self) -> u64 {
         self.rows.saturating_mul(self.group)
@@ -141,4 +138,42 @@ impl Heads {
 /// Iterations of an invocation that merges a chunk: its columns.
 fn chunk_loops(dv: u64) -> u64 {
     dv.div_ceil(LANES) + 1
+}
+
+/// Kernels of attention in this class, all of one order, best first: for few rows the one of few.
+pub(super) fn kernels(checked: &CheckedOp, op: &Attention, class: &Class) -> Vec<&'static str> {
+    let tile = Heads::of(checked, op, class).tile;
+    if let Some(unit) = on_unit(checked, op, class) {
+        let mut kernels = unit.kernels.to_vec();
+        if tile <= NOT_MANY {
+            kernels.reverse();
+        }
+        return kernels;
+    }
+    match (class.tiled, tile > FEW) {
+        (false, _) => vec![PLAIN],
+        (true, false) => vec![TILED[1], PLAIN],
+        (true, true) => [&TILED[..], &[PLAIN]].concat(),
+    }
+}
+
+/// How attention runs on the matrix unit, with every option: of f16, and of a tile of rows and columns at least. An
+/// output of f32 would show that weights are rounded to f16, and an order that ignores the rows is that of one.
+pub(super) fn on_unit(checked: &CheckedOp, op: &Attention, class: &Class) -> Option<OnUnit> {
+    let unit = class.unit?;
+    let dtype = |name| checked.spec(name).map(|spec| spec.dtype);
+    let halves = ["q", "k", "v"].map(dtype) == [Some(DType::F16); 3];
+    let [d, rows, heads] = [0, 1, 2].map(|i| dim(checked, "q", i));
+    let most = match &op.rows {
+        Lens::Full => rows,
+        Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
+        Lens::Device { max } => (*max).into(),
+    };
+    let group = heads.checked_div(dim(checked, "k", 2)).unwrap_or(1);
+    let least = most.saturating_mul(group).min(d).min(dim(checked, "v", 0));
+    let runs = halves
+        && dtype("out") != Some(DType::F32)
+        && least >= unit.edge
+        && op.order != OrderClass::BatchInvariant;
+    runs.then_some(unit.attention)
 }

@@ -1,6 +1,6 @@
 //! The geometry of a product: tiles of the output, and links along k.
 
-use super::{Class, MatrixUnit, dim, links, numel};
+use super::{Class, OnUnit, dim, links, numel};
 use crate::dtype::DType;
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Scale};
 
@@ -140,8 +140,8 @@ fn is_staged(checked: &CheckedOp, op: &Matmul) -> bool {
     floats && op.group == Group::None && op.quantize == Scale::None
 }
 
-/// The matrix unit that a product runs on: of f16, and of a tile at least. An order that ignores the rows has none.
-pub(super) fn on_unit(checked: &CheckedOp, op: &Matmul, class: &Class) -> Option<MatrixUnit> {
+/// How a product runs on the matrix unit: of f16, and of a tile at least. An order that ignores the rows does not.
+pub(super) fn on_unit(checked: &CheckedOp, op: &Matmul, class: &Class) -> Option<OnUnit> {
     let unit = class.unit?;
     let halves = ["a", "b"].map(|name| checked.spec(name).map(|spec| spec.dtype));
     let least = dim(checked, "out", 1).min(dim(checked, "b", 0)).min(dim(checked, "a", 0));
@@ -149,7 +149,7 @@ pub(super) fn on_unit(checked: &CheckedOp, op: &Matmul, class: &Class) -> Option
         && halves == [Some(DType::F16); 2]
         && least >= unit.edge
         && op.order != OrderClass::BatchInvariant;
-    runs.then_some(unit)
+    runs.then_some(unit.matmul)
 }
 
 /// How many groups, and the largest size that one has.
