@@ -9,6 +9,17 @@ struct CopyArgs {
     View views[2];
 };
 
+struct TurnArgs {
+    // Axes outside the two that change places.
+    Axes outer;
+    // x, out: `inner` along columns, where out is dense; the strides that follow those of `outer` along rows, where x is.
+    View views[2];
+    u64 rows, columns;
+    // Tiles of 64 by 64 down and across; those of the launch.
+    u64 down, across;
+    u64 first, count;
+};
+
 struct MapArgs {
     Range range;
     // x, y (any view that may be read where the function has one input), out.
@@ -18,4 +29,5 @@ struct MapArgs {
     u32 padding;
 };
 
+static_assert(sizeof(TurnArgs) == 56 + 2 * 72 + 48, "as in kernels/src/args.rs");
 static_assert(sizeof(CopyArgs) == 80 + 2 * 72 && sizeof(MapArgs) == 80 + 3 * 72 + 16, "as in kernels/src/args.rs");

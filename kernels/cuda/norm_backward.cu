@@ -1,5 +1,6 @@
 // `norm_backward`: the gradient of each row that `norm` took, and the terms of the weight's gradient, with both rows in
-// registers. Passes of a row in pieces: sums (of layer alone), squares, sums of the gradient and along the row, results.
+// registers: those of more than 4096 elements are 512 lanes', in pieces of 8192. Passes of a row in pieces: sums (of layer
+// alone), squares, sums of the gradient and along the row, results.
 #pragma once
 
 #include "cuda/rows.h"

@@ -14,6 +14,29 @@ pub struct CopyArgs {
     pub views: [View; 2],
 }
 
+/// What a launch of `copy` is given where x is dense along an axis that is not out's innermost: rows are that axis, columns
+/// the innermost. Units are tiles of 64 by 64, a block each: across, then down, then by the other axes.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct TurnArgs {
+    /// The other axes.
+    pub outer: Axes,
+    /// x, out: strides of the other axes and, after the last of them, that of rows; `inner` that of columns.
+    pub views: [View; 2],
+    /// Elements along the axis where x is dense.
+    pub rows: u64,
+    /// Elements along the innermost axis.
+    pub columns: u64,
+    /// Tiles of rows.
+    pub down: u64,
+    /// Tiles of columns.
+    pub across: u64,
+    /// First tile of the launch.
+    pub first: u64,
+    /// How many: the blocks of the grid.
+    pub count: u64,
+}
+
 /// What a launch of `map` is given.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
@@ -305,6 +328,7 @@ impl RopeArgs {
 
 const _: () =
     assert!(size_of::<CopyArgs>() == 80 + 2 * 72 && size_of::<MapArgs>() == 80 + 3 * 72 + 16);
+const _: () = assert!(size_of::<TurnArgs>() == 248);
 const _: () = assert!(size_of::<NormArgs>() == 104 + 4 * 72 + 8);
 const _: () = assert!(size_of::<SoftmaxArgs>() == 256 && size_of::<ReduceArgs>() == 256);
 const _: () = assert!(size_of::<ArgMaxArgs>() == 248 && size_of::<TopKArgs>() == 328);

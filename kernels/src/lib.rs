@@ -14,7 +14,7 @@ mod view;
 pub use args::{
     ArgMaxArgs, CopyArgs, DequantizeArgs, GatherArgs, MapArgs, NormArgs, NormBackwardArgs,
     QuantizeCellsArgs, QuantizeRowsArgs, ReduceArgs, RopeArgs, ScatterAddArgs, ScatterArgs,
-    SoftmaxArgs, TopKArgs,
+    SoftmaxArgs, TopKArgs, TurnArgs,
 };
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads, Pages};
 pub use attention_paged::{AttentionCombine, AttentionPaged};

@@ -8,6 +8,8 @@ use crate::view::{Range, Rows};
 pub enum Streaming {
     /// `copy` of elements of so many bytes: 1, 2, 4. Given [`crate::CopyArgs`].
     Copy(u32),
+    /// `copy` between views that are dense along different axes. Given [`crate::TurnArgs`].
+    CopyTurned(u32),
     /// `map` in f32, by vectors of 8 elements where all types are of 16 bits, else of 4. Given [`crate::MapArgs`].
     Map(u32),
     /// `map` of i32 or u32. Given [`crate::MapArgs`].
@@ -57,6 +59,7 @@ impl Streaming {
     pub fn all() -> Vec<Self> {
         use Streaming::*;
         let mut all: Vec<Self> = WIDTHS.map(Copy).into();
+        all.extend(WIDTHS.map(CopyTurned));
         all.extend([Map(4), Map(8), MapIntegers]);
         all.extend([Norm, Softmax, Reduce].iter().flat_map(|op| LANES.map(op)));
         all.push(ReduceAcross);
@@ -147,6 +150,10 @@ impl Streaming {
 
     /// Bytes of shared memory of a block: a word pair of each warp where several meet, and of each of the k.
     pub(crate) fn shared_bytes(&self) -> u32 {
+        if matches!(self, Self::CopyTurned(_)) {
+            // A tile of 64 by 64, an element a word.
+            return 64 * 65 * 4;
+        }
         let cells = if *self == Self::QuantizeCells { 256 } else { 32 };
         let lanes = self.lanes_of_row().unwrap_or(cells);
         let meet = if lanes > 32 { lanes / 32 * 8 } else { 0 };
@@ -159,6 +166,7 @@ impl Streaming {
     fn names(&self) -> [&'static str; 3] {
         match self {
             Self::Copy(_) => ["copy", "CopyArgs", "copy::run"],
+            Self::CopyTurned(_) => ["copy", "TurnArgs", "copy::turn"],
             Self::Map(_) | Self::MapIntegers => ["map", "MapArgs", "map::run"],
             Self::Norm(_) => ["norm", "NormArgs", "norm_forward::run"],
             Self::Softmax(_) => ["softmax", "SoftmaxArgs", "softmax::run"],
@@ -180,6 +188,7 @@ impl Streaming {
     pub(crate) fn key(&self) -> String {
         let op = self.op();
         match self {
+            Self::CopyTurned(width) => format!("copy_turned_{width}"),
             Self::MapIntegers => "map_integers".into(),
             Self::ReduceAcross => "reduce_across".into(),
             Self::ScatterAdd => "scatter_add".into(),
@@ -213,6 +222,7 @@ impl Streaming {
     pub(crate) fn template(&self) -> (&'static str, String, &'static str) {
         let shape = match self {
             Self::Copy(width) => format!("copy::Shape<{width}>"),
+            Self::CopyTurned(width) => format!("copy::Turned<{width}>"),
             Self::Map(n) => format!("map::Shape<{n}, false>"),
             Self::MapIntegers => "map::Shape<4, true>".into(),
             Self::ReduceAcross => "reduce::Across".into(),

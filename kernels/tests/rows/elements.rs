@@ -2,9 +2,9 @@
 
 use crate::model::Model;
 use crate::tensor::{
-    BF16, F16, F32, I8, I32, LAYS, Lay, Random, Tensor, U32, assert_close, launch,
+    BF16, F16, F32, I8, I32, LAYS, Lay, Random, Tensor, U32, assert_close, axes, launch,
 };
-use leasehold_kernels::{CopyArgs, MapArgs, Range, Streaming, View};
+use leasehold_kernels::{CopyArgs, MapArgs, Range, Streaming, TurnArgs, View};
 use std::mem::offset_of;
 
 /// Tails of every kind: one axis and six, rows shorter than a vector and of whole ones.
@@ -41,6 +41,51 @@ fn copies_move_bits() {
             buffers = launch(&mut model, row, range.blocks(), (&args, &places), &buffers);
         }
         assert_eq!(out.read(&buffers[1]), x.values(), "{shape:?} {from:?} {to:?}");
+    }
+}
+
+#[test]
+fn copies_turn() {
+    let Some(mut model) = Model::plain() else { return };
+    let mut random = Random(4);
+    for (i, [entries, rows, columns]) in
+        [[2, 70, 65], [1, 64, 128], [3, 5, 200]].into_iter().enumerate()
+    {
+        for (dtype, width) in [(I8, 1), (BF16, 2), (U32, 4)] {
+            // Dense along rows: columns of a tensor of the turned shape.
+            let turned = [entries, columns, rows];
+            let lay = [Lay::Dense, Lay::Odd, Lay::Spread][i];
+            let x = Tensor::new(dtype, &turned, lay, |_| (random.draw() * 40.0).round().abs());
+            let out = Tensor::out(dtype, &[entries, rows, columns], LAYS[i]);
+            let mut from = x.view(0);
+            (from.outer[1], from.inner) = (from.inner, from.outer[1]);
+            let (down, across) = (rows.div_ceil(64) as u64, columns.div_ceil(64) as u64);
+            let args = TurnArgs {
+                outer: axes(&[entries]),
+                views: [from, out.view(1)],
+                rows: rows as u64,
+                columns: columns as u64,
+                down,
+                across,
+                first: 0,
+                count: 0,
+            };
+            let places = places(offset_of!(TurnArgs, views), 2);
+            let mut buffers = vec![x.bytes.clone(), out.bytes.clone()];
+            let tiles = entries as u64 * down * across;
+            for [first, count] in [[0, tiles / 2], [tiles / 2, tiles - tiles / 2]] {
+                let args = TurnArgs { first, count, ..args };
+                let row = Streaming::CopyTurned(width);
+                buffers = launch(&mut model, row, count, (&args, &places), &buffers);
+            }
+            let values = x.values();
+            let of = |at: usize| {
+                let (e, r, c) = (at / (rows * columns), at / columns % rows, at % columns);
+                values[(e * columns + c) * rows + r]
+            };
+            let want: Vec<f64> = (0..out.len()).map(of).collect();
+            assert_eq!(out.read(&buffers[1]), want, "{rows} by {columns} of {width}");
+        }
     }
 }
 

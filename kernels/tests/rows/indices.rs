@@ -197,6 +197,48 @@ fn the_last_of_equal_indices_sets() {
 }
 
 #[test]
+fn an_index_that_changes_between_passes_reaches_nothing_else() {
+    let Some(mut model) = Model::plain() else { return };
+    let (n, count) = (6, 12);
+    let words: Vec<u32> = (0..count as u32).map(|i| i % n as u32).collect();
+    let index = index_tensor(U32, &[count], Lay::Dense, &words);
+    let x = Tensor::new(F32, &[count, 8], Lay::Dense, |j| j as f64);
+    let held = Tensor::new(F32, &[n, 8], Lay::Odd, |_| -5.0);
+    let row = Streaming::Scatter(4);
+    let (at, out, range) = (index.view(2), held.view(1), x.range(&row));
+    let views = [x.view(0), with(out, &[0], out.inner), with(at, &[at.inner], 0), View::default()];
+    let args = ScatterArgs {
+        range,
+        views,
+        step: out.outer[0],
+        per_entry: 1,
+        claims: address(3, 0),
+        fault: address(4, 0),
+        bound: n as u32,
+        ..ScatterArgs::default()
+    };
+    let others = [offset_of!(ScatterArgs, claims), offset_of!(ScatterArgs, fault)];
+    let places = places(offset_of!(ScatterArgs, views), 4, &others);
+    let mut buffers = [&x, &held, &index].map(|t| t.bytes.clone()).to_vec();
+    buffers.extend([vec![0xff; 4 * n], vec![0; 12]]);
+    let changed = [5, u32::MAX, 3, 0x7fff_ffff, 1, 0x8000_0000, 0, 6, 2, 2, 2, 4];
+    for pass in 0..3 {
+        let entries = Range { inner: 1, count: count as u64, ..range };
+        let range = if pass < 2 { entries } else { range };
+        let args = ScatterArgs { range, pass, ..args };
+        buffers = launch(&mut model, row, range.blocks(), (&args, &places), &buffers);
+        if pass == 1 {
+            buffers[2] = index_tensor(U32, &[count], Lay::Dense, &changed).bytes;
+        }
+    }
+    // Each row is as it was or as an entry has it, and nothing else changed.
+    for row in held.read(&buffers[1]).chunks(8) {
+        assert!(row.iter().all(|&v| v == -5.0) || row[0] % 8.0 == 0.0 && row[7] == row[0] + 7.0);
+    }
+    assert_fault(&buffers[4], &changed, n as u32);
+}
+
+#[test]
 fn appended_rows_land_in_their_pages() {
     let Some(mut model) = Model::plain() else { return };
     let (batch, heads, rows, d) = (5, 2, 3, 20);

@@ -261,7 +261,9 @@ pub(crate) fn launch<A: bytemuck::NoUninit>(
 ) -> Vec<Vec<u8>> {
     let places: Vec<u32> = places.iter().map(|&at| at as u32).collect();
     let args = (bytemuck::bytes_of(args), &places[..]);
-    let outcome = model.run(&Row::Streaming(row), Order::Late, blocks as u32, args, buffers);
+    // Threads take turns from drawn ones on.
+    let order = Order::Seeded(blocks);
+    let outcome = model.run(&Row::Streaming(row), order, blocks as u32, args, buffers);
     let Outcome { found, buffers } = outcome;
     assert_eq!(found, "", "{row:?}");
     buffers
