@@ -3,6 +3,7 @@
 //! the tests run every row on the host model (`kernels/host`).
 
 mod attention;
+mod attention_entries;
 mod attention_paged;
 mod attention_sm80;
 mod map;
@@ -11,6 +12,7 @@ mod streaming;
 mod view;
 
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads, Pages};
+pub use attention_entries::{AttentionEntries, AttentionEntriesArgs, Counts};
 pub use attention_paged::{AttentionCombine, AttentionPaged};
 pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
@@ -34,6 +36,8 @@ pub enum Row {
     AttentionSm90(AttentionSm90),
     /// Attention of few rows over splits of many keys, in pages or not.
     AttentionPaged(AttentionPaged),
+    /// The list of batch entries, from counts in device memory.
+    AttentionEntries(AttentionEntries),
     /// What merges the splits.
     AttentionCombine(AttentionCombine),
     /// Every other op.
@@ -49,6 +53,7 @@ impl Row {
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
             Self::AttentionPaged(row) => row.key(),
+            Self::AttentionEntries(_) => "attention_entries".into(),
             Self::AttentionCombine(_) => "attention_combine".into(),
             Self::Streaming(row) => row.key(),
         }
@@ -62,6 +67,7 @@ impl Row {
             Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
             Self::AttentionPaged(_) => "cuda/attention_paged.cu",
+            Self::AttentionEntries(_) => "cuda/attention_entries.cu",
             Self::AttentionCombine(_) => "cuda/attention_combine.cu",
             Self::Streaming(row) => row.file(),
         }
@@ -75,6 +81,9 @@ impl Row {
             Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
             Self::AttentionPaged(row) => ("AttentionArgs", row.shape(), "attention_paged::run"),
+            Self::AttentionEntries(row) => {
+                ("AttentionEntriesArgs", row.shape(), "attention_entries::run")
+            }
             Self::AttentionCombine(row) => ("AttentionArgs", row.shape(), "attention_combine::run"),
             Self::Streaming(row) => row.template(),
         }
@@ -96,6 +105,7 @@ impl Row {
             Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
             Self::AttentionPaged(row) => row.threads(),
+            Self::AttentionEntries(row) => row.threads(),
             Self::AttentionCombine(row) => row.threads(),
             Self::Streaming(row) => row.threads(),
         }
@@ -109,7 +119,7 @@ impl Row {
             Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
             Self::AttentionPaged(row) => row.shared_bytes(),
-            Self::AttentionCombine(_) => 0,
+            Self::AttentionEntries(_) | Self::AttentionCombine(_) => 0,
             Self::Streaming(row) => row.shared_bytes(),
         }
     }
@@ -138,7 +148,8 @@ pub fn rows() -> Vec<Row> {
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
     let products = sm80.chain(sm90).chain(attention80).chain(attention90).chain(paged);
-    products.chain([Row::AttentionCombine(AttentionCombine)]).chain(streaming).collect()
+    let around = [Row::AttentionEntries(AttentionEntries), Row::AttentionCombine(AttentionCombine)];
+    products.chain(around).chain(streaming).collect()
 }
 
 macro_rules! sources {
@@ -151,6 +162,7 @@ macro_rules! sources {
 sources!(
     "cuda/attention.h",
     "cuda/attention_combine.cu",
+    "cuda/attention_entries.cu",
     "cuda/attention_paged.cu",
     "cuda/attention_sm80.cu",
     "cuda/attention_sm90.cu",
