@@ -144,7 +144,7 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     let copies = count(&["UTMALDG", "LDGSTS"]);
     let as_written = match row {
         Row::MatmulSm80(_) | Row::AttentionSm80(_) | Row::AttentionPaged(_) => products > 0,
-        Row::AttentionEntries(_) | Row::AttentionCombine(_) => true,
+        Row::AttentionReference(_) | Row::AttentionEntries(_) | Row::AttentionCombine(_) => true,
         // Sixteen bytes a thread.
         Row::Streaming(_) => count(&["LDG.E.128"]) > 0,
         _ => count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0,
