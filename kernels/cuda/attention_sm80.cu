@@ -39,13 +39,13 @@ struct Block {
     const AttentionArgs& args;
     const Tile& tile;
     Softmax rows[S::BLOCKS];
-    u32 warp_row;
 
     template <u32... B>
     DEVICE_MEMBER Block(const AttentionArgs& a, const Tile& t, Blocks<B...>)
-        : args(a), tile(t), rows{Softmax(a, t, t.row + thread_index() / LANES * S::WARP_ROWS + 16 * B)...} {
-        warp_row = thread_index() / LANES * S::WARP_ROWS;
-    }
+        : args(a), tile(t), rows{Softmax(a, t, t.row + warp_row() + 16 * B)...} {}
+
+    // The warp's first row in the tile.
+    static DEVICE_MEMBER u32 warp_row() { return anew(thread_index()) / LANES * S::WARP_ROWS; }
 
     static DEVICE_MEMBER u32 keys_of(u32 stage) { return shared_base() + S::Q_BYTES + stage * S::STAGE_BYTES; }
     static DEVICE_MEMBER u32 values_of(u32 stage) { return keys_of(stage) + S::K_BYTES; }
@@ -65,7 +65,7 @@ struct Block {
     DEVICE_MEMBER void bring_chunk(u32 stage, u32 key) const {
         const bool key_pieces = attention::by_pieces(args.k), value_pieces = attention::by_pieces(args.v);
 #pragma unroll S::BRING_AT_ONCE
-        for (u32 i = thread_index(); i < S::CHUNK * S::PIECES; i += S::THREADS) {
+        for (u32 i = anew(thread_index()); i < S::CHUNK * S::PIECES; i += S::THREADS) {
             const u32 r = i / S::PIECES, c = i % S::PIECES, offset = swizzled<S::PIECES>(r, c);
             const attention::Line line = attention::line_of(args, tile, key + r);
             const u64 at[2] = {attention::address_of(tile, args.k, line), attention::address_of(tile, args.v, line)};
@@ -92,7 +92,7 @@ struct Block {
             if (key + S::CHUNK < chunks.to) {
                 bring_chunk(stage ^ 1, key + S::CHUNK);
             }
-            attention::score<S::PIECES>(rows, shared_base(), warp_row, keys_of(stage));
+            attention::score<S::PIECES>(rows, shared_base(), warp_row(), keys_of(stage));
             u32 weights[S::BLOCKS][Softmax::STEPS][4];
 #pragma unroll
             for (u32 b = 0; b < S::BLOCKS; b++) {

@@ -19,7 +19,7 @@ impl AttentionSm80 {
 
     /// Packed rows of a tile: two blocks of sixteen for each of four warps, where registers have room for the sums.
     pub fn rows(&self) -> u32 {
-        if self.d > 128 { 64 } else { 128 }
+        if self.d > 96 { 64 } else { 128 }
     }
 
     /// Keys of a chunk of the order, at whose multiples launches are cut.

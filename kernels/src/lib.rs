@@ -4,7 +4,9 @@
 
 mod args;
 mod attention;
+mod attention_entries;
 mod attention_paged;
+mod attention_reference;
 mod attention_sm80;
 mod map;
 mod matmul;
@@ -17,7 +19,9 @@ pub use args::{
     SoftmaxArgs, TopKArgs, TurnArgs,
 };
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads, Pages};
+pub use attention_entries::{AttentionEntries, AttentionEntriesArgs, Counts};
 pub use attention_paged::{AttentionCombine, AttentionPaged};
+pub use attention_reference::AttentionReference;
 pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
 pub use matmul::{
@@ -44,6 +48,10 @@ pub enum Row {
     AttentionSm90(AttentionSm90),
     /// Attention of few rows over splits of many keys, in pages or not.
     AttentionPaged(AttentionPaged),
+    /// Attention forward as it is written down, also of f32.
+    AttentionReference(AttentionReference),
+    /// The list of batch entries, from counts in device memory.
+    AttentionEntries(AttentionEntries),
     /// What merges the splits.
     AttentionCombine(AttentionCombine),
     /// Every other op.
@@ -61,6 +69,8 @@ impl Row {
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
             Self::AttentionPaged(row) => row.key(),
+            Self::AttentionReference(_) => "attention_reference".into(),
+            Self::AttentionEntries(_) => "attention_entries".into(),
             Self::AttentionCombine(_) => "attention_combine".into(),
             Self::Streaming(row) => row.key(),
         }
@@ -76,6 +86,8 @@ impl Row {
             Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
             Self::AttentionPaged(_) => "cuda/attention_paged.cu",
+            Self::AttentionReference(_) => "cuda/attention_reference.cu",
+            Self::AttentionEntries(_) => "cuda/attention_entries.cu",
             Self::AttentionCombine(_) => "cuda/attention_combine.cu",
             Self::Streaming(row) => row.file(),
         }
@@ -93,6 +105,12 @@ impl Row {
             Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
             Self::AttentionPaged(row) => ("AttentionArgs", row.shape(), "attention_paged::run"),
+            Self::AttentionEntries(row) => {
+                ("AttentionEntriesArgs", row.shape(), "attention_entries::run")
+            }
+            Self::AttentionReference(row) => {
+                ("AttentionArgs", row.shape(), "attention_reference::run")
+            }
             Self::AttentionCombine(row) => ("AttentionArgs", row.shape(), "attention_combine::run"),
             Self::Streaming(row) => row.template(),
         }
@@ -115,6 +133,8 @@ impl Row {
             Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
             Self::AttentionPaged(row) => row.threads(),
+            Self::AttentionReference(row) => row.threads(),
+            Self::AttentionEntries(row) => row.threads(),
             Self::AttentionCombine(row) => row.threads(),
             Self::Streaming(row) => row.threads(),
         }
@@ -130,7 +150,9 @@ impl Row {
             Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
             Self::AttentionPaged(row) => row.shared_bytes(),
-            Self::AttentionCombine(_) => 0,
+            Self::AttentionReference(_) | Self::AttentionEntries(_) | Self::AttentionCombine(_) => {
+                0
+            }
             Self::Streaming(row) => row.shared_bytes(),
         }
     }
@@ -161,8 +183,11 @@ pub fn rows() -> Vec<Row> {
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
     let products = plain.chain(sm80).chain(sm90);
-    let attention = attention80.chain(attention90).chain(paged);
-    let attention = attention.chain([Row::AttentionCombine(AttentionCombine)]);
+    let attention = attention80.chain(attention90).chain(paged).chain([
+        Row::AttentionReference(AttentionReference),
+        Row::AttentionEntries(AttentionEntries),
+        Row::AttentionCombine(AttentionCombine),
+    ]);
     products.chain(attention).chain(streaming).collect()
 }
 
@@ -177,7 +202,9 @@ sources!(
     "cuda/arg_max.cu",
     "cuda/attention.h",
     "cuda/attention_combine.cu",
+    "cuda/attention_entries.cu",
     "cuda/attention_paged.cu",
+    "cuda/attention_reference.cu",
     "cuda/attention_sm80.cu",
     "cuda/attention_sm90.cu",
     "cuda/copy.cu",

@@ -7,8 +7,8 @@
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
 use leasehold_kernels::{
-    AttentionArgs, AttentionCombine, AttentionPaged, AttentionSm90, AttentionSm90Args, Entry,
-    Heads, Pages, Row,
+    AttentionArgs, AttentionCombine, AttentionPaged, AttentionReference, AttentionSm90,
+    AttentionSm90Args, Entry, Heads, Pages, Row,
 };
 use std::mem::offset_of;
 
@@ -16,8 +16,8 @@ const F32: u32 = 0;
 const F16: u32 = 1;
 const BF16: u32 = 2;
 const POISON: u8 = 0xff;
-/// What no number of an operand is: the elements that nothing may read.
-const NO_NUMBER: u16 = 0x7fff;
+/// Bytes of what is no number: the elements of operands that nothing may read.
+const NO_NUMBER: u8 = 0xff;
 /// Elements between the rows of an output, which stay as they are.
 const GAP: usize = 3;
 
@@ -69,7 +69,7 @@ pub(crate) const PLAIN: Options = Options {
 /// What a row is made for.
 #[derive(Clone, Copy)]
 struct Form {
-    bf16: bool,
+    dtype: u32,
     dims: [usize; 2],
     tile_rows: usize,
     chunk: usize,
@@ -79,25 +79,32 @@ struct Form {
 fn form(row: &Row) -> Form {
     match row {
         Row::AttentionSm80(row) => Form {
-            bf16: row.bf16,
+            dtype: if row.bf16 { BF16 } else { F16 },
             dims: [row.d as usize; 2],
             tile_rows: row.rows() as usize,
             chunk: row.chunk() as usize,
             state_bytes: row.state_bytes(),
         },
         Row::AttentionSm90(row) => Form {
-            bf16: row.bf16,
+            dtype: if row.bf16 { BF16 } else { F16 },
             dims: [row.d, row.dv].map(|n| n as usize),
             tile_rows: AttentionSm90::ROWS as usize,
             chunk: AttentionSm90::CHUNK as usize,
             state_bytes: row.state_bytes(),
         },
         Row::AttentionPaged(row) => Form {
-            bf16: row.bf16,
+            dtype: if row.bf16 { BF16 } else { F16 },
             dims: [row.d as usize; 2],
             tile_rows: AttentionPaged::ROWS as usize,
             chunk: SPLIT,
             state_bytes: AttentionCombine::part_bytes(row.d),
+        },
+        Row::AttentionReference(_) => Form {
+            dtype: F32,
+            dims: [70, 40],
+            tile_rows: AttentionReference::ROWS as usize,
+            chunk: 77,
+            state_bytes: AttentionCombine::part_bytes(256),
         },
         _ => panic!("no attention: {row:?}"),
     }
@@ -171,7 +178,7 @@ fn entries(options: &Options, tile_rows: usize) -> Vec<Entry> {
 
 impl Case {
     pub(crate) fn new(row: Row, options: Options, seed: u64) -> Self {
-        let Form { bf16, dims, tile_rows, state_bytes, .. } = form(&row);
+        let Form { dtype, dims, tile_rows, state_bytes, .. } = form(&row);
         let Options { batch, kv_heads, group, rows, keys, packed, page, odd, .. } = options;
         let ([d, dv], heads) = (options.dims.unwrap_or(dims), kv_heads * group);
         let entries = entries(&options, tile_rows);
@@ -190,7 +197,6 @@ impl Case {
                 [columns, rows * columns, heads * rows * columns].map(|n| n as i64);
             Heads { at: address(buffer, 0), batch, head, row, column: 1, dtype, present: 1 }
         };
-        let dtype = if bf16 { BF16 } else { F16 };
         let [left, right] = options.window.unwrap_or([u32::MAX; 2]);
         let tiles_per_head = if packed {
             let last = entries[entries.len() - 1];
@@ -240,18 +246,17 @@ impl Case {
             partials: address(PARTIALS, 0),
         };
         let mut case = Self { row, options, entries, table, buffers: Vec::new(), args };
-        let mut half = || {
-            let x = random.draw();
-            if bf16 { bf16::from_f32(x).to_bits() } else { f16::from_f32(x).to_bits() }
-        };
+        let width = width(dtype);
         let mut fill = |x: &Heads, columns: usize, rows: &[[usize; 3]]| -> Vec<u8> {
-            let mut elements = Vec::new();
+            let mut bytes = Vec::new();
             for at in rows {
-                let first = offset(x, *at);
-                elements.resize(elements.len().max(first + columns), NO_NUMBER);
-                elements[first..first + columns].fill_with(&mut half);
+                let first = width * offset(x, *at);
+                let numbers: Vec<u8> =
+                    (0..columns).flat_map(|_| bytes_of(dtype, random.draw())).collect();
+                bytes.resize(bytes.len().max(first + numbers.len()), NO_NUMBER);
+                bytes[first..first + numbers.len()].copy_from_slice(&numbers);
             }
-            bytemuck::cast_slice(&elements).to_vec()
+            bytes
         };
         let of_rows: Vec<[usize; 3]> = case.places(heads, |e| e.rows, |b, i| case.row_at(b, i));
         let of_keys: Vec<[usize; 3]> = case.places(kv_heads, |e| e.keys, |b, j| case.key_at(b, j));
@@ -418,7 +423,8 @@ impl Case {
         for (buffer, x) in [(K, self.args.k), (V, self.args.v)] {
             let (from, to) = (offset(&x, [number, 0, 0]), offset(&x, [number + 1, 0, 0]));
             let end = self.buffers[buffer].len();
-            self.buffers[buffer][(2 * from).min(end)..(2 * to).min(end)].fill(0);
+            let width = width(form(&self.row).dtype);
+            self.buffers[buffer][(width * from).min(end)..(width * to).min(end)].fill(0);
         }
     }
 
@@ -434,13 +440,13 @@ impl Case {
         [0, 1, 2].map(|i| u32::from_le_bytes(words[i]))
     }
 
-    fn half(&self, buffer: usize, index: usize) -> f64 {
-        let words: &[[u8; 2]] = self.buffers[buffer].as_chunks().0;
-        let bits = u16::from_le_bytes(words[index]);
-        if form(&self.row).bf16 {
-            bf16::from_bits(bits).to_f64()
-        } else {
-            f16::from_bits(bits).to_f64()
+    fn element(&self, buffer: usize, index: usize) -> f64 {
+        let dtype = form(&self.row).dtype;
+        let bytes = &self.buffers[buffer][index * width(dtype)..];
+        match dtype {
+            BF16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f64(),
+            F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f64(),
+            _ => float(bytes, 0),
         }
     }
 
@@ -456,8 +462,9 @@ impl Case {
         let ([qb, qi], [kb, kj]) = (self.row_at(b, i), self.key_at(b, j));
         let q = offset(&self.args.q, [qb, h, qi]);
         let k = offset(&self.args.k, [kb, h / o.group, kj]);
-        let dot: f64 =
-            (0..self.args.d as usize).map(|c| self.half(Q, q + c) * self.half(K, k + c)).sum();
+        let dot: f64 = (0..self.args.d as usize)
+            .map(|c| self.element(Q, q + c) * self.element(K, k + c))
+            .sum();
         let mut s = f64::from(self.args.scale) * dot;
         if o.softcap > 0.0 {
             s = f64::from(o.softcap) * (s / f64::from(o.softcap)).tanh();
@@ -504,7 +511,11 @@ impl Case {
 
     fn check_row(&self, outcome: &Outcome, [b, h, i]: [usize; 3]) -> Result<(), String> {
         let (o, dv) = (self.options, self.args.dv as usize);
-        let unit = if form(&self.row).bf16 { 1.0 / 256.0 } else { 1.0 / 2048.0 };
+        let unit = match form(&self.row).dtype {
+            BF16 => 1.0 / 256.0,
+            F16 => 1.0 / 2048.0,
+            _ => 0.0,
+        };
         let keys = self.entry(b).keys as usize;
         let scores: Vec<Option<f64>> = (0..keys).map(|j| self.score([b, h, i, j])).collect();
         let sink = o.sinks.then(|| float(&self.buffers[SINKS], h));
@@ -521,7 +532,7 @@ impl Case {
             let (mut value, mut size) = (0.0, 0.0);
             for (j, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
                 let [kb, kj] = self.key_at(b, j);
-                let v = self.half(V, offset(&self.args.v, [kb, h / o.group, kj]) + c);
+                let v = self.element(V, offset(&self.args.v, [kb, h / o.group, kj]) + c);
                 value += weight * v;
                 size += weight * v.abs();
             }
@@ -544,4 +555,17 @@ fn offset(x: &Heads, [batch, head, row]: [usize; 3]) -> usize {
 fn float(bytes: &[u8], index: usize) -> f64 {
     let words: &[[u8; 4]] = bytes.as_chunks().0;
     f64::from(f32::from_le_bytes(words[index]))
+}
+
+fn width(dtype: u32) -> usize {
+    if dtype == F32 { 4 } else { 2 }
+}
+
+/// A number as an operand has it.
+fn bytes_of(dtype: u32, x: f32) -> Vec<u8> {
+    match dtype {
+        BF16 => bf16::from_f32(x).to_le_bytes().to_vec(),
+        F16 => f16::from_f32(x).to_le_bytes().to_vec(),
+        _ => x.to_le_bytes().to_vec(),
+    }
 }

@@ -23,8 +23,13 @@ fn right(model: &mut Model, key: &str, options: Options, seed: u64) {
 #[test]
 fn every_row_attends_in_every_order() {
     let Some(mut model) = Model::attention() else { return };
-    let forward =
-        |row: &Row| row.key().starts_with("attention") && !matches!(row, Row::AttentionCombine(_));
+    let forward = |row: &Row| {
+        use Row::{AttentionPaged, AttentionReference, AttentionSm80, AttentionSm90};
+        matches!(
+            row,
+            AttentionSm80(_) | AttentionSm90(_) | AttentionPaged(_) | AttentionReference(_)
+        )
+    };
     for (i, row) in rows().into_iter().filter(forward).enumerate() {
         let options = Options { causal: i % 2 == 1, group: 1 + i % 3, rows: 90, ..PLAIN };
         let case = Case::new(row, options, i as u64);
@@ -50,7 +55,12 @@ fn every_option_is_right() {
         Options { rows: 1, keys: 257, group: 9, causal: true, sinks: true, ..PLAIN },
         Options { rows: 5, keys: 70, dims: Some([40, 24]), group: 2, ..PLAIN },
     ];
-    for key in ["attention_sm80_f16_64", "attention_sm90_bf16_64_64", "attention_paged_bf16_64"] {
+    for key in [
+        "attention_sm80_f16_64",
+        "attention_sm90_bf16_64_64",
+        "attention_paged_bf16_64",
+        "attention_reference",
+    ] {
         for (i, options) in cases.into_iter().enumerate() {
             right(&mut model, key, options, 20 + i as u64);
         }
@@ -84,7 +94,7 @@ fn rows_that_lie_anyhow_and_keys_in_pages_are_right() {
         Options { batch: 2, rows: 30, keys: 150, page: 16, lens, causal: true, ..PLAIN },
         Options { batch: 2, rows: 80, keys: 130, page: 7, lens: packed, packed: true, ..PLAIN },
     ];
-    for key in ["attention_sm80_f16_128", "attention_paged_bf16_128"] {
+    for key in ["attention_sm80_f16_128", "attention_paged_bf16_128", "attention_reference"] {
         for (i, options) in cases.into_iter().enumerate() {
             right(&mut model, key, options, 60 + i as u64);
         }
@@ -99,6 +109,7 @@ fn any_cut_of_tiles_and_keys_gives_equal_bits() {
         "attention_sm80_f16_256",
         "attention_sm90_f16_128_64",
         "attention_paged_f16_256",
+        "attention_reference",
     ];
     for key in keys {
         let options = Options { rows: 40, keys: 300, group: 4, causal: true, ..PLAIN };

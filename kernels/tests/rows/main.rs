@@ -6,6 +6,7 @@ mod attention;
 #[path = "../case/mod.rs"]
 mod case;
 mod elements;
+mod entries;
 mod indices;
 mod matmul;
 #[path = "../model/mod.rs"]
