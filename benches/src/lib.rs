@@ -8,5 +8,6 @@ pub mod measure;
 pub mod node;
 pub mod ops;
 pub mod peak;
+pub mod plan;
 #[cfg(target_os = "linux")]
 pub mod served;

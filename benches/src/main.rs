@@ -5,7 +5,8 @@ use leasehold::{DType, Device};
 use leasehold_bench::leased::{Pair, Sides, Wait};
 use leasehold_bench::measure::Timing;
 use leasehold_bench::ops::Report;
-use leasehold_bench::{leased, ops};
+use leasehold_bench::{leased, ops, plan};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,10 +61,33 @@ enum What {
         #[arg(long, default_value = "f32", value_parser = dtype)]
         dtype: DType,
     },
+    /// The ranked plans of an op on a CUDA architecture, with what they are predicted to take.
+    Plan {
+        /// `matmul DTYPE MxNxK` or `BATCHxMxNxK`, or `attention DTYPE BATCHxHEADSxSEQUENCExDIM`.
+        op: String,
+        #[arg(long, default_value = "sm_90a")]
+        arch: String,
+    },
+    /// CUDA kernels made ahead.
+    #[command(subcommand)]
+    Kernels(Kernels),
     /// Leased against local on the CPU, by a private node.
     Leased,
     /// What a node promises: sharing, weights, latency, revocation, zeroing and bills, on the CPU by a node of its own.
     Node,
+}
+
+#[derive(Subcommand)]
+enum Kernels {
+    /// Compile every kernel of some architectures into one file. It needs NVIDIA's run-time compiler and no GPU.
+    Build {
+        /// Architectures, by commas.
+        #[arg(long, value_delimiter = ',', default_value = "sm_80,sm_86,sm_89,sm_90a,sm_120")]
+        arch: Vec<String>,
+        /// The file, which is replaced as a whole.
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -99,6 +123,14 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    match &args.what {
+        What::Plan { op, arch } => return Ok(print!("{}", plan::ranked(op, arch)?)),
+        What::Kernels(Kernels::Build { arch, out }) => {
+            let archs: Vec<&str> = arch.iter().map(String::as_str).collect();
+            return Ok(println!("{}", plan::build(&archs, out)?));
+        }
+        _ => {}
+    }
     if matches!(args.what, What::Leased) {
         return run_leased(args);
     }
@@ -121,7 +153,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
             let shape = [batch, heads, sequence, dim];
             print_report(&ops::attention(&device, shape, causal, dtype, budget)?, args.json);
         }
-        What::Leased | What::Node => {}
+        What::Leased | What::Node | What::Plan { .. } | What::Kernels(_) => {}
     }
     Ok(())
 }

@@ -45,6 +45,12 @@ enum Command {
     /// Measure matmul and attention on a device.
     #[command(disable_help_flag = true)]
     Bench(programs::Bench),
+    /// Make the file of CUDA kernels that a served node runs: `kernels build --arch sm_90a --out FILE`.
+    #[command(disable_help_flag = true)]
+    Kernels(programs::Passed),
+    /// Print how an op would run on a CUDA architecture: `plan "matmul bf16 4096x4096x4096" --arch sm_90a`.
+    #[command(disable_help_flag = true)]
+    Plan(programs::Passed),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +63,8 @@ fn main() -> ExitCode {
         Command::Node(command) => command.run(),
         Command::Devices(devices) => devices.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Kernels(passed) => passed.run("kernels"),
+        Command::Plan(passed) => passed.run("plan"),
     };
     match result.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -83,6 +83,9 @@ pub(crate) struct Serve {
     /// The device to own [default: the best].
     #[arg(long, value_name = "NAME", value_parser = crate::units::device)]
     device: Option<String>,
+    /// The file of kernels that a CUDA device runs, as `leasehold kernels build` makes it.
+    #[arg(long, value_name = "FILE")]
+    kernels: Option<String>,
     /// A pool that it belongs to.
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
@@ -101,6 +104,7 @@ impl NodeCommand {
             ("--key", Some(serve.key)),
             ("--dir", Some(serve.dir)),
             ("--device", serve.device),
+            ("--kernels", serve.kernels),
             ("--pool", serve.pool),
         ];
         for (name, value) in needed {
@@ -124,6 +128,21 @@ impl Devices {
         let mut args = vec!["devices".to_string()];
         args.extend(self.json.then(|| "--json".to_string()));
         Err(become_program("leasehold-node", &args))
+    }
+}
+
+/// A command of the program `leasehold-bench`, with its arguments as they are.
+#[derive(Debug, Args)]
+pub(crate) struct Passed {
+    /// See `--help` of the command.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    args: Vec<String>,
+}
+
+impl Passed {
+    pub(crate) fn run(self, command: &str) -> Result<String, CliError> {
+        let args = [vec![command.to_string()], self.args].concat();
+        Err(become_program("leasehold-bench", &args))
     }
 }
 

@@ -2,6 +2,7 @@
 //! `leasehold` starts it; its arguments are for programs, and every one is needed unless its line says otherwise.
 
 use leasehold::backend::cpu::Cpu;
+use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::wgpu::Wgpu;
 use leasehold::wire::{from_bytes, receive, send};
 use leasehold::{DType, Device, Error, Kind, Matmul};
@@ -15,9 +16,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: leasehold-node serve --name NAME --issuers FILE --key FILE --dir DIR [--device NAME] [--pool NAME]
+const USAGE: &str = "usage: leasehold-node serve --name NAME --issuers FILE --key FILE --dir DIR [--device NAME] [--kernels FILE] [--pool NAME]
        leasehold-node private --issuer KEY --name NAME [--device NAME]     client on standard input
-       leasehold-node executor --device NAME                               control on standard input
+       leasehold-node executor --device NAME [--kernels FILE]              control on standard input
        leasehold-node devices [--json]";
 
 /// Why the program ends with an error, in words.
@@ -51,9 +52,9 @@ struct Options(HashMap<String, String>);
 impl Options {
     fn parse(command: &str, args: Vec<String>) -> Result<Self, Failure> {
         let allowed: &[&str] = match command {
-            "serve" => &["name", "issuers", "key", "dir", "device", "pool"],
+            "serve" => &["name", "issuers", "key", "dir", "device", "kernels", "pool"],
             "private" => &["issuer", "name", "device"],
-            "executor" => &["device"],
+            "executor" => &["device", "kernels"],
             "devices" => &["json"],
             _ => return Err(USAGE.into()),
         };
@@ -127,6 +128,12 @@ fn run_serve(options: &Options) -> Result<(), Failure> {
             format!("--dir: {} is no folder; make one for the node alone", dir.display()).into()
         );
     }
+    let device = options.device()?;
+    let kernels = options.get("kernels").map(PathBuf::from);
+    if device.starts_with("cuda:") && kernels.is_none() {
+        // Where strangers' ops run, no compiler does.
+        return Err(format!("--kernels: {device} serves kernels of a file only; make one with `leasehold kernels build`").into());
+    }
     let issuers = KeySet::read(options.need("issuers")?.as_ref())?;
     if issuers.keys.is_empty() {
         return Err("--issuers: the key set is empty, so no lease could be admitted".into());
@@ -137,7 +144,8 @@ fn run_serve(options: &Options) -> Result<(), Failure> {
         issuers,
         key: read_secret(options.need("key")?.as_ref())?,
         old_keys: Vec::new(),
-        device: options.device()?,
+        device,
+        kernels,
         program: std::env::current_exe()?,
         ledger: dir.join("ledger"),
     };
@@ -167,6 +175,7 @@ fn run_private(options: &Options) -> Result<(), Failure> {
             key: SecretKey::generate(),
             old_keys: Vec::new(),
             device: options.device()?,
+            kernels: std::env::var_os(leasehold::LEASEHOLD_KERNELS).map(PathBuf::from),
             program: std::env::current_exe()?,
             ledger: folder.path().join("ledger"),
         };
@@ -193,6 +202,14 @@ fn run_executor(options: &Options) -> Result<(), Failure> {
     let (count, mut fds) = (fds.len(), fds.into_iter());
     let (entrance, None) = (fds.next(), fds.next()) else { return Err(bad(count).into()) };
     let name = options.need("device")?;
+    if let Some(Ok(ordinal)) = name.strip_prefix("cuda:").map(str::parse) {
+        let cuda = match options.get("kernels") {
+            Some(file) => Cuda::open_with(ordinal, &Pack::read(file.as_ref())?)?,
+            None => Cuda::open(ordinal)?,
+        };
+        confine(Reach::Driver)?;
+        return Ok(executor::serve(cuda, control, entrance)?);
+    }
     match name.strip_prefix("wgpu:").map(str::parse) {
         Some(Ok(index)) => {
             let wgpu = Wgpu::open(index)?;
@@ -205,7 +222,7 @@ fn run_executor(options: &Options) -> Result<(), Failure> {
             confine(Reach::Processor)?;
             executor::serve(cpu, control, entrance)?;
         }
-        _ => return Err(format!("device {name:?}, allowed: cpu, wgpu:N").into()),
+        _ => return Err(format!("device {name:?}, allowed: cpu, cuda:N, wgpu:N").into()),
     }
     Ok(())
 }

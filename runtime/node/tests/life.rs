@@ -306,6 +306,7 @@ fn with_breakable(work: impl FnOnce(&Served, &Path, &dyn Fn() -> i32)) {
         key: read_secret(&dir.join("key")).unwrap(),
         old_keys: Vec::new(),
         device: "cpu".into(),
+        kernels: None,
         program,
         ledger: served.folder().join("ledger"),
     };

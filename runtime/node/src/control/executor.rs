@@ -9,6 +9,7 @@ use leasehold::{Error, Kind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -81,7 +82,7 @@ struct Greeting {
 }
 
 impl Executor {
-    /// Starts `program executor --device NAME`; `news` is called on a thread of its own. At `entrance`, a listening
+    /// Starts `program executor --device NAME [--kernels FILE]`; `news` is called on a thread of its own. At `entrance`, a listening
     /// socket, a later control may take it over.
     ///
     /// # Errors
@@ -89,12 +90,14 @@ impl Executor {
     pub(super) fn start(
         program: &Path,
         device: &str,
+        kernels: Option<&Path>,
         entrance: Option<&OwnedFd>,
         news: impl Fn(News) + Send + 'static,
     ) -> Result<Self> {
         let (socket, theirs) = leasehold::wire::pair()?;
         let child = Command::new(program)
             .args(["executor", "--device", device])
+            .args(kernels.iter().flat_map(|file| [OsStr::new("--kernels"), file.as_os_str()]))
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             // Ctrl-C at a terminal is for the job; the executor ends with its control.

@@ -367,5 +367,6 @@ fn start_executor(
     tell: &Sender<News>,
 ) -> Result<Executor, StartError> {
     let entrance = entrance.map(|path| listen(path, 0o600)).transpose()?;
-    Ok(Executor::start(&config.program, &config.device, entrance.as_ref(), news(tell))?)
+    let Config { program, device, kernels, .. } = config;
+    Ok(Executor::start(program, device, kernels.as_deref(), entrance.as_ref(), news(tell))?)
 }

@@ -25,6 +25,8 @@ pub struct Config {
     pub old_keys: Vec<PublicKey>,
     /// The device that its executor owns.
     pub device: String,
+    /// The file of kernels that a CUDA device runs; without it its executor compiles them.
+    pub kernels: Option<PathBuf>,
     /// The program that is an executor.
     pub program: PathBuf,
     /// The ledger's file.

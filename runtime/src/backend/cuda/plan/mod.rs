@@ -176,8 +176,9 @@ fn finish(
     let waves = tiles.div_ceil(class.multiprocessors.into());
     let busy = waves.saturating_mul(links.into()).saturating_mul(link_ns.into());
     let moved = op.cost().bytes / u128::from(class.bytes);
-    let total = busy.max(moved).saturating_add(LAUNCH_NS.into());
     let units = tiles.saturating_mul(links.into());
+    // Nothing is launched for an output of nothing, however large the operands.
+    let total = if units == 0 { 0 } else { busy.max(moved) }.saturating_add(LAUNCH_NS.into());
     let unit_ns = total.div_ceil(units.max(1));
     let time = |asked, allowed: u64| Error::from(Kind::Time { asked, allowed: allowed.into() });
     if units > u64::MAX.into() {

@@ -1,0 +1,113 @@
+//! What the CUDA backend plans and is built of, for people: ranked plans with predictions, and the file of kernels. The
+//! program prints them; no device is asked.
+
+use leasehold::backend::cuda::{Pack, candidates};
+use leasehold::op::{Attention, CheckedOp, Matmul, Op, Spec, check};
+use leasehold::{DType, Dims, Error, Kind, Layout};
+use std::fmt::Write;
+use std::path::Path;
+
+/// What an op is asked as.
+const FORMS: &str = "`matmul DTYPE [BATCHx]MxNxK` or `attention DTYPE BATCHxHEADSxSEQUENCExDIM`";
+
+/// The plans of an op on an architecture, best first, a line each below their order.
+///
+/// # Errors
+/// `Value` for what is no op or architecture, `Unsupported` for what no kernel runs.
+pub fn ranked(text: &str, arch: &str) -> Result<String, Error> {
+    let op = parse(text)?;
+    let plans = candidates(&op, arch)?;
+    let cost = op.cost();
+    let mut out = String::new();
+    for (i, plan) in plans.iter().enumerate() {
+        if i == 0 {
+            let _ = writeln!(out, "{}", plan.order);
+        }
+        let ns = plan.total_ns().max(1) as f64;
+        let _ = writeln!(
+            out,
+            "{:2}  {:32} {:8} tiles x {} links, {:6} ns a unit, predicted {:.1} us, {:.1} TFLOP/s, {:.0} GB/s",
+            i + 1,
+            plan.kernel,
+            plan.tiles,
+            plan.links,
+            plan.unit_ns,
+            ns / 1e3,
+            cost.flops as f64 / ns / 1e3,
+            cost.bytes as f64 / ns,
+        );
+    }
+    Ok(out)
+}
+
+fn parse(text: &str) -> Result<CheckedOp, Error> {
+    let refuse = || Error::from(Kind::Value { asked: text.into(), allowed: FORMS.into() });
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let &[name, dtype, sizes] = &words[..] else { return Err(refuse()) };
+    let dtype = DType::ALL.into_iter().find(|d| d.name() == dtype).ok_or_else(refuse)?;
+    let sizes: Option<Vec<u64>> = sizes.split('x').map(|size| size.parse().ok()).collect();
+    let sizes = sizes.ok_or_else(refuse)?;
+    let spec = |shape: &[u64]| {
+        let dims = Dims::new(shape).ok_or_else(refuse)?;
+        Ok::<Spec, Error>(Spec::new(dtype, Layout::contiguous(dims), 0))
+    };
+    let (op, specs): (Op, Vec<Spec>) = match (name, &sizes[..]) {
+        ("matmul", &[m, n, k]) => {
+            (Matmul::default().into(), vec![spec(&[m, k])?, spec(&[k, n])?, spec(&[m, n])?])
+        }
+        ("matmul", &[b, m, n, k]) => (
+            Matmul::default().into(),
+            vec![spec(&[b, m, k])?, spec(&[b, k, n])?, spec(&[b, m, n])?],
+        ),
+        ("attention", &[_, _, _, _]) => (Attention::default().into(), vec![spec(&sizes)?; 4]),
+        _ => return Err(refuse()),
+    };
+    check(op, &specs)
+}
+
+/// Compiles the kernels of some architectures into a file, and says what is in it.
+///
+/// # Errors
+/// As [`Pack::build`]; `System` when the file cannot be written.
+pub fn build(archs: &[&str], out: &Path) -> Result<String, Error> {
+    let bytes = Pack::build(archs)?.to_bytes();
+    // Whole or not at all: a node may be reading the old one.
+    let part = out.with_extension("part");
+    let written = std::fs::write(&part, &bytes).and_then(|()| std::fs::rename(&part, out));
+    written.map_err(|error| Error::system("write of the kernels' file", error))?;
+    Ok(format!("{}: kernels for {}, {} bytes", out.display(), archs.join(", "), bytes.len()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_ranked_and_predicted() {
+        let text = ranked("matmul bf16 4096x4096x4096", "sm_90a").unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4, "{text}");
+        assert!(lines[0].starts_with("matmul_sm90 tile"), "{text}");
+        assert!(lines[1].contains("128x256") && lines[1].contains("predicted"), "{text}");
+        assert!(ranked("matmul f16 3x8x8x8", "sm_86").unwrap().contains("matmul_sm80_f16"));
+        assert!(ranked("attention f16 1x8x1024x64", "sm_90a").unwrap().contains("attention_sm90"));
+    }
+
+    #[test]
+    fn what_is_no_op_is_refused() {
+        for text in [
+            "",
+            "matmul",
+            "matmul bf16 4x4",
+            "matmul bf17 4x4x4",
+            "sum f32 4x4x4",
+            "matmul f16 ax4x4",
+        ] {
+            let error = ranked(text, "sm_90a").unwrap_err();
+            assert!(matches!(error.kind(), Kind::Value { .. }), "{error}");
+        }
+        assert!(ranked("matmul bf16 8x8x8", "sm_70").is_err());
+        assert!(ranked("matmul f8e4m3 8x8x8", "sm_90a").is_err());
+    }
+}
