@@ -96,7 +96,7 @@ impl Device {
     fn open_found(name: &str) -> Result<Box<dyn Engine>> {
         #[cfg(feature = "cpu")]
         if name == "cpu" {
-            return boxed(crate::backend::cpu::Cpu::new()?);
+            return boxed(crate::backend::cpu::Cpu::new()?.keeping_constants());
         }
         #[cfg(feature = "wgpu")]
         if let Some(index) = name.strip_prefix("wgpu:").and_then(|i| i.parse().ok()) {

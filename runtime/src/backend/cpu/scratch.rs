@@ -1,6 +1,6 @@
 //! Per-thread buffers that kernels reuse from item to item. Written before they are read.
 
-use super::dot::Tile;
+use super::dot::{Line, Tile};
 use super::few::Factors;
 use super::flash::Buffers;
 use std::cell::RefCell;
@@ -14,15 +14,6 @@ thread_local! {
     static LANES: RefCell<Buffers> = RefCell::default();
     static LINES: RefCell<[Vec<Line>; 2]> = const { RefCell::new([const { Vec::new() }; 2]) };
     static SHARED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A cache line of floats.
-#[derive(Clone, Copy, Default)]
-#[repr(C, align(64))]
-pub(super) struct Line([f32; Self::FLOATS]);
-
-impl Line {
-    pub(super) const FLOATS: usize = 16;
 }
 
 /// Two row buffers.
