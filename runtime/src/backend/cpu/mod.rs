@@ -49,6 +49,7 @@ use crate::layout::{Dims, Layout};
 use crate::op::{BoundOp, CheckedOp, Op, Spec};
 use crate::order::{Plan, UNIT_CAP_SLOW_NS, UnitRange};
 use constants::Constants;
+use dot::Line;
 use isa::Isa;
 use memory::{Memory, View};
 use pool::Pool;
@@ -267,7 +268,9 @@ impl Cpu {
         constant: Option<u64>,
     ) {
         let constant = constant.and_then(|block| self.memory.all(block));
-        let constant = constant.and_then(|bytes| bytemuck::try_cast_slice(bytes).ok());
+        // A block may be longer than what was asked for.
+        let constant = constant.map(|bytes| bytes.as_chunks::<{ size_of::<Line>() }>().0);
+        let constant = constant.and_then(|lines| bytemuck::try_cast_slice(lines).ok());
         let (isa, pool, fault, carried) = (self.isa, &self.pool, &self.fault, state.as_ref());
         for span in plan::spans(units, plan.links) {
             let item_ns = plan.unit_ns.saturating_mul(span.to - span.from);

@@ -1,14 +1,14 @@
 //! The time of a plain read, beside which benchmarks put what is bound by memory.
 
-use super::isa::{Isa, Kernel};
+use super::registers::{self, Code, LANES, Lanes};
 use super::{Cpu, lost_block};
 use crate::backend::{BlockId, Place};
 use crate::error::Result;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-/// Words of a part that a thread reads at a time, and nanoseconds that it takes at least.
-const PART: usize = 1 << 17;
+/// Registers of a part that a thread reads at a time, and nanoseconds that it takes at least.
+const PART: usize = 1 << 14;
 const PART_NS: u64 = 10_000;
 
 impl Cpu {
@@ -20,33 +20,35 @@ impl Cpu {
     pub fn plain_read(&self, block: BlockId) -> Result<Duration> {
         let bytes =
             self.memory.all(block.0).ok_or_else(|| lost_block(Place { block, offset: 0 }))?;
-        let words = bytes.as_chunks().0;
-        let parts: Vec<&[[u8; 8]]> = words.chunks(PART).collect();
+        let floats: &[f32] = bytemuck::try_cast_slice(bytes.as_chunks::<4>().0).unwrap_or_default();
+        let parts: Vec<&[[f32; LANES]]> = floats.as_chunks().0.chunks(PART).collect();
         let (isa, begin) = (self.isa, Instant::now());
         self.pool.run(parts.len() as u64, PART_NS, |i| {
-            black_box(read(isa, parts[i as usize]));
+            let mut sum = 0.0;
+            registers::run(isa, Read { floats: parts[i as usize], sum: &mut sum });
+            black_box(sum);
         });
         Ok(begin.elapsed())
     }
 }
 
-fn read(isa: Isa, words: &[[u8; 8]]) -> u64 {
-    isa.run(Read(words))
+/// All floats, in registers enough that no load waits for another.
+struct Read<'a> {
+    floats: &'a [[f32; LANES]],
+    sum: &'a mut f32,
 }
 
-/// All words, each in one of many lanes, so that no load waits for another.
-struct Read<'a>(&'a [[u8; 8]]);
-
-impl Kernel for Read<'_> {
-    type Output = u64;
+impl Code for Read<'_> {
     #[inline(always)]
-    fn run<const F: bool>(self) -> u64 {
-        let mut lanes = [0u64; 32];
-        for part in self.0.as_chunks::<32>().0 {
-            for i in 0..32 {
-                lanes[i] ^= u64::from_ne_bytes(part[i]);
+    fn run<L: Lanes>(self) {
+        let mut sums = [L::zero(); 8];
+        for part in self.floats.as_chunks::<8>().0 {
+            for i in 0..8 {
+                sums[i] = sums[i].fma(L::f32(&part[i]), L::splat(1.0));
             }
         }
-        lanes.into_iter().fold(0, |all, lane| all ^ lane)
+        for sum in sums {
+            *self.sum += sum.sum();
+        }
     }
 }
