@@ -108,7 +108,7 @@ impl Device {
     fn open_found(name: &str) -> Result<Box<dyn Engine>> {
         #[cfg(feature = "cpu")]
         if name == "cpu" {
-            return boxed(crate::backend::cpu::Cpu::new()?);
+            return boxed(crate::backend::cpu::Cpu::new()?.keeping_constants());
         }
         #[cfg(feature = "cuda")]
         if let Some(ordinal) = name.strip_prefix("cuda:").and_then(|i| i.parse().ok()) {

@@ -1,6 +1,7 @@
 //! `generate`: prompts in, a language model's answers out, token by token. It runs the same on a local device and,
 //! unchanged, as a leased job. `examples/run generate` starts it.
 
+use leasehold::backend::{Backend, BlockId, cpu::Cpu};
 use leasehold::{DType, Device};
 use leasehold_examples::gguf::{Gguf, GgufError, Spelling, Vocabulary};
 use leasehold_examples::llama::{Generation, Llama, LlamaError, Room, Sampler};
@@ -21,7 +22,8 @@ MODEL is a GGUF file of a llama chat model with its tokenizer inside.
   --temperature T   0 (default) takes the likeliest token; up to 10, tokens are drawn by their probability
   --seed N          of what is drawn; printed, so that a run can be repeated
   --device NAME     instead of the leased or the best local device
-  --dtype TYPE      weights and activations: f32 (default), f16 or bf16";
+  --dtype TYPE      weights and activations: f32 (default), f16 or bf16
+  --bench           on the device `cpu`, compares a step with a plain read of the weights by as many threads";
 
 /// Prompts answered at once; further ones begin as answers end.
 const SLOTS: usize = 8;
@@ -89,8 +91,12 @@ fn run(args: &Args) -> Result<(), Failure> {
     let generation = Generation::new(&model, room, sampler)?;
     let headings = (answers.len() > 1).then_some(&args.prompts[..]);
     let mut page = Page { headings, answers, shown: 0 };
-    let speed = answer_all(generation, &vocabulary, &mut page, args.tokens)?;
+    let mut bound = args.bench.then(|| Bound::new(&device, &model)).transpose()?;
+    let speed = answer_all(generation, &vocabulary, &mut page, args.tokens, bound.as_mut())?;
     eprintln!("{speed}");
+    if let Some(bound) = bound {
+        eprintln!("{bound}");
+    }
     if let Some(peak) = peak_memory() {
         eprintln!("generate: peak memory of this process {peak}");
     }
@@ -103,6 +109,7 @@ fn answer_all(
     vocabulary: &Vocabulary,
     page: &mut Page<'_>,
     most: usize,
+    mut bound: Option<&mut Bound>,
 ) -> Result<Speed, Failure> {
     let mut waiting: VecDeque<usize> = (0..page.answers.len()).collect();
     let mut answering: Vec<Option<usize>> = vec![None; page.answers.len().min(SLOTS)];
@@ -126,6 +133,9 @@ fn answer_all(
         let start = Instant::now();
         let tokens: Vec<(usize, u32)> = generation.step()?.collect();
         speed.decode.add(tokens.len(), start.elapsed());
+        if let Some(bound) = &mut bound {
+            bound.add(start.elapsed())?;
+        }
         for (slot, token) in tokens {
             let Some(number) = answering[slot] else { continue };
             if !page.take(number, vocabulary.bytes(token), most)? {
@@ -227,6 +237,53 @@ impl std::fmt::Display for Speed {
     }
 }
 
+/// Steps beside plain reads of as many bytes as the weights have, in turn.
+struct Bound {
+    cpu: Cpu,
+    block: BlockId,
+    bytes: u64,
+    steps: Vec<Duration>,
+    reads: Vec<Duration>,
+}
+
+impl Bound {
+    fn new(device: &Device, model: &Llama) -> Result<Self, Failure> {
+        let backend = device.caps().backend;
+        if backend != "cpu" {
+            return Err(Failure::Usage(format!("--bench runs on {backend:?}, allowed cpu")));
+        }
+        let (mut cpu, bytes) = (Cpu::new()?, model.weight_bytes());
+        let block = cpu.alloc(bytes)?;
+        let ones = vec![1; 1 << 20];
+        for at in (0..bytes).step_by(ones.len()) {
+            cpu.upload(block, at, &ones[..ones.len().min((bytes - at) as usize)])?;
+        }
+        Ok(Self { cpu, block, bytes, steps: Vec::new(), reads: Vec::new() })
+    }
+
+    fn add(&mut self, step: Duration) -> Result<(), Failure> {
+        self.steps.push(step);
+        self.reads.push(self.cpu.plain_read(self.block)?);
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let median = |times: &[Duration]| {
+            let mut times = times.to_vec();
+            times.sort_unstable();
+            times.get(times.len() / 2).map_or(0.0, Duration::as_secs_f64) * 1e3
+        };
+        let (step, read) = (median(&self.steps), median(&self.reads));
+        let (mb, ratio) = (self.bytes / 1_000_000, read / step.max(1e-9));
+        write!(
+            f,
+            "generate: a step takes {step:.1} ms, a plain read of the {mb} MB of its weights {read:.1} ms: {ratio:.2}"
+        )
+    }
+}
+
 /// What the kernel says that this process held at most; nothing where it does not say.
 fn peak_memory() -> Option<String> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -247,6 +304,7 @@ struct Args {
     seed: Option<u64>,
     device: Option<String>,
     dtype: DType,
+    bench: bool,
     model: PathBuf,
 }
 
@@ -261,6 +319,7 @@ impl Args {
             seed: None,
             device: None,
             dtype: DType::F32,
+            bench: false,
             model: PathBuf::new(),
         };
         while let Some(word) = words.next() {
@@ -289,6 +348,7 @@ impl Args {
                 "--seed" => args.seed = Some(number(option, &value()?, "0 to 2^64 - 1", |_| true)?),
                 "--device" => args.device = Some(value()?),
                 "--dtype" => args.dtype = dtype_of(&value()?)?,
+                "--bench" => args.bench = true,
                 _ => return Err(Failure::Usage(format!("unknown option {option:?}"))),
             }
         }

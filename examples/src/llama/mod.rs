@@ -84,6 +84,19 @@ impl Llama {
         &self.config
     }
 
+    /// Bytes of the weights that a token takes: all of every block, and the output's table.
+    pub fn weight_bytes(&self) -> u64 {
+        let bytes =
+            |tensor: &Tensor| tensor.shape().iter().product::<u64>() * tensor.dtype().size();
+        let linears = |block: &Block| {
+            let Block { attention, mlp, .. } = block;
+            let all = [&attention.qkv, &attention.output, &mlp.gate, &mlp.up, &mlp.down];
+            all.into_iter().map(|linear| bytes(&linear.weight)).sum::<u64>()
+        };
+        let table = self.output.as_ref().unwrap_or(&self.embedding);
+        self.blocks.iter().map(linears).sum::<u64>() + bytes(&table.0)
+    }
+
     /// The states of `ids` `[entries, rows]`, after every block and before the last norm: `[entries, rows, width]`.
     /// Their keys and values join `cache` where `at` says.
     fn states(

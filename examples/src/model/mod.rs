@@ -22,7 +22,7 @@ pub struct Linear {
 impl Linear {
     /// The product of `x` `[rows, in]`, to which a block adds what it needs.
     pub fn on<'a>(&'a self, x: &'a Tensor) -> Matmul<'a> {
-        let product = Matmul::new(x, &self.weight);
+        let product = Matmul::new(x, &self.weight).constant_b();
         self.bias.iter().fold(product, Matmul::bias)
     }
 }
@@ -80,6 +80,6 @@ impl Embedding {
     /// # Errors
     /// What the device fails with.
     pub fn logits(&self, x: &Tensor, p: Option<&Recorder>) -> Result<Tensor> {
-        Matmul::new(x, &self.0.t()).dtype(DType::F32).run_in(p)
+        Matmul::new(x, &self.0.t()).constant_b().dtype(DType::F32).run_in(p)
     }
 }

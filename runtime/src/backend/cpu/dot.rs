@@ -5,10 +5,14 @@ use super::isa::Isa;
 use super::memory::View;
 use std::marker::PhantomData;
 
-/// A cache line of sixteen pairs of bf16.
-#[derive(Clone, Copy)]
+/// A cache line: sixteen floats, or pairs of bf16.
+#[derive(Clone, Copy, Default)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [u32; 16]);
+
+impl Line {
+    pub(super) const FLOATS: usize = TILE;
+}
 
 // SAFETY: sixteen words, without padding.
 unsafe impl bytemuck::Zeroable for Line {}

@@ -4,7 +4,7 @@
 use super::bf16::{STEP, Side, pack, tiles};
 use super::dot::{BLOCK, Dot, Rows, Tile};
 use super::matmul::{Band, Bands};
-use super::memory::Reused;
+use super::regions::Reused;
 use super::plan::{PACKED_MOST, Span};
 use super::pool::Pool;
 use super::product::Source;
@@ -45,15 +45,29 @@ pub(super) struct Padded<'a> {
 impl Bands<'_> {
     /// Runs a span of tiles whose bands all meet the same B: packs as many columns of it as there is room for, then
     /// computes the bands under them.
-    pub(super) fn run_packed(&self, span: Span, pool: &Pool, band_ns: u64) {
+    pub(super) fn run_packed(
+        &self,
+        span: Span,
+        pool: &Pool,
+        band_ns: u64,
+        constant: Option<&[Tile]>,
+    ) {
         let (p, bands) = (self.product(), self.bands());
         let [from, to] = [span.from, span.to].map(|link| (link * p.per_link * p.chunk).min(p.k));
-        let most = (PACKED_MOST / (p.tile[1] * (to - from).max(1))).max(1);
+        let most = match constant {
+            Some(_) => p.tiles_n.max(1),
+            None => (PACKED_MOST / (p.tile[1] * (to - from).max(1))).max(1),
+        };
         let blocks = span.first / p.tiles_n..(span.first + span.tiles).div_ceil(p.tiles_n);
         with_columns(|room| {
             for first in (0..p.tiles_n).step_by(most as usize) {
                 let columns = first..p.tiles_n.min(first + most);
-                let packed = self.pack(span, columns.clone(), from..to, pool, room);
+                let packed = match constant {
+                    Some(tiles) => {
+                        Packed { tiles, first: 0, blocks: (p.n as usize).div_ceil(BLOCK) }
+                    }
+                    None => self.pack(span, columns.clone(), from..to, pool, room),
+                };
                 let across = columns.end - columns.start;
                 // All columns of a band, then the next: its rows stay near.
                 pool.run((blocks.end - blocks.start) * bands * across, band_ns, |i| {
@@ -68,6 +82,17 @@ impl Bands<'_> {
         });
     }
 
+    /// Tiles of all of B, for [`Self::pack_columns`].
+    pub(super) fn tiles_of_columns(&self) -> usize {
+        tiles(self.product().n as usize, self.product().k as usize)
+    }
+
+    /// Packs all of B.
+    pub(super) fn pack_columns(&self, span: Span, pool: &Pool, room: &mut [Tile]) {
+        let p = self.product();
+        self.pack_into(span, 0..p.tiles_n, 0..p.k, pool, room);
+    }
+
     /// Packs a run of K of the column tiles that a span meets.
     fn pack<'b>(
         &self,
@@ -78,10 +103,26 @@ impl Bands<'_> {
         room: &'b mut Reused<Tile>,
     ) -> Packed<'b> {
         let p = self.product();
+        let first = columns.start * p.tile[1];
+        let width = (p.n.min(columns.end * p.tile[1]) - first) as usize;
+        let room = room.grown(tiles(width, (k.end - k.start) as usize));
+        self.pack_into(span, columns, k, pool, room);
+        Packed { tiles: room, first, blocks: width.div_ceil(BLOCK) }
+    }
+
+    /// The same into as many tiles as it takes.
+    fn pack_into(
+        &self,
+        span: Span,
+        columns: Range<u64>,
+        k: Range<u64>,
+        pool: &Pool,
+        room: &mut [Tile],
+    ) {
+        let p = self.product();
         let cols = columns.start * p.tile[1]..p.n.min(columns.end * p.tile[1]);
         let (width, depth) = ((cols.end - cols.start) as usize, (k.end - k.start) as usize);
         let blocks = width.div_ceil(BLOCK);
-        let room = room.grown(tiles(width, depth));
         let mut parts = Vec::new();
         for run in room.chunks_mut(tiles(width, RUN)) {
             let panel = PANEL / BLOCK * (run.len() / blocks);
@@ -102,8 +143,6 @@ impl Bands<'_> {
             let source = self.columns_of(0, run, col..cols.end.min(col + PANEL as u64));
             pack(self.isa(), Side::B, source, &mut part);
         });
-        drop(parts);
-        Packed { tiles: room, first: cols.start, blocks }
     }
 
     /// Adds chunks of a band to its sums. Nothing of rows without a group: theirs may lie beyond B.

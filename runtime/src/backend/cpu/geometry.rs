@@ -126,7 +126,8 @@ pub(super) struct Product {
     pub(super) tiles_m: u64,
     pub(super) tiles_n: u64,
     pub(super) band_rows: u64,
-    /// Whether its bands share what is packed of B.
+    /// Whether B is one matrix for all, and its bands share what is packed of it.
+    pub(super) one: bool,
     pub(super) shares: bool,
     pub(super) per_link: u64,
     pub(super) links: u64,
@@ -193,6 +194,7 @@ impl Product {
             tiles_m,
             tiles_n,
             band_rows,
+            one,
             shares,
             per_link,
             links,
@@ -266,7 +268,7 @@ pub(super) enum Mix {
 }
 
 /// Query rows of a tile of attention and keys of a chunk, and the kernel: lanes where the class has them and an entry has
-/// rows enough to fill a register.
+/// rows enough to fill a register, or the order may not tell few rows from many.
 pub(super) fn attention_tile(
     checked: &CheckedOp,
     op: &Attention,
@@ -279,7 +281,8 @@ pub(super) fn attention_tile(
         Lens::Host(list) => list.len() as u64,
         Lens::Device { .. } => dim("rows", 0),
     };
-    let sized = dim("q", 2) >= LEAST_ROWS.saturating_mul(entries.max(1));
+    let sized = op.order == OrderClass::BatchInvariant
+        || dim("q", 2) >= LEAST_ROWS.saturating_mul(entries.max(1));
     if !class.lanes || !sized || dim("q", 3) == 0 || dim("v", 3) == 0 {
         return (class.attention_tile, Mix::Panels);
     }

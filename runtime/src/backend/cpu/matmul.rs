@@ -6,7 +6,7 @@
 
 use super::Fault;
 use super::bf16;
-use super::dot::TILE;
+use super::dot::{Line, TILE};
 use super::dots::{Packed, Padded};
 use super::epilogue::Epilogue;
 use super::few::{self, Few, Left};
@@ -105,14 +105,18 @@ impl<'a> Bands<'a> {
         })
     }
 
-    /// Runs a span of tiles on the pool.
-    pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64) {
+    /// Runs a span of tiles on the pool; `constant` is all of B, packed before.
+    pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64, constant: Option<&[Line]>) {
         let bands = self.bands();
-        if self.product.way == Way::Dot && self.product.shares {
-            return self.run_packed(span, pool, item_ns / bands);
+        if self.product.way == Way::Dot && (self.product.shares || constant.is_some()) {
+            let tiles = constant.map(|lines| lines.as_chunks().0);
+            return self.run_packed(span, pool, item_ns / bands, tiles);
         }
         with_shared(|lines| {
-            let shared = self.share(span, pool, lines);
+            let shared = match constant {
+                Some(lines) => Some(self.pieces(self.whole()).of(lines)),
+                None => self.share(span, pool, lines),
+            };
             pool.run(span.tiles * bands, item_ns / bands, |i| {
                 let (tile, band) = (span.first + i / bands, i % bands);
                 if let Some(band) = self.band(tile, band) {
@@ -128,6 +132,15 @@ impl<'a> Bands<'a> {
 
     pub(super) fn product(&self) -> &Product {
         &self.product
+    }
+
+    pub(super) fn op(&self) -> &Matmul {
+        self.op
+    }
+
+    /// All tiles, from end to end.
+    pub(super) fn whole(&self) -> Span {
+        Span { first: 0, tiles: self.product.tiles as u64, from: 0, to: self.product.links }
     }
 
     /// Bands of a tile.

@@ -1,176 +1,93 @@
-//! Blocks of host memory and strided views of them. Every raw pointer of this backend is here: kernels ask for
+//! Blocks of host memory and strided views of them. Raw pointers to operands are here alone: kernels ask for
 //! rows as f32 and give rows back.
 
 use super::bytes::{self, Byte};
 use super::convert::{self, Half};
 use super::isa::Isa;
+use super::regions::{Block, Regions};
 use crate::DType;
 use crate::backend::Place;
 use crate::layout::Dims;
 use crate::op::Spec;
-use std::alloc;
 use std::collections::HashMap;
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
-/// Alignment of a block's first byte.
-const ALIGN: usize = 4096;
-/// Bytes of a large page; longer blocks begin with one.
-const LARGE_PAGE: usize = 2 << 20;
-
-/// Memory that the system zeroed when it gave it; freed with the value.
-struct Block {
-    raw: *mut u8,
-    layout: alloc::Layout,
-    start: *mut u8,
-}
-
-// SAFETY: a block is plain memory that nothing else owns; `Memory` hands out access by `&mut self` or by views
-// whose users divide the work (see `View`).
-unsafe impl Send for Block {}
-
-impl Block {
-    fn new(bytes: u64) -> Option<Self> {
-        let large = bytes >= LARGE_PAGE as u64;
-        let align = if large { LARGE_PAGE } else { ALIGN };
-        // Over-allocating keeps the allocator's lazily zeroed path, which an alignment request would lose.
-        let len = usize::try_from(bytes).ok()?.max(1).checked_add(align)?;
-        let layout = alloc::Layout::from_size_align(len, 16).ok()?;
-        // SAFETY: the size is not zero.
-        let raw = unsafe { alloc::alloc_zeroed(layout) };
-        if raw.is_null() {
-            return None;
-        }
-        // SAFETY: at most `align - 1` bytes further, inside the allocation of at least `align + 1`.
-        let start = unsafe { raw.add(raw.align_offset(align)) };
-        // Products walk rows that lie many small pages apart. Without large ones all is as right.
-        #[cfg(target_os = "linux")]
-        if large {
-            let advice = rustix::mm::Advice::LinuxHugepage;
-            // SAFETY: the range is the block's, page-aligned, and the advice changes no content.
-            let _ = unsafe { rustix::mm::madvise(start.cast(), bytes as usize, advice) };
-        }
-        Some(Self { raw, layout, start })
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // SAFETY: made by `alloc_zeroed` with this layout, freed once.
-        unsafe { alloc::dealloc(self.raw, self.layout) };
-    }
-}
-
-/// A buffer that launches reuse. It grows where it is too short, and then holds zeros again.
-pub(super) struct Reused<T> {
-    block: Option<Block>,
-    len: usize,
-    item: PhantomData<T>,
-}
-
-impl<T> Default for Reused<T> {
-    fn default() -> Self {
-        Self { block: None, len: 0, item: PhantomData }
-    }
-}
-
-impl<T: bytemuck::Zeroable + Copy> Reused<T> {
-    /// As many items as these.
-    pub(super) fn grown(&mut self, n: usize) -> &mut [T] {
-        if self.len < n {
-            *self = Self::default();
-            let bytes = n.saturating_mul(size_of::<T>());
-            self.block = Block::new(bytes as u64);
-            self.len = n;
-        }
-        match &self.block {
-            // SAFETY: the block has room for `len` items, zeroed or written, aligned as no item asks for more, and
-            // lives as long as the borrow of `self`.
-            Some(block) => unsafe { std::slice::from_raw_parts_mut(block.start.cast(), n) },
-            None if n == 0 => &mut [],
-            // As a vector does.
-            None => alloc::handle_alloc_error(alloc::Layout::new::<T>()),
-        }
-    }
-}
 
 /// Narrow elements that are collected side by side before they are converted together.
 const NEAR: usize = 256;
 
-/// Every block, and a few freed ones kept because fresh pages cost a fault each.
+/// Every block.
 #[derive(Default)]
 pub(super) struct Memory {
-    blocks: HashMap<u64, (Block, u64)>,
-    spare: Vec<(Block, u64)>,
+    blocks: HashMap<u64, Block>,
+    pub(super) regions: Regions,
     next: u64,
     pub(super) used: u64,
-    pub(super) spare_bytes: u64,
 }
 
-/// Freed bytes kept for reuse.
-const SPARE_MAX: u64 = 1 << 30;
-
 impl Memory {
-    /// A block of at least `bytes` bytes; `None` when that would pass `budget` or the system has no more. Spare
-    /// blocks count until they are needed.
+    /// A block of at least `bytes` bytes; `None` when that would pass `budget` or the system has no more.
     pub(super) fn alloc(&mut self, bytes: u64, budget: u64) -> Option<u64> {
-        let room = budget.saturating_sub(self.used);
-        let most = bytes.saturating_mul(2).max(1 << 16).min(room);
-        let good = |have: u64| have >= bytes && have <= most;
-        let fit = (0..self.spare.len()).filter(|&i| good(self.spare[i].1));
-        let (block, len) = match fit.min_by_key(|&i| self.spare[i].1) {
-            Some(i) => {
-                let found = self.spare.swap_remove(i);
-                self.spare_bytes -= found.1;
-                found
-            }
-            None => {
-                if bytes > room {
-                    return None;
-                }
-                if bytes > room.saturating_sub(self.spare_bytes) {
-                    self.spare.clear();
-                    self.spare_bytes = 0;
-                }
-                (Block::new(bytes)?, bytes)
-            }
-        };
+        let block = self.regions.take(bytes, budget.saturating_sub(self.used))?;
         self.next += 1;
-        self.used += len;
-        self.blocks.insert(self.next, (block, len));
+        self.used += block.len;
+        self.blocks.insert(self.next, block);
         Some(self.next)
     }
 
     pub(super) fn free(&mut self, id: u64) {
-        let Some((block, len)) = self.blocks.remove(&id) else { return };
-        self.used -= len;
-        if self.spare_bytes + len <= SPARE_MAX {
-            self.spare_bytes += len;
-            self.spare.push((block, len));
+        let Some(block) = self.blocks.remove(&id) else { return };
+        self.used -= block.len;
+        self.regions.give(block);
+    }
+
+    /// A launch may write to the block.
+    pub(super) fn wrote(&mut self, id: u64) {
+        if let Some(block) = self.blocks.get_mut(&id) {
+            block.fresh = false;
         }
+    }
+
+    /// Zeroes a byte range; `None` outside the block. What the system zeroed is not even touched: the first touch of a
+    /// page takes longer than zeroing it.
+    pub(super) fn zero(&mut self, id: u64, offset: u64, len: u64) -> Option<()> {
+        self.range(id, offset, len)?;
+        if !self.blocks.get(&id)?.fresh {
+            self.bytes(id, offset, len)?.fill(0);
+        }
+        Some(())
     }
 
     /// Pointer to `len` bytes at `offset`, if they lie inside the block.
     fn range(&self, id: u64, offset: u64, len: u64) -> Option<*mut u8> {
-        let (block, have) = self.blocks.get(&id)?;
-        if offset.checked_add(len)? > *have {
+        let block = self.blocks.get(&id)?;
+        if offset.checked_add(len)? > block.len {
             return None;
         }
         // SAFETY: `offset` is at most the block's length, which was allocated.
         Some(unsafe { block.start.add(offset as usize) })
     }
 
-    /// A byte range as a slice; `None` outside the block.
+    /// A byte range as a slice that may be written; `None` outside the block.
     pub(super) fn bytes(&mut self, id: u64, offset: u64, len: u64) -> Option<&mut [u8]> {
         let start = self.range(id, offset, len)?;
+        self.wrote(id);
         // SAFETY: in range, initialised since blocks are zeroed when made, and unique through `&mut self`.
         Some(unsafe { std::slice::from_raw_parts_mut(start, len as usize) })
+    }
+
+    /// All bytes of a block.
+    pub(super) fn all(&self, id: u64) -> Option<&[u8]> {
+        let block = self.blocks.get(&id)?;
+        // SAFETY: initialised since blocks are zeroed when made; whoever writes to the block has `&mut self`, or is a
+        // launch of which it is an operand.
+        Some(unsafe { std::slice::from_raw_parts(block.start, block.len as usize) })
     }
 
     /// Copies between blocks, or within one where the ranges may overlap; `None` outside.
     pub(super) fn copy(&mut self, src: Place, dst: Place, len: u64) -> Option<()> {
         let from = self.range(src.block.0, src.offset, len)?;
         let to = self.range(dst.block.0, dst.offset, len)?;
+        self.wrote(dst.block.0);
         // SAFETY: both ranges lie inside live blocks; `copy` allows overlap.
         unsafe { std::ptr::copy(from, to, len as usize) };
         Some(())

@@ -5,6 +5,7 @@ mod attention;
 mod attention_backward;
 mod bf16;
 mod bytes;
+mod constants;
 mod convert;
 mod dot;
 mod dots;
@@ -23,11 +24,13 @@ mod memory;
 mod norm_backward;
 mod pack;
 mod panels;
+mod plain;
 mod plan;
 mod pool;
 mod product;
 mod quantize;
 mod queries;
+mod regions;
 mod registers;
 mod rope;
 mod rows;
@@ -45,6 +48,8 @@ use crate::error::{Error, Kind, Result};
 use crate::layout::{Dims, Layout};
 use crate::op::{BoundOp, CheckedOp, Op, Spec};
 use crate::order::{Plan, UNIT_CAP_SLOW_NS, UnitRange};
+use constants::Constants;
+use dot::Line;
 use isa::Isa;
 use memory::{Memory, View};
 use pool::Pool;
@@ -53,11 +58,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 37] = [
+const SOURCES: [(&str, &str); 40] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
     ("bytes.rs", include_str!("bytes.rs")),
+    ("constants.rs", include_str!("constants.rs")),
     ("convert.rs", include_str!("convert.rs")),
     ("dot.rs", include_str!("dot.rs")),
     ("dots.rs", include_str!("dots.rs")),
@@ -77,11 +83,13 @@ const SOURCES: [(&str, &str); 37] = [
     ("norm_backward.rs", include_str!("norm_backward.rs")),
     ("pack.rs", include_str!("pack.rs")),
     ("panels.rs", include_str!("panels.rs")),
+    ("plain.rs", include_str!("plain.rs")),
     ("plan.rs", include_str!("plan.rs")),
     ("pool.rs", include_str!("pool.rs")),
     ("product.rs", include_str!("product.rs")),
     ("quantize.rs", include_str!("quantize.rs")),
     ("queries.rs", include_str!("queries.rs")),
+    ("regions.rs", include_str!("regions.rs")),
     ("registers.rs", include_str!("registers.rs")),
     ("rope.rs", include_str!("rope.rs")),
     ("rows.rs", include_str!("rows.rs")),
@@ -119,6 +127,8 @@ pub struct Cpu {
     isa: Isa,
     pool: Pool,
     memory: Memory,
+    /// Where this device keeps what it packs.
+    constants: Option<Constants>,
     fault: Fault,
     busy: Duration,
     /// Processor time of this thread and of work items when the last launch ended, and what came between launches.
@@ -152,6 +162,7 @@ impl Cpu {
             isa,
             pool: Pool::new(threads)?,
             memory: Memory::default(),
+            constants: None,
             fault: Mutex::new(None),
             busy: Duration::ZERO,
             ended: Duration::ZERO,
@@ -159,6 +170,14 @@ impl Cpu {
             marks: VecDeque::new(),
             first_mark: 0,
         })
+    }
+
+    /// The same keeping packed copies of what products mark as constant, within its memory and as long as there is room.
+    /// Not for a device that is lent out: the copies would be on nobody's account.
+    #[must_use]
+    pub fn keeping_constants(mut self) -> Self {
+        self.constants = Some(Constants::default());
+        self
     }
 
     /// The same with at most `bytes` bytes of memory.
@@ -200,6 +219,28 @@ impl Cpu {
         self.memory.view(spec, place).ok_or_else(|| lost_block(place))
     }
 
+    /// The block changes: what was packed of it is of no use.
+    fn forget(&mut self, block: BlockId) {
+        if let Some(constants) = &mut self.constants {
+            constants.forget(block.0, &mut self.memory);
+        }
+    }
+
+    /// The block of a packed copy of the op's B, where this device keeps one. A launch of some units packs for itself.
+    fn constant(
+        &mut self,
+        op: &CheckedOp,
+        whole: bool,
+        views: &[View],
+        places: &[Place],
+    ) -> Option<u64> {
+        let constants = self.constants.as_mut().filter(|_| whole)?;
+        let b = op.position("b")?;
+        let bands = matmul::Bands::new(self.isa, op, views, None, &self.fault)?;
+        let memory = (&mut self.memory, self.caps.memory);
+        constants.get(&bands, &op.specs()[b], places[b], &self.pool, memory)
+    }
+
     /// Counts what was done since these moments as device time: the processor time of all threads over their number.
     fn count(&mut self, wall: Instant, cpu: Duration) {
         let ended = self.pool.cpu_time();
@@ -224,14 +265,19 @@ impl Cpu {
         units: UnitRange,
         views: &[View],
         state: Option<View>,
+        constant: Option<u64>,
     ) {
+        let constant = constant.and_then(|block| self.memory.all(block));
+        // A block may be longer than what was asked for.
+        let constant = constant.map(|bytes| bytes.as_chunks::<{ size_of::<Line>() }>().0);
+        let constant = constant.and_then(|lines| bytemuck::try_cast_slice(lines).ok());
         let (isa, pool, fault, carried) = (self.isa, &self.pool, &self.fault, state.as_ref());
         for span in plan::spans(units, plan.links) {
             let item_ns = plan.unit_ns.saturating_mul(span.to - span.from);
             match op.op() {
                 Op::Matmul(_) => {
                     let bands = matmul::Bands::new(isa, op, views, carried, fault);
-                    bands.iter().for_each(|bands| bands.run(span, pool, item_ns));
+                    bands.iter().for_each(|bands| bands.run(span, pool, item_ns, constant));
                 }
                 Op::Attention(_) => {
                     let tiles = attention::Tiles::new(isa, op, views, carried, fault);
@@ -300,23 +346,31 @@ impl Backend for Cpu {
     }
 
     fn alloc(&mut self, bytes: u64) -> Result<BlockId> {
+        if bytes > self.caps.memory.saturating_sub(self.memory.used)
+            && let Some(constants) = &mut self.constants
+        {
+            constants.clear(&mut self.memory);
+        }
         let block = self.memory.alloc(bytes, self.caps.memory);
         block.map(BlockId).ok_or_else(|| self.out_of_memory(bytes))
     }
 
     fn free(&mut self, block: BlockId) {
+        self.forget(block);
         self.memory.free(block.0);
     }
 
     fn zero(&mut self, block: BlockId, offset: u64, len: u64) -> Result<()> {
         let place = Place { block, offset };
         let (wall, cpu) = (Instant::now(), self.pool.cpu_time());
-        self.memory.bytes(block.0, offset, len).ok_or_else(|| lost_block(place))?.fill(0);
+        self.forget(block);
+        self.memory.zero(block.0, offset, len).ok_or_else(|| lost_block(place))?;
         self.count(wall, cpu);
         Ok(())
     }
 
     fn upload(&mut self, block: BlockId, offset: u64, src: &[u8]) -> Result<()> {
+        self.forget(block);
         let bytes = self.memory.bytes(block.0, offset, src.len() as u64);
         bytes.ok_or_else(|| lost_block(Place { block, offset }))?.copy_from_slice(src);
         Ok(())
@@ -329,6 +383,7 @@ impl Backend for Cpu {
     }
 
     fn copy(&mut self, src: Place, dst: Place, len: u64) -> Result<()> {
+        self.forget(dst.block);
         self.memory.copy(src, dst, len).ok_or_else(|| lost_block(src))
     }
 
@@ -349,9 +404,18 @@ impl Backend for Cpu {
         state: Option<Place>,
     ) -> Result<()> {
         let views = self.views(op.op(), places)?;
+        for (role, place) in op.op().roles().iter().zip(places) {
+            if role.access.writes() {
+                self.memory.wrote(place.block.0);
+                self.forget(place.block);
+            }
+        }
+        state.iter().for_each(|place| self.memory.wrote(place.block.0));
         let state = self.state(plan, state)?;
         let (wall, cpu) = (Instant::now(), self.pool.cpu_time());
-        self.compute(op.op(), plan, units, &views, state);
+        let whole = units.start == 0 && u128::from(units.end) == plan.units();
+        let constant = self.constant(op.op(), whole, &views, places);
+        self.compute(op.op(), plan, units, &views, state, constant);
         self.count(wall, cpu);
         Ok(())
     }

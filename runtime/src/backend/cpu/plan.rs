@@ -10,8 +10,8 @@ use super::isa::Isa;
 use crate::dtype::DType;
 use crate::error::{Kind, Result};
 use crate::op::{
-    Attention, CheckedOp, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Quantize, Scatter,
-    ScatterFn, TopK,
+    Attention, CheckedOp, Matmul, Norm, NormBackward, NormKind, Op, Quantize, Scatter, ScatterFn,
+    TopK,
 };
 use crate::order::{Family, Order, Plan};
 pub(super) use crate::order::{Span, spans};
@@ -226,10 +226,6 @@ fn missing(op: &CheckedOp) -> Option<(String, String)> {
     match op.op() {
         Op::Matmul(matmul) if groups(op, matmul) > MAX_GROUPS => {
             Some((format!("{} groups", groups(op, matmul)), MAX_GROUPS.to_string()))
-        }
-        // Many rows are summed in another way than few.
-        Op::Attention(attention) if attention.order == OrderClass::BatchInvariant => {
-            Some(("attention in a batch-invariant order".into(), "a fixed order".into()))
         }
         _ => None,
     }

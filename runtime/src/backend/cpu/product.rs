@@ -1,9 +1,9 @@
 //! Panels of operands as f32, and their product by `wide`. `matmul` and `attention` multiply with it.
 
+use super::dot::Line;
 use super::isa::Isa;
 use super::memory::View;
 use super::panels::{Pack, room};
-use super::scratch::Line;
 use super::wide::{Side, Wide};
 
 /// A matrix of f32: an operand where it lies, or a widened copy. Valid while its operand's block, or the buffer it

@@ -1,9 +1,9 @@
 //! Per-thread buffers that kernels reuse from item to item. Written before they are read.
 
-use super::dot::Tile;
+use super::dot::{Line, Tile};
 use super::few::Factors;
 use super::flash::Buffers;
-use super::memory::Reused;
+use super::regions::Reused;
 use std::cell::RefCell;
 
 thread_local! {
@@ -15,15 +15,6 @@ thread_local! {
     static LANES: RefCell<Buffers> = RefCell::default();
     static LINES: RefCell<[Reused<Line>; 2]> = RefCell::default();
     static SHARED: RefCell<Reused<Line>> = RefCell::default();
-}
-
-/// A cache line of floats.
-#[derive(Clone, Copy, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-pub(super) struct Line([f32; 16]);
-
-impl Line {
-    pub(super) const FLOATS: usize = 16;
 }
 
 /// Two row buffers.

@@ -59,11 +59,11 @@ fn memory_is_held_to_its_budget_and_reused() {
     blocks.into_iter().for_each(|block| cpu.free(block));
     // Freed blocks are kept for reuse, but give way where the budget needs them to.
     let large = cpu.alloc(8 * MIB).unwrap();
-    assert_eq!((cpu.memory.used, cpu.memory.spare_bytes), (8 * MIB, 0));
+    assert_eq!((cpu.memory.used, cpu.memory.regions.spare_bytes()), (8 * MIB, 0));
     cpu.free(large);
     assert!(cpu.alloc(u64::MAX).is_err());
     let again = cpu.alloc(6 * MIB).unwrap();
-    assert_eq!(cpu.memory.spare_bytes, 0);
+    assert_eq!(cpu.memory.regions.spare_bytes(), 0);
     // Bytes outside a block are refused, not touched.
     assert!(cpu.upload(again, 8 * MIB - 1, &[0; 2]).is_err());
     assert!(cpu.zero(BlockId(99), 0, 1).is_err());
@@ -220,7 +220,7 @@ fn products_are_chains_along_k() {
                 let mut c = before.clone();
                 let rows = [Panel::dense(&a, m, k), Panel::dense(&a_t, k, m).t()][turn & 1];
                 let columns = [Panel::dense(&b, k, n), Panel::dense(&b_t, n, k).t()][turn >> 1];
-                let mut lines = vec![super::scratch::Line::default(); packed_lines(k, n)];
+                let mut lines = vec![super::dot::Line::default(); packed_lines(k, n)];
                 pack(isa, columns, &mut lines);
                 let both = [Columns::Lies(columns), Columns::Packed(&lines, [k, n])];
                 for columns in both {
@@ -294,7 +294,289 @@ fn batch_invariant_rows_ignore_their_neighbours() {
     }
 }
 
-/// A gather of `rows` rows of 4, its index in the middle of the operands.
+/// Rows of batch-invariant attention have the same bits in chunks of any number of rows, down to one, in any batch.
+#[test]
+fn batch_invariant_attention_ignores_its_neighbours() {
+    use crate::op::{Attention, KeyValue, Lens, OrderClass};
+    use common::case::{Case, Fill, Operand, Style};
+    use common::run::{contents, execute};
+    const HEADS: u64 = 4;
+    const KV_HEADS: u64 = 2;
+    const ROWS: u64 = 50;
+    const BEFORE: u64 = 180;
+    const PAGE: u64 = 16;
+    const PAGES: u64 = 18;
+    for isa in classes() {
+        for (dtype, d, causal, paged) in [
+            (DType::F32, 40, true, true),
+            (DType::F32, 64, false, false),
+            (DType::BF16, 64, true, true),
+            (DType::BF16, 48, true, false),
+        ] {
+            let line = (d * dtype.size()) as usize;
+            let make =
+                |shape: &[u64]| Operand::new(dtype, shape, Style::Tight, 0, Fill::Normal(1.0));
+            let queries = make(&[HEADS, ROWS, d]).content(5);
+            let query = |head: u64, row: u64| (head * ROWS + row) as usize * line;
+            let row_bytes = (KV_HEADS * PAGE * PAGES * d * dtype.size()) as usize;
+            let [keys, values] =
+                [6, 7].map(|seed| make(&[KV_HEADS, PAGE * PAGES, d]).content(seed));
+            // Chunks of `rows` from each of `firsts` on, an entry of the batch each.
+            let run = |rows: u64, firsts: &[u64]| {
+                let batch = firsts.len() as u64;
+                let seen = |first| if causal { BEFORE + first + rows } else { BEFORE + ROWS };
+                let lens = Lens::Host(firsts.iter().map(|&first| seen(first) as u32).collect());
+                let order = OrderClass::BatchInvariant;
+                let of_page = |paged| {
+                    if paged {
+                        [PAGES, KV_HEADS, PAGE, d]
+                    } else {
+                        [batch, KV_HEADS, PAGE * PAGES, d]
+                    }
+                };
+                let (kv, q) = (make(&of_page(paged)), make(&[batch, HEADS, rows, d]));
+                let pages =
+                    Operand::new(DType::U32, &[batch, PAGES], Style::Tight, 0, Fill::Poison);
+                let out = Operand::out(dtype, &[batch, HEADS, rows, d], Style::Tight, 0);
+                let mut operands = vec![q, kv.clone(), kv];
+                operands.extend(paged.then_some(pages));
+                operands.push(out);
+                let key_value =
+                    if paged { KeyValue::Paged { page: PAGE as u32 } } else { KeyValue::Dense };
+                let op = Attention {
+                    scale: 0.3,
+                    causal,
+                    lens,
+                    key_value,
+                    order,
+                    ..Attention::default()
+                };
+                let case = Case::new(op, operands);
+                let mut bytes = contents(&case);
+                for (i, part) in bytes[0]
+                    .chunks_exact_mut(line)
+                    .take((batch * HEADS * rows) as usize)
+                    .enumerate()
+                {
+                    let (place, row) = (i as u64 / rows, i as u64 % rows);
+                    let from = query(place % HEADS, firsts[(place / HEADS) as usize] + row);
+                    part.copy_from_slice(&queries[from..from + line]);
+                }
+                for (to, from) in bytes[1..3].iter_mut().zip([&keys, &values]) {
+                    for to in to.chunks_exact_mut(row_bytes) {
+                        to.copy_from_slice(&from[..row_bytes]);
+                    }
+                }
+                if paged {
+                    let table = (0..batch * PAGES)
+                        .flat_map(|i| ((i % PAGES * 7 % PAGES) as u32).to_le_bytes());
+                    bytes[3].iter_mut().zip(table).for_each(|(to, from)| *to = from);
+                }
+                let mut cpu = Cpu::of_class(isa, 2).unwrap();
+                let op = Arc::new(case.checked());
+                let plan = cpu.candidates(&op).unwrap()[0];
+                let left = execute(&mut cpu, &op, &plan, &bytes, &case, &[plan.units() as u64]);
+                left.unwrap().blocks.pop().unwrap()
+            };
+            let all = run(ROWS, &[0]);
+            for (rows, firsts) in
+                [(1, &[49, 7][..]), (3, &[20]), (17, &[0, 33, 5]), (ROWS, &[0, 0])]
+            {
+                let got = run(rows, firsts);
+                for (i, got) in
+                    got.chunks_exact(line).take(firsts.len() * (HEADS * rows) as usize).enumerate()
+                {
+                    let (place, row) = (i as u64 / rows, i as u64 % rows);
+                    let at = query(place % HEADS, firsts[(place / HEADS) as usize] + row);
+                    let same = got == &all[at..at + line];
+                    assert!(same, "{isa:?} {dtype} {causal} {paged}: row {row} of {rows}, {place}");
+                }
+            }
+        }
+    }
+}
+
+/// What is refused of no attention: every case of the suite, in an order that ignores rows and batch.
+#[test]
+fn batch_invariant_attention_passes_the_parity_suite() {
+    use crate::op::{Op, OrderClass};
+    let mut table = common::tables::attention();
+    for case in &mut table {
+        if let Op::Attention(attention) = &mut case.op {
+            attention.order = OrderClass::BatchInvariant;
+        }
+    }
+    common::run_table(Cpu::with_threads(2).unwrap(), table.into_iter().step_by(16).collect());
+}
+
+#[test]
+fn fresh_blocks_hold_zeros_and_so_do_zeroed_ones() {
+    let mut cpu = Cpu::with_threads(2).unwrap();
+    for bytes in [5000, 5 << 20] {
+        let block = cpu.alloc(bytes).unwrap();
+        cpu.upload(block, bytes - 3, &[7; 3]).unwrap();
+        cpu.plain_read(block).unwrap();
+        cpu.free(block);
+        // The same memory again, or other.
+        for _ in 0..2 {
+            let block = cpu.alloc(bytes).unwrap();
+            cpu.zero(block, 0, bytes).unwrap();
+            let mut all = vec![1; bytes as usize];
+            cpu.download(block, 0, &mut all).unwrap();
+            assert!(all.iter().all(|byte| *byte == 0));
+        }
+    }
+    assert!(cpu.plain_read(BlockId(99)).is_err());
+}
+
+/// A product by a constant B and what a device needs for it, beside one that keeps no copies.
+struct Constant {
+    cpu: Cpu,
+    op: crate::op::BoundOp,
+    places: Vec<Place>,
+    out_bytes: usize,
+}
+
+impl Constant {
+    /// `m` rows by a B that lies so, of `n` columns.
+    fn new(cpu: Cpu, dtype: DType, m: u64, n: u64, style: common::case::Style) -> Self {
+        use common::case::{Case, Fill, Operand, Style};
+        let mut cpu = cpu;
+        let a = Operand::new(dtype, &[m, 600], Style::Tight, 0, Fill::Normal(1.0));
+        let b = Operand::new(dtype, &[600, n], style, 0, Fill::Normal(1.0));
+        let out = Operand::out(DType::F32, &[m, n], Style::Tight, 0);
+        let product = crate::op::Matmul { constant_b: true, ..Default::default() };
+        let case = Case::new(product, vec![a, b, out]);
+        let checked = Arc::new(case.checked());
+        let mut places = Vec::new();
+        for bytes in common::run::contents(&case) {
+            let block = cpu.alloc(bytes.len() as u64).unwrap();
+            cpu.upload(block, 0, &bytes).unwrap();
+            places.push(Place { block, offset: 0 });
+        }
+        let bindings = (1..).zip(&case.operands).map(|(i, operand)| Binding {
+            buffer: BufferId(i),
+            offset: operand.offset,
+            len: operand.bytes(),
+        });
+        let op = checked.bind(&bindings.collect::<Vec<_>>()).unwrap();
+        Self { cpu, op, places, out_bytes: (m * n * 4) as usize }
+    }
+
+    fn product(&mut self) -> Vec<u8> {
+        let mut plan = self.cpu.candidates(self.op.op()).unwrap()[0];
+        let units = 0..plan.units() as u64;
+        let state = (plan.state_bytes > 0).then(|| self.cpu.alloc(plan.state_bytes).unwrap());
+        let state = state.map(|block| Place { block, offset: 0 });
+        self.cpu.launch(&mut plan, units, &self.op, &self.places, state).unwrap();
+        let mut out = vec![0; self.out_bytes];
+        self.cpu.download(self.places[2].block, 0, &mut out).unwrap();
+        out
+    }
+
+    fn copies(&self) -> usize {
+        self.cpu.constants.as_ref().map_or(0, super::constants::Constants::count)
+    }
+}
+
+#[test]
+fn packed_constants_change_no_bit() {
+    use common::case::Style;
+    for isa in classes() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            for style in [Style::Tight, Style::Turned, Style::Gapped] {
+                for (m, n) in [(1, 70), (16, 600), (25, 600), (70, 33), (300, 290)] {
+                    let cpu = || Cpu::of_class(isa, 2).unwrap();
+                    let expected = Constant::new(cpu(), dtype, m, n, style).product();
+                    let mut kept = Constant::new(cpu().keeping_constants(), dtype, m, n, style);
+                    for time in 0..3 {
+                        assert!(kept.product() == expected, "{isa:?} {dtype} {style:?} {m} {n}");
+                        // By dot products a copy is worth it for any number.
+                        let plan = kept.cpu.candidates(kept.op.op()).unwrap()[0];
+                        let many = match plan.kernel {
+                            "matmul" => (25..=256).contains(&m),
+                            kernel => kernel == "matmul/dot",
+                        };
+                        let many = many && time > 0;
+                        assert_eq!(kept.copies() > 0, many, "{isa:?} {dtype} {style:?} {m}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Each way in which a weight can change drops its copy: what follows is the product of what is there then.
+#[test]
+fn a_changed_constant_is_packed_again() {
+    use common::case::Style;
+    type Change = (&'static str, fn(&mut Cpu, BlockId));
+    let changes: [Change; 4] = [
+        ("upload", |cpu, b| cpu.upload(b, 0, &[0x3f; 64]).unwrap()),
+        ("zero", |cpu, b| cpu.zero(b, 0, 4096).unwrap()),
+        ("copy", |cpu, b| {
+            let src = cpu.alloc(4096).unwrap();
+            cpu.upload(src, 0, &[0x40; 4096]).unwrap();
+            let place = |block| Place { block, offset: 0 };
+            cpu.copy(place(src), place(b), 4096).unwrap();
+        }),
+        ("launch", |cpu, b| {
+            let specs = [16, 16]
+                .map(|n| Spec::new(DType::F32, Layout::contiguous(Dims::new(&[n]).unwrap()), 0));
+            let op = Arc::new(check(crate::op::Copy.into(), &specs).unwrap());
+            let src = cpu.alloc(64).unwrap();
+            cpu.upload(src, 0, &[0x41; 64]).unwrap();
+            let mut plan = cpu.candidates(&op).unwrap()[0];
+            let binding = |i| Binding { buffer: BufferId(i), offset: 0, len: 64 };
+            let op = op.bind(&[binding(1), binding(2)]).unwrap();
+            let places = [src, b].map(|block| Place { block, offset: 0 });
+            cpu.launch(&mut plan, 0..1, &op, &places, None).unwrap();
+        }),
+    ];
+    for dtype in [DType::F32, DType::BF16] {
+        for (name, change) in changes {
+            let new = |cpu: Cpu| Constant::new(cpu, dtype, 40, 300, Style::Turned);
+            let mut kept = new(Cpu::new().unwrap().keeping_constants());
+            let mut plain = new(Cpu::new().unwrap());
+            (0..3).for_each(|_| drop(kept.product()));
+            assert_eq!(kept.copies(), 1);
+            let before = plain.product();
+            for of in [&mut kept, &mut plain] {
+                change(&mut of.cpu, of.places[1].block);
+            }
+            let after = plain.product();
+            assert!(before != after, "{name} changes the product");
+            (0..3).for_each(|_| assert!(kept.product() == after, "{name} {dtype}"));
+            // The block leaves, and its copy with it.
+            let used = kept.cpu.memory.used;
+            kept.cpu.free(kept.places[1].block);
+            let weight = 600 * 300 * dtype.size();
+            assert!(kept.cpu.memory.used + 2 * weight <= used && kept.copies() == 0);
+        }
+    }
+}
+
+#[test]
+fn packed_constants_stay_within_the_budget_and_give_way() {
+    use common::case::Style;
+    let make = |bytes: u64| {
+        let cpu = Cpu::new().unwrap().keeping_constants().with_memory(bytes);
+        let mut kept = Constant::new(cpu, DType::F32, 40, 300, Style::Turned);
+        (0..2).for_each(|_| drop(kept.product()));
+        kept
+    };
+    let need = make(1 << 30).cpu.memory.used;
+    let mut kept = make(need);
+    assert_eq!(kept.copies(), 1);
+    let expected = kept.product();
+    let block = kept.cpu.alloc(4096).unwrap();
+    assert_eq!(kept.copies(), 0, "copies give way");
+    assert!(kept.product() == expected);
+    kept.cpu.free(block);
+    let mut none = make(need - 1);
+    assert!(none.copies() == 0 && none.product() == expected);
+}
+
 /// Columns of B that are packed apart from others have the bits of a product of their own.
 #[test]
 fn columns_packed_apart_are_the_same() {

@@ -2,11 +2,12 @@
 //! output one chain of multiply-adds along K in a lane of its own. So its bits depend on its row, its column and K
 //! alone: never on how many rows and columns there are beside it or on how the operands lie. `product` calls it.
 
+use super::dot::Line;
 use super::isa::Isa;
 use super::lanes::Lanes;
-use super::memory::Reused;
+use super::regions::Reused;
 use super::panels::{self, Pack, panels};
-use super::scratch::{Line, with_lines};
+use super::scratch::with_lines;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 

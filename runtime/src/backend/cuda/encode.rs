@@ -74,7 +74,7 @@ pub(super) fn launches(
                 let args = attend(op, attention, &heads, span, at);
                 // Without a key nothing is brought.
                 let [k, v] = heads.maps(op, [args.k.at, args.v.at]).unwrap_or_default();
-                let all = AttentionSm90Args { k, v, attention: args, padding: [0; 24] };
+                let all = AttentionSm90Args { k, v, attention: args, padding: [0; 12] };
                 Some((Launch::AttentionSm90(Box::new(all)), walked(span.tiles)))
             };
             launch().into_iter().collect()
@@ -210,6 +210,6 @@ fn attend(
         right: if attention.causal { 0 } else { right },
         d: heads.d as u32,
         dv: heads.dv as u32,
-        padding: 0,
+        ..AttentionArgs::default()
     }
 }
