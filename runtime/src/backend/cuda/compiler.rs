@@ -54,8 +54,9 @@ impl Compiler {
     /// Where it was looked for.
     pub(super) fn open() -> Result<Self, String> {
         let named = std::env::var_os(LEASEHOLD_NVRTC).unwrap_or_default();
-        let named: Vec<PathBuf> = std::env::split_paths(&named).collect();
-        Self::open_in(&named)
+        // An empty name would be the current folder, where anybody's library may lie.
+        let named = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
+        Self::open_in(&named.collect::<Vec<PathBuf>>())
     }
 
     /// The same with the folders given.

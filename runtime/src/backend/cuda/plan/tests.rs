@@ -127,13 +127,13 @@ fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
     for round in 0..60 {
         let batch: Vec<u64> = (0..round % 5).map(|_| 1 + random.below(3)).collect();
         let k = [1, 8, 72, 40_000, 100_000][random.below(5) as usize];
-        let size = [random.below(300), 8 * random.below(60) + round % 2, k + random.below(2)];
+        let size = [random.below(300), 8 * random.below(60) + round % 2, k + random.below(4) / 3];
         let matmul = match random.below(4) {
             0 => Matmul { order: OrderClass::BatchInvariant, ..Matmul::default() },
             _ => Matmul::default(),
         };
         let op = product(matmul, &batch, size);
-        let class = &CLASSES[random.below(5) as usize];
+        let class = &CLASSES[if round % 3 == 0 { 3 } else { random.below(5) as usize }];
         for plan in candidates(&op, class).unwrap() {
             cut += u64::from(plan.links > 1);
             sm90 += u64::from(plan.order == product::SM90);
@@ -143,7 +143,7 @@ fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
             }
         }
     }
-    assert!(cut > 20 && sm90 > 10, "{cut} plans had links, {sm90} were of wgmma");
+    assert!(cut > 20 && sm90 > 5, "{cut} plans had links, {sm90} were of wgmma");
 }
 
 #[test]
