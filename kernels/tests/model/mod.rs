@@ -49,9 +49,7 @@ impl Model {
     /// compiler, as a skip.
     pub(crate) fn start() -> Option<Self> {
         static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-        Self::shared(&PROGRAM, "products", |row| {
-            row.key().starts_with("matmul") && !is_plain(row)
-        })
+        Self::shared(&PROGRAM, "products", |row| row.key().starts_with("matmul") && !is_plain(row))
     }
 
     /// The same of the rows of attention.

@@ -4,10 +4,10 @@
 use super::bf16::{STEP, Side, pack, tiles};
 use super::dot::{BLOCK, Dot, Rows, Tile};
 use super::matmul::{Band, Bands};
-use super::regions::Reused;
 use super::plan::{PACKED_MOST, Span};
 use super::pool::Pool;
 use super::product::Source;
+use super::regions::Reused;
 use super::scratch::{with_columns, with_packed};
 use std::ops::Range;
 use std::sync::Mutex;

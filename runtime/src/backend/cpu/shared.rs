@@ -3,10 +3,10 @@
 
 use super::dot::Line;
 use super::matmul::Bands;
-use super::regions::Reused;
 use super::plan::Span;
 use super::pool::Pool;
 use super::product::{Columns, pack, packed_lines};
+use super::regions::Reused;
 use super::scratch::with_rows;
 use std::ops::Range;
 use std::sync::Mutex;

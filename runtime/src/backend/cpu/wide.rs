@@ -5,8 +5,8 @@
 use super::dot::Line;
 use super::isa::Isa;
 use super::lanes::Lanes;
-use super::regions::Reused;
 use super::panels::{self, Pack, panels};
+use super::regions::Reused;
 use super::scratch::with_lines;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
