@@ -62,7 +62,7 @@ impl Row {
     /// Name of the row, and of its entry point.
     pub fn key(&self) -> String {
         match self {
-            Self::MatmulReference(_) => "matmul_reference".into(),
+            Self::MatmulReference(_) => "matmul_reference_16x16".into(),
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),

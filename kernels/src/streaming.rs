@@ -194,7 +194,7 @@ impl Streaming {
             Self::ScatterAdd => "scatter_add".into(),
             Self::QuantizeCells => "quantize_cells".into(),
             Self::Dequantize => "quantize_inverse".into(),
-            Self::Rope => op.into(),
+            Self::Rope => "rope_8".into(),
             Self::Copy(n) | Self::Map(n) | Self::Gather(n) | Self::Scatter(n) => {
                 format!("{op}_{n}")
             }
