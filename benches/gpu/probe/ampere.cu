@@ -17,6 +17,8 @@ KERNEL(shuffles, 32, 1)(PARAMETER(ProbeArgs) args) {
         put(args, mask * 32 + lane, shuffle_xor(value, mask));
     }
     put(args, 32 * 32 + lane, first_lane(value));
+    put(args, 33 * 32 + lane, shuffle_from(value, (lane * 7 + 3) % 32));
+    put(args, 34 * 32 + lane, anew(value));
 }
 
 KERNEL(shared_window, 32, 1)(PARAMETER(ProbeArgs) args) {
@@ -36,6 +38,9 @@ KERNEL(global_loads, 32, 1)(PARAMETER(ProbeArgs) args) {
     for (u32 i = 0; i < 4; i++) {
         put(args, 128 + 4 * t + i, words[i]);
     }
+    const u32x2 two = load_global_u32x2(args.in + 8 * t);
+    put(args, 256 + 2 * t, two.x);
+    put(args, 257 + 2 * t, two.y);
 }
 
 KERNEL(global_stores, 32, 1)(PARAMETER(ProbeArgs) args) {
@@ -44,6 +49,23 @@ KERNEL(global_stores, 32, 1)(PARAMETER(ProbeArgs) args) {
     store_global_u32(args.out + 64 + 4 * t, 0x80000000u + t);
     store_global_f32(args.out + 192 + 4 * t, 0.5f + (f32)t);
     store_global_u8(args.out + 320 + t, (u8)(200 + t));
+    store_global_u32x2(args.out + 352 + 8 * t, {t, 1000 + t});
+    store_global_u32x4(args.out + 608 + 16 * t, {t, 2000 + t, 3000 + t, 4000 + t});
+}
+
+// Of threads that take turns by themselves: what each found is not told, only what is left, and that nothing was lost.
+KERNEL(single_steps, 32, 1)(PARAMETER(ProbeArgs) args) {
+    const u32 t = thread_index();
+    max_global_u32(args.out, 77 * (t + 5) % 101);
+    const u32 before = exchange_global_u32(args.out + 4, t + 1);
+    // Every number but the last one that was left is found once.
+    put(args, 2 + before, 1);
+    sync_warp();
+    if (t == 0) {
+        const u32 left = load_global_u32(args.out + 4);
+        put(args, 2 + left, 1);
+        put(args, 1, 0);
+    }
 }
 
 KERNEL(shared_memory, 32, 1)(PARAMETER(ProbeArgs) args) {
@@ -53,6 +75,14 @@ KERNEL(shared_memory, 32, 1)(PARAMETER(ProbeArgs) args) {
     sync_warp();
     for (u32 i = 0; i < 6; i++) {
         put(args, i * 32 + t, bits_of(load_shared_f32(base + 4 * (i * 32 + (t ^ 5)))));
+    }
+    store_shared_u32(base + 768 + 4 * t, 5000 + t);
+    sync_warp();
+    put(args, 192 + t, load_shared_u32(base + 768 + 4 * (t ^ 9)));
+    const u32x4 four = load_shared_u32x4(base + 16 * (t ^ 3));
+    const u32 words[4] = {four.x, four.y, four.z, four.w};
+    for (u32 i = 0; i < 4; i++) {
+        put(args, 224 + 4 * t + i, words[i]);
     }
 }
 
@@ -79,6 +109,14 @@ KERNEL(fused, 32, 1)(PARAMETER(ProbeArgs) args) {
     for (u32 i = thread_index(); i < args.finite; i += 32) {
         const f32 y = number(args, (i + 3) % args.finite), z = number(args, (i * 5 + 1) % args.finite);
         put(args, i, bits_of(fma(number(args, i), y, z)));
+    }
+}
+
+KERNEL(quotients, 32, 1)(PARAMETER(ProbeArgs) args) {
+    for (u32 i = thread_index(); i < args.finite; i += 32) {
+        const f32 x = number(args, i), d = number(args, (i + 11) % args.finite);
+        put(args, 2 * i, x == 0.0f && d == 0.0f ? 0 : bits_of(divided(x, d)));
+        put(args, 2 * i + 1, bits_of(root(f32_of_bits(bits_of(x) & 0x7fffffff))));
     }
 }
 

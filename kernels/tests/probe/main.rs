@@ -113,6 +113,29 @@ fn the_model_answers_as_every_card_that_was_asked() {
     }
 }
 
+/// Whether the probe asks for everything that a kernel may call.
+#[test]
+fn every_function_is_asked_for() {
+    let probe: String = dump::SOURCES.iter().map(|(_, text)| *text).collect();
+    // What macros make of a type's name: the products of warpgroups, which are asked for by macros too.
+    let is_made = |name: &str| {
+        name.contains("##") || name.starts_with("wgmma_bf16") || name.starts_with("wgmma_f16")
+    };
+    let sources =
+        leasehold_kernels::SOURCES.iter().filter(|(file, _)| file.starts_with("cuda/ptx/"));
+    let mut missing = Vec::new();
+    for line in sources.flat_map(|(_, text)| text.lines()) {
+        let Some(declared) = line.strip_prefix("DEVICE ") else { continue };
+        let (before, _) = declared.split_once('(').expect("a function");
+        let name = before.rsplit(' ').next().expect("its name");
+        let is_called = probe.contains(&format!("{name}(")) || probe.contains(&format!("{name}<"));
+        if !is_called && !is_made(name) {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "no section asks for {missing:?}");
+}
+
 #[test]
 fn a_wrong_answer_is_told() {
     let Some(model) = dump() else { return };
