@@ -13,7 +13,7 @@ const GRID: u64 = i32::MAX as u64;
 
 /// The arguments of one launch, and its blocks.
 pub(super) enum Launch {
-    Matmul(MatmulArgs),
+    Matmul(Box<MatmulArgs>),
     MatmulSm90(Box<MatmulSm90Args>),
     AttentionSm90(Box<AttentionSm90Args>),
 }
@@ -52,7 +52,7 @@ pub(super) fn launches(
         (Op::Matmul(matmul), Row::MatmulSm80(_)) => {
             let launch = |part: Span| {
                 let args = product(op, matmul, row, class, part, at)?;
-                Some((Launch::Matmul(args), part.tiles as u32))
+                Some((Launch::Matmul(Box::new(args)), part.tiles as u32))
             };
             runs(GRID).filter_map(launch).collect()
         }

@@ -166,7 +166,7 @@ impl Cuda {
         let launches = encode::launches(op, row, self.class, span, at, self.multiprocessors);
         for (launch, blocks) in launches {
             match launch {
-                Launch::Matmul(args) => self.work.stream.launch(function, blocks, &args)?,
+                Launch::Matmul(args) => self.work.stream.launch(function, blocks, &*args)?,
                 Launch::MatmulSm90(mut args) => {
                     self.encoded(&mut args.a)?;
                     self.encoded(&mut args.b)?;

@@ -82,7 +82,7 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64]) -> Vec<u32> {
         for span in spans(from..to, plan.links) {
             for (launch, blocks) in launches(op, row, class, span, &at, 4) {
                 let args = match launch {
-                    Launch::Matmul(args) => args,
+                    Launch::Matmul(args) => *args,
                     Launch::MatmulSm90(args) => args.matmul,
                     _ => panic!("no product"),
                 };
