@@ -124,10 +124,14 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     match &args.what {
-        What::Plan { op, arch } => return Ok(print!("{}", plan::ranked(op, arch)?)),
+        What::Plan { op, arch } => {
+            print!("{}", plan::ranked(op, arch)?);
+            return Ok(());
+        }
         What::Kernels(Kernels::Build { arch, out }) => {
             let archs: Vec<&str> = arch.iter().map(String::as_str).collect();
-            return Ok(println!("{}", plan::build(&archs, out)?));
+            println!("{}", plan::build(&archs, out)?);
+            return Ok(());
         }
         _ => {}
     }
