@@ -5,6 +5,8 @@
 //! `cargo test -p leasehold-kernels --test mutants -- --ignored`.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "mutants/attention.rs"]
+mod attention;
 mod case;
 mod model;
 
@@ -156,8 +158,8 @@ fn crate_folder() -> &'static Path {
 }
 
 /// A copy of the sources with the mistake in it.
-fn mutated(mutant: &Mutant, index: usize) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mutant-{index}"));
+fn mutated(mutant: &Mutant, name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_dir_all(&folder);
     let mut folders = ["cuda", "host"].map(PathBuf::from).to_vec();
     while let Some(sub) = folders.pop() {
@@ -217,22 +219,42 @@ fn verdict(row: Row, model: &mut Model) -> String {
 #[test]
 #[ignore = "compiles the kernels once a mutant"]
 fn every_mutant_is_found() {
-    for file in [SM80, SM90] {
-        let row = subject(file);
-        let name = format!("unchanged-{}", row.key());
-        let Some(mut model) = Model::of(Build::Sanitized, crate_folder(), &name, vec![row]) else {
+    find_all("products", &[SM80, SM90], MUTANTS, |file| vec![subject(file)], verdict);
+}
+
+#[test]
+#[ignore = "compiles the kernels once a mutant"]
+fn every_mutant_of_attention_is_found() {
+    use attention::{MUTANTS, SUBJECTS, subjects, verdict};
+    find_all("attention", &SUBJECTS, MUTANTS, subjects, verdict);
+}
+
+/// Runs the rows of each file as they are, where nothing may be found, then each mutant. The first row is judged.
+fn find_all(
+    name: &str,
+    unchanged: &[&str],
+    mutants: &[Mutant],
+    subjects: impl Fn(&str) -> Vec<Row>,
+    verdict: impl Fn(Row, &mut Model) -> String,
+) {
+    for file in unchanged {
+        let rows = subjects(file);
+        let (row, name) = (rows[0], format!("unchanged-{}", rows[0].key()));
+        let Some(mut model) = Model::of(Build::Sanitized, crate_folder(), &name, rows) else {
             return;
         };
-        assert_eq!(verdict(row, &mut model), "nothing", "without a mistake");
+        assert_eq!(verdict(row, &mut model), "nothing", "{file} without a mistake");
     }
     let mut missed = Vec::new();
-    for (i, mutant) in MUTANTS.iter().enumerate() {
-        let (row, folder) = (subject(mutant.file), mutated(mutant, i));
-        let name = format!("mutant-{i}");
-        let Some(mut model) = Model::of(Build::Sanitized, &folder, &name, vec![row]) else {
+    for (i, mutant) in mutants.iter().enumerate() {
+        let name = format!("mutant-{name}-{i}");
+        let (rows, folder) = (subjects(mutant.file), mutated(mutant, &name));
+        let row = rows[0];
+        let Some(mut model) = Model::of(Build::Sanitized, &folder, &name, rows) else {
             return;
         };
         let said = verdict(row, &mut model);
+        println!("{name}: {}", said.lines().next().unwrap_or_default());
         if !said.lines().any(|line| line.starts_with(mutant.detector)) {
             let Mutant { find, detector, .. } = mutant;
             let said: Vec<&str> = said.lines().take(4).collect();
