@@ -59,7 +59,7 @@ pub enum Row {
 }
 
 impl Row {
-    /// Name of the row, and of its entry point.
+    /// Name of the row, and of its entry point, which must not be that of its kernel's namespace.
     pub fn key(&self) -> String {
         match self {
             Self::MatmulReference(_) => "matmul_reference_16x16".into(),
@@ -69,9 +69,9 @@ impl Row {
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
             Self::AttentionPaged(row) => row.key(),
-            Self::AttentionReference(_) => "attention_reference".into(),
-            Self::AttentionEntries(_) => "attention_entries".into(),
-            Self::AttentionCombine(_) => "attention_combine".into(),
+            Self::AttentionReference(_) => "attention_reference_256".into(),
+            Self::AttentionEntries(_) => "attention_entries_32".into(),
+            Self::AttentionCombine(_) => "attention_combine_256".into(),
             Self::Streaming(row) => row.key(),
         }
     }

@@ -59,7 +59,7 @@ fn every_option_is_right() {
         "attention_sm80_f16_64",
         "attention_sm90_bf16_64_64",
         "attention_paged_bf16_64",
-        "attention_reference",
+        "attention_reference_256",
     ] {
         for (i, options) in cases.into_iter().enumerate() {
             right(&mut model, key, options, 20 + i as u64);
@@ -94,7 +94,7 @@ fn rows_that_lie_anyhow_and_keys_in_pages_are_right() {
         Options { batch: 2, rows: 30, keys: 150, page: 16, lens, causal: true, ..PLAIN },
         Options { batch: 2, rows: 80, keys: 130, page: 7, lens: packed, packed: true, ..PLAIN },
     ];
-    for key in ["attention_sm80_f16_128", "attention_paged_bf16_128", "attention_reference"] {
+    for key in ["attention_sm80_f16_128", "attention_paged_bf16_128", "attention_reference_256"] {
         for (i, options) in cases.into_iter().enumerate() {
             right(&mut model, key, options, 60 + i as u64);
         }
@@ -109,7 +109,7 @@ fn any_cut_of_tiles_and_keys_gives_equal_bits() {
         "attention_sm80_f16_256",
         "attention_sm90_f16_128_64",
         "attention_paged_f16_256",
-        "attention_reference",
+        "attention_reference_256",
     ];
     for key in keys {
         let options = Options { rows: 40, keys: 300, group: 4, causal: true, ..PLAIN };
