@@ -40,8 +40,8 @@ pub struct Found {
 }
 
 impl Device {
-    /// The leased device if `LEASEHOLD_FD` is set, and then no other; else the first CUDA device; else the first
-    /// hardware adapter; else the CPU. A software adapter is never chosen here: ask for it by name.
+    /// The leased device if `LEASEHOLD_FD` is set, and then no other; else the first hardware adapter; else the CPU. A
+    /// software adapter is never chosen here, nor, until it runs every op, a CUDA device: ask for them by name.
     ///
     /// # Errors
     /// `NoDevice`, `Environment`, or what opening the leased device fails with.
@@ -56,6 +56,10 @@ impl Device {
         for found in Self::list() {
             if found.caps.software && found.caps.backend != "cpu" {
                 why.push(format!("{}: software adapter, passed over", found.name));
+                continue;
+            }
+            if found.caps.backend == "cuda" {
+                why.push(format!("{}: runs some ops only so far, passed over", found.name));
                 continue;
             }
             match Self::open_found(&found.name) {
@@ -108,7 +112,7 @@ impl Device {
     fn open_found(name: &str) -> Result<Box<dyn Engine>> {
         #[cfg(feature = "cpu")]
         if name == "cpu" {
-            return boxed(crate::backend::cpu::Cpu::new()?.keeping_constants());
+            return boxed(crate::backend::cpu::Cpu::new()?.unshared());
         }
         #[cfg(feature = "cuda")]
         if let Some(ordinal) = name.strip_prefix("cuda:").and_then(|i| i.parse().ok()) {

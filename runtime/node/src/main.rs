@@ -113,10 +113,11 @@ fn standard_input() -> Result<OwnedFd, Failure> {
     Ok(std::io::stdin().as_fd().try_clone_to_owned()?)
 }
 
-/// The device to own when none is named: the first that is no software adapter, else the CPU.
+/// The device to own when none is named: the first that is no software adapter and runs every op, else the CPU.
 fn best_device() -> Result<String, Failure> {
     let found = Device::list();
-    let hardware = found.iter().find(|found| !found.caps.software || found.caps.backend == "cpu");
+    let whole = found.iter().filter(|found| found.caps.backend != "cuda");
+    let hardware = whole.clone().find(|found| !found.caps.software || found.caps.backend == "cpu");
     hardware.map(|found| found.name.clone()).ok_or_else(|| "no device".into())
 }
 
@@ -175,7 +176,9 @@ fn run_private(options: &Options) -> Result<(), Failure> {
             key: SecretKey::generate(),
             old_keys: Vec::new(),
             device: options.device()?,
-            kernels: std::env::var_os(leasehold::LEASEHOLD_KERNELS).map(PathBuf::from),
+            kernels: std::env::var_os(leasehold::LEASEHOLD_KERNELS)
+                .filter(|file| !file.is_empty())
+                .map(PathBuf::from),
             program: std::env::current_exe()?,
             ledger: folder.path().join("ledger"),
         };

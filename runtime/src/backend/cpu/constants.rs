@@ -20,6 +20,9 @@ use std::ops::RangeInclusive;
 const ROWS: RangeInclusive<u64> = 25..=256;
 const NEAR: u64 = 1 << 22;
 
+/// Most views of a block that are remembered.
+const MET: usize = 64;
+
 /// What a copy was made from, beside its block, and for which kernel.
 #[derive(PartialEq)]
 struct Source {
@@ -56,7 +59,13 @@ impl Constants {
             Source { offset: place.offset, spec: *spec, way: p.way, tile: [p.tile[1], p.chunk] };
         let met = self.of.entry(place.block.0).or_default();
         let Some(known) = met.iter_mut().find(|(known, _)| *known == source) else {
-            met.push((source, None));
+            // Views that come once each leave nothing behind but the last of them.
+            if met.len() >= MET {
+                met.retain(|(_, copy)| copy.is_some());
+            }
+            if met.len() < MET {
+                met.push((source, None));
+            }
             return None;
         };
         if known.1.is_none() {
@@ -93,7 +102,7 @@ impl Bands<'_> {
     /// Whether B is constant, and one matrix that a kernel packs.
     fn packs_all(&self) -> bool {
         let p = self.product();
-        let packs = matches!(p.way, Way::Wide | Way::Dot) && p.one && p.n > 0 && p.k > 0;
+        let packs = matches!(p.way, Way::Wide | Way::Dot) && p.one && p.tiles > 0 && p.k > 0;
         packs && self.op().constant_b && self.op().group == Group::None
     }
 

@@ -1,5 +1,4 @@
-//! Blocks of host memory and strided views of them. Raw pointers to operands are here alone: kernels ask for
-//! rows as f32 and give rows back.
+//! Blocks of host memory and strided views of them: most kernels ask for rows as f32 and give rows back.
 
 use super::bytes::{self, Byte};
 use super::convert::{self, Half};

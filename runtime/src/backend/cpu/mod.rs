@@ -46,7 +46,7 @@ mod wide;
 use super::{Backend, BlockId, Caps, IndexFault, Mark, Place, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{Dims, Layout};
-use crate::op::{BoundOp, CheckedOp, Op, Spec};
+use crate::op::{BoundOp, CheckedOp, Group, Matmul, Op, Spec};
 use crate::order::{Plan, UNIT_CAP_SLOW_NS, UnitRange};
 use constants::Constants;
 use dot::Line;
@@ -172,11 +172,12 @@ impl Cpu {
         })
     }
 
-    /// The same keeping packed copies of what products mark as constant, within its memory and as long as there is room.
-    /// Not for a device that is lent out: the copies would be on nobody's account.
+    /// The same for this process alone: it keeps packed copies of what products mark as constant, within its memory and as
+    /// long as there is room, and small blocks share pages. On a device that is lent out both would be on nobody's account.
     #[must_use]
-    pub fn keeping_constants(mut self) -> Self {
+    pub fn unshared(mut self) -> Self {
         self.constants = Some(Constants::default());
+        self.memory.regions.shares = true;
         self
     }
 
@@ -235,6 +236,9 @@ impl Cpu {
         places: &[Place],
     ) -> Option<u64> {
         let constants = self.constants.as_mut().filter(|_| whole)?;
+        let Op::Matmul(Matmul { constant_b: true, group: Group::None, .. }) = op.op() else {
+            return None;
+        };
         let b = op.position("b")?;
         let bands = matmul::Bands::new(self.isa, op, views, None, &self.fault)?;
         let memory = (&mut self.memory, self.caps.memory);

@@ -1,5 +1,6 @@
-//! Memory from the system: large blocks alone, the others side by side in regions, so that they lie on large pages too.
-//! A walk over weights on small pages takes longer to find them than to read them. `memory` takes its blocks here.
+//! Memory from the system: blocks that lie alone, and on devices of one process small ones side by side in regions, so that
+//! they lie on large pages too: a walk over weights on small pages takes longer to find them than to read them. `memory`
+//! takes its blocks here.
 
 use std::alloc::{self, Layout};
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::ops::Range;
 const ALIGN: u64 = 4096;
 /// Bytes of a large page.
 const LARGE_PAGE: u64 = 2 << 20;
-/// Bytes of a region, and of the smallest block that lies alone.
+/// Bytes of a region, and of the smallest block that always lies alone.
 const REGION: u64 = 32 << 20;
 const ALONE: u64 = 4 << 20;
 /// Freed bytes kept for reuse, because fresh pages cost a fault each.
@@ -20,7 +21,7 @@ const SPARE_MAX: u64 = 1 << 30;
 struct Pages {
     raw: *mut u8,
     layout: Layout,
-    /// Where a large page begins.
+    /// Where a page begins, a large one if they are as many.
     start: *mut u8,
 }
 
@@ -29,17 +30,21 @@ unsafe impl Send for Pages {}
 
 impl Pages {
     fn new(bytes: u64) -> Option<Self> {
+        let large = bytes >= LARGE_PAGE;
+        let align = if large { LARGE_PAGE } else { ALIGN };
         // Over-allocating keeps the allocator's lazily zeroed path, which an alignment request would lose.
-        let len = usize::try_from(bytes.max(1).checked_add(LARGE_PAGE)?).ok()?;
+        let len = usize::try_from(bytes.max(1).checked_add(align)?).ok()?;
         let layout = Layout::from_size_align(len, 16).ok()?;
         // SAFETY: the size is not zero.
         let raw = unsafe { alloc::alloc_zeroed(layout) };
         if raw.is_null() {
             return None;
         }
-        // SAFETY: less than a large page further, by which the allocation is larger than asked.
-        let start = unsafe { raw.add(raw.align_offset(LARGE_PAGE as usize)) };
-        large_pages(start, bytes);
+        // SAFETY: less than `align` further, by which the allocation is larger than asked.
+        let start = unsafe { raw.add(raw.align_offset(align as usize)) };
+        if large {
+            large_pages(start, bytes);
+        }
         Some(Self { raw, layout, start })
     }
 }
@@ -157,6 +162,9 @@ impl Region {
 /// All that this backend has of the system's memory, beside its blocks of their own.
 #[derive(Default)]
 pub(super) struct Regions {
+    /// Whether small blocks share pages. What was given back between blocks in use is on nobody's account, so not where
+    /// a budget is divided among strangers.
+    pub(super) shares: bool,
     /// By their first address.
     shared: BTreeMap<usize, Region>,
     /// Freed blocks that lay alone.
@@ -174,7 +182,7 @@ impl Regions {
     /// A block of at least `bytes` bytes; `None` when that would pass `room` or the system has no more. What is spare
     /// counts until it is needed.
     pub(super) fn take(&mut self, bytes: u64, room: u64) -> Option<Block> {
-        if bytes >= ALONE {
+        if bytes >= ALONE || !self.shares {
             return self.take_alone(bytes, room);
         }
         if bytes > room {
@@ -204,7 +212,7 @@ impl Regions {
     }
 
     fn take_alone(&mut self, bytes: u64, room: u64) -> Option<Block> {
-        let most = bytes.saturating_mul(2).min(room);
+        let most = bytes.saturating_mul(2).max(1 << 16).min(room);
         let good = |have: u64| have >= bytes && have <= most;
         let fit = (0..self.spare.len()).filter(|&i| good(self.spare[i].len));
         if let Some(i) = fit.min_by_key(|&i| self.spare[i].len) {
@@ -237,6 +245,10 @@ impl Regions {
         let Some((first, region)) = self.shared.range_mut(..=address).next_back() else { return };
         let at = (address - first) as u64;
         region.give(at..at + rounded(block.len));
+        let first = *first;
+        if region.is_free() && self.spare_bytes() > SPARE_MAX {
+            self.shared.remove(&first);
+        }
     }
 }
 
@@ -259,7 +271,7 @@ mod tests {
 
     #[test]
     fn blocks_lie_apart_and_what_was_given_back_is_not_fresh() {
-        let mut regions = Regions::default();
+        let mut regions = Regions { shares: true, ..Regions::default() };
         let sizes = [1, ALIGN, 3 * ALIGN + 1, ALONE - 1, ALONE, 7, REGION];
         let mut blocks: Vec<Block> = Vec::new();
         for round in 0..20 {
@@ -282,7 +294,7 @@ mod tests {
 
     #[test]
     fn holes_are_used_again_and_joined() {
-        let mut regions = Regions::default();
+        let mut regions = Regions { shares: true, ..Regions::default() };
         let mut take = |bytes| regions.take(bytes, u64::MAX).unwrap();
         let [a, b, c, d] = [ALIGN; 4].map(&mut take);
         let first = a.start;

@@ -409,24 +409,93 @@ fn batch_invariant_attention_passes_the_parity_suite() {
     common::run_table(Cpu::with_threads(2).unwrap(), table.into_iter().step_by(16).collect());
 }
 
+/// Each way in which the first bytes of a block change, of 4096 at least.
+type Change = (&'static str, fn(&mut Cpu, BlockId));
+const CHANGES: [Change; 4] = [
+    ("upload", |cpu, b| cpu.upload(b, 0, &[0x3f; 64]).unwrap()),
+    ("zero", |cpu, b| cpu.zero(b, 0, 4096).unwrap()),
+    ("copy", |cpu, b| {
+        let src = cpu.alloc(4096).unwrap();
+        cpu.upload(src, 0, &[0x40; 4096]).unwrap();
+        let place = |block| Place { block, offset: 0 };
+        cpu.copy(place(src), place(b), 4096).unwrap();
+    }),
+    ("launch", |cpu, b| {
+        let specs = [16, 16]
+            .map(|n| Spec::new(DType::F32, Layout::contiguous(Dims::new(&[n]).unwrap()), 0));
+        let op = Arc::new(check(crate::op::Copy.into(), &specs).unwrap());
+        let src = cpu.alloc(64).unwrap();
+        cpu.upload(src, 0, &[0x41; 64]).unwrap();
+        let mut plan = cpu.candidates(&op).unwrap()[0];
+        let binding = |i| Binding { buffer: BufferId(i), offset: 0, len: 64 };
+        let op = op.bind(&[binding(1), binding(2)]).unwrap();
+        let places = [src, b].map(|block| Place { block, offset: 0 });
+        cpu.launch(&mut plan, 0..1, &op, &places, None).unwrap();
+    }),
+];
+
 #[test]
 fn fresh_blocks_hold_zeros_and_so_do_zeroed_ones() {
-    let mut cpu = Cpu::with_threads(2).unwrap();
-    for bytes in [5000, 5 << 20] {
-        let block = cpu.alloc(bytes).unwrap();
-        cpu.upload(block, bytes - 3, &[7; 3]).unwrap();
-        cpu.plain_read(block).unwrap();
-        cpu.free(block);
-        // The same memory again, or other.
-        for _ in 0..2 {
-            let block = cpu.alloc(bytes).unwrap();
-            cpu.zero(block, 0, bytes).unwrap();
-            let mut all = vec![1; bytes as usize];
-            cpu.download(block, 0, &mut all).unwrap();
-            assert!(all.iter().all(|byte| *byte == 0));
+    for (name, change) in CHANGES {
+        for shares in [false, true] {
+            let mut cpu = Cpu::with_threads(2).unwrap();
+            cpu.memory.regions.shares = shares;
+            let zeroed = |cpu: &mut Cpu, block, bytes| {
+                cpu.zero(block, 0, bytes).unwrap();
+                let mut all = vec![1; bytes as usize];
+                cpu.download(block, 0, &mut all).unwrap();
+                assert!(all.iter().all(|byte| *byte == 0), "{name} of {bytes}");
+            };
+            for bytes in [5000, 5 << 20] {
+                let block = cpu.alloc(bytes).unwrap();
+                change(&mut cpu, block);
+                zeroed(&mut cpu, block, bytes);
+                change(&mut cpu, block);
+                cpu.free(block);
+                // The same memory again, or other.
+                for _ in 0..2 {
+                    let block = cpu.alloc(bytes).unwrap();
+                    zeroed(&mut cpu, block, bytes);
+                    cpu.plain_read(block).unwrap();
+                }
+            }
+            assert!(cpu.plain_read(BlockId(99)).is_err());
         }
     }
-    assert!(cpu.plain_read(BlockId(99)).is_err());
+}
+
+/// What a cut chain carries is written too.
+#[test]
+fn a_block_of_state_is_not_fresh() {
+    let mut cpu = Cpu::with_threads(1).unwrap();
+    let specs = [[4, 1 << 16], [1 << 16, 4], [4, 4]]
+        .map(|shape| Spec::new(DType::F32, Layout::contiguous(Dims::new(&shape).unwrap()), 0));
+    let op = Arc::new(check(crate::op::Matmul::default().into(), &specs).unwrap());
+    let mut plan = cpu.candidates(&op).unwrap()[0];
+    assert!(plan.links > 1, "{plan}");
+    let bytes = specs.map(|spec| spec.span_bytes() as u64);
+    let blocks = bytes.map(|bytes| cpu.alloc(bytes).unwrap());
+    for (block, bytes) in blocks.into_iter().zip(bytes) {
+        cpu.upload(block, 0, &vec![0x3f; bytes as usize]).unwrap();
+    }
+    let mut i = 0;
+    let bindings = bytes.map(|len| {
+        i += 1;
+        Binding { buffer: BufferId(i), offset: 0, len }
+    });
+    let op = op.bind(&bindings).unwrap();
+    let places = blocks.map(|block| Place { block, offset: 0 });
+    let state = cpu.alloc(plan.state_bytes).unwrap();
+    let mut held = vec![0; plan.state_bytes as usize];
+    for zeroed in [true, false] {
+        let place = Some(Place { block: state, offset: 0 });
+        cpu.launch(&mut plan, 0..1, &op, &places, place).unwrap();
+        if zeroed {
+            cpu.zero(state, 0, plan.state_bytes).unwrap();
+        }
+        cpu.download(state, 0, &mut held).unwrap();
+        assert_eq!(held.iter().all(|byte| *byte == 0), zeroed);
+    }
 }
 
 /// A product by a constant B and what a device needs for it, beside one that keeps no copies.
@@ -442,8 +511,10 @@ impl Constant {
     fn new(cpu: Cpu, dtype: DType, m: u64, n: u64, style: common::case::Style) -> Self {
         use common::case::{Case, Fill, Operand, Style};
         let mut cpu = cpu;
-        let a = Operand::new(dtype, &[m, 600], Style::Tight, 0, Fill::Normal(1.0));
-        let b = Operand::new(dtype, &[600, n], style, 0, Fill::Normal(1.0));
+        // Of some more than a run of dot products.
+        let k = if n == 33 { 2100 } else { 600 };
+        let a = Operand::new(dtype, &[m, k], Style::Tight, 0, Fill::Normal(1.0));
+        let b = Operand::new(dtype, &[k, n], style, 0, Fill::Normal(1.0));
         let out = Operand::out(DType::F32, &[m, n], Style::Tight, 0);
         let product = crate::op::Matmul { constant_b: true, ..Default::default() };
         let case = Case::new(product, vec![a, b, out]);
@@ -488,7 +559,7 @@ fn packed_constants_change_no_bit() {
                 for (m, n) in [(1, 70), (16, 600), (25, 600), (70, 33), (300, 290)] {
                     let cpu = || Cpu::of_class(isa, 2).unwrap();
                     let expected = Constant::new(cpu(), dtype, m, n, style).product();
-                    let mut kept = Constant::new(cpu().keeping_constants(), dtype, m, n, style);
+                    let mut kept = Constant::new(cpu().unshared(), dtype, m, n, style);
                     for time in 0..3 {
                         assert!(kept.product() == expected, "{isa:?} {dtype} {style:?} {m} {n}");
                         // By dot products a copy is worth it for any number.
@@ -510,33 +581,10 @@ fn packed_constants_change_no_bit() {
 #[test]
 fn a_changed_constant_is_packed_again() {
     use common::case::Style;
-    type Change = (&'static str, fn(&mut Cpu, BlockId));
-    let changes: [Change; 4] = [
-        ("upload", |cpu, b| cpu.upload(b, 0, &[0x3f; 64]).unwrap()),
-        ("zero", |cpu, b| cpu.zero(b, 0, 4096).unwrap()),
-        ("copy", |cpu, b| {
-            let src = cpu.alloc(4096).unwrap();
-            cpu.upload(src, 0, &[0x40; 4096]).unwrap();
-            let place = |block| Place { block, offset: 0 };
-            cpu.copy(place(src), place(b), 4096).unwrap();
-        }),
-        ("launch", |cpu, b| {
-            let specs = [16, 16]
-                .map(|n| Spec::new(DType::F32, Layout::contiguous(Dims::new(&[n]).unwrap()), 0));
-            let op = Arc::new(check(crate::op::Copy.into(), &specs).unwrap());
-            let src = cpu.alloc(64).unwrap();
-            cpu.upload(src, 0, &[0x41; 64]).unwrap();
-            let mut plan = cpu.candidates(&op).unwrap()[0];
-            let binding = |i| Binding { buffer: BufferId(i), offset: 0, len: 64 };
-            let op = op.bind(&[binding(1), binding(2)]).unwrap();
-            let places = [src, b].map(|block| Place { block, offset: 0 });
-            cpu.launch(&mut plan, 0..1, &op, &places, None).unwrap();
-        }),
-    ];
     for dtype in [DType::F32, DType::BF16] {
-        for (name, change) in changes {
+        for (name, change) in CHANGES {
             let new = |cpu: Cpu| Constant::new(cpu, dtype, 40, 300, Style::Turned);
-            let mut kept = new(Cpu::new().unwrap().keeping_constants());
+            let mut kept = new(Cpu::new().unwrap().unshared());
             let mut plain = new(Cpu::new().unwrap());
             (0..3).for_each(|_| drop(kept.product()));
             assert_eq!(kept.copies(), 1);
@@ -560,7 +608,7 @@ fn a_changed_constant_is_packed_again() {
 fn packed_constants_stay_within_the_budget_and_give_way() {
     use common::case::Style;
     let make = |bytes: u64| {
-        let cpu = Cpu::new().unwrap().keeping_constants().with_memory(bytes);
+        let cpu = Cpu::new().unwrap().unshared().with_memory(bytes);
         let mut kept = Constant::new(cpu, DType::F32, 40, 300, Style::Turned);
         (0..2).for_each(|_| drop(kept.product()));
         kept

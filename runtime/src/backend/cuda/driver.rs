@@ -157,7 +157,7 @@ impl Api {
         }
     }
 
-    /// An error of a call that allocates nothing: the device can no longer be trusted.
+    /// An error of a call that fails only when the device can no longer be trusted.
     fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
         match code {
             0 => Ok(()),
@@ -299,7 +299,7 @@ impl Context {
     /// A tensor map of rank 5 with rows of 128 bytes, swizzled by 128, zeros outside.
     ///
     /// # Errors
-    /// `DeviceLost` when the driver refuses it, which the planner should have seen.
+    /// `Unsupported` when the driver refuses it, which the planner should have seen.
     pub(super) fn tensor_map(&self, map: &leasehold_kernels::BoxMap) -> Result<TensorMap, Error> {
         self.enter()?;
         // CU_TENSOR_MAP_DATA_TYPE_UINT8 and _UINT16: zeros outside are those of any type.
@@ -324,7 +324,15 @@ impl Context {
                 fill,
             )
         };
-        api.check("cuTensorMapEncodeTiled", code).map(|()| made)
+        // It reaches no device: what it refuses says nothing of one.
+        match code {
+            0 => Ok(made),
+            code => {
+                let asked = format!("{map:?}: {}", api.name(code));
+                Err(Kind::Unsupported { asked, allowed: "maps that the driver encodes".into() }
+                    .into())
+            }
+        }
     }
 }
 
@@ -405,7 +413,10 @@ impl Memory {
         let access = Access { location: Location { kind: 1, id: context.device }, flags: 3 };
         // SAFETY: the middle of the reserved range, as long as the memory.
         unsafe {
-            api.check("cuMemMap", (api.cuMemMap)(at, size, 0, handle, 0))?;
+            match (api.cuMemMap)(at, size, 0, handle, 0) {
+                OUT_OF_MEMORY => return Ok(None),
+                code => api.check("cuMemMap", code)?,
+            }
             api.check("cuMemSetAccess", (api.cuMemSetAccess)(at, size, &access, 1))?;
         }
         Ok(Some(memory))

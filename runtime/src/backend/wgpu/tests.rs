@@ -323,6 +323,9 @@ fn candidates_follow_from_what_a_class_can() {
     let [q, out] = [DType::F16, DType::F32].map(|dtype| spec(dtype, &[1, 2, 70, 64]));
     let wide = check(Attention::default().into(), &[q, q, q, out]).unwrap();
     assert_eq!(kernels(&wide, &GPU_COOP16).0, "attention");
+    let alone = Attention { order: OrderClass::BatchInvariant, ..Attention::default() };
+    let alone = check(alone.into(), &[q; 4]).unwrap();
+    assert_eq!(kernels(&alone, &GPU_COOP16).0, "attention");
     // Conversions from bf16 would not be exact, and 8 bits have scales.
     assert_eq!(kernels(&matmul(300, 300, 300), &GPU_COOP16).0, "matmul");
     assert_eq!(kernels(&quantised_product(70, 300, 300), &GPU), ("matmul", vec!["matmul"]));

@@ -39,7 +39,7 @@ pub(in super::super) struct Heads {
     /// Keys that a link covers, and links of a tile.
     pub(in super::super) link_keys: u64,
     links: u64,
-    link_ns: u64,
+    pub(super) link_ns: u64,
 }
 
 impl Heads {
@@ -128,7 +128,9 @@ pub(super) fn plans(op: &CheckedOp, attention: &Attention, class: &Class) -> Res
         && q.offset_class.is_multiple_of(16)
         && [1, 2, 3].iter().all(|&i| dense(axis(q, i)));
     let has_keys = heads.batch.min(heads.kv_heads).min(heads.room) > 0;
-    if has_keys && heads.rows > 0 && !(is_whole && heads.maps(op, [0; 2]).is_some()) {
+    // Queries are read also where there is no key.
+    let brought = is_whole && (!has_keys || heads.maps(op, [0; 2]).is_some());
+    if heads.rows > 0 && !brought {
         let asked = "rows of q, k or v that no copies of 16 bytes bring".into();
         return Err(missing(op, asked, "dense head dims, strides of whole 16 bytes".into()));
     }

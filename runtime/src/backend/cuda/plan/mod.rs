@@ -164,7 +164,8 @@ struct Work {
 }
 
 /// A plan whose unit is the op's share of its predicted time: waves of tiles over the multiprocessors, the last of which may
-/// be nearly empty, or the bytes that memory moves. One tile alone takes its own time, which is under the cap too.
+/// be nearly empty, or the bytes that memory moves. A slice of a cut tile's links is one chain on one multiprocessor, so
+/// there a unit is predicted to take all of a link's time.
 fn finish(
     op: &CheckedOp,
     class: &Class,
@@ -179,7 +180,8 @@ fn finish(
     let units = tiles.saturating_mul(links.into());
     // Nothing is launched for an output of nothing, however large the operands.
     let total = if units == 0 { 0 } else { busy.max(moved) }.saturating_add(LAUNCH_NS.into());
-    let unit_ns = total.div_ceil(units.max(1));
+    let share = total.div_ceil(units.max(1));
+    let unit_ns = if links > 1 { share.max(link_ns.into()) } else { share };
     let time = |asked, allowed: u64| Error::from(Kind::Time { asked, allowed: allowed.into() });
     if units > u64::MAX.into() {
         return Err(time(total, u64::MAX));

@@ -196,6 +196,35 @@ fn every_row_of_attention_is_finished_once_whatever_the_cut() {
     assert!(cut > 3, "{cut} plans had links");
 }
 
+#[test]
+fn queries_lie_where_copies_of_16_bytes_reach_them_also_without_a_key() {
+    let class = class("sm_90a").unwrap();
+    let plans = |keys, offset| {
+        let q = Spec::new(DType::BF16, contiguous(DType::BF16, &[1, 1, 1, 64]).layout, offset);
+        let [k, out] = [keys, 1].map(|rows| contiguous(DType::BF16, &[1, 1, rows, 64]));
+        candidates(&check(Attention::default().into(), &[q, k, k, out]).unwrap(), class)
+    };
+    for keys in [0, 1] {
+        assert!(plans(keys, 16).is_ok());
+        let error = plans(keys, 2).unwrap_err();
+        assert!(matches!(error.kind(), Kind::Unsupported { .. }), "{error}");
+    }
+}
+
+/// However many tiles there are, a slice of some links of one is as long as they are.
+#[test]
+fn a_link_of_a_cut_tile_is_predicted_to_take_its_own_time() {
+    let class = class("sm_90a").unwrap();
+    let specs = [[16, 4, 128, 128], [16, 4, 1 << 17, 128], [16, 4, 1 << 17, 128]];
+    let [q, k, v] = specs.map(|shape| contiguous(DType::BF16, &shape));
+    let op = check(Attention::default().into(), &[q, k, v, q]).unwrap();
+    let plan = candidates(&op, class).unwrap()[0];
+    let Op::Attention(attention) = op.op() else { panic!("no attention") };
+    let heads = Heads::of(&op, attention, class).unwrap();
+    assert!(plan.links > 1 && plan.tiles > 8, "{plan}");
+    assert!(plan.unit_ns >= heads.link_ns && heads.link_ns > 1000, "{plan}");
+}
+
 /// An order that ignores rows and batch, and one that knows only layouts.
 #[test]
 fn orders_follow_layouts_and_classes_only() {
