@@ -468,7 +468,7 @@ fn fresh_blocks_hold_zeros_and_so_do_zeroed_ones() {
 #[test]
 fn a_block_of_state_is_not_fresh() {
     let mut cpu = Cpu::with_threads(1).unwrap();
-    let specs = [[4, 1 << 16], [1 << 16, 4], [4, 4]]
+    let specs = [[64, 1 << 16], [1 << 16, 64], [64, 64]]
         .map(|shape| Spec::new(DType::F32, Layout::contiguous(Dims::new(&shape).unwrap()), 0));
     let op = Arc::new(check(crate::op::Matmul::default().into(), &specs).unwrap());
     let mut plan = cpu.candidates(&op).unwrap()[0];
