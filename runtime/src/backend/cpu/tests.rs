@@ -470,7 +470,13 @@ fn a_block_of_state_is_not_fresh() {
     let mut cpu = Cpu::with_threads(1).unwrap();
     let specs = [[64, 1 << 16], [1 << 16, 64], [64, 64]]
         .map(|shape| Spec::new(DType::F32, Layout::contiguous(Dims::new(&shape).unwrap()), 0));
-    let op = Arc::new(check(crate::op::Matmul::default().into(), &specs).unwrap());
+    // Without an epilogue it is summed in the output.
+    let product = crate::op::Matmul {
+        alpha: 0.5,
+        activation: crate::op::Activation::Relu,
+        ..Default::default()
+    };
+    let op = Arc::new(check(product.into(), &specs).unwrap());
     let mut plan = cpu.candidates(&op).unwrap()[0];
     assert!(plan.links > 1, "{plan}");
     let bytes = specs.map(|spec| spec.span_bytes() as u64);
