@@ -1,5 +1,6 @@
 //! What the programs of this package share: a peer as something that runs and can be checked, and a row of the table.
 
+use leasehold::DType;
 use leasehold_bench::measure::{Timing, interleaved};
 use serde::Serialize;
 use std::time::Duration;
@@ -61,9 +62,11 @@ impl Row {
 /// Our median, and a row for each peer: all take turns, and each peer must have computed what we did.
 ///
 /// # Errors
-/// What a side fails with, or a peer whose output differs from `expected` by more than 2⁻¹⁰ of its largest element.
+/// What a side fails with, or a peer whose output differs from `expected` by more than 2⁻¹⁰ of its largest element, or
+/// what bf16 rounds it to by more than 2⁻⁷.
 pub fn beside(
     what: &str,
+    dtype: DType,
     budget: Duration,
     ours: &mut dyn FnMut() -> Result<()>,
     expected: &[f32],
@@ -73,7 +76,8 @@ pub fn beside(
     for peer in &mut *peers {
         peer.run()?;
         let output = peer.output()?;
-        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= largest / 1024.0;
+        let part = if dtype == DType::BF16 { 128.0 } else { 1024.0 };
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= largest / part;
         if output.len() != expected.len() || !output.iter().zip(expected).all(near) {
             return Err(format!("{what}: {} computes something else", peer.package()).into());
         }

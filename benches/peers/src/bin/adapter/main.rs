@@ -119,7 +119,8 @@ impl Both {
 
     fn measure(&self, case: &Case, args: &Args) -> Result<()> {
         let output = (case.ours)()?;
-        let expected: Vec<f32> = match output.dtype() {
+        let dtype = output.dtype();
+        let expected: Vec<f32> = match dtype {
             DType::F16 => output.read::<f16>()?.wait(None)?.iter().map(|x| x.to_f32()).collect(),
             _ => output.read::<f32>()?.wait(None)?,
         };
@@ -131,7 +132,7 @@ impl Both {
             // A routine at a time, since one that fails must not take the others with it.
             let mut peers: Vec<Box<dyn Peer>> = vec![Box::new(peer.clone())];
             let budget = Duration::from_secs_f64(args.seconds);
-            match beside(&case.what, budget, &mut ours, &expected, &mut peers) {
+            match beside(&case.what, dtype, budget, &mut ours, &expected, &mut peers) {
                 Ok((_, rows)) => rows.iter().try_for_each(|row| row.print(args.json))?,
                 Err(why) => eprintln!("{}: cubek {}: {why}", case.what, peer.how),
             }

@@ -71,7 +71,7 @@ pub fn measure(device: &Device, case: &Case, budget: Duration) -> Result<(Timing
     if case.dtype == DType::F32 {
         peers.push(Box::new(Candle::of(case)?));
     }
-    beside(&case.name(), budget, &mut ours, &expected, &mut peers)
+    beside(&case.name(), case.dtype, budget, &mut ours, &expected, &mut peers)
 }
 
 /// burn's CPU backend: its operands, and its last output.

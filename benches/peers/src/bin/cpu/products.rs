@@ -79,7 +79,7 @@ pub fn measure(device: &Device, case: &Case, budget: Duration) -> Result<(Timing
         let rten = Rten { operands: Operands::of(case), gemm: GemmExecutor::new() };
         peers = vec![Box::new(Gemm(Operands::of(case))), Box::new(rten)];
     }
-    beside(&case.name(), budget, &mut ours, &expected, &mut peers)
+    beside(&case.name(), case.dtype, budget, &mut ours, &expected, &mut peers)
 }
 
 /// The numbers that [`random`] put on the device, and a place for the product.
