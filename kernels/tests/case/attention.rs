@@ -4,6 +4,7 @@
 // Each test program uses a part.
 #![allow(dead_code)]
 
+use super::Random;
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
 use leasehold_kernels::{
@@ -138,21 +139,6 @@ const MASK: usize = 9;
 pub(crate) const PAGES: usize = 10;
 const FAULT: usize = 11;
 const PARTIALS: usize = 12;
-
-struct Random(u64);
-
-impl Random {
-    fn draw(&mut self) -> f32 {
-        let mut sum = 0.0;
-        for _ in 0..4 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            sum += (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
-        }
-        sum / 2.0
-    }
-}
 
 /// The entries of the batch, and the rows that none owns where rows are packed.
 fn entries(options: &Options, tile_rows: usize) -> Vec<Entry> {
