@@ -15,7 +15,7 @@ use super::geometry::{Product, Way};
 use super::groups::{Block, Blocks};
 use super::isa::{Isa, Kernel, fma};
 use super::memory::View;
-use super::plan::Span;
+use super::plan::{BAND_ROWS, Span};
 use super::pool::Pool;
 use super::product::{Columns, Panel, Source, Target, multiply};
 use super::scratch::{with_factors, with_rows, with_shared, with_tiles};
@@ -106,7 +106,11 @@ impl<'a> Bands<'a> {
     }
 
     /// Runs a span of tiles on the pool; `constant` is all of B, packed before.
-    pub(super) fn run(&self, span: Span, pool: &Pool, item_ns: u64, constant: Option<&[Line]>) {
+    pub(super) fn run(&mut self, span: Span, pool: &Pool, item_ns: u64, constant: Option<&[Line]>) {
+        // A slice of few tiles is for all threads too; a row has its bits in a band of any height.
+        if self.product.way == Way::Wide && span.tiles * self.bands() < 2 * pool.threads() as u64 {
+            self.product.band_rows = self.product.band_rows.min(BAND_ROWS[2]);
+        }
         let bands = self.bands();
         if self.product.way == Way::Dot && (self.product.shares || constant.is_some()) {
             let tiles = constant.map(|lines| lines.as_chunks().0);

@@ -280,8 +280,8 @@ impl Cpu {
             let item_ns = plan.unit_ns.saturating_mul(span.to - span.from);
             match op.op() {
                 Op::Matmul(_) => {
-                    let bands = matmul::Bands::new(isa, op, views, carried, fault);
-                    bands.iter().for_each(|bands| bands.run(span, pool, item_ns, constant));
+                    let mut bands = matmul::Bands::new(isa, op, views, carried, fault);
+                    bands.iter_mut().for_each(|bands| bands.run(span, pool, item_ns, constant));
                 }
                 Op::Attention(_) => {
                     let tiles = attention::Tiles::new(isa, op, views, carried, fault);
