@@ -243,6 +243,7 @@ sources!(
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
     "cuda/tile/lines.h",
+    "cuda/tile/output.h",
     "cuda/tile/parts.h",
     "cuda/tile/place.h",
     "cuda/tile/queries.h",

@@ -74,6 +74,42 @@ BOX(box_32, 2, 512, 30, 0, 1, 0, 1)
 BOX(box_unswizzled, 3, 1280, 8, 2, 0, 1, 1)
 #undef BOX
 
+// Matrices that go to shared memory as they are, and transposed.
+KERNEL(matrices_out, 32, 1)(PARAMETER(ProbeArgs) args) {
+    const u32 t = thread_index(), base = shared_base();
+    const u32 words[4] = {0x10000 + 2 * t, 0x30002 + 2 * t, 0x50004 + 2 * t, 0x70006 + 2 * t};
+    store_matrices(base + 16 * t, words);
+    store_matrices_transposed(base + 512 + 16 * (t ^ 11), words);
+    sync_warp();
+    for (u32 i = 0; i < 8; i++) {
+        put(args, i * 32 + t, load_shared_u32(base + 4 * (i * 32 + t)));
+    }
+}
+
+// The answer is a tensor that a box goes to: what lies outside is not written.
+DEVICE void put_tensor(const ProbeArgs& args, const i32 (&place)[5]) {
+    for (u32 i = thread_index(); i < 512; i += 32) {
+        store_shared_u32(shared_base() + 4 * i, 0x10000 * (2 * i + 2) + 2 * i + 1);
+    }
+    fence_async();
+    sync_warp();
+    if (thread_index() == 0) {
+        store_box(args.answer, shared_base(), place);
+        commit_stores();
+        wait_stores_read<0>();
+    }
+}
+
+KERNEL(box_out, 32, 1)(PARAMETER(ProbeArgs) args) {
+    const i32 place[5] = {0, 0, 0, 0, 0};
+    put_tensor(args, place);
+}
+
+KERNEL(box_out_before, 32, 1)(PARAMETER(ProbeArgs) args) {
+    const i32 place[5] = {-8, -1, 2, 0, 1};
+    put_tensor(args, place);
+}
+
 constexpr u32 TILE_BYTES = 32 << 10;
 
 // Small whole numbers that tell where in memory they lie, at least from their neighbours.

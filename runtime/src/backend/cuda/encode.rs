@@ -62,8 +62,8 @@ pub(super) fn launches(
                 let product = Product::of(op)?;
                 let [a, b] = product.maps(form, [args.a.at, args.b.at])?;
                 let [spread_a, spread_b] = product.sides.map(|lie| lie.spread());
-                let all =
-                    MatmulSm90Args { a, b, matmul: args, spread_a, spread_b, padding: [0; 10] };
+                let rest = MatmulSm90Args::default();
+                let all = MatmulSm90Args { a, b, matmul: args, spread_a, spread_b, ..rest };
                 Some((Launch::MatmulSm90(Box::new(all)), walked(span.tiles)))
             };
             launch().into_iter().collect()
