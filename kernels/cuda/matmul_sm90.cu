@@ -1,13 +1,12 @@
 // Products on Hopper: one warpgroup's thread brings tiles by the copy engine into a ring, two others multiply them by wgmma
 // and end them, tile after tile of what the launch was given. For f16 and bf16, each operand dense along K or along its
-// other axis. `kernels/src/matmul.rs` lists the rows and when they may run.
+// other axis. `kernels/src/matmul_sm90.rs` lists the rows and when they may run.
 //
-// Order of each output: one wgmma after the other along k, 16 at a time, in f32.
+// Order of each output: one wgmma after the other along k, 16 at a time, in f32. All forms have it.
 #pragma once
 
-#include "cuda/tile/descriptor.h"
 #include "cuda/tile/output.h"
-#include "cuda/tile/place.h"
+#include "cuda/tile/ring.h"
 
 // The launch, and the maps of its operands.
 struct MatmulSm90Args {
@@ -22,132 +21,120 @@ struct MatmulSm90Args {
     u32 padding[9];
 };
 
-static_assert(sizeof(MatmulSm90Args) == 1024, "as in kernels/src/matmul.rs");
+static_assert(sizeof(MatmulSm90Args) == 1024, "as in kernels/src/matmul_sm90.rs");
 
 namespace matmul_sm90 {
 
 constexpr u32 ELEMENT = 2;  // Bytes.
-constexpr u32 SPAN = descriptor::ROW / ELEMENT;
 using output::WARPGROUP;
 constexpr u32 K_STEP = 16;
 
-template <u32 N, u32 STAGES_, bool A_OUTER_, bool B_OUTER_, u32 DTYPE_>
+// How the consumers share the work.
+enum class Form {
+    // Both multiply the rows of one tile.
+    Cooperative,
+    // Each has tiles of its own, and ends one while the other multiplies.
+    PingPong,
+    // As the first, B's columns on wgmma's rows and A's few rows on its columns.
+    Swapped,
+};
+
+// wgmma's left side has LEFT rows of a block's tile, its right side RIGHT columns, which the blocks of a cluster share.
+template <Form FORM_, u32 LEFT_, u32 RIGHT_, u32 STAGES_, u32 CLUSTER_, bool A_OUTER, bool B_OUTER, u32 DTYPE_>
 struct Shape {
-    static constexpr u32 CONSUMERS = 2, BLOCK_M = 64 * CONSUMERS, BLOCK_N = N, BLOCK_K = SPAN;
-    static constexpr u32 STAGES = STAGES_, DTYPE = DTYPE_;
-    static constexpr bool A_OUTER = A_OUTER_, B_OUTER = B_OUTER_;
-    static constexpr u32 THREADS = (1 + CONSUMERS) * WARPGROUP;
+    static constexpr Form FORM = FORM_;
+    static constexpr bool SWAPPED = FORM == Form::Swapped, PING_PONG = FORM == Form::PingPong;
+    static constexpr u32 LEFT = LEFT_, RIGHT = RIGHT_, STAGES = STAGES_, CLUSTER = CLUSTER_, DTYPE = DTYPE_;
+    static constexpr bool LEFT_OUTER = SWAPPED ? B_OUTER : A_OUTER, RIGHT_OUTER = SWAPPED ? A_OUTER : B_OUTER;
+    static constexpr u32 SPAN = descriptor::ROW / ELEMENT, BLOCK_K = SPAN;
+    static constexpr u32 CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
+    // Blocks of 64 rows that a consumer multiplies.
+    static constexpr u32 BLOCKS = LEFT / 64 / (PING_PONG ? 1 : CONSUMERS), SUMS = RIGHT / 2;
+    static_assert(BLOCKS * SUMS <= 128, "sums of a thread");
     // Registers a thread: the launch gives all the same, then the producer's go to the consumers.
     static constexpr u32 PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
     static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65536 / WARPGROUP, "registers of a multiprocessor");
-    static constexpr u32 A_BYTES = BLOCK_M * BLOCK_K * ELEMENT, B_BYTES = BLOCK_N * BLOCK_K * ELEMENT;
-    static constexpr u32 STAGE_BYTES = A_BYTES + B_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
-    static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * output::BYTES;
-    static constexpr u32 SHARED_BYTES = BARRIERS + 2 * STAGES * 8;
+    static constexpr u32 LEFT_BYTES = LEFT * BLOCK_K * ELEMENT, RIGHT_BYTES = RIGHT * BLOCK_K * ELEMENT;
+    static constexpr u32 STAGE_BYTES = LEFT_BYTES + RIGHT_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
+    static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * output::BYTES, TURNS = BARRIERS + 2 * STAGES * 8;
+    static constexpr u32 SHARED_BYTES = TURNS + (PING_PONG ? CONSUMERS * 8 : 0);
     static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
-    static_assert(A_BYTES % 1024 == 0 && B_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
+    static_assert(LEFT_BYTES % 1024 == 0 && RIGHT_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
+    static_assert(!SWAPPED || !RIGHT_OUTER, "rows of A are dense along K where they are few");
 };
 
-// The ring: its stages, and of each a barrier that its bytes fill and one that its readers empty.
-template <class S>
-struct Ring {
-    u32 base = shared_base();
-    u32 stage = 0;
-    // Parity of the phase that a consumer waits for.
-    u32 phase = 0;
-
-    DEVICE_MEMBER u32 a() const { return base + stage * S::STAGE_BYTES; }
-    DEVICE_MEMBER u32 b() const { return a() + S::A_BYTES; }
-    DEVICE_MEMBER u32 full() const { return base + S::BARRIERS + stage * 16; }
-    DEVICE_MEMBER u32 empty() const { return full() + 8; }
-    DEVICE_MEMBER void next() {
-        stage++;
-        if (stage == S::STAGES) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
+// A tile as a block sees it: its entry of the batch, and its first row of either side.
+struct Tile {
+    u32 entry, left, right;
 };
 
+// The block's tiles. Blocks of a cluster are given the same, and take the rows of the left side in turn.
 template <class S, class F>
 DEVICE void each_tile(const MatmulArgs& args, F f) {
-    for (u64 i = block_index(); i < args.tiles; i += block_count()) {
-        f(place_of(args, args.first_tile + i));
-    }
-}
-
-// Boxes of a stage: along K they are as wide as the swizzle, and as tall as the tile; dense along the other axis, as many
-// boxes of 64 by BLOCK_K lie one behind the other.
-template <class S, bool OUTER, u32 ROWS>
-DEVICE void bring(const TensorMap& map, u32 to, u32 barrier, u32 outer, u32 k, const u32 (&batch)[3]) {
-    if constexpr (OUTER) {
-#pragma unroll
-        for (u32 i = 0; i < ROWS / SPAN; i++) {
-            const i32 at[5] = {(i32)(outer + i * SPAN), (i32)k, (i32)batch[2], (i32)batch[1], (i32)batch[0]};
-            copy_box(to + i * SPAN * S::BLOCK_K * ELEMENT, map, barrier, at);
-        }
-    } else {
-        const i32 at[5] = {(i32)k, (i32)outer, (i32)batch[2], (i32)batch[1], (i32)batch[0]};
-        copy_box(to, map, barrier, at);
-    }
-}
-
-// Coordinates of an entry in the last three axes of the batch; 0 along those that an operand repeats.
-DEVICE void coordinates(u32 (&at)[3], const MatmulArgs& args, u32 entry, u32 spread) {
-#pragma unroll
-    for (i32 axis = 2; axis >= 0; axis--) {
-        at[axis] = spread >> axis & 1 ? entry % args.batch[axis + 1] : 0;
-        entry /= args.batch[axis + 1];
+    const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
+    for (u64 i = block_index() / S::CLUSTER; i < args.tiles; i += block_count() / S::CLUSTER) {
+        const Place place = place_of(args, args.first_tile + i);
+        const u32 left = S::SWAPPED ? place.n : place.m, right = S::SWAPPED ? place.m : place.n;
+        f(Tile{place.entry, (left * S::CLUSTER + rank) * S::LEFT, right * S::RIGHT});
     }
 }
 
 template <class S>
 DEVICE void produce(const MatmulSm90Args& all) {
     const MatmulArgs& args = all.matmul;
+    const TensorMap &left = S::SWAPPED ? all.b : all.a, &right = S::SWAPPED ? all.a : all.b;
     Ring<S> ring;
-    each_tile<S>(args, [&](const Place& place) {
-        u32 batch_a[3], batch_b[3];
-        coordinates(batch_a, args, place.entry, all.spread_a);
-        coordinates(batch_b, args, place.entry, all.spread_b);
+    each_tile<S>(args, [&](const Tile& tile) {
+        u32 batch_left[3], batch_right[3];
+        coordinates(batch_left, args, tile.entry, S::SWAPPED ? all.spread_b : all.spread_a);
+        coordinates(batch_right, args, tile.entry, S::SWAPPED ? all.spread_a : all.spread_b);
         for (u32 k = args.k_from; k < args.k_to; k += S::BLOCK_K) {
-            // Every consumer warp has left this stage's last tile; a new ring passes.
+            // Every consumer warp, of all blocks that share, has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
-            bring<S, S::A_OUTER, S::BLOCK_M>(all.a, ring.a(), ring.full(), place.m * S::BLOCK_M, k, batch_a);
-            bring<S, S::B_OUTER, S::BLOCK_N>(all.b, ring.b(), ring.full(), place.n * S::BLOCK_N, k, batch_b);
+            bring_side<S, S::LEFT_OUTER, S::LEFT, false>(left, ring.left(), ring.full(), tile.left, k, batch_left);
+            bring_side<S, S::RIGHT_OUTER, S::RIGHT, true>(right, ring.right(), ring.full(), tile.right, k, batch_right);
             ring.next();
         }
     });
+    if constexpr (S::CLUSTER > 1) {
+        // All that the peers signal here has come: the block may end.
+        for (u32 i = 0; i < S::STAGES; i++, ring.next()) {
+            wait_barrier(ring.empty(), ring.phase ^ 1);
+        }
+    }
 }
 
 template <class S>
 struct Consumer {
-    static constexpr u32 SUMS = S::BLOCK_N / 2;
-
-    f32 sums[SUMS];
+    f32 sums[S::BLOCKS][S::SUMS];
     // Which consumer this warpgroup is, and this thread of it.
     u32 number, thread = thread_index() % WARPGROUP;
 
     explicit DEVICE_MEMBER Consumer(u32 n) : number(n) {}
 
+    // The tile's blocks of 64 rows: its own are some of them.
+    DEVICE_MEMBER u32 first_block() const { return S::PING_PONG ? 0 : number * S::BLOCKS; }
+
     // Descriptors of a step of 16 along k: along K it lies 32 bytes on, else 16 rows of the swizzle.
     template <bool OUTER>
     static DEVICE_MEMBER u64 matrix(u32 tile, u32 first, u32 k) {
-        constexpr u32 BLOCK = SPAN * S::BLOCK_K * ELEMENT;
-        const u32 at = OUTER ? tile + first / SPAN * BLOCK + k * descriptor::ROW : tile + first * descriptor::ROW + k * ELEMENT;
+        constexpr u32 BLOCK = S::SPAN * S::BLOCK_K * ELEMENT;
+        const u32 at = OUTER ? tile + first / S::SPAN * BLOCK + k * descriptor::ROW : tile + first * descriptor::ROW + k * ELEMENT;
         return descriptor::of(at, BLOCK);
     }
 
-    DEVICE_MEMBER void multiply(u64 a, u64 b) {
+    DEVICE_MEMBER void multiply(u32 block, u64 left, u64 right) {
         if constexpr (S::DTYPE == BF16) {
-            wgmma_bf16<S::A_OUTER, S::B_OUTER>(sums, a, b);
+            wgmma_bf16<S::LEFT_OUTER, S::RIGHT_OUTER>(sums[block], left, right);
         } else {
-            wgmma_f16<S::A_OUTER, S::B_OUTER>(sums, a, b);
+            wgmma_f16<S::LEFT_OUTER, S::RIGHT_OUTER>(sums[block], left, right);
         }
     }
 
     // Adds the products of the launch's k. A stage is given back one step later, when its products are done.
-    DEVICE_MEMBER void run(Ring<S>& ring, const MatmulArgs& args) {
+    template <class F>
+    DEVICE_MEMBER void run(Ring<S>& ring, const MatmulArgs& args, F all_started) {
         u32 last_empty = 0;
         for (u32 k = args.k_from; k < args.k_to; k += S::BLOCK_K) {
             // The bytes of both operands are here.
@@ -155,8 +142,11 @@ struct Consumer {
             wgmma_fence();
 #pragma unroll
             for (u32 step = 0; step < S::BLOCK_K; step += K_STEP) {
-                const u64 a = matrix<S::A_OUTER>(ring.a(), 64 * number, step), b = matrix<S::B_OUTER>(ring.b(), 0, step);
-                multiply(a, b);
+                const u64 right = matrix<S::RIGHT_OUTER>(ring.right(), 0, step);
+#pragma unroll
+                for (u32 block = 0; block < S::BLOCKS; block++) {
+                    multiply(block, matrix<S::LEFT_OUTER>(ring.left(), 64 * (first_block() + block), step), right);
+                }
             }
             wgmma_commit();
             wgmma_wait<1>();
@@ -164,34 +154,84 @@ struct Consumer {
             last_empty = ring.empty();
             ring.next();
         }
+        all_started();
         wgmma_wait<0>();
         release(last_empty);
     }
 
-    // One arrival a warp: what the others of its warpgroup read is done when their own wait is.
+    // One arrival a warp at every block that fills this stage: what the others of its warpgroup read is done when their own
+    // wait is.
     DEVICE_MEMBER void release(u32 empty) {
-        if (empty != 0 && thread % 32 == 0) {
-            arrive(empty);
+        if (empty != 0 && thread % 32 < S::CLUSTER) {
+            if constexpr (S::CLUSTER > 1) {
+                arrive_at(empty, thread % 32);
+            } else {
+                arrive(empty);
+            }
         }
     }
 
     // Where a cut tile's sums lie: the same register of all threads together.
-    DEVICE_MEMBER u64 carried(u64 state, u32 sum) const {
-        return state + (u64)((sum * S::CONSUMERS + number) * WARPGROUP + thread) * 4;
+    DEVICE_MEMBER u64 carried(u64 state, u32 block, u32 sum) const {
+        const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
+        const u32 of_tile = rank * (S::LEFT / 64) + first_block() + block;
+        return state + (u64)((of_tile * S::SUMS + sum) * WARPGROUP + thread) * 4;
     }
 
     // What earlier links summed, or zeros: defined without a branch, which would make wgmma wait for each other.
     DEVICE_MEMBER void load(u64 state, bool is) {
 #pragma unroll
-        for (u32 i = 0; i < SUMS; i++) {
-            sums[i] = load_global_f32_if(is, carried(state, i));
+        for (u32 block = 0; block < S::BLOCKS; block++) {
+#pragma unroll
+            for (u32 i = 0; i < S::SUMS; i++) {
+                sums[block][i] = load_global_f32_if(is, carried(state, block, i));
+            }
         }
     }
 
     DEVICE_MEMBER void store(u64 state) const {
 #pragma unroll
-        for (u32 i = 0; i < SUMS; i++) {
-            store_global_f32(carried(state, i), sums[i]);
+        for (u32 block = 0; block < S::BLOCKS; block++) {
+#pragma unroll
+            for (u32 i = 0; i < S::SUMS; i++) {
+                store_global_f32(carried(state, block, i), sums[block][i]);
+            }
+        }
+    }
+
+    DEVICE_MEMBER void finish(const MatmulSm90Args& all, const Tile& tile) {
+        const MatmulArgs& args = all.matmul;
+        const output::Output<S::RIGHT, S::SWAPPED> out(shared_base() + S::RING_BYTES + number * output::BYTES, number);
+#pragma unroll
+        for (u32 block = 0; block < S::BLOCKS; block++) {
+            const u32 left = tile.left + 64 * (first_block() + block);
+            const u32 row = S::SWAPPED ? tile.right : left, column = S::SWAPPED ? left : tile.right;
+            if (all.stores_boxes) {
+                output::Corner corner{row, column, {}};
+                coordinates(corner.batch, args, tile.entry, 7);
+                out.store(sums[block], all.out, args, corner);
+            } else {
+                out.finish(sums[block], Epilogue(args, tile.entry), args, row, column);
+            }
+        }
+    }
+};
+
+// Whose turn it is to multiply, where the consumers have tiles of their own: a barrier of each, at which the other's warps
+// arrive. The first consumer begins.
+template <class S>
+struct Turns {
+    u32 number, turn = 0;
+
+    DEVICE_MEMBER u32 barrier(u32 of) const { return shared_base() + S::TURNS + of * 8; }
+    // The other has started all products of the tile before.
+    DEVICE_MEMBER void wait() {
+        wait_barrier(barrier(number), (turn + number + 1) % 2);
+        turn++;
+    }
+    DEVICE_MEMBER void pass() const {
+        if (thread_index() % 32 == 0) {
+            arrive(barrier(1 - number));
         }
     }
 };
@@ -199,40 +239,63 @@ struct Consumer {
 template <class S>
 DEVICE void consume(const MatmulSm90Args& all, u32 number) {
     const MatmulArgs& args = all.matmul;
-    const output::Output<S::BLOCK_N> out(shared_base() + S::RING_BYTES + number * output::BYTES, number);
     Ring<S> ring;
-    each_tile<S>(args, [&](const Place& place) {
+    Turns<S> turns{number};
+    u32 others = number;
+    each_tile<S>(args, [&](const Tile& tile) {
+        if (S::PING_PONG && others > 0) {
+            // The other consumer's.
+            others--;
+            return ring.skip((args.k_to - args.k_from + S::BLOCK_K - 1) / S::BLOCK_K);
+        }
+        others = 1;
         Consumer<S> consumer(number);
         consumer.load(args.state, args.k_from > 0);
-        consumer.run(ring, args);
-        if (args.k_to < args.k) {
-            return consumer.store(args.state);
+        if constexpr (S::PING_PONG) {
+            turns.wait();
         }
-        const u32 row = place.m * S::BLOCK_M + 64 * number, column = place.n * S::BLOCK_N;
-        if (all.stores_boxes) {
-            output::Corner corner{row, column, {}};
-            coordinates(corner.batch, args, place.entry, 7);
-            out.store(consumer.sums, all.out, args, corner);
+        consumer.run(ring, args, [&] {
+            if constexpr (S::PING_PONG) {
+                turns.pass();
+            }
+        });
+        if (args.k_to < args.k) {
+            consumer.store(args.state);
         } else {
-            out.finish(consumer.sums, Epilogue(args, place.entry), args, row, column);
+            consumer.finish(all, tile);
         }
     });
-    out.wait();
+    output::wait();
+}
+
+template <class S>
+DEVICE void make_barriers() {
+    Ring<S> ring;
+    for (u32 i = 0; i < S::STAGES; i++, ring.next()) {
+        init_barrier(ring.full(), 1);
+        // Of a cooperative tile both consumers' warps leave a stage, of one of its own a consumer's alone.
+        init_barrier(ring.empty(), S::CLUSTER * (S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32);
+    }
+    if constexpr (S::PING_PONG) {
+        for (u32 i = 0; i < S::CONSUMERS; i++) {
+            init_barrier(shared_base() + S::TURNS + i * 8, WARPGROUP / 32);
+        }
+    }
+    fence_barriers();
 }
 
 template <class S>
 DEVICE void run(const MatmulSm90Args& args) {
     const u32 warpgroup = first_lane(thread_index() / WARPGROUP);
     if (thread_index() == 0) {
-        Ring<S> ring;
-        for (u32 i = 0; i < S::STAGES; i++, ring.next()) {
-            init_barrier(ring.full(), 1);
-            init_barrier(ring.empty(), S::CONSUMERS * WARPGROUP / 32);
-        }
-        fence_barriers();
+        make_barriers<S>();
     }
-    // The barriers are there.
-    sync_block();
+    // The barriers are there, in all blocks that signal each other.
+    if constexpr (S::CLUSTER > 1) {
+        sync_cluster();
+    } else {
+        sync_block();
+    }
     if (warpgroup == 0) {
         give_registers<S::PRODUCER_REGISTERS>();
         if (first_lane(thread_index() / 32) == 0 && elected()) {

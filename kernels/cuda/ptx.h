@@ -12,6 +12,7 @@
 #include "cuda/ptx/mma.h"
 #include "cuda/ptx/convert.h"
 #include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/cluster.h"
 #include "cuda/ptx/tma.h"
 #include "cuda/ptx/wgmma.h"
 #else
@@ -21,6 +22,7 @@
 #include "host/ptx/mma.h"
 #include "host/ptx/convert.h"
 #include "host/ptx/mbarrier.h"
+#include "host/ptx/cluster.h"
 #include "host/ptx/tma.h"
 #include "host/ptx/wgmma.h"
 #endif

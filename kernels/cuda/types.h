@@ -25,9 +25,13 @@ struct alignas(16) u32x4 {
 #define PARAMETER(type) const __grid_constant__ type
 // An entry point whose blocks have this many threads, of which at least this many fit on a multiprocessor.
 #define KERNEL(name, threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks) name
+// The same, so many blocks a cluster.
+#define KERNEL_OF_CLUSTER(name, threads, blocks, cluster) \
+    extern "C" __global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(threads, blocks) name
 #else
 #define DEVICE static inline
 #define DEVICE_MEMBER inline
 #define PARAMETER(type) const type
 #define KERNEL(name, threads, blocks) static void name
+#define KERNEL_OF_CLUSTER(name, threads, blocks, cluster) static void name
 #endif

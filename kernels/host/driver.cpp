@@ -423,6 +423,9 @@ API cuLaunchKernel(void* function_handle, u32 x, u32 y, u32 z, u32 threads, u32 
         if (!is || parameters == nullptr || shared > (*function)->shared_limit) {
             return INVALID_VALUE;
         }
+        if (x % row.cluster != 0) {
+            return INVALID_CLUSTER_SIZE;
+        }
         if (threads > row.threads) {
             return LAUNCH_OUT_OF_RESOURCES;
         }

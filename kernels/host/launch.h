@@ -1,5 +1,5 @@
-// Runs a kernel on the model: block after block, its threads in turns until all have ended, or until none can go on.
-// Tests call `launch` through the entry points that they generate.
+// Runs a kernel on the model: cluster after cluster, the threads of its blocks in turns until all have ended, or until none
+// can go on. Tests call `launch` through the entry points that they generate.
 #pragma once
 
 #include "host/products.h"
@@ -10,7 +10,7 @@ namespace model {
 inline void thread_entry() {
     World& w = *world;
     arrived(w.thread().context, w.host);
-    w.kernel();
+    w.cluster.kernel();
     // Looked up again: the kernel has run on and off since.
     Thread& self = world->thread();
     self.ended = true;
@@ -18,6 +18,7 @@ inline void thread_entry() {
 }
 
 inline void tell_deadlock(World& w) {
+    const In in(w);
     for (uint32_t i = 0; i < w.threads.size(); i += LANES) {
         for (uint32_t j = i; j < i + LANES && j < w.threads.size(); j++) {
             const Thread& t = w.threads[j];
@@ -34,8 +35,9 @@ inline void tell_deadlock(World& w) {
     }
 }
 
-// One asynchronous operation runs, if any can: `run_block` calls it when no thread can go on.
+// One asynchronous operation of a block runs, if any can: `run_cluster` calls it when no thread can go on.
 inline bool run_one(World& w) {
+    const In in(w);
     const size_t boxes = w.boxes.size();
     for (Warpgroup& group : w.warpgroups) {
         const bool ready = group.done < group.all.size() && group.all[group.done]->posted == 128;
@@ -57,6 +59,17 @@ inline bool run_one(World& w) {
 }
 
 inline void check_exit(World& w) {
+    const In in(w);
+    for (uint32_t agent = 0; agent < w.signals.size(); agent++) {
+        bool known = w.signals[agent] == 0;
+        for (uint32_t warp = 0; warp < w.warps.size(); warp++) {
+            known |= w.shared->clock(warp).ticks[agent] >= w.signals[agent];
+        }
+        if (!known) {
+            w.report.error("cluster-exit", Where::current(), "block %u ended and did not wait for all that its peers signal", w.block);
+            break;
+        }
+    }
     for (uint32_t i = 0; i < w.threads.size(); i++) {
         for (Store& store : w.threads[i].stores) {
             if (!store.read) {
@@ -81,57 +94,74 @@ inline void check_exit(World& w) {
     }
 }
 
-inline void run_block(World& w, std::vector<Stack>& stacks) {
+// Lets each thread of a block that can go on do so, once.
+inline bool run_threads(World& w) {
+    world = &w;
     const uint32_t threads = w.config.threads;
-    w.threads = std::vector<Thread>(threads);
-    w.warps = std::vector<Warp>(threads / LANES);
-    w.shared = std::make_unique<Shadow>(w.config.shared_bytes, threads / LANES, w.report);
-    w.arrived.assign(16, {});
-    w.barriers.clear();
-    w.boxes.clear();
-    w.warpgroups = std::vector<Warpgroup>(threads / 128);
+    // From a drawn thread on, so that seeds try different interleavings.
+    const uint32_t first = w.config.order == Order::Seeded ? w.draw(threads) : 0;
+    bool moved = false;
     for (uint32_t i = 0; i < threads; i++) {
-        prepare(w.threads[i].context, stacks[i], thread_entry);
-    }
-    uint32_t alive = threads;
-    while (alive > 0) {
-        bool moved = false;
-        // From a drawn thread on, so that seeds try different interleavings.
-        const uint32_t first = w.config.order == Order::Seeded ? w.draw(threads) : 0;
-        for (uint32_t i = 0; i < threads; i++) {
-            w.running = (first + i) % threads;
-            Thread& t = w.thread();
-            if (t.ended || (t.ready != nullptr && !t.ready(t))) {
-                continue;
-            }
-            t.ready = nullptr;
-            moved = true;
-            switch_to(w.host, t.context);
-            alive -= t.ended ? 1 : 0;
+        w.running = (first + i) % threads;
+        Thread& t = w.thread();
+        if (t.ended || (t.ready != nullptr && !t.ready(t))) {
+            continue;
         }
-        if (!moved && !run_one(w)) {
-            return tell_deadlock(w);
-        }
+        t.ready = nullptr;
+        moved = true;
+        switch_to(w.host, t.context);
+        w.alive -= t.ended ? 1 : 0;
     }
-    check_exit(w);
+    return moved;
 }
 
-// Runs all blocks; what went wrong is in the text, whose count is returned.
-inline uint32_t launch(const Config& config, std::function<void()> kernel, char* text, uint32_t room) {
-    World w;
-    w.config = config;
-    w.kernel = std::move(kernel);
-    w.random = config.seed | 1;
-    std::vector<Stack> stacks(config.threads);
-    world = &w;
-    for (w.block = 0; w.block < config.blocks && w.report.count() == 0; w.block++) {
-        run_block(w, stacks);
+inline void run_cluster(Cluster& cluster) {
+    const auto any = [&](auto f) {
+        bool is = false;
+        for (const std::unique_ptr<World>& w : cluster.blocks) {
+            is |= f(*w);
+        }
+        return is;
+    };
+    const auto one = [&] {
+        for (const std::unique_ptr<World>& w : cluster.blocks) {
+            if (run_one(*w)) {
+                return true;
+            }
+        }
+        return false;
+    };
+    while (any([](const World& w) { return w.alive > 0; })) {
+        if (!any(run_threads) && !one()) {
+            return any([](World& w) { return tell_deadlock(w), true; }), void();
+        }
+    }
+    any([](World& w) { return check_exit(w), true; });
+}
+
+// Runs all blocks, so many a cluster; what went wrong is in the text, whose count is returned.
+inline uint32_t launch(const Config& config, std::function<void()> kernel, char* text, uint32_t room, uint32_t of_cluster = 1) {
+    Report report;
+    uint64_t random = config.seed | 1;
+    if (config.blocks % of_cluster != 0) {
+        report.error("grid", Where::current(), "%u blocks, of clusters of %u", config.blocks, of_cluster);
+    }
+    std::vector<Stack> stacks(config.threads * of_cluster);
+    for (uint32_t first = 0; first < config.blocks && report.count() == 0; first += of_cluster) {
+        Cluster cluster{Agents(of_cluster, config.threads / LANES), {}, kernel, report, random};
+        for (uint32_t rank = 0; rank < of_cluster; rank++) {
+            World& w = *cluster.blocks.emplace_back(std::make_unique<World>(config, cluster, first + rank, rank));
+            for (uint32_t i = 0; i < config.threads; i++) {
+                prepare(w.threads[i].context, stacks[rank * config.threads + i], thread_entry);
+            }
+        }
+        run_cluster(cluster);
     }
     world = nullptr;
     if (room > 0) {
-        snprintf(text, room, "%s", w.report.text().c_str());
+        snprintf(text, room, "%s", report.text().c_str());
     }
-    return w.report.count();
+    return report.count();
 }
 
 }  // namespace model

@@ -22,40 +22,43 @@ inline void run_products(Warpgroup& group, uint32_t to) {
     }
 }
 
-// A thread's sums go to the model, and poison stays behind.
-inline void take_sums(Warpgroup& group, uint32_t thread, float* sums, uint32_t count, const Where& where) {
-    Thread& self = world->thread();
-    if (group.owners[thread] == sums) {
-        return;
+// A thread's sums go to the model, and poison stays behind. Which of those it gave they are.
+inline size_t take_sums(Warpgroup& group, uint32_t thread, float* sums, uint32_t count, const Where& where) {
+    std::vector<Sums>& given = group.sums[thread];
+    for (size_t i = 0; i < given.size(); i++) {
+        if (given[i].owner == sums && given[i].values.size() == count) {
+            return i;
+        }
+        if (given[i].owner < sums + count && sums < given[i].owner + given[i].values.size()) {
+            world->report.error("wgmma-sums", where, "thread %u gives a part of sums that products add to", thread);
+        }
     }
-    if (group.owners[thread] != nullptr) {
-        world->report.error("wgmma-sums", where, "thread %u gives other sums while products of the last run", thread);
-    }
-    if (!self.fenced) {
+    if (!world->thread().fenced) {
         world->report.error("wgmma-unfenced", where, "thread %u changed its sums and did not fence", thread);
     }
-    group.owners[thread] = sums;
-    group.sums[thread].assign(sums, sums + count);
+    given.push_back({sums, {sums, sums + count}});
     for (uint32_t i = 0; i < count; i++) {
         memcpy(&sums[i], &SUM_POISON, sizeof SUM_POISON);
     }
+    return given.size() - 1;
 }
 
-// A thread's sums come back.
+// All of a thread's sums come back.
 inline void give_sums(Warpgroup& group, uint32_t thread, const Where& where) {
-    float* sums = group.owners[thread];
-    if (sums == nullptr) {
+    if (group.sums[thread].empty()) {
         return;
     }
-    for (size_t i = 0; i < group.sums[thread].size(); i++) {
-        uint32_t bits;
-        memcpy(&bits, &sums[i], sizeof bits);
-        if (bits != SUM_POISON) {
-            world->report.error("wgmma-sums", where, "thread %u touched sum %zu while a product ran", thread, i);
+    for (const Sums& given : group.sums[thread]) {
+        for (size_t i = 0; i < given.values.size(); i++) {
+            uint32_t bits;
+            memcpy(&bits, &given.owner[i], sizeof bits);
+            if (bits != SUM_POISON) {
+                world->report.error("wgmma-sums", where, "thread %u touched sum %zu while a product ran", thread, i);
+            }
+            given.owner[i] = given.values[i];
         }
-        sums[i] = group.sums[thread][i];
     }
-    group.owners[thread] = nullptr;
+    group.sums[thread].clear();
     world->thread().fenced = false;
 }
 

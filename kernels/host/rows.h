@@ -13,6 +13,8 @@ struct Row {
     uint32_t threads;
     // Whether only Hopper runs it.
     bool hopper;
+    // Blocks of a cluster.
+    uint32_t cluster;
     uint32_t (*run)(const void* args, const Config& config, char* text, uint32_t room);
 };
 

@@ -2,8 +2,8 @@
 // bounds, misaligned, of what was never written, of what a copy is still writing, and races.
 //
 // Races are found by happens-before, whatever order was run: each agent has a clock of all agents, barriers join them
-// (FastTrack, Flanagan and Freund 2009). Agents are the warps, and the barriers that count bytes: what the copy engine
-// writes is known to whoever waited for its barrier, and to nobody else. Lanes of a warp are one agent; between two of them
+// (FastTrack, Flanagan and Freund 2009). Agents are the warps of a cluster's blocks, and the barriers that count bytes: what
+// the copy engine writes is known to whoever waited for its barrier, and to nobody else. Lanes of a warp are one agent; between two of them
 // only `sync_warp` or a barrier orders, which a count of both tells.
 #pragma once
 
@@ -35,6 +35,22 @@ struct Clock {
     uint32_t lanes_ordered = 0;
 };
 
+// The agents of a cluster: of each block its warps, then its barriers. The warps have clocks.
+struct Agents {
+    Agents(uint32_t blocks, uint32_t warps_of_block) : warps(warps_of_block), clocks(blocks * warps_of_block) {
+        for (uint32_t i = 0; i < clocks.size(); i++) {
+            clocks[i].ticks.assign(blocks * per_block(), 0);
+            clocks[i].ticks[first(i / warps) + i % warps] = 1;
+        }
+    }
+    uint32_t per_block() const { return warps + MAX_BARRIERS; }
+    uint32_t first(uint32_t block) const { return block * per_block(); }
+    Ticks none() const { return Ticks(clocks.front().ticks.size(), 0); }
+
+    uint32_t warps;
+    std::vector<Clock> clocks;
+};
+
 // Who touches: a warp, a lane of it, and the line that says so.
 struct Toucher {
     uint32_t warp, lane;
@@ -43,16 +59,22 @@ struct Toucher {
 
 class Shadow {
   public:
-    Shadow(uint32_t bytes, uint32_t warps, Report& report)
-        : bytes_(bytes, 0xff), cells_((bytes + 3) / 4), reads_(cells_.size() * warps), clocks_(warps), writes_(warps * LANES),
-          fenced_(warps * LANES), report_(report) {
-        for (uint32_t i = 0; i < warps; i++) {
-            clocks_[i].ticks.assign(warps + MAX_BARRIERS, 0);
-            clocks_[i].ticks[i] = 1;
-        }
-    }
+    // Of a block of the cluster whose agents these are.
+    Shadow(uint32_t bytes, Agents& agents, uint32_t block, Report& report)
+        : bytes_(bytes, 0xff), cells_((bytes + 3) / 4), reads_(cells_.size() * agents.warps), agents_(agents), block_(block),
+          writes_(agents.warps * LANES), fenced_(agents.warps * LANES), report_(report) {}
 
-    uint32_t warps() const { return static_cast<uint32_t>(clocks_.size()); }
+    uint32_t warps() const { return agents_.warps; }
+
+    // A warp's clock, and an agent's place in all clocks.
+    Clock& clock(uint32_t warp) { return agents_.clocks[block_ * warps() + warp]; }
+    uint32_t agent(uint32_t own) const { return agents_.first(block_) + own; }
+
+    // Whether a warp, of whichever block, knows who last wrote here.
+    bool knows(uint32_t address, const Clock& clock) {
+        const Cell& cell = cells_[(address - SHARED_BASE) / 4];
+        return cell.written && cell.tick <= clock.ticks[agent(cell.writer)];
+    }
 
     // The bytes behind an address, if they are inside and aligned to their size.
     uint8_t* at(uint32_t address, uint32_t size, const Where& where) {
@@ -69,7 +91,7 @@ class Shadow {
     }
 
     void read(uint32_t address, uint32_t size, const Toucher& who) {
-        const Clock& clock = clocks_[who.warp];
+        const Clock& clock = this->clock(who.warp);
         each(address, size, [&](Cell& cell, uint32_t* reads, uint32_t cell_at) {
             if (!cell.written) {
                 report_.error("shared-uninitialised", who.where, "read of 0x%x, never written", cell_at);
@@ -80,39 +102,46 @@ class Shadow {
                 report_.error("race", who.where, "read of 0x%x by warp %u lane %u, written by warp %u lane %u", cell_at,
                               who.warp, who.lane, cell.writer, cell.writer_lane);
             }
-            cell.reader_lane = reads[who.warp] == clock.ticks[who.warp] && cell.reader_lane != who.lane &&
+            const uint32_t now = clock.ticks[agent(who.warp)];
+            cell.reader_lane = reads[who.warp] == now && cell.reader_lane != who.lane &&
                                        cell.read_order == clock.lanes_ordered
                                    ? MANY
                                    : static_cast<uint8_t>(who.lane);
             cell.read_order = clock.lanes_ordered;
-            reads[who.warp] = clock.ticks[who.warp];
+            reads[who.warp] = now;
         });
     }
 
     // A write, or the start of the copy of a thread (its number and one).
     void write(uint32_t address, uint32_t size, const Toucher& who, uint32_t copy_of = 0) {
-        const Clock& clock = clocks_[who.warp];
+        const Clock& clock = this->clock(who.warp);
         each(address, size, [&](Cell& cell, uint32_t* reads, uint32_t cell_at) {
-            if (cell.copy_of != 0) {
-                report_.error("copy-in-flight", who.where, "write of 0x%x while the copy of thread %u writes it", cell_at,
-                              cell.copy_of - 1);
-            } else if (cell.readers > 0) {
-                report_.error("race", who.where, "write of 0x%x while a product or a box reads it", cell_at);
-            } else if (cell.written && unordered(cell, who, clock)) {
-                report_.error("race", who.where, "write of 0x%x by warp %u lane %u, written by warp %u lane %u", cell_at,
-                              who.warp, who.lane, cell.writer, cell.writer_lane);
-            }
-            for (uint32_t warp = 0; warp < clocks_.size(); warp++) {
-                const bool later = warp != who.warp && reads[warp] > clock.ticks[warp];
-                const bool lane = warp == who.warp && reads[warp] != 0 && reads[warp] == clock.ticks[warp] &&
+            check_write(cell, who, unordered(cell, who, clock), cell_at);
+            for (uint32_t warp = 0; warp < warps(); warp++) {
+                const uint32_t known = clock.ticks[agent(warp)];
+                const bool later = warp != who.warp && reads[warp] > known;
+                const bool lane = warp == who.warp && reads[warp] != 0 && reads[warp] == known &&
                                   cell.reader_lane != who.lane && cell.read_order == clock.lanes_ordered;
                 if (later || lane) {
-                    report_.error("race", who.where, "write of 0x%x by warp %u lane %u, read by warp %u", cell_at, who.warp,
-                                  who.lane, warp);
+                    tell_read(cell_at, who, warp);
                 }
             }
             cell.copy_of = copy_of;
             stamp(cell, who);
+        });
+    }
+
+    // The start of a copy by a thread of another block of the cluster, whose warp has this clock.
+    void write_from(uint32_t address, uint32_t size, const Toucher& who, const Clock& clock, uint32_t copy_of) {
+        each(address, size, [&](Cell& cell, uint32_t* reads, uint32_t cell_at) {
+            check_write(cell, who, cell.tick > clock.ticks[agent(cell.writer)], cell_at);
+            for (uint32_t warp = 0; warp < warps(); warp++) {
+                if (reads[warp] > clock.ticks[agent(warp)]) {
+                    tell_read(cell_at, who, warp);
+                }
+            }
+            cell.copy_of = copy_of;
+            cell.written = true;
         });
     }
 
@@ -154,24 +183,24 @@ class Shadow {
         each(address, size, [&](Cell& cell, uint32_t* reads, uint32_t) {
             cell.readers--;
             for (uint32_t i = 0; i < count; i++) {
-                reads[first_warp + i] = clocks_[first_warp + i].ticks[first_warp + i];
+                reads[first_warp + i] = clock(first_warp + i).ticks[agent(first_warp + i)];
             }
         });
     }
 
     // What a warp knows goes into a barrier, and what it does from now on is later.
     void release(uint32_t warp, Ticks& into) {
-        model::join(into, clocks_[warp].ticks);
-        clocks_[warp].ticks[warp]++;
+        model::join(into, clock(warp).ticks);
+        clock(warp).ticks[agent(warp)]++;
     }
 
     // What a barrier knows.
     void acquire(uint32_t warp, const Ticks& from) {
-        model::join(clocks_[warp].ticks, from);
-        clocks_[warp].lanes_ordered++;
+        model::join(clock(warp).ticks, from);
+        clock(warp).lanes_ordered++;
     }
 
-    Ticks no_ticks() const { return Ticks(warps() + MAX_BARRIERS, 0); }
+    Ticks no_ticks() const { return agents_.none(); }
 
     // Warps wait for each other.
     void meet(const std::vector<uint32_t>& who) {
@@ -188,7 +217,7 @@ class Shadow {
     void fence(uint32_t thread) { fenced_[thread] = writes_[thread]; }
 
     // The lanes of a warp wait for each other.
-    void order_lanes(uint32_t warp) { clocks_[warp].lanes_ordered++; }
+    void order_lanes(uint32_t warp) { clock(warp).lanes_ordered++; }
 
   private:
     static constexpr uint8_t MANY = 0xff;
@@ -203,19 +232,35 @@ class Shadow {
         bool written = false;
     };
 
-    static bool unordered(const Cell& cell, const Toucher& who, const Clock& clock) {
+    void check_write(const Cell& cell, const Toucher& who, bool unordered, uint32_t cell_at) {
+        if (cell.copy_of != 0) {
+            report_.error("copy-in-flight", who.where, "write of 0x%x while the copy of thread %u writes it", cell_at,
+                          cell.copy_of - 1);
+        } else if (cell.readers > 0) {
+            report_.error("race", who.where, "write of 0x%x while a product or a box reads it", cell_at);
+        } else if (cell.written && unordered) {
+            report_.error("race", who.where, "write of 0x%x by warp %u lane %u, written by warp %u lane %u", cell_at, who.warp,
+                          who.lane, cell.writer, cell.writer_lane);
+        }
+    }
+
+    void tell_read(uint32_t cell_at, const Toucher& who, uint32_t warp) {
+        report_.error("race", who.where, "write of 0x%x by warp %u lane %u, read by warp %u", cell_at, who.warp, who.lane, warp);
+    }
+
+    bool unordered(const Cell& cell, const Toucher& who, const Clock& clock) const {
         if (cell.writer != who.warp) {
-            return cell.tick > clock.ticks[cell.writer];
+            return cell.tick > clock.ticks[agent(cell.writer)];
         }
         return cell.writer_lane != who.lane && cell.order == clock.lanes_ordered;
     }
 
     void stamp(Cell& cell, const Toucher& who) {
-        const Clock& clock = clocks_[who.warp];
+        const Clock& clock = this->clock(who.warp);
         cell.written = true;
         cell.writer = static_cast<uint8_t>(who.warp);
         cell.writer_lane = static_cast<uint8_t>(who.lane);
-        cell.tick = clock.ticks[who.warp];
+        cell.tick = clock.ticks[agent(who.warp)];
         cell.order = clock.lanes_ordered;
         cell.sequence = ++writes_[who.warp * LANES + who.lane];
     }
@@ -224,7 +269,7 @@ class Shadow {
     void each(uint32_t address, uint32_t size, F touch) {
         const uint32_t first = (address - SHARED_BASE) / 4, end = (address - SHARED_BASE + size + 3) / 4;
         for (uint32_t i = first; i < end; i++) {
-            touch(cells_[i], &reads_[i * clocks_.size()], SHARED_BASE + 4 * i);
+            touch(cells_[i], &reads_[i * warps()], SHARED_BASE + 4 * i);
         }
     }
 
@@ -232,7 +277,8 @@ class Shadow {
     std::vector<Cell> cells_;
     // For each cell, the tick of each warp's last read.
     std::vector<uint32_t> reads_;
-    std::vector<Clock> clocks_;
+    Agents& agents_;
+    uint32_t block_;
     // Of each thread: its writes, and how many of them are fenced.
     std::vector<uint32_t> writes_, fenced_;
     Report& report_;

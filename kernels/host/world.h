@@ -1,5 +1,5 @@
-// The state of a launch on the model: its configuration, the block that runs, its threads and warps. The surface
-// (`host/ptx`) reads and changes it; `launch.h` drives it. One world a host thread.
+// The state of a launch on the model: of each block that runs a world, its threads and warps, and what the blocks of a
+// cluster share. The surface (`host/ptx`) reads and changes it; `launch.h` drives it. One world at a time a host thread.
 #pragma once
 
 #include <functional>
@@ -70,6 +70,8 @@ struct Barrier {
     bool fenced = false;
     // What those who arrived in this phase know, and what those of the phases before knew.
     Ticks arriving, arrived;
+    // Of each agent, when it passed a wait for the phase before: who ends the phase must know, or it may miss it.
+    Ticks passed;
 };
 
 // A product of a warpgroup, and what it reads.
@@ -79,10 +81,18 @@ struct Span {
 struct Product {
     uint32_t posted = 0;
     uint64_t a = 0, b = 0;
+    // Which of each thread's sums it adds to.
+    size_t sums = 0;
     // Of each thread, where A comes from registers: read when the product runs.
     std::vector<const uint32_t*> fragments;
     std::vector<Span> reads;
     std::function<void()> run;
+};
+
+// Sums that products add to, and where their thread has them.
+struct Sums {
+    float* owner;
+    std::vector<float> values;
 };
 
 // A warpgroup's products: those of the open group, and the committed groups in order. Its threads' sums are kept here
@@ -92,8 +102,7 @@ struct Warpgroup {
     // Of each thread: products it has posted, and how many of them each of its groups ends with.
     std::vector<uint32_t> posted = std::vector<uint32_t>(128);
     std::vector<std::vector<uint32_t>> groups = std::vector<std::vector<uint32_t>>(128);
-    std::vector<std::vector<float>> sums = std::vector<std::vector<float>>(128);
-    std::vector<float*> owners = std::vector<float*>(128);
+    std::vector<std::vector<Sums>> sums = std::vector<std::vector<Sums>>(128);
     // Products that ran.
     uint32_t done = 0;
 };
@@ -107,10 +116,31 @@ struct Warp {
     uint64_t met = 0;
 };
 
+struct World;
+
+// What the blocks of a cluster share. One block alone is a cluster too.
+struct Cluster {
+    Agents agents;
+    std::vector<std::unique_ptr<World>> blocks;
+    std::function<void()> kernel;
+    Report& report;
+    uint64_t& random;
+    // Threads at the cluster's barrier, and how often all were.
+    uint32_t arrived = 0;
+    uint64_t met = 0;
+};
+
 struct World {
-    Config config = {};
-    Report report;
-    uint32_t block = 0;
+    World(const Config& with, Cluster& of, uint32_t number, uint32_t place)
+        : config(with), cluster(of), report(of.report), block(number), rank(place), threads(with.threads),
+          warps(with.threads / LANES), shared(std::make_unique<Shadow>(with.shared_bytes, of.agents, place, of.report)),
+          warpgroups(with.threads / 128), signals(of.agents.none()), alive(with.threads) {}
+
+    Config config;
+    Cluster& cluster;
+    Report& report;
+    // Number in the grid, and in the cluster.
+    uint32_t block, rank;
     uint32_t running = 0;
     std::vector<Thread> threads;
     std::vector<Warp> warps;
@@ -122,9 +152,10 @@ struct World {
     std::vector<Barrier> barriers;
     std::vector<Box> boxes;
     std::vector<Warpgroup> warpgroups;
+    // Of each agent of another block, when it last signalled a barrier here; and this block's threads that have not ended.
+    Ticks signals;
+    uint32_t alive;
     Context host;
-    std::function<void()> kernel;
-    uint64_t random = 1;
 
     Thread& thread() { return threads[running]; }
     Toucher toucher(const Where& where) const { return {running / LANES, running % LANES, where}; }
@@ -138,12 +169,24 @@ struct World {
 
     // xorshift64*, for seeded orders.
     uint32_t draw(uint32_t below) {
+        uint64_t& random = cluster.random;
         random ^= random >> 12, random ^= random << 25, random ^= random >> 27;
         return static_cast<uint32_t>((random * 0x2545f4914f6cdd1dull) >> 33) % below;
     }
 };
 
 inline thread_local World* world = nullptr;
+
+// The world of another block of the cluster, for as long as this lives.
+class In {
+  public:
+    explicit In(World& other) : back_(world) { world = &other; }
+    In(const In&) = delete;
+    ~In() { world = back_; }
+
+  private:
+    World* back_;
+};
 
 // Lets others run until `ready` says that this thread may go on.
 inline void wait_until(bool (*ready)(const Thread&), const char* what, const Where& where) {

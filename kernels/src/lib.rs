@@ -10,6 +10,7 @@ mod attention_reference;
 mod attention_sm80;
 mod map;
 mod matmul;
+mod matmul_sm90;
 mod streaming;
 mod view;
 
@@ -24,10 +25,8 @@ pub use attention_paged::{AttentionCombine, AttentionPaged};
 pub use attention_reference::AttentionReference;
 pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
-pub use matmul::{
-    Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90, MatmulSm90Args,
-    Matrices, Side,
-};
+pub use matmul::{Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, Matrices};
+pub use matmul_sm90::{Form, MatmulSm90, MatmulSm90Args, Side};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
 
@@ -140,6 +139,14 @@ impl Row {
         }
     }
 
+    /// Blocks of a cluster: a grid is a multiple of it.
+    pub fn cluster(&self) -> u32 {
+        match self {
+            Self::MatmulSm90(row) => row.cluster,
+            _ => 1,
+        }
+    }
+
     /// Bytes of dynamic shared memory of a block.
     pub fn shared_bytes(&self) -> u32 {
         match self {
@@ -163,11 +170,15 @@ impl Row {
         let (args, shape, run) = self.template();
         let (file, key, threads, shared) =
             (self.file(), self.key(), self.threads(), self.shared_bytes());
+        let kernel = match self.cluster() {
+            1 => format!("KERNEL({key}, Shape::THREADS, 1)"),
+            n => format!("KERNEL_OF_CLUSTER({key}, Shape::THREADS, 1, {n})"),
+        };
         format!(
             "#include \"{file}\"\n\
              using Shape = {shape};\n\
              static_assert(Shape::THREADS == {threads} && Shape::SHARED_BYTES == {shared}, \"as the host counts\");\n\
-             KERNEL({key}, Shape::THREADS, 1)(PARAMETER({args}) args) {{ {run}<Shape>(args); }}\n"
+             {kernel}(PARAMETER({args}) args) {{ {run}<Shape>(args); }}\n"
         )
     }
 }
@@ -177,7 +188,7 @@ pub fn rows() -> Vec<Row> {
     let plain = MatmulF32::all().into_iter().map(Row::MatmulF32);
     let plain = plain.chain([Row::MatmulReference(MatmulReference)]);
     let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
-    let sm90 = MatmulSm90::all().into_iter().map(Row::MatmulSm90);
+    let sm90 = MatmulSm90::forms().into_iter().map(Row::MatmulSm90);
     let attention80 = AttentionSm80::all().into_iter().map(Row::AttentionSm80);
     let attention90 = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
@@ -220,6 +231,7 @@ sources!(
     "cuda/norm.cu",
     "cuda/norm_backward.cu",
     "cuda/ptx.h",
+    "cuda/ptx/cluster.h",
     "cuda/ptx/convert.h",
     "cuda/ptx/cp_async.h",
     "cuda/ptx/mbarrier.h",
@@ -247,6 +259,7 @@ sources!(
     "cuda/tile/parts.h",
     "cuda/tile/place.h",
     "cuda/tile/queries.h",
+    "cuda/tile/ring.h",
     "cuda/tile/rows.h",
     "cuda/tile/softmax.h",
     "cuda/tile/swizzle.h",

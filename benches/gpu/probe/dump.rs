@@ -37,6 +37,8 @@ pub(crate) struct Section {
     pub(crate) name: &'static str,
     pub(crate) hopper: bool,
     pub(crate) blocks: u32,
+    /// Blocks of a cluster.
+    pub(crate) cluster: u32,
     pub(crate) threads: u32,
     pub(crate) shared_bytes: u32,
     pub(crate) words: usize,
@@ -44,12 +46,18 @@ pub(crate) struct Section {
 }
 
 const fn section(name: &'static str, words: usize, claim: Claim) -> Section {
-    Section { name, hopper: false, blocks: 1, threads: 32, shared_bytes: 1024, words, claim }
+    let (hopper, blocks, cluster, threads, shared_bytes) = (false, 1, 1, 32, 1024);
+    Section { name, hopper, blocks, cluster, threads, shared_bytes, words, claim }
 }
 
 /// One of Hopper's.
 const fn hopper(name: &'static str, threads: u32, words: usize, claim: Claim) -> Section {
-    Section { name, hopper: true, blocks: 1, threads, shared_bytes: 40 << 10, words, claim }
+    Section { hopper: true, threads, shared_bytes: 40 << 10, ..section(name, words, claim) }
+}
+
+/// One of two clusters of two.
+const fn cluster(name: &'static str, words: usize, claim: Claim) -> Section {
+    Section { blocks: 4, cluster: 2, ..hopper(name, 32, words, claim) }
 }
 
 const FINITE: usize = 240;
@@ -90,6 +98,8 @@ pub(crate) const SECTIONS: &[Section] = &[
     hopper("matrices_out", 32, 256, Exact),
     hopper("box_out", 32, TENSOR_WORDS, Exact),
     hopper("box_out_before", 32, TENSOR_WORDS, Exact),
+    cluster("cluster_signals", 4 * 32, Exact),
+    cluster("boxes_to_all", 4 * 1024, Exact),
     hopper("right_dense_64", 128, 8 * 128, Exact),
     hopper("right_dense_128", 128, 16 * 128, Exact),
     hopper("right_outer_64", 128, 8 * 128, Exact),

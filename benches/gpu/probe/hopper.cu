@@ -74,6 +74,34 @@ BOX(box_32, 2, 512, 30, 0, 1, 0, 1)
 BOX(box_unswizzled, 3, 1280, 8, 2, 0, 1, 1)
 #undef BOX
 
+// Each block of a cluster signals all of them, itself too.
+KERNEL_OF_CLUSTER(cluster_signals, 32, 1, 2)(PARAMETER(ProbeArgs) args) {
+    const u32 barrier = made_barrier(shared_base(), 2), t = thread_index();
+    sync_cluster();
+    if (t < 2) {
+        arrive_at(barrier, t);
+    }
+    // Both came.
+    wait_barrier(barrier, 0);
+    put(args, block_index() * 32 + t, 1 + cluster_rank() + 16 * block_index());
+}
+
+// Each block of a cluster brings one of two boxes to both.
+KERNEL_OF_CLUSTER(boxes_to_all, 32, 1, 2)(PARAMETER(ProbeArgs) args) {
+    const u32 barrier = made_barrier(shared_base() + 2 * BOX_BYTES, 1), rank = cluster_rank();
+    sync_cluster();
+    if (thread_index() == 0) {
+        const i32 place[5] = {(i32)(8 * rank), (i32)block_index(), 0, 1, 0};
+        arrive_expecting(barrier, 4096);
+        copy_box_to(3, shared_base() + 2048 * rank, args.maps[0], barrier, place);
+    }
+    // Both boxes are here.
+    wait_barrier(barrier, 0);
+    for (u32 i = thread_index(); i < 1024; i += 32) {
+        put(args, block_index() * 1024 + i, load_shared_u32(shared_base() + 4 * i));
+    }
+}
+
 // Matrices that go to shared memory as they are, and transposed.
 KERNEL(matrices_out, 32, 1)(PARAMETER(ProbeArgs) args) {
     const u32 t = thread_index(), base = shared_base();

@@ -34,6 +34,11 @@ DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[4]) {
                  : "memory");
 }
 
+// Two of them.
+DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[2]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row), "r"(in[0]), "r"(in[1]) : "memory");
+}
+
 // sums += A B of 16 by 16 by 8.
 DEVICE void mma_bf16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "

@@ -18,6 +18,15 @@ DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&
         : "memory");
 }
 
+// The same to the blocks of the cluster whose bits are set: in each to this address, its bytes counting at its own barrier.
+DEVICE void copy_box_to(u16 blocks, u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5]) {
+    asm volatile(
+        "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+        " [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(shared),
+        "l"(&map), "r"(barrier), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]), "h"(blocks)
+        : "memory");
+}
+
 // Takes the box at a place from shared memory, which the writers fenced by `fence_async`. It belongs to the group of the
 // thread's next `commit_stores`.
 DEVICE void store_box(const TensorMap& map, u32 shared, const i32 (&at)[5]) {

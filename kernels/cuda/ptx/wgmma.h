@@ -19,7 +19,10 @@ DEVICE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-// Operands of an instruction that adds to 32, 64 or 128 sums a thread: their numbers, and the sums themselves.
+// Operands of an instruction that adds to 4 to 128 sums a thread: their numbers, and the sums themselves.
+#define NUMBERS_4 "%0, %1, %2, %3"
+#define NUMBERS_8 NUMBERS_4 ", %4, %5, %6, %7"
+#define NUMBERS_16 NUMBERS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define NUMBERS_32                                                                         \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "               \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -35,7 +38,8 @@ DEVICE void wgmma_wait() {
     "%110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, " \
     "%124, %125, %126, %127"
 #define SUMS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define SUMS_16(d, i) SUMS_4(d, i), SUMS_4(d, i + 4), SUMS_4(d, i + 8), SUMS_4(d, i + 12)
+#define SUMS_8(d, i) SUMS_4(d, i), SUMS_4(d, i + 4)
+#define SUMS_16(d, i) SUMS_8(d, i), SUMS_8(d, i + 8)
 #define SUMS_32(d, i) SUMS_16(d, i), SUMS_16(d, i + 16)
 #define SUMS_64(d, i) SUMS_32(d, i), SUMS_32(d, i + 32)
 #define SUMS_128(d, i) SUMS_64(d, i), SUMS_64(d, i + 64)
@@ -62,6 +66,9 @@ DEVICE void wgmma_wait() {
                      : "memory");                                                                                \
     }
 #define WGMMAS(TYPE)                                            \
+    WGMMA(TYPE, 8, 4, 4, 5, 6, 7)                               \
+    WGMMA(TYPE, 16, 8, 8, 9, 10, 11)                            \
+    WGMMA(TYPE, 32, 16, 16, 17, 18, 19)                         \
     WGMMA(TYPE, 64, 32, 32, 33, 34, 35)                         \
     WGMMA(TYPE, 128, 64, 64, 65, 66, 67)                        \
     WGMMA(TYPE, 256, 128, 128, 129, 130, 131)                   \
@@ -76,7 +83,11 @@ WGMMAS(f16)
 #undef SUMS_64
 #undef SUMS_32
 #undef SUMS_16
+#undef SUMS_8
 #undef SUMS_4
 #undef NUMBERS_128
 #undef NUMBERS_64
 #undef NUMBERS_32
+#undef NUMBERS_16
+#undef NUMBERS_8
+#undef NUMBERS_4

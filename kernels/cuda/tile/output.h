@@ -1,5 +1,6 @@
 // The way out of a warpgroup's sums of 64 rows, through shared memory of its own: rounded and as boxes by the copy engine,
-// behind the threads, or as whole rows through the epilogue. `matmul_sm90.cu` calls it.
+// behind the threads, or as whole rows through the epilogue. Where sides are swapped, rows of the sums are columns of the
+// output. `matmul_sm90.cu` calls it.
 #pragma once
 
 #include "cuda/tile/descriptor.h"
@@ -22,6 +23,16 @@ DEVICE void meet(u32 consumer) {
     }
 }
 
+// One thread of the warpgroup starts all its boxes, and it alone can wait for them.
+DEVICE bool starts_boxes() { return thread_index() % WARPGROUP == 0; }
+
+// What was staged has been read: before the next is, and before the block ends.
+DEVICE void wait() {
+    if (starts_boxes()) {
+        wait_stores_read<0>();
+    }
+}
+
 // What a tile's place in the output is to the copy engine.
 struct Corner {
     u32 row, column;
@@ -29,13 +40,12 @@ struct Corner {
     u32 batch[3];
 };
 
-template <u32 COLUMNS>
+template <u32 COLUMNS, bool SWAPPED>
 class Output {
   public:
     DEVICE_MEMBER Output(u32 staged, u32 consumer) : staged_(staged), consumer_(consumer) {}
 
-    // Rounds the sums and has boxes of them taken. They are read while the threads go on: before the next ones are staged,
-    // and before the block ends, `wait` says that it is done.
+    // Rounds the sums and has boxes of them taken, which are read while the threads go on.
     DEVICE_MEMBER void store(const f32 (&sums)[COLUMNS / 2], const TensorMap& map, const MatmulArgs& args, const Corner& to) const {
         constexpr u32 ROUND = COLUMNS < 2 * BOX ? COLUMNS : 2 * BOX;
 #pragma unroll
@@ -44,13 +54,13 @@ class Output {
             // The boxes before have been read.
             meet(consumer_);
 #pragma unroll
-            for (u32 c = 0; c < ROUND; c += 16) {
+            for (u32 c = 0; c < ROUND; c += COLUMNS < 16 ? 8 : 16) {
                 stage(sums, args, round + c, c);
             }
             fence_async();
             // Everybody's rows are there, and the engine sees them.
             meet(consumer_);
-            if (thread() == 0) {
+            if (starts_boxes()) {
 #pragma unroll
                 for (u32 c = 0; c < ROUND; c += BOX) {
                     const i32 at[5] = {(i32)(to.column + round + c), (i32)to.row, (i32)to.batch[2], (i32)to.batch[1], (i32)to.batch[0]};
@@ -58,13 +68,6 @@ class Output {
                 }
                 commit_stores();
             }
-        }
-    }
-
-    // One thread starts all boxes, and it alone can wait for them.
-    DEVICE_MEMBER void wait() const {
-        if (thread() == 0) {
-            wait_stores_read<0>();
         }
     }
 
@@ -78,7 +81,12 @@ class Output {
             for (u32 i = 0; i < COLUMNS / 2; i += 2) {
                 if (i / (SLICE / 2) == slice / SLICE) {
                     const u32 r = fragment::wgmma_row(thread(), i), c = fragment::wgmma_column(thread(), i) % SLICE;
-                    store_shared(sum(r, c), sums[i], sums[i + 1]);
+                    if constexpr (SWAPPED) {
+                        store_shared_f32(sum(c, r), sums[i]);
+                        store_shared_f32(sum(c + 1, r), sums[i + 1]);
+                    } else {
+                        store_shared(sum(r, c), sums[i], sums[i + 1]);
+                    }
                 }
             }
             // All of the slice is there.
@@ -88,28 +96,40 @@ class Output {
     }
 
   private:
+    static_assert(!SWAPPED || COLUMNS <= SLICE, "swapped, one slice has all");
+
     static DEVICE_MEMBER u32 thread() { return thread_index() % WARPGROUP; }
 
     // Where a staged sum lies: chunks of a row change places with the row, so that neither way meets a bank often.
     DEVICE_MEMBER u32 sum(u32 r, u32 c) const { return staged_ + r * SLICE * 4 + (c / 4 ^ r % 8 * 2) * 16 + c % 4 * 4; }
 
-    // Sixteen columns of the sums, from `c` on, to those of the boxes from `to` on: as the engine's swizzle of 128 wants it.
+    // Sixteen columns of the sums, or all eight, from `c` on, to those of the boxes from `to` on: as the engine's swizzle of
+    // 128 wants it.
     DEVICE_MEMBER void stage(const f32 (&sums)[COLUMNS / 2], const MatmulArgs& args, u32 c, u32 to) const {
-        u32 words[4];
+        constexpr u32 WORDS = COLUMNS < 16 ? 2 : 4;
+        u32 words[WORDS];
 #pragma unroll
-        for (u32 i = 0; i < 4; i++) {
+        for (u32 i = 0; i < WORDS; i++) {
             const f32 x = Epilogue::product(args.alpha, sums[c / 2 + 2 * i]), y = Epilogue::product(args.alpha, sums[c / 2 + 2 * i + 1]);
             words[i] = args.out.dtype == BF16 ? bf16_pair(x, y) : f16_pair(x, y);
         }
-        // Matrices: rows 0 to 7 and 8 to 15 of a warp, of eight columns and of the next.
-        const u32 matrix = thread() % 32 / 8;
-        const u32 r = thread() / 32 * 16 + matrix % 2 * 8 + thread() % 8, chunk = to % BOX / 8 + matrix / 2;
-        store_matrices(staged_ + to / BOX * BOX_BYTES + r * descriptor::ROW + (chunk ^ r % 8) * 16, words);
+        // Matrices: rows 0 to 7 and 8 to 15 of a warp's sums, of eight columns and of the next. This lane names a row of one.
+        const u32 matrix = thread() % 32 / 8 % WORDS, warp = thread() / 32;
+        if constexpr (SWAPPED) {
+            store_matrices_transposed(boxed(to + matrix / 2 * 8 + thread() % 8, warp * 2 + matrix % 2), words);
+        } else {
+            const u32 chunk = to % BOX / 8 + matrix / 2;
+            store_matrices(to / BOX * BOX_BYTES + boxed(warp * 16 + matrix % 2 * 8 + thread() % 8, chunk), words);
+        }
     }
 
+    // Eight elements of a box.
+    DEVICE_MEMBER u32 boxed(u32 r, u32 chunk) const { return staged_ + r * descriptor::ROW + (chunk ^ r % 8) * 16; }
+
     DEVICE_MEMBER void write(const Epilogue& epilogue, const MatmulArgs& args, u32 row, u32 column) const {
+        constexpr u32 STAGED_ROWS = SWAPPED ? COLUMNS : ROWS;
 #pragma unroll 1
-        for (u32 i = thread(); i < ROWS * SLICE / 8; i += WARPGROUP) {
+        for (u32 i = thread(); i < STAGED_ROWS * SLICE / 8; i += WARPGROUP) {
             const u32 r = i / (SLICE / 8), c = i % (SLICE / 8) * 8;
             if (row + r >= args.m || column + c >= args.n) {
                 continue;

@@ -22,9 +22,17 @@ inline void settle(Barrier& barrier) {
     if (barrier.arrivals == 0 && barrier.bytes == 0) {
         barrier.phase++;
         barrier.arrivals = barrier.expected;
+        for (size_t agent = 0; agent < barrier.passed.size(); agent++) {
+            if (barrier.passed[agent] > barrier.arriving[agent]) {
+                world->report.error("phase-lag", Where::current(),
+                                    "phase %u of 0x%x ended, and who ended it does not know that agent %zu saw the one before",
+                                    barrier.phase - 1, barrier.address, agent);
+            }
+            barrier.passed[agent] = 0;
+        }
         // Its own tick: what copies wrote in the phase that ends.
         const size_t self = world->shared->warps() + static_cast<size_t>(&barrier - world->barriers.data());
-        barrier.arriving[self] = barrier.phase;
+        barrier.arriving[world->shared->agent(static_cast<u32>(self))] = barrier.phase;
         join(barrier.arrived, barrier.arriving);
     }
 }
@@ -53,7 +61,7 @@ DEVICE void init_barrier(u32 barrier, u32 arrivals, const model::Where& where = 
     made.address = barrier;
     made.expected = made.arrivals = arrivals;
     made.initialised_by = w.running;
-    made.arriving = made.arrived = w.shared->no_ticks();
+    made.arriving = made.arrived = made.passed = w.shared->no_ticks();
     w.shared->write(barrier, 8, w.toucher(where));
     w.barriers.push_back(made);
 }
@@ -91,7 +99,10 @@ DEVICE void wait_barrier(u32 barrier, u32 parity, const model::Where& where = mo
             return true;
         },
         "a barrier in shared memory", where);
-    w.shared->acquire(w.running / model::LANES, model::barrier_at(barrier, where)->arrived);
+    model::Barrier& passed = *model::barrier_at(barrier, where);
+    const u32 warp = w.running / model::LANES, agent = w.shared->agent(warp);
+    w.shared->acquire(warp, passed.arrived);
+    passed.passed[agent] = w.shared->clock(warp).ticks[agent];
 }
 
 DEVICE void fence_async() { model::world->shared->fence(model::world->running); }

@@ -45,19 +45,20 @@ struct Stored {
     const u32* in;
 };
 
-inline void store_matrices(const char* name, u32 row, const u32 (&in)[4], bool transposed, const Where& where) {
+template <u32 MATRICES>
+void store_matrices(const char* name, u32 row, const u32 (&in)[MATRICES], bool transposed, const Where& where) {
     Stored mine{row, in};
     u32 none = 0;
     meet(name, mine, none, where, [&](const Stored** ins, u32**) {
         World& w = *world;
         u16 matrices[4][8][8];
         for (u32 lane = 0; lane < LANES; lane++) {
-            for (u32 i = 0; i < 8; i++) {
+            for (u32 i = 0; i < 2 * MATRICES; i++) {
                 const u32 r = fragment::matrix_row(lane), c = fragment::matrix_column(lane, i % 2);
                 matrices[i / 2][transposed ? c : r][transposed ? r : c] = static_cast<u16>(ins[lane]->in[i / 2] >> 16 * (i % 2));
             }
         }
-        for (u32 i = 0; i < LANES; i++) {
+        for (u32 i = 0; i < 8 * MATRICES; i++) {
             if (u8* bytes = w.shared->at(ins[i]->row, 16, where)) {
                 w.shared->write(ins[i]->row, 16, {w.running / LANES, i, where});
                 memcpy(bytes, matrices[i / 8][i % 8], 16);
@@ -112,7 +113,8 @@ DEVICE void store_matrices(u32 row, const u32 (&in)[4], const model::Where& wher
     model::store_matrices("store_matrices", row, in, false, where);
 }
 
-DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[4], const model::Where& where = model::Where::current()) {
+template <u32 MATRICES>
+DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[MATRICES], const model::Where& where = model::Where::current()) {
     model::store_matrices("store_matrices_transposed", row, in, true, where);
 }
 

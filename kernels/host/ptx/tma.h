@@ -92,39 +92,75 @@ inline void take(Store& store) {
     }
 }
 
-}  // namespace model
+struct Coordinates {
+    i32 at[5];
+};
 
-DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
-    model::World& w = *model::world;
-    const u32 bytes = model::bytes_of(map);
-    model::Barrier* counts = model::barrier_at(barrier, where);
-    if (counts == nullptr || !model::is_place(map, shared, where)) {
+// Starts to bring a box to a block of the cluster, which may be the running thread's own.
+inline void start_box(World& to, u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5], const Where& where) {
+    World& from = *world;
+    const Toucher who = from.toucher(where);
+    const Clock& clock = from.shared->clock(who.warp);
+    const bool is_own = &from == &to;
+    const In in(to);
+    const u32 bytes = bytes_of(map);
+    Barrier* counts = barrier_at(barrier, where);
+    if (counts == nullptr || !is_place(map, shared, where)) {
         return;
     }
     if (!counts->fenced) {
-        w.report.error("barrier-unfenced", where, "0x%x was made without a fence", barrier);
+        to.report.error("barrier-unfenced", where, "0x%x was made without a fence", barrier);
     }
-    w.shared->write(shared, bytes, w.toucher(where), w.running + 1);
-    memset(w.shared->at(shared, 128, where), 0xff, bytes);
-    const u32 index = static_cast<u32>(counts - w.barriers.data());
-    struct Coordinates {
-        i32 at[5];
-    } place;
-    memcpy(place.at, at, sizeof place.at);
-    model::Box box{barrier, bytes, [=, &map] {
-        model::run_box(map, shared, place.at, where);
-        model::Barrier& b = model::world->barriers[index];
-        model::world->shared->land_box(shared, bytes, index, b.phase + 1);
-        b.bytes -= bytes;
-        if (b.bytes < 0) {
-            model::world->report.error("barrier-bytes", where, "%lld bytes too many at 0x%x", static_cast<long long>(-b.bytes), barrier);
+    if (is_own) {
+        to.shared->write(shared, bytes, who, from.running + 1);
+    } else {
+        if (!to.shared->knows(barrier, clock)) {
+            to.report.error("race", where, "a box to block %u, which may not have made 0x%x yet", to.block, barrier);
         }
-        model::settle(b);
+        to.shared->write_from(shared, bytes, who, clock, from.running + 1);
+    }
+    memset(to.shared->at(shared, 128, where), 0xff, bytes);
+    const u32 index = static_cast<u32>(counts - to.barriers.data());
+    Coordinates place;
+    memcpy(place.at, at, sizeof place.at);
+    Box box{barrier, bytes, [=, &map] {
+        World& here = *world;
+        run_box(map, shared, place.at, where);
+        Barrier& b = here.barriers[index];
+        here.shared->land_box(shared, bytes, index, b.phase + 1);
+        b.bytes -= bytes;
+        // Before its own thread expects them, bytes of a peer may come, but no phase may end by that.
+        if (b.bytes < 0 && (is_own || b.arrivals == 0)) {
+            here.report.error("barrier-bytes", where, "%lld bytes too many at 0x%x", static_cast<long long>(-b.bytes), barrier);
+        }
+        if (here.alive == 0) {
+            here.report.error("cluster-exit", where, "a box came to block %u, which has ended", here.block);
+        }
+        settle(b);
     }};
-    if (w.early_copies()) {
+    if (to.early_copies()) {
         box.run();
     } else {
-        w.boxes.push_back(std::move(box));
+        to.boxes.push_back(std::move(box));
+    }
+}
+
+}  // namespace model
+
+DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
+    model::start_box(*model::world, shared, map, barrier, at, where);
+}
+
+DEVICE void copy_box_to(u16 blocks, u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
+    model::Cluster& cluster = model::world->cluster;
+    if (blocks == 0 || blocks >> cluster.blocks.size() != 0) {
+        model::world->report.error("cluster", where, "a box to blocks 0x%x of %zu", blocks, cluster.blocks.size());
+        return;
+    }
+    for (u32 rank = 0; rank < cluster.blocks.size(); rank++) {
+        if (blocks >> rank & 1) {
+            model::start_box(*cluster.blocks[rank], shared, map, barrier, at, where);
+        }
     }
 }
 
@@ -135,9 +171,7 @@ DEVICE void store_box(const TensorMap& map, u32 shared, const i32 (&at)[5], cons
         return;
     }
     w.shared->begin_read(shared, bytes, w.toucher(where), w.running / model::LANES, 1);
-    struct Coordinates {
-        i32 at[5];
-    } place;
+    model::Coordinates place;
     memcpy(place.at, at, sizeof place.at);
     const auto take = [=, &map](model::Store& store) {
         model::each_of_box(map, shared, place.at, [&](u32 in_shared, u64) {

@@ -83,6 +83,7 @@ inline std::vector<f32> left_of(const Product& product, const Left& left, f32 (*
 
 inline void run_product(u32 index, u32 number, const Left& left, u64 b, u32 n, bool b_outer, f32 (*widen)(u16), const Where& where) {
     Warpgroup& group = world->warpgroups[index];
+    const size_t of = group.all[number]->sums;
     const std::vector<f32> lhs = left_of(*group.all[number], left, widen, where);
     const Descriptor of_b(b, b_outer, where);
     std::vector<f32> rhs(n * 16);
@@ -93,11 +94,11 @@ inline void run_product(u32 index, u32 number, const Left& left, u64 b, u32 n, b
         for (u32 i = 0; i < n / 2; i++) {
             const f32* x = &lhs[fragment::wgmma_row(t, i) * 16];
             const f32* y = &rhs[fragment::wgmma_column(t, i) * 16];
-            double sum = group.sums[t][i];
+            double sum = group.sums[t][of].values[i];
             for (u32 k = 0; k < 16; k++) {
                 sum += static_cast<double>(x[k]) * y[k];
             }
-            group.sums[t][i] = static_cast<f32>(sum);
+            group.sums[t][of].values[i] = static_cast<f32>(sum);
         }
     }
 }
@@ -106,18 +107,19 @@ inline void wgmma(f32* sums, u32 n, const Left& left, u64 b, bool b_outer, f32 (
     World& w = *world;
     const u32 index = w.running / 128, thread = w.running % 128;
     Warpgroup& group = w.warpgroups[index];
-    take_sums(group, thread, sums, n / 2, where);
+    const size_t of = take_sums(group, thread, sums, n / 2, where);
     const u32 number = group.posted[thread]++;
     if (number == group.all.size()) {
         auto made = std::make_shared<Product>();
         made->a = left.descriptor;
         made->b = b;
+        made->sums = of;
         made->fragments.resize(left.fragment == nullptr ? 0 : 128);
         made->run = [=] { run_product(index, number, left, b, n, b_outer, widen, where); };
         group.all.push_back(std::move(made));
     }
     Product& product = *group.all[number];
-    if (product.a != left.descriptor || product.b != b || product.fragments.empty() != (left.fragment == nullptr)) {
+    if (product.a != left.descriptor || product.b != b || product.sums != of || product.fragments.empty() != (left.fragment == nullptr)) {
         w.report.error("wgmma-divergent", where, "thread %u multiplies other matrices than its warpgroup", thread);
         return;
     }
@@ -165,7 +167,7 @@ DEVICE void wgmma_wait(const model::Where& where = model::Where::current()) {
 #define MODEL_WGMMA(type, widen)                                                                                       \
     template <bool A_OUTER, bool B_OUTER, u32 SUMS>                                                                    \
     DEVICE void wgmma_##type(f32 (&d)[SUMS], u64 a, u64 b, const model::Where& where = model::Where::current()) {      \
-        static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "columns of 64, 128 or 256");                           \
+        static_assert(SUMS >= 4 && SUMS <= 128 && (SUMS & (SUMS - 1)) == 0, "columns of 8 to 256");                    \
         model::wgmma(d, 2 * SUMS, {a, A_OUTER, nullptr}, b, B_OUTER, widen, where);                                    \
     }                                                                                                                  \
     template <bool B_OUTER, u32 SUMS>                                                                                  \

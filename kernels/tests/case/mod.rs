@@ -18,6 +18,8 @@ pub(crate) struct Case {
     sides: [Operand; 2],
     args: MatmulArgs,
     out: Out,
+    /// Blocks of the grid of a persistent kernel, or clusters.
+    grid: u32,
     buffers: Vec<Vec<u8>>,
 }
 
@@ -71,7 +73,7 @@ fn form(row: &Row) -> (bool, [Major; 2], [u32; 2], u64) {
     match row {
         Row::MatmulSm80(row) => (row.bf16, [row.a, row.b], row.tile, row.state_bytes()),
         Row::MatmulSm90(row) => {
-            let tile = [leasehold_kernels::MatmulSm90::ROWS, row.columns];
+            let tile = [row.rows, row.columns];
             (row.bf16, [dense(row.a_outer), dense(row.b_outer)], tile, row.state_bytes())
         }
         _ => panic!("no product: {row:?}"),
@@ -170,10 +172,15 @@ impl Case {
             alpha: 1.0,
             ..MatmulArgs::default()
         };
-        Self { row, size, batch, sides, args, out, buffers }
+        Self { row, size, batch, sides, args, out, grid: 2, buffers }
     }
 
-    /// The whole product; a persistent kernel on two blocks.
+    /// The same on a grid of so many blocks, or clusters.
+    pub(crate) fn on(self, grid: u32) -> Self {
+        Self { grid, ..self }
+    }
+
+    /// The whole product; a persistent kernel on two blocks, or clusters.
     pub(crate) fn run(&self, model: &mut Model, order: Order) -> Outcome {
         self.launch(model, order, &self.args, &self.buffers)
     }
@@ -231,7 +238,8 @@ impl Case {
             offset_of!(MatmulSm90Args, out) as u32,
         ];
         let places: Vec<u32> = maps.into_iter().chain(places.iter().map(|at| inner + at)).collect();
-        model.run(&self.row, order, 2, (bytemuck::bytes_of(&args), &places), buffers)
+        let blocks = self.grid * row.cluster;
+        model.run(&self.row, order, blocks, (bytemuck::bytes_of(&args), &places), buffers)
     }
 
     fn element(&self, side: usize, entry: usize, outer: usize, k: usize) -> f64 {

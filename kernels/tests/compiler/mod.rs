@@ -161,6 +161,8 @@ pub(crate) struct Entry {
     pub(crate) threads: u32,
     /// Whether only Hopper has it.
     pub(crate) hopper: bool,
+    /// Blocks of a cluster.
+    pub(crate) cluster: u32,
 }
 
 impl Entry {
@@ -168,17 +170,18 @@ impl Entry {
         let (args, shape, run) = row.template();
         let hopper = row.archs() == ["sm_90a"];
         let call = format!("{run}<{shape}>");
-        Self { key: row.key(), args: args.into(), call, threads: row.threads(), hopper }
+        let (threads, cluster) = (row.threads(), row.cluster());
+        Self { key: row.key(), args: args.into(), call, threads, hopper, cluster }
     }
 
     /// Its definition.
     pub(crate) fn source(&self) -> String {
-        let Self { key, args, call, threads, hopper } = self;
+        let Self { key, args, call, threads, hopper, cluster } = self;
         format!(
             "extern const model::Row row_{key};\n\
-             const model::Row row_{key} = {{\"{key}\", sizeof({args}), {threads}, {hopper},\n\
+             const model::Row row_{key} = {{\"{key}\", sizeof({args}), {threads}, {hopper}, {cluster},\n\
              \x20   [](const void* args, const model::Config& config, char* text, u32 room) {{\n\
-             \x20       return model::launch(config, [=] {{ {call}(*static_cast<const {args}*>(args)); }}, text, room);\n\
+             \x20       return model::launch(config, [=] {{ {call}(*static_cast<const {args}*>(args)); }}, text, room, {cluster});\n\
              \x20   }}}};\n"
         )
     }

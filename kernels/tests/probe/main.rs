@@ -50,6 +50,7 @@ fn library() -> Option<PathBuf> {
         call: section.name.into(),
         threads: section.threads,
         hopper: section.hopper,
+        cluster: section.cluster,
     });
     let entries: Vec<Entry> = entries.collect();
     entries.iter().for_each(|entry| text += &entry.source());

@@ -36,8 +36,14 @@ fn every_row_multiplies_in_every_order() {
 #[test]
 fn any_cut_of_k_gives_equal_bits() {
     let Some(mut model) = Model::start() else { return };
-    let keys =
-        ["matmul_sm80_f16_kk_128x128", "matmul_sm80_bf16_oo_64x64", "matmul_sm90_bf16_ko_128x64"];
+    let keys = [
+        "matmul_sm80_f16_kk_128x128",
+        "matmul_sm80_bf16_oo_64x64",
+        "matmul_sm90_bf16_ko_128x64",
+        "matmul_sm90_bf16_kk_256x256_by2",
+        "matmul_sm90_f16_ko_128x128_ping_pong",
+        "matmul_sm90_bf16_ko_64x128_swapped",
+    ];
     for key in keys {
         let case = Case::new(row(key), 1, [65, 72, 200], 7);
         let whole = case.run(&mut model, Order::Late);
@@ -65,21 +71,50 @@ fn edge_sizes_run() {
     }
 }
 
-/// Each way out of the kernels for Hopper, in every order: other bits than those of the sums are found by `check`.
+/// Each way out of each form for Hopper, in every order, on grids of one block (or cluster) and more: other bits than those of
+/// the sums are found by `check`.
 #[test]
 fn every_way_out_writes_the_output() {
     let Some(mut model) = Model::start() else { return };
-    for (i, key) in ["bf16_kk_128x256", "f16_kk_128x128", "bf16_ok_128x64"].into_iter().enumerate()
-    {
+    let cases = [
+        ("bf16_kk_128x256", [133, 265], 2),
+        ("f16_kk_128x128", [133, 136], 1),
+        ("bf16_ok_128x64", [133, 200], 3),
+        ("bf16_ko_256x256_by2", [300, 265], 1),
+        ("f16_ok_256x128_ping_pong_by2", [300, 265], 1),
+        ("bf16_oo_128x128_ping_pong", [270, 136], 1),
+        ("f16_kk_64x256_ping_pong", [133, 265], 2),
+        ("bf16_ko_64x128_swapped", [57, 265], 1),
+        ("f16_kk_32x128_swapped", [33, 136], 2),
+        ("bf16_kk_16x128_swapped", [5, 264], 1),
+        ("f16_ko_8x128_swapped", [9, 129], 1),
+    ];
+    for (i, (key, [m, n], grid)) in cases.into_iter().enumerate() {
         let key = format!("matmul_sm90_{key}");
-        for out in [Out::Boxes, Out::Rows, Out::Turned] {
-            // Several tiles a block, tails in both axes.
-            let case = Case::with(row(&key), out, 2, [133, [265, 136, 200][i], 72], i as u64);
-            for order in [Order::Late, Order::Early, Order::Seeded(5)] {
+        for (j, out) in [Out::Boxes, Out::Rows, Out::Turned].into_iter().enumerate() {
+            let case = Case::with(row(&key), out, 2, [m, n, 72], i as u64).on(grid);
+            for order in [Order::Late, [Order::Early, Order::Seeded(5)][(i + j) % 2]] {
                 let outcome = case.run(&mut model, order);
                 assert_eq!(outcome.found, "", "{key} {out:?} {order:?}");
                 case.check(&outcome).unwrap_or_else(|wrong| panic!("{key} {out:?}: {wrong}"));
             }
         }
+    }
+}
+
+/// The order is the same: so are the bits.
+#[test]
+fn every_form_gives_equal_bits() {
+    let Some(mut model) = Model::start() else { return };
+    let of = |form: &str, model: &mut Model| {
+        let row = row(&format!("matmul_sm90_bf16_ko_{form}"));
+        let case = Case::new(row, 1, [70, 150, 200], 21);
+        let outcome = case.run(model, Order::Late);
+        assert_eq!(outcome.found, "", "{form}");
+        outcome.buffers[2].clone()
+    };
+    let plain = of("128x64", &mut model);
+    for form in ["256x256_by2", "128x128_ping_pong", "256x128_ping_pong_by2", "16x128_swapped"] {
+        assert!(of(form, &mut model) == plain, "{form} gives other bits");
     }
 }

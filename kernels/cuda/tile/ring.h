@@ -1,0 +1,75 @@
+// The ring that Hopper's products are brought through, tile after tile, and what brings them: stages of boxes of both
+// sides, and of each stage a barrier that its bytes fill and one that its readers empty. `matmul_sm90.cu` calls it.
+#pragma once
+
+#include "cuda/tile/descriptor.h"
+#include "cuda/tile/place.h"
+
+template <class S>
+struct Ring {
+    u32 base = shared_base();
+    u32 stage = 0;
+    // Parity of the phase that a consumer waits for.
+    u32 phase = 0;
+
+    DEVICE_MEMBER u32 left() const { return base + stage * S::STAGE_BYTES; }
+    DEVICE_MEMBER u32 right() const { return left() + S::LEFT_BYTES; }
+    DEVICE_MEMBER u32 full() const { return base + S::BARRIERS + stage * 16; }
+    DEVICE_MEMBER u32 empty() const { return full() + 8; }
+    DEVICE_MEMBER void next() {
+        stage++;
+        if (stage == S::STAGES) {
+            stage = 0;
+            phase ^= 1;
+        }
+    }
+    DEVICE_MEMBER void skip(u32 stages) {
+        stage += stages;
+        phase ^= stage / S::STAGES % 2;
+        stage %= S::STAGES;
+    }
+};
+
+// Coordinates of an entry in the last three axes of the batch; 0 along those that an operand repeats.
+DEVICE void coordinates(u32 (&at)[3], const MatmulArgs& args, u32 entry, u32 spread) {
+#pragma unroll
+    for (i32 axis = 2; axis >= 0; axis--) {
+        at[axis] = spread >> axis & 1 ? entry % args.batch[axis + 1] : 0;
+        entry /= args.batch[axis + 1];
+    }
+}
+
+// Boxes of a stage: along K they are as wide as the swizzle, and as tall as the part of the tile; dense along the other
+// axis, as many boxes of 64 by BLOCK_K lie one behind the other. They go to this block, or to all of the cluster.
+template <class S, bool OUTER, u32 ROWS, bool TO_ALL>
+DEVICE void bring(const TensorMap& map, u32 to, u32 barrier, u32 outer, u32 k, const u32 (&batch)[3]) {
+    const auto copy = [&](u32 shared, u32 first, u32 second) {
+        const i32 at[5] = {(i32)first, (i32)second, (i32)batch[2], (i32)batch[1], (i32)batch[0]};
+        if constexpr (TO_ALL) {
+            copy_box_to((1 << S::CLUSTER) - 1, shared, map, barrier, at);
+        } else {
+            copy_box(shared, map, barrier, at);
+        }
+    };
+    if constexpr (OUTER) {
+#pragma unroll
+        for (u32 i = 0; i < ROWS; i += S::SPAN) {
+            copy(to + i * descriptor::ROW, outer + i, k);
+        }
+    } else {
+        copy(to, k, outer);
+    }
+}
+
+// One side of a stage, ROWS of it; of a side that the cluster's blocks share, each brings its part to all.
+template <class S, bool OUTER, u32 ROWS, bool IS_SHARED>
+DEVICE void bring_side(const TensorMap& map, u32 to, u32 barrier, u32 outer, u32 k, const u32 (&batch)[3]) {
+    if constexpr (IS_SHARED && S::CLUSTER > 1) {
+        constexpr u32 PART = ROWS / S::CLUSTER;
+        static_assert(PART % S::SPAN == 0, "parts are whole boxes, and begin where the swizzle does");
+        const u32 first = cluster_rank() * PART;
+        bring<S, OUTER, PART, true>(map, to + first * descriptor::ROW, barrier, outer + first, k, batch);
+    } else {
+        bring<S, OUTER, ROWS, false>(map, to, barrier, outer, k, batch);
+    }
+}

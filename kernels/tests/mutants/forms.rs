@@ -1,0 +1,98 @@
+//! Mistakes in the forms of Hopper's products: clusters, warpgroups that take turns, swapped sides.
+
+use crate::case::{Case, Out};
+use crate::model::{Model, Order};
+use crate::{Mutant, mutant};
+use leasehold_kernels::{Row, rows};
+
+const SM90: &str = "cuda/matmul_sm90.cu";
+const RING: &str = "cuda/tile/ring.h";
+const OUTPUT: &str = "cuda/tile/output.h";
+
+pub(crate) const MUTANTS: &[Mutant] = &[
+    // Clusters.
+    mutant(
+        SM90,
+        "has come: the block may end.\n        for (u32 i = 0; i < S::STAGES;",
+        "has come: the block may end.\n        for (u32 i = 1; i < S::STAGES;",
+        "cluster-exit",
+    ),
+    mutant(
+        SM90,
+        "if constexpr (S::CLUSTER > 1) {\n        // All",
+        "if constexpr (false) {\n        // All",
+        "cluster-exit",
+    ),
+    mutant(SM90, "        sync_cluster();\n", "        sync_block();\n", "race"),
+    mutant(SM90, "arrive_at(empty, thread % 32);", "arrive_at(empty, cluster_rank());", "race"),
+    mutant(SM90, "thread % 32 < S::CLUSTER)", "thread % 32 == 0)", "deadlock"),
+    mutant(
+        SM90,
+        "S::CLUSTER * (S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
+        "(S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
+        "race",
+    ),
+    mutant(SM90, "(left * S::CLUSTER + rank) * S::LEFT", "(left * S::CLUSTER) * S::LEFT", "bits"),
+    mutant(
+        RING,
+        "copy_box_to((1 << S::CLUSTER) - 1,",
+        "copy_box_to(1 << cluster_rank(),",
+        "deadlock",
+    ),
+    mutant(RING, "barrier, outer + first, k, batch", "barrier, outer, k, batch", "bits"),
+    mutant(RING, "map, to + first * descriptor::ROW,", "map, to,", "copy-in-flight"),
+    // Turns.
+    mutant(SM90, "(turn + number + 1) % 2", "(turn + number) % 2", "deadlock"),
+    mutant(SM90, "            turns.pass();\n", "", "deadlock"),
+    mutant(
+        SM90,
+        "init_barrier(shared_base() + S::TURNS + i * 8, WARPGROUP / 32);",
+        "init_barrier(shared_base() + S::TURNS + i * 8, 1);",
+        "phase-lag",
+    ),
+    mutant(
+        SM90,
+        "(S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
+        "S::CONSUMERS * WARPGROUP / 32",
+        "deadlock",
+    ),
+    mutant(RING, "        phase ^= stage / S::STAGES % 2;\n", "", "deadlock"),
+    mutant(OUTPUT, "sync_threads<2, WARPGROUP>", "sync_threads<1, WARPGROUP>", "barrier"),
+    // Swapped sides.
+    mutant(SM90, "S::SWAPPED ? place.n : place.m", "place.m", "bits"),
+    mutant(OUTPUT, "warp * 2 + matrix % 2), words", "warp * 2 + matrix / 2), words", "race"),
+    mutant(
+        OUTPUT,
+        "store_shared_f32(sum(c + 1, r), sums[i + 1]);",
+        "store_shared_f32(sum(c + 1, r), sums[i]);",
+        "bits",
+    ),
+];
+
+/// The rows that show what mistakes do.
+pub(crate) fn subjects(_file: &str) -> Vec<Row> {
+    let keys = ["256x128_ping_pong_by2", "256x256_by2", "16x128_swapped"];
+    let row = |key| rows().into_iter().find(|row| row.key() == format!("matmul_sm90_f16_ko_{key}"));
+    keys.into_iter().map(|key| row(key).expect("a row of the table")).collect()
+}
+
+/// What the runs of all rows say first.
+pub(crate) fn verdict(_first: Row, model: &mut Model) -> String {
+    for (row, size) in
+        subjects(SM90).into_iter().zip([[70, 300, 456], [70, 300, 328], [9, 200, 136]])
+    {
+        for out in [Out::Boxes, Out::Odd] {
+            let case = Case::with(row, out, 1, size, 3).on(1);
+            for order in [Order::Late, Order::Early, Order::Seeded(1)] {
+                let outcome = case.run(model, order);
+                if !outcome.found.is_empty() {
+                    return outcome.found;
+                }
+                if let Err(wrong) = case.check(&outcome) {
+                    return format!("bits: {wrong}");
+                }
+            }
+        }
+    }
+    "nothing".into()
+}
