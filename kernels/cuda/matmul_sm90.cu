@@ -2,7 +2,8 @@
 // and end them, tile after tile of what the launch was given. For f16 and bf16, each operand dense along K or along its
 // other axis. `kernels/src/matmul_sm90.rs` lists the rows and when they may run.
 //
-// Order of each output: one wgmma after the other along k, 16 at a time, in f32. All forms have it.
+// Order of each output: one wgmma after the other along k, 16 at a time, in f32. All forms have it. Where a launch splits K,
+// that is the order inside a split, and `matmul_merge.cu` adds the splits' sums.
 #pragma once
 
 #include "cuda/tile/output.h"
@@ -18,7 +19,10 @@ struct MatmulSm90Args {
     u32 spread_a, spread_b;
     // Whether the engine takes the output.
     u32 stores_boxes;
-    u32 padding[9];
+    // Splits of K, and elements of k in each but the last, or 0: then a launch covers `k_from` to `k_to`. The sums of a split
+    // go to the launch's state: by tiles, the splits of a tile one after the other, rows of the left side.
+    u32 splits, split_k;
+    u32 padding[7];
 };
 
 static_assert(sizeof(MatmulSm90Args) == 1024, "as in kernels/src/matmul_sm90.rs");
@@ -63,19 +67,33 @@ struct Shape {
     static_assert(!SWAPPED || !RIGHT_OUTER, "rows of A are dense along K where they are few");
 };
 
-// A tile as a block sees it: its entry of the batch, and its first row of either side.
+// A tile as a block sees it: its entry of the batch, its first row of either side, and its part of k. `part` is which of the
+// launch's splits it is.
 struct Tile {
     u32 entry, left, right;
+    u32 k_from, k_to;
+    u64 part;
 };
 
-// The block's tiles. Blocks of a cluster are given the same, and take the rows of the left side in turn.
+// The block's tiles. Blocks of a cluster are given the same, and take the rows of the left side in turn. Splits are walked one
+// after the other, each over all tiles: what runs at one time shares rows and columns, not sums.
 template <class S, class F>
-DEVICE void each_tile(const MatmulArgs& args, F f) {
+DEVICE void each_tile(const MatmulSm90Args& all, F f) {
+    const MatmulArgs& args = all.matmul;
     const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
-    for (u64 i = block_index() / S::CLUSTER; i < args.tiles; i += block_count() / S::CLUSTER) {
-        const Place place = place_of(args, args.first_tile + i);
+    const u64 count = args.tiles * (all.splits > 0 ? all.splits : 1);
+    for (u64 i = block_index() / S::CLUSTER; i < count; i += block_count() / S::CLUSTER) {
+        const u32 split = all.splits > 0 ? (u32)(i / args.tiles) : 0;
+        const u64 nth = i - split * args.tiles;
+        const Place place = place_of(args, args.first_tile + nth);
         const u32 left = S::SWAPPED ? place.n : place.m, right = S::SWAPPED ? place.m : place.n;
-        f(Tile{place.entry, (left * S::CLUSTER + rank) * S::LEFT, right * S::RIGHT});
+        Tile tile{place.entry, (left * S::CLUSTER + rank) * S::LEFT, right * S::RIGHT, args.k_from, args.k_to, 0};
+        if (all.splits > 0) {
+            tile.k_from = split * all.split_k;
+            tile.k_to = split + 1 < all.splits ? tile.k_from + all.split_k : args.k;
+            tile.part = nth * all.splits + split;
+        }
+        f(tile);
     }
 }
 
@@ -84,11 +102,11 @@ DEVICE void produce(const MatmulSm90Args& all) {
     const MatmulArgs& args = all.matmul;
     const TensorMap &left = S::SWAPPED ? all.b : all.a, &right = S::SWAPPED ? all.a : all.b;
     Ring<S> ring;
-    each_tile<S>(args, [&](const Tile& tile) {
+    each_tile<S>(all, [&](const Tile& tile) {
         u32 batch_left[3], batch_right[3];
         coordinates(batch_left, args, tile.entry, S::SWAPPED ? all.spread_b : all.spread_a);
         coordinates(batch_right, args, tile.entry, S::SWAPPED ? all.spread_a : all.spread_b);
-        for (u32 k = args.k_from; k < args.k_to; k += S::BLOCK_K) {
+        for (u32 k = tile.k_from; k < tile.k_to; k += S::BLOCK_K) {
             // Every consumer warp, of all blocks that share, has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
@@ -132,11 +150,11 @@ struct Consumer {
         }
     }
 
-    // Adds the products of the launch's k. A stage is given back one step later, when its products are done.
+    // Adds the products of the tile's k. A stage is given back one step later, when its products are done.
     template <class F>
-    DEVICE_MEMBER void run(Ring<S>& ring, const MatmulArgs& args, F all_started) {
+    DEVICE_MEMBER void run(Ring<S>& ring, const Tile& tile, F all_started) {
         u32 last_empty = 0;
-        for (u32 k = args.k_from; k < args.k_to; k += S::BLOCK_K) {
+        for (u32 k = tile.k_from; k < tile.k_to; k += S::BLOCK_K) {
             // The bytes of both operands are here.
             wait_barrier(ring.full(), ring.phase);
             wgmma_fence();
@@ -171,11 +189,15 @@ struct Consumer {
         }
     }
 
+    // Which of the blocks of 64 rows of a tile, of all blocks that compute it.
+    DEVICE_MEMBER u32 of_tile(u32 block) const {
+        const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
+        return rank * (S::LEFT / 64) + first_block() + block;
+    }
+
     // Where a cut tile's sums lie: the same register of all threads together.
     DEVICE_MEMBER u64 carried(u64 state, u32 block, u32 sum) const {
-        const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
-        const u32 of_tile = rank * (S::LEFT / 64) + first_block() + block;
-        return state + (u64)((of_tile * S::SUMS + sum) * WARPGROUP + thread) * 4;
+        return state + (u64)((of_tile(block) * S::SUMS + sum) * WARPGROUP + thread) * 4;
     }
 
     // What earlier links summed, or zeros: defined without a branch, which would make wgmma wait for each other.
@@ -199,6 +221,20 @@ struct Consumer {
         }
     }
 
+    // The sums of a split, for `matmul_merge.cu`: row by row.
+    DEVICE_MEMBER void store_part(u64 state, u64 part) const {
+        const u64 at = state + part * (S::CLUSTER * S::LEFT * S::RIGHT * 4);
+#pragma unroll
+        for (u32 block = 0; block < S::BLOCKS; block++) {
+#pragma unroll
+            for (u32 i = 0; i < S::SUMS; i += 2) {
+                const u32 r = of_tile(block) * 64 + fragment::wgmma_row(thread, i), c = fragment::wgmma_column(thread, i);
+                const f32 x = sums[block][i], y = sums[block][i + 1];
+                store_global_u32x2(at + (u64)(r * S::RIGHT + c) * 4, {bits_of(x), bits_of(y)});
+            }
+        }
+    }
+
     DEVICE_MEMBER void finish(const MatmulSm90Args& all, const Tile& tile) {
         const MatmulArgs& args = all.matmul;
         const output::Output<S::RIGHT, S::SWAPPED> out(shared_base() + S::RING_BYTES + number * output::BYTES, number);
@@ -218,13 +254,14 @@ struct Consumer {
 };
 
 // Whose turn it is to multiply, where the consumers have tiles of their own: a barrier of each, at which the other's warps
-// arrive. The first consumer begins.
+// arrive. The first consumer begins. Turns keep more than the tensor cores busy: a consumer skips the other's stages, and only
+// behind them a parity tells the phase that it waits for from the one before.
 template <class S>
 struct Turns {
     u32 number, turn = 0;
 
     DEVICE_MEMBER u32 barrier(u32 of) const { return shared_base() + S::TURNS + of * 8; }
-    // The other has started all products of the tile before.
+    // The other has started all products of the tile before: it has seen every stage of it filled.
     DEVICE_MEMBER void wait() {
         wait_barrier(barrier(number), (turn + number + 1) % 2);
         turn++;
@@ -242,24 +279,26 @@ DEVICE void consume(const MatmulSm90Args& all, u32 number) {
     Ring<S> ring;
     Turns<S> turns{number};
     u32 others = number;
-    each_tile<S>(args, [&](const Tile& tile) {
+    each_tile<S>(all, [&](const Tile& tile) {
         if (S::PING_PONG && others > 0) {
             // The other consumer's.
             others--;
-            return ring.skip((args.k_to - args.k_from + S::BLOCK_K - 1) / S::BLOCK_K);
+            return ring.skip((tile.k_to - tile.k_from + S::BLOCK_K - 1) / S::BLOCK_K);
         }
         others = 1;
         Consumer<S> consumer(number);
-        consumer.load(args.state, args.k_from > 0);
+        consumer.load(args.state, all.splits == 0 && args.k_from > 0);
         if constexpr (S::PING_PONG) {
             turns.wait();
         }
-        consumer.run(ring, args, [&] {
+        consumer.run(ring, tile, [&] {
             if constexpr (S::PING_PONG) {
                 turns.pass();
             }
         });
-        if (args.k_to < args.k) {
+        if (all.splits > 0) {
+            consumer.store_part(args.state, tile.part);
+        } else if (args.k_to < args.k) {
             consumer.store(args.state);
         } else {
             consumer.finish(all, tile);

@@ -26,7 +26,7 @@ pub use attention_reference::AttentionReference;
 pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
 pub use matmul::{Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, Matrices};
-pub use matmul_sm90::{Form, MatmulSm90, MatmulSm90Args, Side};
+pub use matmul_sm90::{Form, MatmulMerge, MatmulMergeArgs, MatmulSm90, MatmulSm90Args, Side};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
 
@@ -41,6 +41,8 @@ pub enum Row {
     MatmulSm80(MatmulSm80),
     /// Products by wgmma, for Hopper.
     MatmulSm90(MatmulSm90),
+    /// What ends products whose K was split.
+    MatmulMerge(MatmulMerge),
     /// Attention forward by `mma.sync`, for every GPU from compute capability 8.0.
     AttentionSm80(AttentionSm80),
     /// Attention forward by wgmma, for Hopper.
@@ -65,6 +67,7 @@ impl Row {
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
+            Self::MatmulMerge(_) => "matmul_merge_256".into(),
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
             Self::AttentionPaged(row) => row.key(),
@@ -82,6 +85,7 @@ impl Row {
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
+            Self::MatmulMerge(_) => "cuda/matmul_merge.cu",
             Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
             Self::AttentionPaged(_) => "cuda/attention_paged.cu",
@@ -101,6 +105,9 @@ impl Row {
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
+            Self::MatmulMerge(_) => {
+                ("MatmulMergeArgs", "matmul_merge::Shape".into(), "matmul_merge::run")
+            }
             Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
             Self::AttentionPaged(row) => ("AttentionArgs", row.shape(), "attention_paged::run"),
@@ -118,7 +125,7 @@ impl Row {
     /// The architectures that it is compiled for.
     pub fn archs(&self) -> &'static [&'static str] {
         match self {
-            Self::MatmulSm90(_) | Self::AttentionSm90(_) => &["sm_90a"],
+            Self::MatmulSm90(_) | Self::MatmulMerge(_) | Self::AttentionSm90(_) => &["sm_90a"],
             _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
         }
     }
@@ -126,7 +133,7 @@ impl Row {
     /// Threads of a block.
     pub fn threads(&self) -> u32 {
         match self {
-            Self::MatmulReference(_) | Self::MatmulF32(_) => 256,
+            Self::MatmulReference(_) | Self::MatmulF32(_) | Self::MatmulMerge(_) => 256,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
             Self::AttentionSm80(row) => row.threads(),
@@ -150,7 +157,7 @@ impl Row {
     /// Bytes of dynamic shared memory of a block.
     pub fn shared_bytes(&self) -> u32 {
         match self {
-            Self::MatmulReference(_) => 0,
+            Self::MatmulReference(_) | Self::MatmulMerge(_) => 0,
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
@@ -193,7 +200,7 @@ pub fn rows() -> Vec<Row> {
     let attention90 = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
-    let products = plain.chain(sm80).chain(sm90);
+    let products = plain.chain(sm80).chain(sm90).chain([Row::MatmulMerge(MatmulMerge)]);
     let attention = attention80.chain(attention90).chain(paged).chain([
         Row::AttentionReference(AttentionReference),
         Row::AttentionEntries(AttentionEntries),
@@ -225,6 +232,7 @@ sources!(
     "cuda/map.cu",
     "cuda/matmul.h",
     "cuda/matmul_f32.cu",
+    "cuda/matmul_merge.cu",
     "cuda/matmul_reference.cu",
     "cuda/matmul_sm80.cu",
     "cuda/matmul_sm90.cu",

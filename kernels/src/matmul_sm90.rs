@@ -22,11 +22,42 @@ pub struct MatmulSm90Args {
     pub spread_b: u32,
     /// 1 where `out` is a map: the copy engine takes the output.
     pub stores_boxes: u32,
+    /// Splits of K, at least 2, or 0 for none. With splits, `matmul.k_from` and `k_to` do not count, and `matmul.state` takes
+    /// [`MatmulSm90::part_bytes`], which `matmul_merge` reads: both launches have the same tiles.
+    pub splits: u32,
+    /// Elements of k in each split but the last, a multiple of [`MatmulSm90::CHUNK`].
+    pub split_k: u32,
     /// Nothing.
-    pub padding: [u32; 9],
+    pub padding: [u32; 7],
 }
 
 const _: () = assert!(size_of::<MatmulSm90Args>() == 1024);
+
+/// What a launch of `matmul_merge` is given: [`MatmulSm90::merge`] makes it.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct MatmulMergeArgs {
+    /// As the launch that split K was given it.
+    pub matmul: MatmulArgs,
+    /// Splits of K.
+    pub splits: u32,
+    /// Rows of a tile.
+    pub rows: u32,
+    /// Columns of a tile.
+    pub columns: u32,
+    /// Elements from a row of a tile's sums to the next.
+    pub row_step: u32,
+    /// Elements from a column of a tile's sums to the next.
+    pub column_step: u32,
+    /// Nothing.
+    pub padding: u32,
+}
+
+const _: () = assert!(size_of::<MatmulMergeArgs>() == 616);
+
+/// The row of `matmul_merge`, given [`MatmulMergeArgs`]: the end of a product whose K was split. Any grid does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatmulMerge;
 
 /// How the two warpgroups that multiply share the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,6 +186,27 @@ impl MatmulSm90 {
     /// Bytes that a cut tile carries.
     pub fn state_bytes(&self) -> u64 {
         4 * u64::from(self.rows) * u64::from(self.columns)
+    }
+
+    /// Bytes that the splits of some tiles leave.
+    pub fn part_bytes(&self, tiles: u64, splits: u32) -> u64 {
+        tiles * u64::from(splits) * self.state_bytes()
+    }
+
+    /// What `matmul_merge` is given after a launch that split K.
+    pub fn merge(&self, matmul: &MatmulArgs, splits: u32) -> MatmulMergeArgs {
+        let (rows, columns) = (self.rows, self.columns);
+        let [row_step, column_step] =
+            if self.form == Form::Swapped { [1, rows] } else { [columns, 1] };
+        MatmulMergeArgs {
+            matmul: *matmul,
+            splits,
+            rows,
+            columns,
+            row_step,
+            column_step,
+            padding: 0,
+        }
     }
 
     /// The box map of a side: `outer` rows of A or columns of B by `k`, `outer_step` or `k_step` being 1, and the

@@ -145,6 +145,12 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     let as_written = match row {
         Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
         Row::MatmulSm80(_) | Row::AttentionSm80(_) | Row::AttentionPaged(_) => products > 0,
+        Row::MatmulMerge(_) => count(&["LDG.E.128"]) > 0,
+        Row::MatmulSm90(row) => {
+            let out = count(&["UTMASTG"]) > 0 && count(&["STSM"]) > 0;
+            let shared = row.cluster == 1 || count(&["MULTICAST"]) > 0;
+            count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0 && out && shared
+        }
         Row::AttentionReference(_) | Row::AttentionEntries(_) | Row::AttentionCombine(_) => true,
         // Sixteen bytes a thread, but where each has a row of its own.
         Row::Streaming(row) => {

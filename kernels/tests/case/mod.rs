@@ -7,7 +7,7 @@ pub(crate) mod attention;
 
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
-use leasehold_kernels::{Major, MatmulArgs, MatmulSm90Args, Matrices, Row, Side};
+use leasehold_kernels::{Major, MatmulArgs, MatmulMerge, MatmulSm90Args, Matrices, Row, Side};
 use std::mem::offset_of;
 
 /// A product and its operands: A, B, the output and the carried state. Each operand ends with its last element.
@@ -48,6 +48,7 @@ const POISON: u8 = 0xff;
 const BF16: u32 = 2;
 const F16: u32 = 1;
 const OUT: usize = 2;
+const STATE: usize = 3;
 const BIAS: usize = 4;
 const RESIDUAL: usize = 5;
 
@@ -78,6 +79,12 @@ fn form(row: &Row) -> (bool, [Major; 2], [u32; 2], u64) {
         }
         _ => panic!("no product: {row:?}"),
     }
+}
+
+/// Where addresses stand in the arguments.
+fn places() -> Vec<u32> {
+    let matrices: Vec<u32> = (0..8).map(|i| i * size_of::<Matrices>() as u32).collect();
+    [&matrices[..], &[offset_of!(MatmulArgs, state) as u32]].concat()
 }
 
 impl Operand {
@@ -182,7 +189,33 @@ impl Case {
 
     /// The whole product; a persistent kernel on two blocks, or clusters.
     pub(crate) fn run(&self, model: &mut Model, order: Order) -> Outcome {
-        self.launch(model, order, &self.args, &self.buffers)
+        self.launch(model, order, &self.args, [0; 2], &self.buffers)
+    }
+
+    /// K in splits of so many elements, merged, all tiles by one launch of each kernel, or each by its own.
+    pub(crate) fn run_split(
+        &self,
+        model: &mut Model,
+        order: Order,
+        split: u32,
+        by_tile: bool,
+    ) -> Outcome {
+        let Row::MatmulSm90(row) = &self.row else { panic!("{:?} does not split", self.row) };
+        let splits = self.args.k.div_ceil(split);
+        let tiles = if by_tile { 1 } else { self.args.tiles };
+        let mut outcome = Outcome { found: String::new(), buffers: self.buffers.clone() };
+        for first_tile in (0..self.args.tiles).step_by(tiles as usize) {
+            let args = MatmulArgs { first_tile, tiles, ..self.args };
+            outcome.buffers[STATE] = vec![POISON; row.part_bytes(tiles, splits) as usize];
+            let parts = self.launch(model, order, &args, [splits, split], &outcome.buffers);
+            let merge = row.merge(&args, splits);
+            let bytes = (bytemuck::bytes_of(&merge), &places()[..]);
+            let merged =
+                model.run(&Row::MatmulMerge(MatmulMerge), order, self.grid, bytes, &parts.buffers);
+            let found = outcome.found + &parts.found + &merged.found;
+            outcome = Outcome { found, buffers: merged.buffers };
+        }
+        outcome
     }
 
     /// Tile by tile, its K in two links.
@@ -191,7 +224,7 @@ impl Case {
         for first_tile in 0..self.args.tiles {
             for [k_from, k_to] in [[0, cut], [cut, self.args.k]] {
                 let args = MatmulArgs { first_tile, tiles: 1, k_from, k_to, ..self.args };
-                let next = self.launch(model, Order::Late, &args, &outcome.buffers);
+                let next = self.launch(model, Order::Late, &args, [0; 2], &outcome.buffers);
                 outcome = Outcome { found: outcome.found + &next.found, buffers: next.buffers };
             }
         }
@@ -203,10 +236,10 @@ impl Case {
         model: &mut Model,
         order: Order,
         args: &MatmulArgs,
+        [splits, split_k]: [u32; 2],
         buffers: &[Vec<u8>],
     ) -> Outcome {
-        let matrices: Vec<u32> = (0..8).map(|i| i * size_of::<Matrices>() as u32).collect();
-        let places = [&matrices[..], &[offset_of!(MatmulArgs, state) as u32]].concat();
+        let places = places();
         let Row::MatmulSm90(row) = &self.row else {
             let bytes = bytemuck::bytes_of(args);
             return model.run(&self.row, order, args.tiles as u32, (bytes, &places), buffers);
@@ -226,6 +259,8 @@ impl Case {
             b: map(Side::B, 1, n, self.sides[1]),
             out: out.unwrap_or_default(),
             stores_boxes: out.is_some().into(),
+            splits,
+            split_k,
             matmul: *args,
             spread_a: 7,
             spread_b: 7,

@@ -3,11 +3,12 @@
 use crate::case::{Case, Out};
 use crate::model::{Model, Order};
 use crate::{Mutant, mutant};
-use leasehold_kernels::{Row, rows};
+use leasehold_kernels::{MatmulMerge, Row, rows};
 
 const SM90: &str = "cuda/matmul_sm90.cu";
 const RING: &str = "cuda/tile/ring.h";
 const OUTPUT: &str = "cuda/tile/output.h";
+const MERGE: &str = "cuda/matmul_merge.cu";
 
 pub(crate) const MUTANTS: &[Mutant] = &[
     // Clusters.
@@ -24,13 +25,18 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "cluster-exit",
     ),
     mutant(SM90, "        sync_cluster();\n", "        sync_block();\n", "race"),
-    mutant(SM90, "arrive_at(empty, thread % 32);", "arrive_at(empty, cluster_rank());", "race"),
+    mutant(
+        SM90,
+        "arrive_at(empty, thread % 32);",
+        "arrive_at(empty, cluster_rank());",
+        "copy-in-flight",
+    ),
     mutant(SM90, "thread % 32 < S::CLUSTER)", "thread % 32 == 0)", "deadlock"),
     mutant(
         SM90,
         "S::CLUSTER * (S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
         "(S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
-        "race",
+        "phase-lag",
     ),
     mutant(SM90, "(left * S::CLUSTER + rank) * S::LEFT", "(left * S::CLUSTER) * S::LEFT", "bits"),
     mutant(
@@ -42,7 +48,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     mutant(RING, "barrier, outer + first, k, batch", "barrier, outer, k, batch", "bits"),
     mutant(RING, "map, to + first * descriptor::ROW,", "map, to,", "copy-in-flight"),
     // Turns.
-    mutant(SM90, "(turn + number + 1) % 2", "(turn + number) % 2", "deadlock"),
+    mutant(SM90, "(turn + number + 1) % 2", "(turn + number) % 2", "shared-uninitialised"),
+    mutant(SM90, "            turns.wait();\n", "", "shared-uninitialised"),
     mutant(SM90, "            turns.pass();\n", "", "deadlock"),
     mutant(
         SM90,
@@ -67,24 +74,34 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "store_shared_f32(sum(c + 1, r), sums[i]);",
         "bits",
     ),
+    // Splits of K.
+    mutant(SM90, "nth * all.splits + split", "nth * all.splits", "bits"),
+    mutant(SM90, "of_tile(block) * 64 + fragment", "block * 64 + fragment", "bits"),
+    mutant(MERGE, "u32 split = 1;", "u32 split = 2;", "bits"),
 ];
 
 /// The rows that show what mistakes do.
 pub(crate) fn subjects(_file: &str) -> Vec<Row> {
     let keys = ["256x128_ping_pong_by2", "256x256_by2", "16x128_swapped"];
     let row = |key| rows().into_iter().find(|row| row.key() == format!("matmul_sm90_f16_ko_{key}"));
-    keys.into_iter().map(|key| row(key).expect("a row of the table")).collect()
+    let forms = keys.into_iter().map(|key| row(key).expect("a row of the table"));
+    forms.chain([Row::MatmulMerge(MatmulMerge)]).collect()
 }
 
 /// What the runs of all rows say first.
 pub(crate) fn verdict(_first: Row, model: &mut Model) -> String {
-    for (row, size) in
-        subjects(SM90).into_iter().zip([[70, 300, 456], [70, 300, 328], [9, 200, 136]])
-    {
+    let sizes = [[140, 140, 456], [140, 70, 328], [9, 200, 136]];
+    for (row, size) in subjects(SM90).into_iter().zip(sizes) {
         for out in [Out::Boxes, Out::Odd] {
             let case = Case::with(row, out, 1, size, 3).on(1);
-            for order in [Order::Late, Order::Early, Order::Seeded(1)] {
-                let outcome = case.run(model, order);
+            let whole = [Order::Late, Order::Early, Order::Seeded(1)].map(|order| (order, None));
+            // Splits leave what the epilogue has not seen: once is enough.
+            let split = (out == Out::Odd).then_some((Order::Late, Some(128)));
+            for (order, split) in whole.into_iter().chain(split) {
+                let outcome = match split {
+                    Some(split) => case.run_split(model, order, split, false),
+                    None => case.run(model, order),
+                };
                 if !outcome.found.is_empty() {
                     return outcome.found;
                 }

@@ -118,3 +118,23 @@ fn every_form_gives_equal_bits() {
         assert!(of(form, &mut model) == plain, "{form} gives other bits");
     }
 }
+
+/// Splits of K have an order of their own: its bits depend on their length alone, not on form, grid or cut.
+#[test]
+fn splits_of_k_give_equal_bits_in_every_form() {
+    let Some(mut model) = Model::start() else { return };
+    let mut bits: Option<Vec<u8>> = None;
+    let forms = ["128x64", "256x128_ping_pong_by2", "16x128_swapped"];
+    for (i, form) in forms.into_iter().enumerate() {
+        let row = row(&format!("matmul_sm90_bf16_ko_{form}"));
+        let order = [Order::Late, Order::Early, Order::Seeded(3)][i];
+        for (grid, by_tile) in [(3, false), (1, true)] {
+            let case = Case::with(row, Out::Rows, 1, [20, 150, 328], 5).on(grid);
+            let outcome = case.run_split(&mut model, order, 128, by_tile);
+            assert_eq!(outcome.found, "", "{form}");
+            case.check(&outcome).unwrap_or_else(|wrong| panic!("{form}: {wrong}"));
+            let got = &outcome.buffers[2];
+            assert!(bits.get_or_insert_with(|| got.clone()) == got, "{form} gives other bits");
+        }
+    }
+}
