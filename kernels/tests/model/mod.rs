@@ -242,3 +242,11 @@ fn compile(build: Build, folder: &Path, name: &str, rows: &[Row]) -> Option<Path
     units.push(("runner".into(), main.into()));
     Some(Compiler::new(build, folder, made)?.link(&units, name, &[]))
 }
+
+/// Every source of a program of these rows, one after the other; `None` where there is no C++ compiler, as a skip.
+pub(crate) fn sources(folder: &Path, rows: &[Row]) -> Option<String> {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model");
+    let compiler = Compiler::new(Build::Sanitized, folder, made)?;
+    let units = units(rows).into_iter().map(|(_, text)| compiler.whole(&text));
+    Some(units.chain([compiler.whole("#include \"host/runner.h\"")]).collect())
+}
