@@ -116,7 +116,12 @@ impl MatmulSm90 {
         tiles.into_iter().flat_map(|tile| Self::of(Form::Cooperative, tile, 1)).collect()
     }
 
-    /// Every row. All have the same order, so that their bits are equal.
+    /// Every row. All have the same order, so that a plan may take whichever it predicts to be quickest.
+    ///
+    /// Of `t` tiles, `p` at a time, with `c` nanoseconds of products each and `e` of the way out: cooperative and swapped
+    /// rows take `⌈t/p⌉ (c + e)`, those of turns `⌈t/p⌉ max(c, e) + e`, and none less than its bytes at the memory's rate.
+    /// A cluster reads its columns of B once for two blocks: it needs two tiles' rows, and pays from the second wave on.
+    /// Swapped rows are for M of at most 64, the smallest that holds it: they lose no products to rows that are not there.
     pub fn forms() -> Vec<Self> {
         let others = [
             (Form::Cooperative, [256, 256], 2),

@@ -55,7 +55,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         SM90,
         "init_barrier(shared_base() + S::TURNS + i * 8, WARPGROUP / 32);",
         "init_barrier(shared_base() + S::TURNS + i * 8, 1);",
-        "phase-lag",
+        "deadlock",
     ),
     mutant(
         SM90,

@@ -2,12 +2,15 @@
 //! and links, and what that is predicted to take. Pure: shapes, dtypes, strides, offset classes and the architecture; never
 //! what a device says of itself.
 
+mod chain;
 mod heads;
 mod product;
 
 use crate::error::{Error, Kind, Result, Rule};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::{Order, Plan, UNIT_CAP_GPU_NS};
+#[allow(unused_imports)]
+pub(super) use chain::{Pass, parts};
 pub(super) use heads::Heads;
 use leasehold_kernels::{Row, rows};
 pub(super) use product::{Product, form, link_k};

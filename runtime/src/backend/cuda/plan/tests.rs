@@ -4,7 +4,7 @@ use super::*;
 use crate::DType;
 use crate::backend::common::case::{Case, Random};
 use crate::backend::common::tables;
-use crate::backend::cuda::encode::{Addresses, Launch, launches};
+use crate::backend::cuda::encode::{Addresses, Args, Launch, launches};
 use crate::layout::{Dims, Layout};
 use crate::op::{Attention, Lens, Matmul, OrderClass, check};
 use crate::order::spans;
@@ -76,14 +76,14 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64]) -> Vec<u32> {
     let mut finished = vec![0; (entries * p.m * p.n) as usize];
     let mut reached: HashMap<u64, u32> = HashMap::new();
     let operands = vec![256; op.specs().len()];
-    let at = Addresses { operands: &operands, state: 256, made: 256 };
+    let at = Addresses { operands: &operands, state: 256, made: 256, fault: 256 };
     let mut from = 0;
     for &to in cuts {
         for span in spans(from..to, plan.links) {
-            for (launch, blocks) in launches(op, row, class, span, &at, 4) {
-                let args = match launch {
-                    Launch::Matmul(args) => *args,
-                    Launch::MatmulSm90(args) => args.matmul,
+            for Launch { args, blocks, .. } in launches(op, row, class, span, &at, 4) {
+                let args: MatmulArgs = match args {
+                    Args::Plain(args) => bytemuck::pod_read_unaligned(&args),
+                    Args::MatmulSm90(args) => args.matmul,
                     _ => panic!("no product"),
                 };
                 assert!(blocks > 0 && u64::from(blocks) <= args.tiles);
@@ -168,13 +168,13 @@ fn every_row_of_attention_is_finished_once_whatever_the_cut() {
         cut += u64::from(plan.links > 1);
         for cuts in cuts(plan.units() as u64, &mut random) {
             let mut reached = vec![None; plan.tiles as usize];
-            let at = Addresses { operands: &[256; 4], state: 256, made: 256 };
+            let at = Addresses { operands: &[256; 4], state: 256, made: 256, fault: 256 };
             let mut from = 0;
             for &to in &cuts {
                 for span in spans(from..to, plan.links) {
-                    for (launch, _) in launches(&op, row(plan.kernel).unwrap(), class, span, &at, 4)
-                    {
-                        let Launch::AttentionSm90(all) = launch else { panic!("no attention") };
+                    let row = row(plan.kernel).unwrap();
+                    for Launch { args, .. } in launches(&op, row, class, span, &at, 4) {
+                        let Args::AttentionSm90(all) = args else { panic!("no attention") };
                         let args = all.attention;
                         let is_whole = args.key_from == 0 && args.last == 1;
                         assert!(is_whole || args.tiles == 1, "the state is one tile's");
