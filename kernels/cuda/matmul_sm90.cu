@@ -15,7 +15,7 @@ struct MatmulSm90Args {
     MatmulArgs matmul;
     // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes.
     u32 spread_a, spread_b;
-    u32 padding[10];
+    u32 padding[4];
 };
 
 static_assert(sizeof(MatmulSm90Args) == 896, "as in kernels/src/matmul.rs");
