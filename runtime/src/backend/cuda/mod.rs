@@ -280,7 +280,7 @@ impl Backend for Cuda {
         let function = |row: Row| Ok((row, self.kernels.get(&self.context, &row)?));
         let functions = encode::rows(op, row).into_iter().map(function);
         let functions = functions.collect::<Result<Vec<_>>>()?;
-        let bytes = encode::made(op);
+        let bytes = encode::made(op, row);
         let made = match bytes.is_empty() {
             true => None,
             false => {

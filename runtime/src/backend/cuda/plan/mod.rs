@@ -30,6 +30,9 @@ pub(super) struct Class {
     pub(super) sm90: [u64; 3],
     pub(super) sm80: [u64; 2],
     pub(super) gathered: u64,
+    /// Of `matmul_f32`, and of `matmul_reference`.
+    pub(super) fma: u64,
+    pub(super) plain: u64,
     /// The same in attention.
     pub(super) attention: u64,
     /// Bytes a nanosecond from memory.
@@ -44,6 +47,8 @@ const CLASSES: [Class; 5] = [
         sm90: [0; 3],
         sm80: [1_200, 800],
         gathered: 100,
+        fma: 60,
+        plain: 5,
         attention: 800,
         bytes: 450,
     },
@@ -53,6 +58,8 @@ const CLASSES: [Class; 5] = [
         sm90: [0; 3],
         sm80: [450, 300],
         gathered: 60,
+        fma: 120,
+        plain: 5,
         attention: 300,
         bytes: 180,
     },
@@ -62,6 +69,8 @@ const CLASSES: [Class; 5] = [
         sm90: [0; 3],
         sm80: [550, 400],
         gathered: 80,
+        fma: 120,
+        plain: 5,
         attention: 350,
         bytes: 150,
     },
@@ -71,6 +80,8 @@ const CLASSES: [Class; 5] = [
         sm90: [3_600, 3_000, 1_800],
         sm80: [1_200, 800],
         gathered: 100,
+        fma: 120,
+        plain: 5,
         attention: 2_200,
         bytes: 1_000,
     },
@@ -80,6 +91,8 @@ const CLASSES: [Class; 5] = [
         sm90: [0; 3],
         sm80: [550, 400],
         gathered: 80,
+        fma: 120,
+        plain: 5,
         attention: 350,
         bytes: 200,
     },
@@ -120,7 +133,8 @@ fn table() -> &'static [(String, Row)] {
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
-    format!("{archs:?} {:?} {:?} {:?}", product::SM80, product::SM90, heads::SM90)
+    let products = [product::REFERENCE, product::F32, product::SM80, product::SM90];
+    format!("{archs:?} {products:?} {:?}", heads::SM90)
 }
 
 /// The plans of an op, best first. All have one order; they differ in their rows.
