@@ -10,6 +10,8 @@ mod attention_reference;
 mod attention_sm80;
 mod map;
 mod matmul;
+mod matmul_scaled;
+mod matmul_sm90_fp8;
 mod streaming;
 mod view;
 
@@ -28,6 +30,8 @@ pub use matmul::{
     Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90, MatmulSm90Args,
     Matrices, Side,
 };
+pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
+pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
 
@@ -42,6 +46,8 @@ pub enum Row {
     MatmulSm80(MatmulSm80),
     /// Products by wgmma, for Hopper.
     MatmulSm90(MatmulSm90),
+    /// Products of 8-bit floats by wgmma, for Hopper.
+    MatmulSm90Fp8(MatmulSm90Fp8),
     /// Attention forward by `mma.sync`, for every GPU from compute capability 8.0.
     AttentionSm80(AttentionSm80),
     /// Attention forward by wgmma, for Hopper.
@@ -66,6 +72,7 @@ impl Row {
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
+            Self::MatmulSm90Fp8(row) => row.key(),
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
             Self::AttentionPaged(row) => row.key(),
@@ -83,6 +90,7 @@ impl Row {
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
+            Self::MatmulSm90Fp8(_) => "cuda/matmul_sm90_fp8.cu",
             Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
             Self::AttentionPaged(_) => "cuda/attention_paged.cu",
@@ -102,6 +110,7 @@ impl Row {
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
+            Self::MatmulSm90Fp8(row) => ("MatmulSm90Fp8Args", row.shape(), "matmul_sm90_fp8::run"),
             Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
             Self::AttentionPaged(row) => ("AttentionArgs", row.shape(), "attention_paged::run"),
@@ -119,7 +128,7 @@ impl Row {
     /// The architectures that it is compiled for.
     pub fn archs(&self) -> &'static [&'static str] {
         match self {
-            Self::MatmulSm90(_) | Self::AttentionSm90(_) => &["sm_90a"],
+            Self::MatmulSm90(_) | Self::MatmulSm90Fp8(_) | Self::AttentionSm90(_) => &["sm_90a"],
             _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
         }
     }
@@ -130,6 +139,7 @@ impl Row {
             Self::MatmulReference(_) | Self::MatmulF32(_) => 256,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
+            Self::MatmulSm90Fp8(row) => row.threads(),
             Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
             Self::AttentionPaged(row) => row.threads(),
@@ -147,6 +157,7 @@ impl Row {
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
+            Self::MatmulSm90Fp8(row) => row.shared_bytes(),
             Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
             Self::AttentionPaged(row) => row.shared_bytes(),
@@ -182,7 +193,8 @@ pub fn rows() -> Vec<Row> {
     let attention90 = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
-    let products = plain.chain(sm80).chain(sm90);
+    let fp8 = MatmulSm90Fp8::all().into_iter().map(Row::MatmulSm90Fp8);
+    let products = plain.chain(sm80).chain(sm90).chain(fp8);
     let attention = attention80.chain(attention90).chain(paged).chain([
         Row::AttentionReference(AttentionReference),
         Row::AttentionEntries(AttentionEntries),
@@ -215,8 +227,10 @@ sources!(
     "cuda/matmul.h",
     "cuda/matmul_f32.cu",
     "cuda/matmul_reference.cu",
+    "cuda/matmul_scaled.h",
     "cuda/matmul_sm80.cu",
     "cuda/matmul_sm90.cu",
+    "cuda/matmul_sm90_fp8.cu",
     "cuda/norm.cu",
     "cuda/norm_backward.cu",
     "cuda/ptx.h",
@@ -247,7 +261,10 @@ sources!(
     "cuda/tile/parts.h",
     "cuda/tile/place.h",
     "cuda/tile/queries.h",
+    "cuda/tile/ring.h",
     "cuda/tile/rows.h",
+    "cuda/tile/scaled.h",
+    "cuda/tile/scales.h",
     "cuda/tile/softmax.h",
     "cuda/tile/swizzle.h",
     "cuda/tile/vector.h",

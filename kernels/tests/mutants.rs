@@ -9,6 +9,11 @@
 mod attention;
 mod case;
 mod model;
+#[path = "mutants/scaled.rs"]
+mod scaled;
+#[path = "rows/tensor.rs"]
+#[allow(dead_code, reason = "the rest is the rows' tests'")]
+mod tensor;
 
 use case::{Case, Out};
 use leasehold_kernels::{Row, rows};
@@ -260,6 +265,13 @@ fn every_mutant_is_found() {
 fn every_mutant_of_attention_is_found() {
     use attention::{MUTANTS, SUBJECTS, subjects, verdict};
     find_all("attention", &SUBJECTS, MUTANTS, subjects, verdict);
+}
+
+#[test]
+#[ignore = "compiles the kernels once a mutant"]
+fn every_mutant_of_bytes_is_found() {
+    use scaled::{MUTANTS, SUBJECTS, subjects, verdict};
+    find_all("scaled", &SUBJECTS, MUTANTS, subjects, verdict);
 }
 
 /// Runs the rows of each file as they are, where nothing may be found, then each mutant. The first row is judged.

@@ -68,6 +68,14 @@ class Epilogue {
     // The same of the first n sums of N neighbours of a row.
     template <u32 N>
     DEVICE_MEMBER void write(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
+        before(row, column, n, v);
+        after(row, column, n, v);
+        store_elements(out_, row, column, n, v);
+    }
+
+    // Up to the pre-activation.
+    template <u32 N>
+    DEVICE_MEMBER void before(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
         f32 x[N];
         each(v, x, [&](f32 sum, f32) { return product(args_.alpha, sum); });
         if (c_.all.present) {
@@ -81,6 +89,12 @@ class Epilogue {
         if (preactivation_.all.present) {
             store_elements(preactivation_, row, column, n, v);
         }
+    }
+
+    // From there to the cast.
+    template <u32 N>
+    DEVICE_MEMBER void after(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
+        f32 x[N];
         if (args_.activation != NONE) {
             each(v, x, [&](f32 sum, f32) { return activated(args_.activation, sum); });
         }
@@ -92,8 +106,10 @@ class Epilogue {
             load_elements(x, residual_, row, column, n);
             each(v, x, [](f32 sum, f32 residual) { return sum + residual; });
         }
-        store_elements(out_, row, column, n, v);
     }
+
+    // Where an output lies.
+    DEVICE_MEMBER u64 place(u32 row, u32 column) const { return address_of(out_, row, column); }
 
     // Rounded by itself, whatever follows.
     static DEVICE_MEMBER f32 product(f32 a, f32 b) { return fma(a, b, -0.0f); }
