@@ -6,25 +6,29 @@
 #pragma once
 
 #include "cuda/tile/descriptor.h"
-#include "cuda/tile/epilogue.h"
+#include "cuda/tile/output.h"
 #include "cuda/tile/place.h"
 
 // The launch, and the maps of its operands.
 struct MatmulSm90Args {
     TensorMap a, b;
+    // Of the output, where the copy engine takes it: then it is dense and of 16 bits, and the epilogue has alpha alone.
+    TensorMap out;
     MatmulArgs matmul;
     // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes.
     u32 spread_a, spread_b;
-    u32 padding[4];
+    // Whether the engine takes the output.
+    u32 stores_boxes;
+    u32 padding[3];
 };
 
-static_assert(sizeof(MatmulSm90Args) == 896, "as in kernels/src/matmul.rs");
+static_assert(sizeof(MatmulSm90Args) == 1024, "as in kernels/src/matmul.rs");
 
 namespace matmul_sm90 {
 
 constexpr u32 ELEMENT = 2;  // Bytes.
 constexpr u32 SPAN = descriptor::ROW / ELEMENT;
-constexpr u32 WARPGROUP = 128;
+using output::WARPGROUP;
 constexpr u32 K_STEP = 16;
 
 template <u32 N, u32 STAGES_, bool A_OUTER_, bool B_OUTER_, u32 DTYPE_>
@@ -38,11 +42,7 @@ struct Shape {
     static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65536 / WARPGROUP, "registers of a multiprocessor");
     static constexpr u32 A_BYTES = BLOCK_M * BLOCK_K * ELEMENT, B_BYTES = BLOCK_N * BLOCK_K * ELEMENT;
     static constexpr u32 STAGE_BYTES = A_BYTES + B_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
-    // Sums on their way to the epilogue, a slice of columns at a time: rows of f32, and eight more, so that four of them
-    // meet no bank twice.
-    static constexpr u32 SLICE = BLOCK_N < 128 ? BLOCK_N : 128;
-    static constexpr u32 SUM_ROW = (SLICE + 8) * 4, SUM_BYTES = 64 * SUM_ROW;
-    static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * SUM_BYTES;
+    static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * output::BYTES;
     static constexpr u32 SHARED_BYTES = BARRIERS + 2 * STAGES * 8;
     static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
     static_assert(A_BYTES % 1024 == 0 && B_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
@@ -72,7 +72,7 @@ struct Ring {
 template <class S, class F>
 DEVICE void each_tile(const MatmulArgs& args, F f) {
     for (u64 i = block_index(); i < args.tiles; i += block_count()) {
-        f(place_of(args, args.first_tile + i));
+        f(part_of<S::BLOCK_M, S::BLOCK_N>(args, place_of(args, args.first_tile + i)));
     }
 }
 
@@ -105,16 +105,16 @@ template <class S>
 DEVICE void produce(const MatmulSm90Args& all) {
     const MatmulArgs& args = all.matmul;
     Ring<S> ring;
-    each_tile<S>(args, [&](const Place& place) {
+    each_tile<S>(args, [&](const Part& part) {
         u32 batch_a[3], batch_b[3];
-        coordinates(batch_a, args, place.entry, all.spread_a);
-        coordinates(batch_b, args, place.entry, all.spread_b);
-        for (u32 k = args.k_from; k < args.k_to; k += S::BLOCK_K) {
+        coordinates(batch_a, args, part.entry, all.spread_a);
+        coordinates(batch_b, args, part.entry, all.spread_b);
+        for (u32 k = part.k_from; k < part.k_to; k += S::BLOCK_K) {
             // Every consumer warp has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
-            bring<S, S::A_OUTER, S::BLOCK_M>(all.a, ring.a(), ring.full(), place.m * S::BLOCK_M, k, batch_a);
-            bring<S, S::B_OUTER, S::BLOCK_N>(all.b, ring.b(), ring.full(), place.n * S::BLOCK_N, k, batch_b);
+            bring<S, S::A_OUTER, S::BLOCK_M>(all.a, ring.a(), ring.full(), part.row, k, batch_a);
+            bring<S, S::B_OUTER, S::BLOCK_N>(all.b, ring.b(), ring.full(), part.column, k, batch_b);
             ring.next();
         }
     });
@@ -129,15 +129,6 @@ struct Consumer {
     u32 number, thread = thread_index() % WARPGROUP;
 
     explicit DEVICE_MEMBER Consumer(u32 n) : number(n) {}
-
-    // The warpgroup's threads wait for each other: barriers have literal numbers, so that the block keeps only these.
-    DEVICE_MEMBER void meet() const {
-        if (number == 0) {
-            sync_threads<1, WARPGROUP>();
-        } else {
-            sync_threads<2, WARPGROUP>();
-        }
-    }
 
     // Descriptors of a step of 16 along k: along K it lies 32 bytes on, else 16 rows of the swizzle.
     template <bool OUTER>
@@ -156,9 +147,9 @@ struct Consumer {
     }
 
     // Adds the products of the launch's k. A stage is given back one step later, when its products are done.
-    DEVICE_MEMBER void run(Ring<S>& ring, const MatmulArgs& args) {
+    DEVICE_MEMBER void run(Ring<S>& ring, const Part& part) {
         u32 last_empty = 0;
-        for (u32 k = args.k_from; k < args.k_to; k += S::BLOCK_K) {
+        for (u32 k = part.k_from; k < part.k_to; k += S::BLOCK_K) {
             // The bytes of both operands are here.
             wait_barrier(ring.full(), ring.phase);
             wgmma_fence();
@@ -203,43 +194,30 @@ struct Consumer {
             store_global_f32(carried(state, i), sums[i]);
         }
     }
-
-    DEVICE_MEMBER void finish(const Epilogue& epilogue, const MatmulArgs& args, u32 row, u32 column) {
-        const u32 staged = shared_base() + S::RING_BYTES + number * S::SUM_BYTES;
-#pragma unroll
-        for (u32 slice = 0; slice < S::BLOCK_N; slice += S::SLICE) {
-            // The warpgroup has read the slice before.
-            meet();
-#pragma unroll
-            for (u32 i = 0; i < S::SLICE / 2; i += 2) {
-                const u32 r = fragment::wgmma_row(thread, i), c = fragment::wgmma_column(thread, i);
-                store_shared(staged + r * S::SUM_ROW + c * 4, sums[slice / 2 + i], sums[slice / 2 + i + 1]);
-            }
-            // All of the slice is there.
-            meet();
-#pragma unroll 1
-            for (u32 i = thread; i < 64 * S::SLICE; i += WARPGROUP) {
-                const u32 r = i / S::SLICE, c = i % S::SLICE;
-                if (row + r < args.m && column + slice + c < args.n) {
-                    epilogue.write(row + r, column + slice + c, load_shared_f32(staged + r * S::SUM_ROW + c * 4));
-                }
-            }
-        }
-    }
 };
 
 template <class S>
-DEVICE void consume(const MatmulArgs& args, u32 number) {
+DEVICE void consume(const MatmulSm90Args& all, u32 number) {
+    const MatmulArgs& args = all.matmul;
+    const output::Output<S::BLOCK_N> out(shared_base() + S::RING_BYTES + number * output::BYTES, number);
     Ring<S> ring;
-    each_tile<S>(args, [&](const Place& place) {
+    each_tile<S>(args, [&](const Part& part) {
         Consumer<S> consumer(number);
         consumer.load(args.state, args.k_from > 0);
-        consumer.run(ring, args);
+        consumer.run(ring, part);
         if (args.k_to < args.k) {
             return consumer.store(args.state);
         }
-        consumer.finish(Epilogue(args, place.entry), args, place.m * S::BLOCK_M + 64 * number, place.n * S::BLOCK_N);
+        const u32 row = part.row + 64 * number;
+        if (all.stores_boxes) {
+            output::Corner corner{row, part.column, {}};
+            coordinates(corner.batch, args, part.entry, 7);
+            out.store(consumer.sums, all.out, args, corner);
+        } else {
+            out.finish(consumer.sums, Epilogue(args, part.entry), args, part, row);
+        }
     });
+    out.wait();
 }
 
 template <class S>
@@ -262,7 +240,7 @@ DEVICE void run(const MatmulSm90Args& args) {
         }
     } else {
         take_registers<S::CONSUMER_REGISTERS>();
-        consume<S>(args.matmul, warpgroup - 1);
+        consume<S>(args, warpgroup - 1);
     }
 }
 

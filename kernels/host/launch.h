@@ -58,6 +58,14 @@ inline bool run_one(World& w) {
 
 inline void check_exit(World& w) {
     for (uint32_t i = 0; i < w.threads.size(); i++) {
+        for (Store& store : w.threads[i].stores) {
+            if (!store.read) {
+                w.report.error("exit-with-stores", w.threads[i].where, "thread %u ended before its box from 0x%x was read", i,
+                               store.shared);
+            } else if (store.put) {
+                store.put(store);
+            }
+        }
         if (!w.threads[i].copies.empty()) {
             w.report.error("exit-with-copies", w.threads[i].where, "thread %u ended with %zu copies on their way", i,
                            w.threads[i].copies.size());

@@ -97,7 +97,7 @@ class Shadow {
                 report_.error("copy-in-flight", who.where, "write of 0x%x while the copy of thread %u writes it", cell_at,
                               cell.copy_of - 1);
             } else if (cell.readers > 0) {
-                report_.error("race", who.where, "write of 0x%x while a product reads it", cell_at);
+                report_.error("race", who.where, "write of 0x%x while a product or a box reads it", cell_at);
             } else if (cell.written && unordered(cell, who, clock)) {
                 report_.error("race", who.where, "write of 0x%x by warp %u lane %u, written by warp %u lane %u", cell_at,
                               who.warp, who.lane, cell.writer, cell.writer_lane);
@@ -134,16 +134,16 @@ class Shadow {
         });
     }
 
-    // A product of the warpgroup begins to read, on behalf of each of these warps.
+    // A product of the warpgroup, or a box that leaves, begins to read on behalf of each of these warps.
     void begin_read(uint32_t address, uint32_t size, const Toucher& who, uint32_t first_warp, uint32_t count) {
         for (uint32_t i = 0; i < count; i++) {
             read(address, size, {first_warp + i, who.lane, who.where});
         }
         each(address, size, [&](Cell& cell, uint32_t*, uint32_t cell_at) {
             cell.readers++;
-            // By hand written bytes are the products' to see only behind the writer's own fence.
+            // By hand written bytes are theirs to see only behind the writer's own fence.
             if (cell.written && cell.writer < warps() && cell.sequence > fenced_[cell.writer * LANES + cell.writer_lane]) {
-                report_.error("proxy-fence", who.where, "product reads 0x%x, written by warp %u lane %u without a fence",
+                report_.error("proxy-fence", who.where, "product or box reads 0x%x, written by warp %u lane %u without a fence",
                               cell_at, cell.writer, cell.writer_lane);
             }
         });

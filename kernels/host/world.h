@@ -29,6 +29,14 @@ struct Copy {
     bool done;
 };
 
+// A box on its way from shared memory to a tensor. What it reads, it keeps until it writes.
+struct Store {
+    uint32_t shared, bytes, group;
+    bool read;
+    std::vector<uint8_t> kept;
+    std::function<void(Store&)> take, put;
+};
+
 struct Thread {
     Context context;
     bool ended = false;
@@ -40,6 +48,9 @@ struct Thread {
     // Groups of copies: those committed, and what is on its way.
     uint32_t groups = 0;
     std::vector<Copy> copies;
+    // The same of boxes to a tensor.
+    uint32_t store_groups = 0;
+    std::vector<Store> stores;
     // Barrier and parity of the phase it waits for; products it waits for.
     uint32_t barrier = 0, parity = 0, products = 0;
     // Whether a fence stands between what it did to its sums and the next product.

@@ -12,6 +12,7 @@ mod map;
 mod matmul;
 mod matmul_groups;
 mod matmul_scaled;
+mod matmul_sm90_fp8;
 mod streaming;
 mod view;
 
@@ -32,6 +33,7 @@ pub use matmul::{
 };
 pub use matmul_groups::{MatmulGroups, MatmulGroupsArgs};
 pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
+pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
 
@@ -48,6 +50,8 @@ pub enum Row {
     MatmulSm80(MatmulSm80),
     /// Products by wgmma, for Hopper.
     MatmulSm90(MatmulSm90),
+    /// Products of 8-bit floats by wgmma, for Hopper.
+    MatmulSm90Fp8(MatmulSm90Fp8),
     /// Attention forward by `mma.sync`, for every GPU from compute capability 8.0.
     AttentionSm80(AttentionSm80),
     /// Attention forward by wgmma, for Hopper.
@@ -73,6 +77,7 @@ impl Row {
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
+            Self::MatmulSm90Fp8(row) => row.key(),
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
             Self::AttentionPaged(row) => row.key(),
@@ -91,6 +96,7 @@ impl Row {
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
+            Self::MatmulSm90Fp8(_) => "cuda/matmul_sm90_fp8.cu",
             Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
             Self::AttentionPaged(_) => "cuda/attention_paged.cu",
@@ -113,6 +119,7 @@ impl Row {
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
+            Self::MatmulSm90Fp8(row) => ("MatmulSm90Fp8Args", row.shape(), "matmul_sm90_fp8::run"),
             Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
             Self::AttentionPaged(row) => ("AttentionArgs", row.shape(), "attention_paged::run"),
@@ -130,7 +137,7 @@ impl Row {
     /// The architectures that it is compiled for.
     pub fn archs(&self) -> &'static [&'static str] {
         match self {
-            Self::MatmulSm90(_) | Self::AttentionSm90(_) => &["sm_90a"],
+            Self::MatmulSm90(_) | Self::MatmulSm90Fp8(_) | Self::AttentionSm90(_) => &["sm_90a"],
             _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
         }
     }
@@ -142,6 +149,7 @@ impl Row {
             Self::MatmulGroups(_) => 32,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
+            Self::MatmulSm90Fp8(row) => row.threads(),
             Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
             Self::AttentionPaged(row) => row.threads(),
@@ -160,6 +168,7 @@ impl Row {
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
+            Self::MatmulSm90Fp8(row) => row.shared_bytes(),
             Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
             Self::AttentionPaged(row) => row.shared_bytes(),
@@ -196,7 +205,8 @@ pub fn rows() -> Vec<Row> {
     let attention90 = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
-    let products = plain.chain(sm80).chain(sm90);
+    let fp8 = MatmulSm90Fp8::all().into_iter().map(Row::MatmulSm90Fp8);
+    let products = plain.chain(sm80).chain(sm90).chain(fp8);
     let attention = attention80.chain(attention90).chain(paged).chain([
         Row::AttentionReference(AttentionReference),
         Row::AttentionEntries(AttentionEntries),
@@ -233,6 +243,7 @@ sources!(
     "cuda/matmul_scaled.h",
     "cuda/matmul_sm80.cu",
     "cuda/matmul_sm90.cu",
+    "cuda/matmul_sm90_fp8.cu",
     "cuda/norm.cu",
     "cuda/norm_backward.cu",
     "cuda/ptx.h",
@@ -260,10 +271,13 @@ sources!(
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
     "cuda/tile/lines.h",
+    "cuda/tile/output.h",
     "cuda/tile/parts.h",
     "cuda/tile/place.h",
     "cuda/tile/queries.h",
+    "cuda/tile/ring.h",
     "cuda/tile/rows.h",
+    "cuda/tile/scaled.h",
     "cuda/tile/scales.h",
     "cuda/tile/softmax.h",
     "cuda/tile/swizzle.h",

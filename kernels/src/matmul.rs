@@ -266,17 +266,21 @@ pub struct MatmulSm90Args {
     pub a: BoxMap,
     /// B as the driver encodes it.
     pub b: BoxMap,
+    /// The output as the driver encodes it, where [`MatmulSm90::out`] has a map.
+    pub out: BoxMap,
     /// All else.
     pub matmul: MatmulArgs,
     /// Bit i: A is not repeated along axis i of the batch's last three.
     pub spread_a: u32,
     /// The same of B.
     pub spread_b: u32,
+    /// 1 where `out` is a map: the copy engine takes the output.
+    pub stores_boxes: u32,
     /// Nothing.
-    pub padding: [u32; 4],
+    pub padding: [u32; 3],
 }
 
-const _: () = assert!(size_of::<MatmulSm90Args>() == 896);
+const _: () = assert!(size_of::<MatmulSm90Args>() == 1024);
 
 /// A row of `matmul_sm90`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -319,12 +323,12 @@ impl MatmulSm90 {
         format!("matmul_sm90_{dtype}_{a}{b}_{}x{n}", Self::ROWS)
     }
 
-    /// As many as shared memory has room for, beside the sums on their way out.
+    /// As many as shared memory has room for, beside what is on its way out.
     fn stages(&self) -> u32 {
         match self.columns {
-            256 => 3,
-            128 => 4,
-            _ => 7,
+            256 => 4,
+            128 => 6,
+            _ => 8,
         }
     }
 
@@ -340,8 +344,7 @@ impl MatmulSm90 {
 
     pub(crate) fn shared_bytes(&self) -> u32 {
         let stage = (Self::ROWS + self.columns) * Self::CHUNK * 2;
-        let sums = 2 * 64 * (self.columns.min(128) + 8) * 4;
-        self.stages() * (stage + 16) + sums
+        self.stages() * (stage + 16) + 2 * (16 << 10)
     }
 
     /// Bytes that a cut tile carries.
@@ -377,6 +380,38 @@ impl MatmulSm90 {
             element: 2,
             padding: [0; 6],
         }
+    }
+
+    /// The box map of the output of a launch, where the copy engine can take it: 16-bit elements, rows dense and aligned, at
+    /// most three axes of the batch, no groups, and nothing in the epilogue but alpha.
+    pub fn out(&self, args: &MatmulArgs) -> Option<BoxMap> {
+        let MatmulArgs { out, batch, m, n, .. } = args;
+        let others = [args.bias, args.c, args.gate, args.residual, args.preactivation];
+        let is_plain = others.iter().all(|x| x.present == 0)
+            && [args.activation, args.interleaved, args.group] == [0; 3];
+        let is_narrow = matches!(out.dtype, 1 | 2);
+        if !is_plain || !is_narrow || (out.column != 1 && *n > 1) || batch[0] != 1 || m.min(n) == &0
+        {
+            return None;
+        }
+        // A stride that nothing follows is any valid one.
+        let step = |size: u32, step: i64| if size > 1 { u64::try_from(step).ok() } else { Some(8) };
+        let (mut sizes, mut strides) =
+            ([u64::from(*n), (*m).into(), 1, 1, 1], [step(*m, out.row)?, 0, 0, 0]);
+        for (axis, place) in [(3, 1), (2, 2), (1, 3)] {
+            sizes[place + 1] = batch[axis].into();
+            strides[place] = step(batch[axis], out.batch[axis])?;
+        }
+        let map = BoxMap {
+            at: out.at,
+            sizes,
+            strides: strides.map(|n| 2 * n),
+            boxed: [Self::CHUNK, 64, 1, 1, 1],
+            element: 2,
+            padding: [0; 6],
+        };
+        // Writes of a stride of 0 would meet.
+        (map.is_valid() && map.strides.iter().all(|&n| n > 0)).then_some(map)
     }
 }
 

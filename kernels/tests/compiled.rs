@@ -150,6 +150,7 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
         Row::Streaming(row) => {
             *row == Streaming::ReduceAcross || count(&["LDG.E.128", "STG.E.128"]) > 0
         }
+        Row::MatmulSm90Fp8(_) => count(&["QGMMA"]) > 0 && count(&["UTMALDG"]) > 0,
         _ => count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0,
     };
     if !as_written {

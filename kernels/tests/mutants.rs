@@ -9,8 +9,13 @@
 mod attention;
 mod case;
 mod model;
+#[path = "mutants/scaled.rs"]
+mod scaled;
+#[path = "rows/tensor.rs"]
+#[allow(dead_code, reason = "the rest is the rows' tests'")]
+mod tensor;
 
-use case::Case;
+use case::{Case, Out};
 use leasehold_kernels::{Row, rows};
 use model::{Build, Model, Order};
 use std::path::{Path, PathBuf};
@@ -34,6 +39,7 @@ const fn mutant(
 
 const SM80: &str = "cuda/matmul_sm80.cu";
 const SM90: &str = "cuda/matmul_sm90.cu";
+const OUTPUT: &str = "cuda/tile/output.h";
 
 const MUTANTS: &[Mutant] = &[
     // The ring of cp.async.
@@ -145,12 +151,41 @@ const MUTANTS: &[Mutant] = &[
     mutant("cuda/tile/descriptor.h", "SWIZZLE_128 = 1", "SWIZZLE_128 = 2", "descriptor"),
     // Its way out.
     mutant(
-        SM90,
-        "            // The warpgroup has read the slice before.\n            meet();",
+        OUTPUT,
+        "            // The warpgroup has read the slice before.\n            meet(consumer_);",
         "",
         "race",
     ),
-    mutant(SM90, "            // All of the slice is there.\n            meet();", "", "race"),
+    mutant(
+        OUTPUT,
+        "            // All of the slice is there.\n            meet(consumer_);",
+        "",
+        "shared-uninitialised",
+    ),
+    mutant(OUTPUT, "            wait();\n", "", "race"),
+    mutant(
+        OUTPUT,
+        "            // The boxes before have been read.\n            meet(consumer_);",
+        "",
+        "race",
+    ),
+    mutant(OUTPUT, "            fence_async();\n", "", "proxy-fence"),
+    mutant(
+        OUTPUT,
+        "            // Everybody's rows are there, and the engine sees them.\n            meet(consumer_);",
+        "",
+        "race",
+    ),
+    mutant(
+        OUTPUT,
+        "            fence_async();\n",
+        "if (thread() == 0) { fence_async(); }",
+        "proxy-fence",
+    ),
+    mutant(OUTPUT, "                commit_stores();\n", "", "exit-with-stores"),
+    mutant(OUTPUT, "(chunk ^ r % 8) * 16", "chunk * 16", "bits"),
+    mutant(OUTPUT, "left < 8 ? left : 8", "8", "ended"),
+    mutant(SM90, "    out.wait();\n", "", "exit-with-stores"),
 ];
 
 fn crate_folder() -> &'static Path {
@@ -190,7 +225,7 @@ fn mutated(mutant: &Mutant, name: &str) -> PathBuf {
 
 /// The row that shows what a file's mistakes do: of its kernel, both ways of lying, and more than one tile a block.
 fn subject(file: &str) -> Row {
-    let key = if file == SM90 || file.contains("descriptor") {
+    let key = if [SM90, OUTPUT].contains(&file) || file.contains("descriptor") {
         "matmul_sm90_f16_ko_128x128"
     } else {
         "matmul_sm80_bf16_kk_64x64"
@@ -201,8 +236,11 @@ fn subject(file: &str) -> Row {
 /// What a mutant's runs say first: the model's findings, or that bits are wrong.
 fn verdict(row: Row, model: &mut Model) -> String {
     // Tails in every axis; more steps than a ring has stages, and fewer, whose barriers then order less.
-    for k in [456, 120] {
-        let case = Case::new(row, 1, [150, 140, k], 3);
+    let engine: &[Out] = if row.archs() == ["sm_90a"] { &[Out::Boxes] } else { &[] };
+    for (k, out) in
+        [(456, Out::Odd), (120, Out::Odd)].into_iter().chain(engine.iter().map(|out| (456, *out)))
+    {
+        let case = Case::with(row, out, 1, [150, 140, k], 3);
         for order in [Order::Late, Order::Early, Order::Seeded(1), Order::LateProducts] {
             let outcome = case.run(model, order);
             if !outcome.found.is_empty() {
@@ -227,6 +265,13 @@ fn every_mutant_is_found() {
 fn every_mutant_of_attention_is_found() {
     use attention::{MUTANTS, SUBJECTS, subjects, verdict};
     find_all("attention", &SUBJECTS, MUTANTS, subjects, verdict);
+}
+
+#[test]
+#[ignore = "compiles the kernels once a mutant"]
+fn every_mutant_of_bytes_is_found() {
+    use scaled::{MUTANTS, SUBJECTS, subjects, verdict};
+    find_all("scaled", &SUBJECTS, MUTANTS, subjects, verdict);
 }
 
 /// Runs the rows of each file as they are, where nothing may be found, then each mutant. The first row is judged.

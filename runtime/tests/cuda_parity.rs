@@ -70,10 +70,7 @@ fn run_all(cases: &[Case]) -> usize {
     let mut cuda = open();
     let (mut passed, mut failed) = (0, Vec::new());
     for case in cases {
-        let began = std::time::Instant::now();
-        let r = run_on(&mut cuda, case);
-        eprintln!("XX {:?} {} {}", began.elapsed(), case.flops(), case.name);
-        match r {
+        match run_on(&mut cuda, case) {
             Ok(Outcome::Passed) => passed += 1,
             Ok(Outcome::Unsupported(_)) => {}
             Err(why) => failed.push(format!("{}: {why}", case.name)),

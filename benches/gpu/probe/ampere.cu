@@ -77,8 +77,10 @@ KERNEL(shared_memory, 32, 1)(PARAMETER(ProbeArgs) args) {
         put(args, i * 32 + t, bits_of(load_shared_f32(base + 4 * (i * 32 + (t ^ 5)))));
     }
     store_shared_u32(base + 768 + 4 * t, 5000 + t);
+    store_shared_f32(base + 896 + 4 * t, 0.25f * (f32)t);
     sync_warp();
     put(args, 192 + t, load_shared_u32(base + 768 + 4 * (t ^ 9)));
+    put(args, 352 + t, load_shared_u32(base + 896 + 4 * (t ^ 17)));
     const u32x4 four = load_shared_u32x4(base + 16 * (t ^ 3));
     const u32 words[4] = {four.x, four.y, four.z, four.w};
     for (u32 i = 0; i < 4; i++) {

@@ -65,7 +65,7 @@ pub(crate) const SECTIONS: &[Section] = &[
     section("global_loads", 10 * 32, Exact),
     section("global_stores", 280, Exact),
     section("single_steps", 35, Exact),
-    section("shared_memory", 352, Exact),
+    section("shared_memory", 384, Exact),
     section("conversions", 4 * FINITE, Exact),
     section("widenings", 0x10000 / 67, Exact),
     section("fused", FINITE, Exact),
@@ -87,6 +87,9 @@ pub(crate) const SECTIONS: &[Section] = &[
     hopper("box_64", 32, 256, Exact),
     hopper("box_32", 32, 128, Exact),
     hopper("box_unswizzled", 32, 320, Exact),
+    hopper("matrices_out", 32, 256, Exact),
+    hopper("box_out", 32, TENSOR_WORDS, Exact),
+    hopper("box_out_before", 32, TENSOR_WORDS, Exact),
     hopper("right_dense_64", 128, 8 * 128, Exact),
     hopper("right_dense_128", 128, 16 * 128, Exact),
     hopper("right_outer_64", 128, 8 * 128, Exact),
@@ -98,6 +101,11 @@ pub(crate) const SECTIONS: &[Section] = &[
     hopper("left_dense_128", 128, 16 * 128, Exact),
     hopper("left_outer_256", 128, 32 * 128, Exact),
     hopper("warpgroup_rounding", 128, 8 * 128, Unclaimed),
+    hopper("bytes_left_64", 128, 8 * 128, Exact),
+    hopper("bytes_left_128", 128, 16 * 128, Exact),
+    hopper("bytes_right_64", 128, 8 * 128, Exact),
+    hopper("bytes_right_128", 128, 16 * 128, Exact),
+    hopper("byte_rounding", 128, 8 * 128, Unclaimed),
 ];
 
 /// The numbers that sections are given: where formats end and where roundings tie, then drawn ones, then those that are
@@ -157,6 +165,7 @@ fn numbers() -> Vec<u32> {
 /// The tensor whose boxes are brought: 40 by 6 by 3 by 2 by 2 numbers of 16 bits, each its place; between rows lie others.
 const SIZES: [u64; 5] = [40, 6, 3, 2, 2];
 const STRIDES: [u64; 4] = [96, 576, 1728, 3456];
+const TENSOR_WORDS: usize = 1728;
 
 fn tensor() -> Vec<u8> {
     (0..3456u16).flat_map(|i| (if i % 48 < 40 { i } else { 0xeeee }).to_le_bytes()).collect()
@@ -165,14 +174,19 @@ fn tensor() -> Vec<u8> {
 /// Boxes of it: elements along the dense axis, and the number of the swizzle in cuda.h.
 const BOXES: [(u32, u32); 4] = [(64, 3), (32, 2), (16, 1), (40, 0)];
 
+fn tensor_at(at: u64, inner: u32) -> BoxMap {
+    let boxed = [inner, 8, 2, 1, 1];
+    BoxMap { at, sizes: SIZES, strides: STRIDES, boxed, element: 2, padding: [0; 6] }
+}
+
 /// What a kernel is given: `ProbeArgs` of `probe.h`.
-fn args(maps: &[Encoded], input: u64, output: u64) -> Vec<u8> {
-    let mut bytes: Vec<u8> = maps.iter().flat_map(|map| map.0).collect();
+fn args(maps: &[Encoded], answer: Encoded, input: u64, output: u64) -> Vec<u8> {
+    let mut bytes: Vec<u8> = maps.iter().chain([&answer]).flat_map(|map| map.0).collect();
     bytes.extend(input.to_le_bytes());
     bytes.extend(output.to_le_bytes());
     bytes.extend((FINITE as u32).to_le_bytes());
     bytes.extend((ALL as u32).to_le_bytes());
-    bytes.resize(576, 0);
+    bytes.resize(704, 0);
     bytes
 }
 
@@ -201,10 +215,7 @@ impl Dump {
         let mut maps = vec![Encoded([0; 128]); BOXES.len()];
         if is_hopper {
             for (map, (inner, swizzle)) in maps.iter_mut().zip(BOXES) {
-                let boxed = [inner, 8, 2, 1, 1];
-                let padding = [0; 6];
-                let of = BoxMap { at, sizes: SIZES, strides: STRIDES, boxed, element: 2, padding };
-                *map = cuda.encode(&of, swizzle)?;
+                *map = cuda.encode(&tensor_at(at, inner), swizzle)?;
             }
         }
         for section in SECTIONS.iter().filter(|section| is_hopper || !section.hopper) {
@@ -319,7 +330,13 @@ fn run(
     cuda.fill(output, 0, 4 * words, stream)?;
     let function = cuda.function(module, section.name)?;
     let grid = Grid { blocks, threads, shared_bytes };
-    cuda.launch(function, grid, &args(maps, input, output), stream)?;
+    let (inner, swizzle) = BOXES[0];
+    let answer = if section.hopper && words >= TENSOR_WORDS {
+        cuda.encode(&tensor_at(output, inner), swizzle)?
+    } else {
+        Encoded([0; 128])
+    };
+    cuda.launch(function, grid, &args(maps, answer, input, output), stream)?;
     let bytes = cuda.read(output, 4 * words, stream)?;
     cuda.free(output)?;
     Ok(bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect())

@@ -7,6 +7,8 @@
 struct ProbeArgs {
     // One tensor in four swizzles: 128, 64 and 32 bytes, and none; only Hopper's kernels look.
     TensorMap maps[4];
+    // The answer as such a tensor, swizzled by 128.
+    TensorMap answer;
     // Numbers, as `dump.rs` lists them, and the words of the answer, zeros at first.
     u64 in, out;
     // How many numbers, all but the first few finite ones last.
@@ -14,7 +16,7 @@ struct ProbeArgs {
     u32 padding[10];
 };
 
-static_assert(sizeof(ProbeArgs) == 576, "as in dump.rs");
+static_assert(sizeof(ProbeArgs) == 704, "as in dump.rs");
 
 namespace probe {
 

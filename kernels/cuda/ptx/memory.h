@@ -22,6 +22,8 @@ DEVICE void store_shared(u32 at, f32 x, f32 y) {
 
 DEVICE void store_shared_u32(u32 at, u32 v) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(v) : "memory"); }
 
+DEVICE void store_shared_f32(u32 at, f32 v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory"); }
+
 DEVICE u32 load_shared_u32(u32 at) {
     u32 v;
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(at) : "memory");

@@ -20,6 +20,20 @@ DEVICE void load_matrices_transposed(u32 (&out)[4], u32 row) {
                  : "memory");
 }
 
+// Four 8x8 matrices of 16 bits go to shared memory: lane i names row i % 8 of matrix i / 8. Of Hopper.
+DEVICE void store_matrices(u32 row, const u32 (&in)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(in[0]), "r"(in[1]),
+                 "r"(in[2]), "r"(in[3])
+                 : "memory");
+}
+
+// The same, each matrix transposed.
+DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(in[0]),
+                 "r"(in[1]), "r"(in[2]), "r"(in[3])
+                 : "memory");
+}
+
 // sums += A B of 16 by 16 by 8.
 DEVICE void mma_bf16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "

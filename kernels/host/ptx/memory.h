@@ -69,6 +69,10 @@ DEVICE void store_shared_u32(u32 at, u32 v, const model::Where& where = model::W
     model::store(at, v, where);
 }
 
+DEVICE void store_shared_f32(u32 at, f32 v, const model::Where& where = model::Where::current()) {
+    model::store(at, v, where);
+}
+
 DEVICE u32 load_shared_u32(u32 at, const model::Where& where = model::Where::current()) {
     return model::load<u32>(at, where);
 }

@@ -40,6 +40,32 @@ inline void load_matrices(const char* name, u32 (&out)[4], u32 row, bool transpo
     memcpy(out, mine.r, sizeof out);
 }
 
+struct Stored {
+    u32 row;
+    const u32* in;
+};
+
+inline void store_matrices(const char* name, u32 row, const u32 (&in)[4], bool transposed, const Where& where) {
+    Stored mine{row, in};
+    u32 none = 0;
+    meet(name, mine, none, where, [&](const Stored** ins, u32**) {
+        World& w = *world;
+        u16 matrices[4][8][8];
+        for (u32 lane = 0; lane < LANES; lane++) {
+            for (u32 i = 0; i < 8; i++) {
+                const u32 r = fragment::matrix_row(lane), c = fragment::matrix_column(lane, i % 2);
+                matrices[i / 2][transposed ? c : r][transposed ? r : c] = static_cast<u16>(ins[lane]->in[i / 2] >> 16 * (i % 2));
+            }
+        }
+        for (u32 i = 0; i < LANES; i++) {
+            if (u8* bytes = w.shared->at(ins[i]->row, 16, where)) {
+                w.shared->write(ins[i]->row, 16, {w.running / LANES, i, where});
+                memcpy(bytes, matrices[i / 8][i % 8], 16);
+            }
+        }
+    });
+}
+
 struct Fragments {
     f32* sums;
     const u32 *a, *b;
@@ -80,6 +106,14 @@ DEVICE void load_matrices(u32 (&out)[4], u32 row, const model::Where& where = mo
 
 DEVICE void load_matrices_transposed(u32 (&out)[4], u32 row, const model::Where& where = model::Where::current()) {
     model::load_matrices("load_matrices_transposed", out, row, true, where);
+}
+
+DEVICE void store_matrices(u32 row, const u32 (&in)[4], const model::Where& where = model::Where::current()) {
+    model::store_matrices("store_matrices", row, in, false, where);
+}
+
+DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[4], const model::Where& where = model::Where::current()) {
+    model::store_matrices("store_matrices_transposed", row, in, true, where);
 }
 
 DEVICE void mma_bf16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {

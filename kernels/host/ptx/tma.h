@@ -1,5 +1,6 @@
-// The model's side of `cuda/ptx/tma.h`. A map holds what the driver was given, so that a copy can be done by the letter:
-// boxes with zeros outside the tensor, their rows swizzled by absolute shared address.
+// The model's side of `cuda/ptx/tma.h`: PTX ISA 8.7, section 9.7.9.27. A map holds what the driver was given, so that a copy
+// can be done by the letter: boxes with zeros outside the tensor, their rows swizzled by absolute shared address. A box that
+// leaves is read when its thread waits for that, and is there when the kernel has ended; or at once.
 #pragma once
 
 #include <cstring>
@@ -29,8 +30,10 @@ namespace model {
 // 5.5.7).
 constexpr u32 swizzled(u32 address, u32 narrower) { return address ^ (address >> 7 & (7u >> narrower)) << 4; }
 
-inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 bytes, const Where& origin) {
-    const u32 row_bytes = map.box[0] * map.element, rows = bytes / row_bytes;
+// Each element of a box: where it lies in shared memory, and in the tensor, or 0 outside of it.
+template <class F>
+void each_of_box(const TensorMap& map, u32 shared, const i32 (&at)[5], F f) {
+    const u32 row_bytes = map.box[0] * map.element, rows = map.box[1] * map.box[2] * map.box[3] * map.box[4];
     for (u32 row = 0; row < rows; row++) {
         i64 where[5];
         u32 rest = row;
@@ -47,15 +50,45 @@ inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 by
         for (u32 i = 0; i < map.box[0]; i++) {
             const i64 x = at[0] + static_cast<i64>(i);
             const bool is = inside && x >= 0 && static_cast<u64>(x) < map.sizes[0];
-            u8* to = world->shared->at(swizzled(shared + row * row_bytes + i * map.element, map.narrower), map.element, origin);
-            if (to == nullptr) {
-                return;
-            }
-            memset(to, 0, map.element);
-            if (is) {
-                memcpy(to, touched(line + static_cast<u64>(x) * map.element, map.element, origin), map.element);
-            }
+            f(swizzled(shared + row * row_bytes + i * map.element, map.narrower), is ? line + static_cast<u64>(x) * map.element : 0);
         }
+    }
+}
+
+inline u32 bytes_of(const TensorMap& map) {
+    return map.box[0] * map.box[1] * map.box[2] * map.box[3] * map.box[4] * map.element;
+}
+
+inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], const Where& origin) {
+    each_of_box(map, shared, at, [&](u32 in_shared, u64 in_tensor) {
+        u8* to = world->shared->at(in_shared, map.element, origin);
+        memset(to, 0, map.element);
+        if (in_tensor != 0) {
+            memcpy(to, touched(in_tensor, map.element, origin), map.element);
+        }
+    });
+}
+
+// Whether a box fits in shared memory there. A swizzle repeats after eight of its spans; without one 128 bytes do.
+inline bool is_place(const TensorMap& map, u32 shared, const Where& where) {
+    World& w = *world;
+    const u32 bytes = bytes_of(map), span = 128u >> map.narrower;
+    if (w.shared->at(shared, 128, where) == nullptr || w.shared->at(shared + bytes - 128, 128, where) == nullptr) {
+        return false;
+    }
+    if ((map.narrower < 3 && map.box[0] * map.element != span) || shared % (map.narrower < 3 ? 8 * span : 128) != 0) {
+        w.report.error("box", where, "rows of %u bytes to 0x%x", map.box[0] * map.element, shared);
+        return false;
+    }
+    return true;
+}
+
+// A box that leaves has read shared memory: it may be written again.
+inline void take(Store& store) {
+    if (!store.read) {
+        store.read = true;
+        store.take(store);
+        world->shared->end_read(store.shared, store.bytes, world->running / LANES, 1);
     }
 }
 
@@ -63,15 +96,9 @@ inline void run_box(const TensorMap& map, u32 shared, const i32 (&at)[5], u32 by
 
 DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
     model::World& w = *model::world;
-    const u32 bytes = map.box[0] * map.box[1] * map.box[2] * map.box[3] * map.box[4] * map.element;
+    const u32 bytes = model::bytes_of(map);
     model::Barrier* counts = model::barrier_at(barrier, where);
-    if (counts == nullptr || w.shared->at(shared, 128, where) == nullptr || w.shared->at(shared + bytes - 128, 128, where) == nullptr) {
-        return;
-    }
-    // A swizzle repeats after eight of its spans; without one 128 bytes do.
-    const u32 span = 128u >> map.narrower;
-    if ((map.narrower < 3 && map.box[0] * map.element != span) || shared % (map.narrower < 3 ? 8 * span : 128) != 0) {
-        w.report.error("box", where, "rows of %u bytes to 0x%x", map.box[0] * map.element, shared);
+    if (counts == nullptr || !model::is_place(map, shared, where)) {
         return;
     }
     if (!counts->fenced) {
@@ -85,7 +112,7 @@ DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&
     } place;
     memcpy(place.at, at, sizeof place.at);
     model::Box box{barrier, bytes, [=, &map] {
-        model::run_box(map, shared, place.at, bytes, where);
+        model::run_box(map, shared, place.at, where);
         model::Barrier& b = model::world->barriers[index];
         model::world->shared->land_box(shared, bytes, index, b.phase + 1);
         b.bytes -= bytes;
@@ -98,5 +125,53 @@ DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&
         box.run();
     } else {
         w.boxes.push_back(std::move(box));
+    }
+}
+
+DEVICE void store_box(const TensorMap& map, u32 shared, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
+    model::World& w = *model::world;
+    const u32 bytes = model::bytes_of(map);
+    if (!model::is_place(map, shared, where)) {
+        return;
+    }
+    w.shared->begin_read(shared, bytes, w.toucher(where), w.running / model::LANES, 1);
+    struct Coordinates {
+        i32 at[5];
+    } place;
+    memcpy(place.at, at, sizeof place.at);
+    const auto take = [=, &map](model::Store& store) {
+        model::each_of_box(map, shared, place.at, [&](u32 in_shared, u64) {
+            const u8* from = model::world->shared->at(in_shared, map.element, where);
+            store.kept.insert(store.kept.end(), from, from + map.element);
+        });
+    };
+    const auto put = [=, &map](model::Store& store) {
+        const u8* from = store.kept.data();
+        model::each_of_box(map, shared, place.at, [&](u32, u64 in_tensor) {
+            if (in_tensor != 0) {
+                memcpy(model::touched(in_tensor, map.element, where), from, map.element);
+            }
+            from += map.element;
+        });
+    };
+    model::Thread& self = w.thread();
+    self.stores.push_back({shared, bytes, self.store_groups, false, {}, take, put});
+    if (w.early_copies()) {
+        model::take(self.stores.back());
+        put(self.stores.back());
+        self.stores.back().put = nullptr;
+    }
+}
+
+DEVICE void commit_stores() { model::world->thread().store_groups++; }
+
+template <u32 PENDING>
+DEVICE void wait_stores_read() {
+    model::Thread& self = model::world->thread();
+    for (model::Store& store : self.stores) {
+        // Covered: committed, and not among the newest groups.
+        if (store.group + PENDING < self.store_groups) {
+            model::take(store);
+        }
     }
 }

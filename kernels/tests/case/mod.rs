@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod attention;
+pub(crate) mod scaled;
 
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
@@ -17,7 +18,21 @@ pub(crate) struct Case {
     batch: usize,
     sides: [Operand; 2],
     args: MatmulArgs,
+    out: Out,
     buffers: Vec<Vec<u8>>,
+}
+
+/// What the output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Out {
+    /// f32, at an odd leading dimension.
+    Odd,
+    /// Of the operands' type and dense: what the copy engine takes.
+    Boxes,
+    /// The same, with a bias along N and a residual, both of f32, so that it does not.
+    Rows,
+    /// Of the operands' type, dense along M.
+    Turned,
 }
 
 /// Strides in elements of a side as `[outer, k]`.
@@ -32,6 +47,8 @@ const POISON: u8 = 0xff;
 const BF16: u32 = 2;
 const F16: u32 = 1;
 const OUT: usize = 2;
+const BIAS: usize = 4;
+const RESIDUAL: usize = 5;
 
 struct Random(u64);
 
@@ -93,6 +110,10 @@ impl Operand {
 
 impl Case {
     pub(crate) fn new(row: Row, batch: usize, size: [usize; 3], seed: u64) -> Self {
+        Self::with(row, Out::Odd, batch, size, seed)
+    }
+
+    pub(crate) fn with(row: Row, out: Out, batch: usize, size: [usize; 3], seed: u64) -> Self {
         let mut random = Random(seed * 2 + 1);
         let [m, n, k] = size;
         let (is_bf16, [a, b], [tm, tn], state_bytes) = form(&row);
@@ -101,14 +122,21 @@ impl Case {
             if is_bf16 { bf16::from_f32(x).to_bits() } else { f16::from_f32(x).to_bits() }
         };
         let sides = [Operand::of(a, m, k), Operand::of(b, n, k)];
-        // An odd leading dimension.
-        let ld = n | 1;
-        let buffers = vec![
+        let (ld, element) = match out {
+            Out::Odd => (n | 1, 4),
+            Out::Boxes | Out::Rows => (n.next_multiple_of(8) + 8, 2),
+            Out::Turned => (m.next_multiple_of(8) + 8, 2),
+        };
+        let (rows, columns) = if out == Out::Turned { (n, m) } else { (m, n) };
+        let mut buffers = vec![
             sides[0].fill(batch, m, k, &mut draw),
             sides[1].fill(batch, n, k, &mut draw),
-            vec![POISON; ((batch * m - 1) * ld + n) * 4],
+            vec![POISON; ((batch * rows - 1) * ld + columns) * element],
             vec![POISON; state_bytes as usize],
         ];
+        let mut floats =
+            |count| -> Vec<u8> { (0..count).flat_map(|_| random.draw().to_le_bytes()).collect() };
+        buffers.extend([floats(n), floats(batch * m * n)]);
         let dtype = if is_bf16 { BF16 } else { F16 };
         let matrices = |buffer, entry: usize, row: usize, column: usize, dtype| Matrices {
             at: address(buffer, 0),
@@ -119,10 +147,18 @@ impl Case {
             present: 1,
         };
         let [of_a, of_b] = sides;
+        let of_out = match out {
+            Out::Odd => matrices(OUT, rows * ld, ld, 1, 0),
+            Out::Boxes | Out::Rows => matrices(OUT, rows * ld, ld, 1, dtype),
+            Out::Turned => matrices(OUT, rows * ld, 1, ld, dtype),
+        };
+        let present = |x: Matrices| if out == Out::Rows { x } else { Matrices::default() };
         let args = MatmulArgs {
             a: matrices(0, of_a.entry, of_a.outer_step, of_a.k_step, dtype),
             b: matrices(1, of_b.entry, of_b.k_step, of_b.outer_step, dtype),
-            out: matrices(OUT, m * ld, ld, 1, 0),
+            out: of_out,
+            bias: present(matrices(BIAS, 0, 0, 1, 0)),
+            residual: present(matrices(RESIDUAL, m * n, n, 1, 0)),
             state: address(3, 0),
             batch: [1, 1, 1, batch as u32],
             m: m as u32,
@@ -135,7 +171,7 @@ impl Case {
             alpha: 1.0,
             ..MatmulArgs::default()
         };
-        Self { row, size, batch, sides, args, buffers }
+        Self { row, size, batch, sides, args, out, buffers }
     }
 
     /// The whole product; a persistent kernel on two blocks.
@@ -177,16 +213,24 @@ impl Case {
             assert!(map.is_valid(), "{map:?}");
             map
         };
+        let out = row.out(args);
+        assert_eq!(out.is_some(), self.out == Out::Boxes);
         let args = MatmulSm90Args {
             a: map(Side::A, 0, m, self.sides[0]),
             b: map(Side::B, 1, n, self.sides[1]),
+            out: out.unwrap_or_default(),
+            stores_boxes: out.is_some().into(),
             matmul: *args,
             spread_a: 7,
             spread_b: 7,
             ..MatmulSm90Args::default()
         };
         let inner = offset_of!(MatmulSm90Args, matmul) as u32;
-        let maps = [offset_of!(MatmulSm90Args, a) as u32, offset_of!(MatmulSm90Args, b) as u32];
+        let maps = [
+            offset_of!(MatmulSm90Args, a) as u32,
+            offset_of!(MatmulSm90Args, b) as u32,
+            offset_of!(MatmulSm90Args, out) as u32,
+        ];
         let places: Vec<u32> = maps.into_iter().chain(places.iter().map(|at| inner + at)).collect();
         model.run(&self.row, order, 2, (bytemuck::bytes_of(&args), &places), buffers)
     }
@@ -201,34 +245,60 @@ impl Case {
         }
     }
 
+    /// What the epilogue adds to an element.
+    fn added(&self, entry: usize, i: usize, j: usize) -> f64 {
+        let [m, n, _] = self.size;
+        let of = |buffer: usize, at: usize| {
+            let words: &[[u8; 4]] = self.buffers[buffer].as_chunks().0;
+            f64::from(f32::from_le_bytes(words[at]))
+        };
+        let is = self.out == Out::Rows;
+        if is { of(BIAS, j) + of(RESIDUAL, (entry * m + i) * n + j) } else { 0.0 }
+    }
+
     /// Every output within a few roundings of the sum in f64, and everything between the rows untouched.
     ///
     /// # Errors
     /// The first that is not.
     pub(crate) fn check(&self, outcome: &Outcome) -> Result<(), String> {
         let [m, n, k] = self.size;
-        let ld = self.args.out.row as usize;
-        let words: &[[u8; 4]] = outcome.buffers[OUT].as_chunks().0;
+        let Matrices { batch: [.., step], row, column, .. } = self.args.out;
+        let bytes = &outcome.buffers[OUT];
+        let is_bf16 = form(&self.row).0;
+        let (width, rounding) = match self.out {
+            Out::Odd => (4, 0.0),
+            _ if is_bf16 => (2, 1.0 / 256.0),
+            _ => (2, 1.0 / 2048.0),
+        };
+        let mut is_written = vec![false; bytes.len() / width];
         for (entry, i) in (0..self.batch).flat_map(|entry| (0..m).map(move |i| (entry, i))) {
             for j in 0..n {
-                let (mut sum, mut size) = (0.0, 0.0);
+                let mut sum = self.added(entry, i, j);
+                let mut size = sum.abs();
                 for p in 0..k {
                     let x = self.element(0, entry, i, p) * self.element(1, entry, j, p);
                     sum += x;
                     size += x.abs();
                 }
-                let got = f64::from(f32::from_le_bytes(words[(entry * m + i) * ld + j]));
+                let at = entry * step as usize + i * row as usize + j * column as usize;
+                is_written[at] = true;
+                let got = match bytes[at * width..][..width] {
+                    [a, b] if is_bf16 => bf16::from_le_bytes([a, b]).to_f64(),
+                    [a, b] => f16::from_le_bytes([a, b]).to_f64(),
+                    [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
+                    _ => f64::NAN,
+                };
+                let allowed = 1e-6 * size + rounding * sum.abs();
                 // A NaN is no small error.
-                if (got - sum).abs().partial_cmp(&(1e-6 * size)).is_none_or(|order| order.is_gt()) {
+                if (got - sum).abs().partial_cmp(&allowed).is_none_or(|order| order.is_gt()) {
                     return Err(format!("[{entry}, {i}, {j}]: {got}, not {sum}"));
                 }
             }
-            let end = (entry * m + i) * ld + n;
-            let gap = words.get(end..end + ld - n).unwrap_or_default();
-            if gap.iter().any(|word| *word != [POISON; 4]) {
-                return Err(format!("row {i} of {entry} was written past its end"));
-            }
         }
-        Ok(())
+        let between = bytes
+            .chunks(width)
+            .zip(is_written)
+            .find(|(x, is)| !is && x.iter().any(|b| *b != POISON));
+        between.map_or(Ok(()), |_| Err("what lies between rows was written".into()))
     }
 }

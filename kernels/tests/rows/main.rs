@@ -13,5 +13,6 @@ mod matmul;
 mod model;
 mod products;
 mod quantized;
+mod scaled;
 mod selections;
 mod tensor;

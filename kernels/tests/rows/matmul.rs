@@ -1,7 +1,7 @@
 //! Every row of the matmul kernels on the host model: awkward shapes against sums in f64, in every order of copies and
 //! products, with any cut of K, all with nothing found by the model.
 
-use crate::case::Case;
+use crate::case::{Case, Out};
 use crate::model::{Model, Order};
 use leasehold_kernels::{Row, rows};
 
@@ -61,6 +61,25 @@ fn edge_sizes_run() {
             let outcome = case.run(&mut model, Order::Late);
             assert_eq!(outcome.found, "", "{key} {size:?}");
             case.check(&outcome).unwrap_or_else(|wrong| panic!("{key} {size:?}: {wrong}"));
+        }
+    }
+}
+
+/// Each way out of the kernels for Hopper, in every order: other bits than those of the sums are found by `check`.
+#[test]
+fn every_way_out_writes_the_output() {
+    let Some(mut model) = Model::start() else { return };
+    for (i, key) in ["bf16_kk_128x256", "f16_kk_128x128", "bf16_ok_128x64"].into_iter().enumerate()
+    {
+        let key = format!("matmul_sm90_{key}");
+        for out in [Out::Boxes, Out::Rows, Out::Turned] {
+            // Several tiles a block, tails in both axes.
+            let case = Case::with(row(&key), out, 2, [133, [265, 136, 200][i], 72], i as u64);
+            for order in [Order::Late, Order::Early, Order::Seeded(5)] {
+                let outcome = case.run(&mut model, order);
+                assert_eq!(outcome.found, "", "{key} {out:?} {order:?}");
+                case.check(&outcome).unwrap_or_else(|wrong| panic!("{key} {out:?}: {wrong}"));
+            }
         }
     }
 }

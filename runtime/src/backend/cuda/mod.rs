@@ -180,6 +180,12 @@ impl Cuda {
                 Args::MatmulSm90(mut args) => {
                     self.encoded(&mut args.a)?;
                     self.encoded(&mut args.b)?;
+                    self.encoded(&mut args.out)?;
+                    self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
+                }
+                Args::MatmulSm90Fp8(mut args) => {
+                    self.encoded(&mut args.a)?;
+                    self.encoded(&mut args.b)?;
                     self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
                 }
                 Args::AttentionSm90(mut args) => {

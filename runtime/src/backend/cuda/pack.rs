@@ -154,6 +154,7 @@ pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
                 | Row::MatmulF32(_)
                 | Row::MatmulSm80(_)
                 | Row::MatmulSm90(_)
+                | Row::MatmulSm90Fp8(_)
                 | Row::AttentionSm90(_)
         )
     };

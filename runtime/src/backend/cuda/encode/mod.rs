@@ -7,7 +7,7 @@ mod product;
 use super::plan::Class;
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
-use leasehold_kernels::{AttentionSm90Args, MatmulGroups, MatmulSm90Args, Row};
+use leasehold_kernels::{AttentionSm90Args, MatmulGroups, MatmulSm90Args, MatmulSm90Fp8Args, Row};
 
 /// Blocks that a grid has at most.
 const GRID: u64 = i32::MAX as u64;
@@ -25,6 +25,8 @@ pub(super) enum Args {
     Plain(Vec<u8>),
     /// With maps that the driver has yet to encode.
     MatmulSm90(Box<MatmulSm90Args>),
+    /// Likewise.
+    MatmulSm90Fp8(Box<MatmulSm90Fp8Args>),
     /// Likewise.
     AttentionSm90(Box<AttentionSm90Args>),
 }

@@ -5,8 +5,8 @@ use crate::backend::cuda::plan::{self, Class, Product};
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, Scale};
 use crate::order::Span;
 use leasehold_kernels::{
-    MatmulArgs, MatmulGroups, MatmulGroupsArgs, MatmulScaledArgs, MatmulScaling, MatmulSm90Args,
-    Matrices, Row, Scales,
+    BoxMap, MatmulArgs, MatmulGroups, MatmulGroupsArgs, MatmulScaledArgs, MatmulScaling,
+    MatmulSm90Args, MatmulSm90Fp8Args, Matrices, Row, Scales,
 };
 
 /// The list of groups, or room for it.
@@ -26,27 +26,48 @@ pub(super) fn launches(
     multiprocessors: u32,
 ) -> Vec<Launch> {
     let launch = |part: Span| {
-        let args = product(op, matmul, row, class, part, at)?;
-        let (args, blocks) = match row {
+        let matmul_args = product(op, matmul, row, class, part, at)?;
+        let scaled = || MatmulScaledArgs { matmul: matmul_args, scaling: scaling(op, matmul, at) };
+        let args = match row {
             Row::MatmulSm90(form) => {
-                let product = Product::of(op, matmul)?;
-                let [a, b] = product.maps(form, [args.a.at, args.b.at])?;
-                let [spread_a, spread_b] = product.sides.map(|lie| lie.spread());
+                let (maps, [spread_a, spread_b]) = brought(op, matmul, row, &matmul_args)?;
+                let (out, [a, b]) = (form.out(&matmul_args), maps);
+                let stores_boxes = out.is_some().into();
+                let out = out.unwrap_or_default();
+                let (matmul, padding) = (matmul_args, Default::default());
                 let all =
-                    MatmulSm90Args { a, b, matmul: args, spread_a, spread_b, padding: [0; 4] };
-                (Args::MatmulSm90(Box::new(all)), walked(part.tiles, multiprocessors))
+                    MatmulSm90Args { a, b, out, matmul, spread_a, spread_b, stores_boxes, padding };
+                Args::MatmulSm90(Box::new(all))
             }
-            Row::MatmulReference(_) => {
-                let scaling = scaling(op, matmul, at);
-                let all = MatmulScaledArgs { matmul: args, scaling };
-                (Args::plain(&all), part.tiles as u32)
+            Row::MatmulSm90Fp8(_) => {
+                let ([a, b], [spread_a, spread_b]) = brought(op, matmul, row, &matmul_args)?;
+                let (scaled, padding) = (scaled(), Default::default());
+                let all = MatmulSm90Fp8Args { a, b, scaled, spread_a, spread_b, padding };
+                Args::MatmulSm90Fp8(Box::new(all))
             }
-            _ => (Args::plain(&args), part.tiles as u32),
+            Row::MatmulReference(_) => Args::plain(&scaled()),
+            _ => Args::plain(&matmul_args),
+        };
+        let blocks = match args {
+            Args::Plain(_) => part.tiles as u32,
+            _ => walked(part.tiles, multiprocessors),
         };
         Some(Launch { row: *row, args, blocks })
     };
     // Where groups are counted on the device, they are before each launch: their list does not outlive a slice.
     counted(op, matmul, row, at).into_iter().chain(runs(span, GRID).filter_map(launch)).collect()
+}
+
+/// What the copy engine is told of A and B, and along which axes of the batch they are not repeated.
+fn brought(
+    op: &CheckedOp,
+    matmul: &Matmul,
+    row: &Row,
+    args: &MatmulArgs,
+) -> Option<([BoxMap; 2], [u32; 2])> {
+    let product = Product::of(op, matmul)?;
+    let maps = product.maps(row, [args.a.at, args.b.at])?;
+    Some((maps, product.sides.map(|lie| lie.spread())))
 }
 
 /// The launch that makes the list of groups from sizes in device memory.

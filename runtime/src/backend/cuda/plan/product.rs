@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Scale, Spec};
 use crate::order::{Family, Order, Plan};
 use leasehold_kernels::{
-    BoxMap, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90, Row, Side,
+    BoxMap, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90,
+    MatmulSm90Fp8, Row, Side,
 };
 
 /// The orders: one instruction after the other along k, 16 elements at a time, in f32; the epilogue of
@@ -16,6 +17,13 @@ pub(super) const SM80: Order =
 pub(super) const SM90: Order =
     Order { entry: "matmul_sm90", tile: [1, 1], chunk: 16, family: Family::Matrix16 };
 
+/// Chunks of 128 along k, each by one instruction after the other from zero, times their scales, and added in f32.
+pub(super) const SM90_FP8: Order = Order {
+    entry: "matmul_sm90_fp8",
+    tile: [1, 1],
+    chunk: MatmulSm90Fp8::CHUNK,
+    family: Family::Matrix8,
+};
 /// One multiply-add after the other along k, in f32; of f32 also where `Precision::Tf32` would allow less.
 pub(super) const F32: Order =
     Order { entry: "matmul_f32", tile: [1, 1], chunk: 1, family: Family::Fma32 };
@@ -32,8 +40,8 @@ pub(super) const REFERENCE: Order = Order {
 const COUNTED: u64 = 4096;
 const COUNT_NS: u64 = 1_000;
 
-/// Elements of 16 bytes: what copies of 16-bit operands move at once.
-const ALIGNED: u64 = 8;
+/// Bytes that copies move at once.
+const ALIGNED: u64 = 16;
 /// Elements a microsecond through the epilogue of one multiprocessor.
 const EPILOGUE: u64 = 1_000;
 
@@ -43,21 +51,24 @@ pub(in super::super) struct Lie {
     pub(in super::super) outer: [u64; 2],
     pub(in super::super) k: [u64; 2],
     pub(in super::super) batch: [[u64; 2]; 4],
+    /// Elements of 16 bytes, and whether every matrix begins at a multiple of them.
+    whole: u64,
     is_aligned: bool,
 }
 
 impl Lie {
     fn of(spec: &Spec, outer: usize) -> Self {
+        let whole = ALIGNED / spec.dtype.size();
         let batch = [5, 4, 3, 2].map(|from_end| axis(spec, from_end));
         let is_aligned = spec.offset_class.is_multiple_of(16)
-            && batch.iter().all(|[n, step]| *n <= 1 || step.is_multiple_of(ALIGNED));
-        Self { outer: axis(spec, outer), k: axis(spec, 1 - outer), batch, is_aligned }
+            && batch.iter().all(|[n, step]| *n <= 1 || step.is_multiple_of(whole));
+        Self { outer: axis(spec, outer), k: axis(spec, 1 - outer), batch, whole, is_aligned }
     }
 
     /// Along which axis rows of whole 16 bytes lie, if along any.
     fn major(&self) -> Major {
         let dense = |[n, step]: [u64; 2]| n <= 1 || step == 1;
-        let whole = |[n, step]: [u64; 2]| n <= 1 || step.is_multiple_of(ALIGNED);
+        let whole = |[n, step]: [u64; 2]| n <= 1 || step.is_multiple_of(self.whole);
         match self.is_aligned {
             true if dense(self.k) && whole(self.outer) => Major::K,
             true if dense(self.outer) && whole(self.k) => Major::Outer,
@@ -84,7 +95,7 @@ pub(in super::super) struct Product {
     pub(in super::super) batch: [u64; 4],
     pub(in super::super) groups: u64,
     pub(in super::super) sides: [Lie; 2],
-    dtype: DType,
+    dtypes: [DType; 2],
 }
 
 /// How many groups there are.
@@ -119,7 +130,7 @@ impl Product {
             batch,
             groups,
             sides: [Lie::of(a, 1), Lie::of(b, 0)],
-            dtype: a.dtype,
+            dtypes: [a.dtype, b.dtype],
         })
     }
 
@@ -163,7 +174,7 @@ impl Product {
         for &size in sizes {
             list.push(GroupEntry { size, ..next });
             next.first += if matmul.group == Group::Masked { 0 } else { size };
-            next.tile += size.div_ceil(rows);
+            next.tile += if is_contiguous { size.div_ceil(rows) } else { 0 };
         }
         if is_contiguous {
             list.push(GroupEntry { size: self.m as u32 - next.first, ..next });
@@ -172,7 +183,7 @@ impl Product {
     }
 
     /// What the copy engine is told of A and B at these addresses; `None` where it cannot bring them.
-    pub(in super::super) fn maps(&self, row: &MatmulSm90, at: [u64; 2]) -> Option<[BoxMap; 2]> {
+    pub(in super::super) fn maps(&self, row: &Row, at: [u64; 2]) -> Option<[BoxMap; 2]> {
         let [m, n, k] = [self.m, self.n, self.k];
         if m.min(n).min(k) == 0 || self.batch[0] > 1 {
             return None;
@@ -180,16 +191,24 @@ impl Product {
         let side = |side: Side, outer: u64, lie: &Lie, at: u64| {
             // A stride that nothing follows is any valid one; one of 0 is no stride of the engine.
             let step = |[n, step]: [u64; 2]| match (n, step) {
-                (..=1, _) => Some(ALIGNED),
+                (..=1, _) => Some(lie.whole),
                 (_, 0) => None,
                 (_, step) => Some(step),
             };
             let batch = [1, 2, 3].map(|i| match lie.batch[i] {
-                [_, 0] => [1, ALIGNED],
-                [n, step] => [n, if n > 1 { step } else { ALIGNED }],
+                [_, 0] => [1, lie.whole],
+                [n, step] => [n, if n > 1 { step } else { lie.whole }],
             });
             let steps = [step(lie.outer)?, step(lie.k)?];
-            Some(row.map(side, at, [outer, k], steps, batch)).filter(BoxMap::is_valid)
+            let map = match row {
+                Row::MatmulSm90(row) => row.map(side, at, [outer, k], steps, batch),
+                Row::MatmulSm90Fp8(row) => {
+                    let tile = row.tile[usize::from(side == Side::B)];
+                    MatmulSm90Fp8::map(tile, at, [outer, k], steps[0], batch)
+                }
+                _ => return None,
+            };
+            Some(map).filter(BoxMap::is_valid)
         };
         let [a, b] = &self.sides;
         Some([side(Side::A, m, a, at[0])?, side(Side::B, n, b, at[1])?])
@@ -197,38 +216,70 @@ impl Product {
 
     /// The rows that may run it, all of one order.
     fn rows(&self, matmul: &Matmul, class: &Class) -> (Order, Vec<Row>) {
-        let is_float = matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16);
-        if !is_float || matmul.quantize != Scale::None {
+        // An order that ignores rows and batch is that of the rows which take every layout.
+        if class.sm90[0] > 0 && matmul.order != OrderClass::BatchInvariant {
+            let (order, mut rows) = self.of_hopper(matmul);
+            rows.retain(|row| self.maps(row, [0; 2]).is_some());
+            if !rows.is_empty() {
+                return (order, rows);
+            }
+        }
+        if !self.is_float() || matmul.quantize != Scale::None {
             let finds = matmul.quantize == Scale::Block1x128;
             return (REFERENCE, vec![Row::MatmulReference(MatmulReference { finds })]);
         }
-        if self.dtype == DType::F32 {
+        if self.dtypes[0] == DType::F32 {
             return (F32, MatmulF32::all().into_iter().map(Row::MatmulF32).collect());
         }
-        let is_bf16 = self.dtype == DType::BF16;
         let [a, b] = self.sides.map(|lie| lie.major());
         // Where a group's k begins nothing is aligned along it.
-        let is_gathered = a == Major::Gathered
-            || b == Major::Gathered
-            || matmul.group == Group::K && [a, b] != [Major::Outer; 2];
-        let is_plain = matmul.group == Group::None && matmul.gate != Gate::Interleaved;
-        // An order that ignores rows and batch is that of the rows which take every layout.
-        let may = class.sm90[0] > 0 && matmul.order != OrderClass::BatchInvariant;
-        if may && is_plain && !is_gathered {
-            let (a_outer, b_outer) = (a == Major::Outer, b == Major::Outer);
-            let rows = MatmulSm90::all().into_iter().filter(|row| {
-                (row.bf16, row.a_outer, row.b_outer) == (is_bf16, a_outer, b_outer)
-                    && self.maps(row, [0; 2]).is_some()
-            });
-            let rows: Vec<Row> = rows.map(Row::MatmulSm90).collect();
-            if !rows.is_empty() {
-                return (SM90, rows);
-            }
-        }
-        let ways = if is_gathered { (Major::Gathered, Major::Gathered) } else { (a, b) };
+        let is_cut = matmul.group == Group::K && [a, b] != [Major::Outer; 2];
+        let ways = if a == Major::Gathered || b == Major::Gathered || is_cut {
+            (Major::Gathered, Major::Gathered)
+        } else {
+            (a, b)
+        };
+        let is_bf16 = self.dtypes[0] == DType::BF16;
         let rows = MatmulSm80::all().into_iter();
         let rows = rows.filter(|row| (row.bf16, (row.a, row.b)) == (is_bf16, ways));
         (SM80, rows.map(Row::MatmulSm80).collect())
+    }
+
+    fn is_float(&self) -> bool {
+        matches!(self.dtypes[0], DType::F32 | DType::F16 | DType::BF16)
+    }
+
+    /// The rows of wgmma, if the copy engine can bring the operands. It brings whole chunks of k, of any group.
+    fn of_hopper(&self, matmul: &Matmul) -> (Order, Vec<Row>) {
+        let [a, b] = self.sides.map(|lie| lie.major());
+        let [of_a, of_b] = self.dtypes;
+        if a == Major::Gathered || b == Major::Gathered || matmul.group == Group::K {
+            return (SM90, Vec::new());
+        }
+        let fp8 = |dtype, kind| match kind {
+            Fp8::E4m3 => dtype == DType::F8E4M3,
+            Fp8::E5m2 => dtype == DType::F8E5M2,
+        };
+        let is_plain = matmul.group == Group::None && matmul.gate != Gate::Interleaved;
+        if is_plain && [a, b] == [Major::K; 2] && !self.is_float() {
+            let finds = matmul.quantize == Scale::Block1x128;
+            let by_columns = matmul.scales[1] == Scale::Block1x128;
+            let rows = MatmulSm90Fp8::all().into_iter().filter(|row| {
+                fp8(of_a, row.a)
+                    && fp8(of_b, row.b)
+                    && row.by_columns == by_columns
+                    && (!finds || row.tile[1] == 128)
+            });
+            return (SM90_FP8, rows.map(Row::MatmulSm90Fp8).collect());
+        }
+        if !matches!(of_a, DType::F16 | DType::BF16) || matmul.quantize != Scale::None {
+            return (SM90, Vec::new());
+        }
+        let (a_outer, b_outer) = (a == Major::Outer, b == Major::Outer);
+        let rows = MatmulSm90::all().into_iter().filter(|row| {
+            (row.bf16, row.a_outer, row.b_outer) == (of_a == DType::BF16, a_outer, b_outer)
+        });
+        (SM90, rows.map(Row::MatmulSm90).collect())
     }
 }
 
@@ -243,6 +294,7 @@ pub(in super::super) fn form(row: &Row) -> Option<([u32; 2], u32, u64)> {
         Row::MatmulSm90(row) => {
             Some(([MatmulSm90::ROWS, row.columns], MatmulSm90::CHUNK, row.state_bytes()))
         }
+        Row::MatmulSm90Fp8(row) => Some((row.tile, MatmulSm90Fp8::CHUNK, row.state_bytes())),
         _ => None,
     }
 }
@@ -275,6 +327,9 @@ fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
         Row::MatmulSm90(row) if row.columns == 256 => class.sm90[0],
         Row::MatmulSm90(row) if row.columns == 128 => class.sm90[1],
         Row::MatmulSm90(_) => class.sm90[2],
+        Row::MatmulSm90Fp8(row) if row.tile[0] == 256 => class.sm90_fp8[0],
+        Row::MatmulSm90Fp8(row) if row.tile[0] == 128 => class.sm90_fp8[1],
+        Row::MatmulSm90Fp8(_) => class.sm90_fp8[2],
         Row::MatmulSm80(row) if row.a == Major::Gathered => class.gathered,
         Row::MatmulSm80(row) if row.tile[0] == 128 => class.sm80[0],
         _ => class.sm80[1],

@@ -1,0 +1,366 @@
+//! Products of 8-bit values for the host model: operands, scales, the launch, and the judgement. The tests of their rows
+//! make them.
+
+use crate::model::{Model, Order, Outcome, address};
+use crate::tensor::{
+    BF16, F8E4M3, F8E5M2, F16, F32, I8, Lay, Random, Tensor, close, decode, encode,
+};
+use leasehold_kernels::{
+    Fp8, MatmulArgs, MatmulScaledArgs, MatmulScaling, MatmulSm90Fp8, MatmulSm90Fp8Args, Matrices,
+    Row, Scales,
+};
+use std::mem::offset_of;
+
+/// Buffers: the eight matrices in the order of the arguments, scales of A, of B and of the output, the carried state.
+pub(crate) const OUT: usize = 6;
+pub(crate) const SCALES: [usize; 2] = [8, 9];
+pub(crate) const OUT_SCALE: usize = 10;
+pub(crate) const STATE: usize = 11;
+
+/// What a scale covers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum By {
+    None,
+    Tensor,
+    Row,
+    Chunk,
+    Block,
+}
+
+pub(crate) const ALL: [By; 5] = [By::None, By::Tensor, By::Row, By::Chunk, By::Block];
+
+/// How an output of 8 bits is scaled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum To {
+    Float,
+    Given,
+    Found,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Batch, m, n, k.
+    pub(crate) size: [usize; 4],
+    /// Of A, B and the output.
+    pub(crate) types: [u32; 3],
+    pub(crate) scales: [By; 2],
+    pub(crate) to: To,
+    pub(crate) whole_epilogue: bool,
+    pub(crate) seed: u64,
+}
+
+pub(crate) struct Case {
+    row: Row,
+    options: Options,
+    args: MatmulScaledArgs,
+    tensors: Vec<Tensor>,
+    buffers: Vec<Vec<u8>>,
+}
+
+/// What a row takes: types of A and B, whether both lie dense along K, tile, chunk, and the bytes of a carried tile.
+pub(crate) struct Form {
+    pub(crate) types: [u32; 2],
+    pub(crate) is_dense: bool,
+    pub(crate) tile: [u32; 2],
+    pub(crate) state: u64,
+}
+
+pub(crate) fn form(row: &Row) -> Form {
+    let number = |fp8| if fp8 == Fp8::E4m3 { F8E4M3 } else { F8E5M2 };
+    match row {
+        Row::MatmulSm90Fp8(row) => Form {
+            types: [number(row.a), number(row.b)],
+            is_dense: true,
+            tile: row.tile,
+            state: row.state_bytes(),
+        },
+        _ => panic!("no product of 8-bit values: {row:?}"),
+    }
+}
+
+/// The layout of `[batch, rows, columns]` as the arguments have it.
+fn matrices(tensor: &Tensor, buffer: usize, present: bool) -> Matrices {
+    Matrices {
+        at: tensor.address(buffer),
+        batch: [0, 0, 0, tensor.stride(0)],
+        row: tensor.stride(1),
+        column: tensor.stride(2),
+        dtype: tensor.dtype,
+        present: present.into(),
+    }
+}
+
+/// An operand `[batch, outer, k]`: dense along K as the copy engine wants it, and no number behind the end of K.
+fn operand(dtype: u32, shape: [usize; 3], is_dense: bool, random: &mut Random) -> Tensor {
+    let [batch, outer, k] = shape;
+    let scale = if dtype == I8 { 40.0 } else { 1.0 };
+    if !is_dense {
+        let lay = if k % 2 == 0 { Lay::Spread } else { Lay::Turned };
+        return Tensor::new(dtype, &shape, lay, |_| random.draw() * scale);
+    }
+    let room = k.next_multiple_of(16);
+    let mut tensor = Tensor::new(dtype, &[batch, outer, room], Lay::Dense, |i| {
+        if i % room < k { random.draw() * scale } else { 0.0 }
+    });
+    let first = tensor.address(0) as usize & 0xffff_ffff;
+    for line in 0..batch * outer {
+        tensor.bytes[first + line * room + k..first + (line + 1) * room].fill(0x7f);
+    }
+    tensor.shape[2] = k;
+    tensor
+}
+
+/// Scales of a side of `outer` by `k`: the tensor as `[batch, outer.., k..]`, and what a launch is told of it.
+fn scales(
+    by: By,
+    [batch, outer, k]: [usize; 3],
+    buffer: usize,
+    random: &mut Random,
+) -> (Tensor, Scales) {
+    let blocks = |n: usize| n.div_ceil(128).max(1);
+    let (shape, lay) = match by {
+        By::None | By::Tensor => ([1, 1, 1], Lay::Dense),
+        By::Row => ([batch, outer, 1], Lay::Odd),
+        By::Chunk => ([batch, outer, blocks(k)], Lay::Turned),
+        By::Block => ([batch, blocks(outer), blocks(k)], Lay::Spread),
+    };
+    let tensor = Tensor::new(F32, &shape, lay, |_| 0.5 + random.draw().abs());
+    let along = |axis: usize| if shape[axis] > 1 { tensor.stride(axis) } else { 0 };
+    let scales = Scales {
+        at: tensor.address(buffer),
+        batch: [0, 0, 0, along(0)],
+        outer: along(1),
+        depth: along(2),
+        shift: if by == By::Block { 7 } else { 0 },
+        covers: match by {
+            By::None => 0,
+            By::Tensor | By::Row => 1,
+            By::Chunk | By::Block => 2,
+        },
+    };
+    (tensor, scales)
+}
+
+impl Case {
+    pub(crate) fn new(row: Row, options: Options) -> Self {
+        let mut random = Random(options.seed * 2 + 1);
+        let Options { size: [batch, m, n, k], types: [of_a, of_b, of_out], to, .. } = options;
+        let whole = options.whole_epilogue;
+        let Form { is_dense, tile, state, .. } = form(&row);
+        let a = operand(of_a, [batch, m, k], is_dense, &mut random);
+        let b = operand(of_b, [batch, n, k], is_dense, &mut random);
+        let (scale_a, of_a) = scales(options.scales[0], [batch, m, k], SCALES[0], &mut random);
+        let (scale_b, of_b) = scales(options.scales[1], [batch, n, k], SCALES[1], &mut random);
+        let mut make =
+            |dtype, rows, lay| Tensor::new(dtype, &[batch, rows, n], lay, |_| random.draw());
+        // Where C is not read it is no number.
+        let c = if whole {
+            make(BF16, m, Lay::Odd)
+        } else {
+            Tensor::out(F32, &[batch, m, n], Lay::Dense)
+        };
+        let found = [batch, m, n.div_ceil(128)];
+        let out_scale = match to {
+            To::Given => Tensor::new(F32, &[1, 1, 1], Lay::Dense, |_| 0.02),
+            _ => Tensor::out(F32, &found, Lay::Odd),
+        };
+        let tensors = vec![
+            a,
+            b,
+            make(F32, 1, Lay::Dense).repeated(1, m),
+            c,
+            make(F16, m, Lay::Turned),
+            make(F32, m, Lay::Spread),
+            Tensor::out(of_out, &[batch, m, n], Lay::Odd),
+            Tensor::out(BF16, &[batch, m, n], Lay::Dense),
+            scale_a,
+            scale_b,
+            out_scale,
+        ];
+        let of = |i: usize, present| matrices(&tensors[i], i, present);
+        // Held as [n, k].
+        let right =
+            Matrices { row: tensors[1].stride(2), column: tensors[1].stride(1), ..of(1, true) };
+        let matmul = MatmulArgs {
+            a: of(0, true),
+            b: right,
+            bias: of(2, whole),
+            c: of(3, whole),
+            gate: of(4, whole),
+            residual: of(5, whole),
+            out: of(6, true),
+            preactivation: of(7, whole),
+            state: address(STATE, 0),
+            batch: [1, 1, 1, batch as u32],
+            m: m as u32,
+            n: n as u32,
+            k: k as u32,
+            tiles_m: (m as u32).div_ceil(tile[0]),
+            tiles_n: (n as u32).div_ceil(tile[1]),
+            tiles: (batch * m.div_ceil(tile[0] as usize) * n.div_ceil(tile[1] as usize)) as u64,
+            k_to: k as u32,
+            alpha: if whole { 0.5 } else { 1.0 },
+            beta: if whole { 2.0 } else { 0.0 },
+            // SiLU.
+            activation: if whole { 4 } else { 0 },
+            ..MatmulArgs::default()
+        };
+        let mut out = of(OUT_SCALE, true);
+        if to == To::Given {
+            // One for all entries.
+            out.batch = [0; 4];
+        }
+        let quantize = to as u32;
+        let scaling = MatmulScaling { a: of_a, b: of_b, out, quantize, padding: 0 };
+        let mut buffers: Vec<Vec<u8>> = tensors.iter().map(|t| t.bytes.clone()).collect();
+        buffers.push(vec![0xff; state as usize]);
+        Self { row, options, args: MatmulScaledArgs { matmul, scaling }, tensors, buffers }
+    }
+
+    /// All of it; a persistent kernel on `blocks`.
+    pub(crate) fn run(&self, model: &mut Model, order: Order, blocks: u32) -> Outcome {
+        self.launch(model, (order, blocks), self.args.matmul, &self.buffers)
+    }
+
+    /// Tile by tile, its K in two links.
+    pub(crate) fn run_cut(&self, model: &mut Model, order: Order, cut: u32) -> Outcome {
+        let mut outcome = Outcome { found: String::new(), buffers: self.buffers.clone() };
+        let all = self.args.matmul;
+        for first_tile in 0..all.tiles {
+            for [k_from, k_to] in [[0, cut], [cut, all.k]] {
+                let link = MatmulArgs { first_tile, tiles: 1, k_from, k_to, ..all };
+                let next = self.launch(model, (order, 1), link, &outcome.buffers);
+                outcome = Outcome { found: outcome.found + &next.found, buffers: next.buffers };
+            }
+        }
+        outcome
+    }
+
+    fn launch(
+        &self,
+        model: &mut Model,
+        (order, blocks): (Order, u32),
+        matmul: MatmulArgs,
+        buffers: &[Vec<u8>],
+    ) -> Outcome {
+        let row = &self.row;
+        let scaled = MatmulScaledArgs { matmul, ..self.args };
+        let scaling = offset_of!(MatmulScaledArgs, scaling);
+        let places = (0..8).map(|i| i * size_of::<Matrices>());
+        let of_scaling = [
+            offset_of!(MatmulScaling, a),
+            offset_of!(MatmulScaling, b),
+            offset_of!(MatmulScaling, out),
+        ];
+        let places =
+            places.chain([offset_of!(MatmulArgs, state)]).chain(of_scaling.map(|at| scaling + at));
+        let places: Vec<u32> = places.map(|at| at as u32).collect();
+        if let Row::MatmulSm90Fp8(form) = row {
+            let [batch, m, n, k] = self.options.size.map(|x| x as u64);
+            let map = |side: usize, tile, outer| {
+                let [entry, step] = [0, 1].map(|axis| self.tensors[side].stride(axis) as u64);
+                let at = self.tensors[side].address(side);
+                let batch = [[1, 16], [1, 16], [batch, entry]];
+                let map = MatmulSm90Fp8::map(tile, at, [outer, k], step, batch);
+                assert!(map.is_valid(), "{map:?}");
+                map
+            };
+            let args = MatmulSm90Fp8Args {
+                a: map(0, form.tile[0], m),
+                b: map(1, form.tile[1], n),
+                scaled,
+                spread_a: 7,
+                spread_b: 7,
+                padding: [0; 8],
+            };
+            let inner = offset_of!(MatmulSm90Fp8Args, scaled) as u32;
+            let maps =
+                [offset_of!(MatmulSm90Fp8Args, a) as u32, offset_of!(MatmulSm90Fp8Args, b) as u32];
+            // A and B are read through the maps alone.
+            let rest = places[2..].iter().map(|at| inner + at);
+            let places: Vec<u32> = maps.into_iter().chain(rest).collect();
+            model.run(row, order, blocks, (bytemuck::bytes_of(&args), &places), buffers)
+        } else {
+            let args = (bytemuck::bytes_of(&scaled), &places[..]);
+            model.run(row, order, matmul.tiles as u32, args, buffers)
+        }
+    }
+
+    /// Where in its tensor the scale of an element of a side is.
+    fn scale(&self, side: usize, [entry, outer, p]: [usize; 3]) -> usize {
+        let [_, outers, depth] = self.tensors[SCALES[side]].shape[..] else { panic!("three axes") };
+        match self.options.scales[side] {
+            By::None | By::Tensor => 0,
+            By::Row => entry * outers + outer,
+            By::Chunk => (entry * outers + outer) * depth + p / 128,
+            By::Block => (entry * outers + outer / 128) * depth + p / 128,
+        }
+    }
+
+    /// Each output before it is an 8-bit one, and the largest sum of magnitudes of any.
+    fn want(&self) -> (Vec<f64>, f64) {
+        let [batch, m, n, k] = self.options.size;
+        let values: Vec<Vec<f64>> = self.tensors.iter().map(Tensor::values).collect();
+        let (mut want, mut scale) = (Vec::new(), 1.0);
+        for (e, i, j) in (0..batch * m * n).map(|at| (at / (m * n), at / n % m, at % n)) {
+            let (mut sum, mut size) = (0.0, 0.0);
+            for first in (0..k).step_by(128) {
+                let [of_a, of_b] = [0, 1].map(|side| match self.options.scales[side] {
+                    By::None => 1.0,
+                    _ => values[SCALES[side]][self.scale(side, [e, [i, j][side], first])],
+                });
+                for p in first..k.min(first + 128) {
+                    let x = values[0][(e * m + i) * k + p] * values[1][(e * n + j) * k + p];
+                    sum += x * of_a * of_b;
+                    size += (x * of_a * of_b).abs();
+                }
+            }
+            scale = f64::max(scale, size);
+            let at = (e * m + i) * n + j;
+            want.push(if self.options.whole_epilogue {
+                let v = 0.5 * sum + 2.0 * values[3][at] + values[2][at];
+                v / (1.0 + (-v).exp()) * values[4][at] + values[5][at]
+            } else {
+                sum
+            });
+        }
+        (want, scale)
+    }
+
+    /// Every output and every scale as they should be, and nothing beside them written.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub(crate) fn judge(&self, buffers: &[Vec<u8>]) -> Result<(), String> {
+        let ([batch, m, n, _], [.., dtype]) = (self.options.size, self.options.types);
+        let (want, scale) = self.want();
+        let got = self.tensors[OUT].read(&buffers[OUT]);
+        if self.options.to == To::Float {
+            return close(&got, &want, dtype, scale);
+        }
+        let across = n.div_ceil(128);
+        let block = |at: usize| at / n * across + at % n / 128;
+        let top = [448.0, 57344.0, 127.0][dtype as usize - 3];
+        let by = if self.options.to == To::Given {
+            vec![self.tensors[OUT_SCALE].values()[0]; batch * m * across]
+        } else {
+            let mut most = vec![0f64; batch * m * across];
+            want.iter().enumerate().for_each(|(i, v)| most[block(i)] = most[block(i)].max(v.abs()));
+            let by = self.tensors[OUT_SCALE].read(&buffers[OUT_SCALE]);
+            let wanted: Vec<f64> = most.iter().map(|most| most / top).collect();
+            close(&by, &wanted, F32, scale / top)?;
+            by
+        };
+        for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+            let y = (want / by[block(at)]).clamp(-top, top);
+            // As near as any value of the type, up to the roundings of f32.
+            let nearest = decode(dtype, &encode(dtype, y));
+            let room = 6e-7 * scale / by[block(at)] + 1e-6 * y.abs();
+            let is_near = (got - y).abs() <= (nearest - y).abs() + room;
+            if !is_near {
+                return Err(format!("element {at}: {got:e}, not {nearest:e} for {y:e}"));
+            }
+        }
+        Ok(())
+    }
+}
