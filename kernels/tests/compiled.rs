@@ -145,7 +145,10 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     let as_written = match row {
         Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
         Row::MatmulSm80(_) | Row::AttentionSm80(_) | Row::AttentionPaged(_) => products > 0,
-        Row::AttentionReference(_) | Row::AttentionEntries(_) | Row::AttentionCombine(_) => true,
+        Row::MatmulGroups(_)
+        | Row::AttentionReference(_)
+        | Row::AttentionEntries(_)
+        | Row::AttentionCombine(_) => true,
         // Sixteen bytes a thread, but where each has a row of its own.
         Row::Streaming(row) => {
             *row == Streaming::ReduceAcross || count(&["LDG.E.128", "STG.E.128"]) > 0

@@ -260,7 +260,7 @@ impl Product {
             Fp8::E4m3 => dtype == DType::F8E4M3,
             Fp8::E5m2 => dtype == DType::F8E5M2,
         };
-        let is_plain = matmul.group == Group::None && matmul.gate != Gate::Interleaved;
+        let is_plain = matmul.gate != Gate::Interleaved;
         if is_plain && [a, b] == [Major::K; 2] && !self.is_float() {
             let finds = matmul.quantize == Scale::Block1x128;
             let by_columns = matmul.scales[1] == Scale::Block1x128;

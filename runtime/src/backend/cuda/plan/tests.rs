@@ -214,10 +214,11 @@ fn every_output_of_groups_is_finished_once_whatever_the_cut() {
             quantize: if out == DType::I8 { Scale::Block1x128 } else { Scale::None },
             ..Matmul::default()
         };
+        let of = [groups];
         let [of_a, of_b, of_out]: [&[u64]; 3] = match group {
-            Group::Contiguous => [&[], &[groups], &[]],
-            Group::Masked => [&[groups]; 3],
-            _ => [&[], &[], &[groups]],
+            Group::Contiguous => [&[], &of, &[]],
+            Group::Masked => [&of; 3],
+            _ => [&[], &[], &of],
         };
         let columns = if matmul.gate == Gate::Interleaved { n / 2 } else { n };
         let with =
@@ -239,7 +240,7 @@ fn every_output_of_groups_is_finished_once_whatever_the_cut() {
             }
         }
     }
-    assert!(cut > 20 && kernels.len() > 12, "{cut} plans had links: {kernels:?}");
+    assert!(cut > 20 && kernels.len() > 8, "{cut} plans had links: {kernels:?}");
 }
 
 #[test]
