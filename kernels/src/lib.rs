@@ -11,6 +11,7 @@ mod attention_sm80;
 mod map;
 mod matmul;
 mod matmul_scaled;
+mod matmul_sm80_bytes;
 mod matmul_sm90_fp8;
 mod streaming;
 mod view;
@@ -31,6 +32,7 @@ pub use matmul::{
     Matrices, Side,
 };
 pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
+pub use matmul_sm80_bytes::MatmulSm80Bytes;
 pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
@@ -46,6 +48,8 @@ pub enum Row {
     MatmulSm80(MatmulSm80),
     /// Products by wgmma, for Hopper.
     MatmulSm90(MatmulSm90),
+    /// Products of 8-bit values by `mma.sync`, for every GPU from compute capability 8.0.
+    MatmulSm80Bytes(MatmulSm80Bytes),
     /// Products of 8-bit floats by wgmma, for Hopper.
     MatmulSm90Fp8(MatmulSm90Fp8),
     /// Attention forward by `mma.sync`, for every GPU from compute capability 8.0.
@@ -72,6 +76,7 @@ impl Row {
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
+            Self::MatmulSm80Bytes(row) => row.key(),
             Self::MatmulSm90Fp8(row) => row.key(),
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
@@ -90,6 +95,7 @@ impl Row {
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
+            Self::MatmulSm80Bytes(_) => "cuda/matmul_sm80_bytes.cu",
             Self::MatmulSm90Fp8(_) => "cuda/matmul_sm90_fp8.cu",
             Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
@@ -110,6 +116,9 @@ impl Row {
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
+            Self::MatmulSm80Bytes(row) => {
+                ("MatmulScaledArgs", row.shape(), "matmul_sm80_bytes::run")
+            }
             Self::MatmulSm90Fp8(row) => ("MatmulSm90Fp8Args", row.shape(), "matmul_sm90_fp8::run"),
             Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
@@ -139,6 +148,7 @@ impl Row {
             Self::MatmulReference(_) | Self::MatmulF32(_) => 256,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
+            Self::MatmulSm80Bytes(row) => row.threads(),
             Self::MatmulSm90Fp8(row) => row.threads(),
             Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
@@ -157,6 +167,7 @@ impl Row {
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
+            Self::MatmulSm80Bytes(row) => row.shared_bytes(),
             Self::MatmulSm90Fp8(row) => row.shared_bytes(),
             Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
@@ -194,7 +205,8 @@ pub fn rows() -> Vec<Row> {
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
     let fp8 = MatmulSm90Fp8::all().into_iter().map(Row::MatmulSm90Fp8);
-    let products = plain.chain(sm80).chain(sm90).chain(fp8);
+    let bytes = MatmulSm80Bytes::all().into_iter().map(Row::MatmulSm80Bytes);
+    let products = plain.chain(sm80).chain(sm90).chain(bytes).chain(fp8);
     let attention = attention80.chain(attention90).chain(paged).chain([
         Row::AttentionReference(AttentionReference),
         Row::AttentionEntries(AttentionEntries),
@@ -229,6 +241,7 @@ sources!(
     "cuda/matmul_reference.cu",
     "cuda/matmul_scaled.h",
     "cuda/matmul_sm80.cu",
+    "cuda/matmul_sm80_bytes.cu",
     "cuda/matmul_sm90.cu",
     "cuda/matmul_sm90_fp8.cu",
     "cuda/norm.cu",

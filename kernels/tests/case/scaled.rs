@@ -74,6 +74,13 @@ pub(crate) fn form(row: &Row) -> Form {
             tile: row.tile,
             state: row.state_bytes(),
         },
+        // Each of the floats may be of either type.
+        Row::MatmulSm80Bytes(row) => Form {
+            types: if row.i8 { [I8; 2] } else { [F8E4M3, F8E5M2] },
+            is_dense: !row.gathered,
+            tile: [row.tile; 2],
+            state: row.state_bytes(),
+        },
         _ => panic!("no product of 8-bit values: {row:?}"),
     }
 }
@@ -234,6 +241,21 @@ impl Case {
             }
         }
         outcome
+    }
+
+    /// Every code of A's type, one a row, times one: the outputs, and what they are by definition.
+    pub(crate) fn run_all_codes(mut self, model: &mut Model) -> (Vec<f64>, Vec<f64>) {
+        let [of_a, of_b, _] = self.options.types;
+        let (step, at) = (self.tensors[0].stride(1) as usize, self.tensors[0].address(0) as usize);
+        let codes = 0..=255u8;
+        for code in codes.clone() {
+            self.buffers[0][(at & 0xffff_ffff) + usize::from(code) * step] = code;
+        }
+        self.buffers[1][self.tensors[1].address(1) as usize & 0xffff_ffff] = encode(of_b, 1.0)[0];
+        let outcome = self.run(model, Order::Late, 1);
+        assert_eq!(outcome.found, "");
+        let want = codes.map(|code| decode(of_a, &[code])).collect();
+        (self.tensors[OUT].read(&outcome.buffers[OUT]), want)
     }
 
     fn launch(

@@ -12,10 +12,10 @@ const RING: &str = "cuda/tile/ring.h";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     // Ring, steps, chunks and their scales.
-    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "copy-in-flight"),
+    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "shared-uninitialised"),
     mutant(FP8, "wait_barrier(ring.empty(), ring.phase ^ 1);", "", "copy-in-flight"),
     mutant(FP8, "        wgmma_fence();\n", "", "wgmma-unfenced"),
-    mutant(FP8, "                wgmma_wait<0>();\n", "", "wgmma"),
+    mutant(FP8, "                wgmma_wait<0>();\n", "", "race"),
     mutant(FP8, "multiply<false>(", "multiply<true>(", "bits"),
     mutant(FP8, "descriptor::of(a + step, 0)", "descriptor::of(a + step / 2, 0)", "bits"),
     mutant(FP8, "wave == S::WAVES - 1 && thread", "thread", "race"),
