@@ -38,4 +38,4 @@ struct MatmulScaledArgs {
 };
 
 static_assert(sizeof(Scales) == 64 && sizeof(MatmulScaling) == 200, "as in kernels/src/matmul_scaled.rs");
-static_assert(sizeof(MatmulScaledArgs) == 792, "as in kernels/src/matmul_scaled.rs");
+static_assert(sizeof(MatmulScaledArgs) == 816, "as in kernels/src/matmul_scaled.rs");

@@ -19,7 +19,7 @@ struct MatmulSm90Args {
     u32 spread_a, spread_b;
     // Whether the engine takes the output.
     u32 stores_boxes;
-    u32 padding[9];
+    u32 padding[3];
 };
 
 static_assert(sizeof(MatmulSm90Args) == 1024, "as in kernels/src/matmul.rs");
@@ -72,7 +72,7 @@ struct Ring {
 template <class S, class F>
 DEVICE void each_tile(const MatmulArgs& args, F f) {
     for (u64 i = block_index(); i < args.tiles; i += block_count()) {
-        f(place_of(args, args.first_tile + i));
+        f(part_of<S::BLOCK_M, S::BLOCK_N>(args, place_of(args, args.first_tile + i)));
     }
 }
 
@@ -105,16 +105,16 @@ template <class S>
 DEVICE void produce(const MatmulSm90Args& all) {
     const MatmulArgs& args = all.matmul;
     Ring<S> ring;
-    each_tile<S>(args, [&](const Place& place) {
+    each_tile<S>(args, [&](const Part& part) {
         u32 batch_a[3], batch_b[3];
-        coordinates(batch_a, args, place.entry, all.spread_a);
-        coordinates(batch_b, args, place.entry, all.spread_b);
-        for (u32 k = args.k_from; k < args.k_to; k += S::BLOCK_K) {
+        coordinates(batch_a, args, part.entry, all.spread_a);
+        coordinates(batch_b, args, part.entry, all.spread_b);
+        for (u32 k = part.k_from; k < part.k_to; k += S::BLOCK_K) {
             // Every consumer warp has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
-            bring<S, S::A_OUTER, S::BLOCK_M>(all.a, ring.a(), ring.full(), place.m * S::BLOCK_M, k, batch_a);
-            bring<S, S::B_OUTER, S::BLOCK_N>(all.b, ring.b(), ring.full(), place.n * S::BLOCK_N, k, batch_b);
+            bring<S, S::A_OUTER, S::BLOCK_M>(all.a, ring.a(), ring.full(), part.row, k, batch_a);
+            bring<S, S::B_OUTER, S::BLOCK_N>(all.b, ring.b(), ring.full(), part.column, k, batch_b);
             ring.next();
         }
     });
@@ -147,9 +147,9 @@ struct Consumer {
     }
 
     // Adds the products of the launch's k. A stage is given back one step later, when its products are done.
-    DEVICE_MEMBER void run(Ring<S>& ring, const MatmulArgs& args) {
+    DEVICE_MEMBER void run(Ring<S>& ring, const Part& part) {
         u32 last_empty = 0;
-        for (u32 k = args.k_from; k < args.k_to; k += S::BLOCK_K) {
+        for (u32 k = part.k_from; k < part.k_to; k += S::BLOCK_K) {
             // The bytes of both operands are here.
             wait_barrier(ring.full(), ring.phase);
             wgmma_fence();
@@ -201,20 +201,20 @@ DEVICE void consume(const MatmulSm90Args& all, u32 number) {
     const MatmulArgs& args = all.matmul;
     const output::Output<S::BLOCK_N> out(shared_base() + S::RING_BYTES + number * output::BYTES, number);
     Ring<S> ring;
-    each_tile<S>(args, [&](const Place& place) {
+    each_tile<S>(args, [&](const Part& part) {
         Consumer<S> consumer(number);
         consumer.load(args.state, args.k_from > 0);
-        consumer.run(ring, args);
+        consumer.run(ring, part);
         if (args.k_to < args.k) {
             return consumer.store(args.state);
         }
-        const u32 row = place.m * S::BLOCK_M + 64 * number, column = place.n * S::BLOCK_N;
+        const u32 row = part.row + 64 * number;
         if (all.stores_boxes) {
-            output::Corner corner{row, column, {}};
-            coordinates(corner.batch, args, place.entry, 7);
+            output::Corner corner{row, part.column, {}};
+            coordinates(corner.batch, args, part.entry, 7);
             out.store(consumer.sums, all.out, args, corner);
         } else {
-            out.finish(consumer.sums, Epilogue(args, place.entry), args, row, column);
+            out.finish(consumer.sums, Epilogue(args, part.entry), args, part, row);
         }
     });
     out.wait();

@@ -17,7 +17,7 @@ struct MatmulSm90Fp8Args {
     MatmulScaledArgs scaled;
     // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes.
     u32 spread_a, spread_b;
-    u32 padding[8];
+    u32 padding[2];
 };
 
 static_assert(sizeof(MatmulSm90Fp8Args) == 1088, "as in kernels/src/matmul_scaled.rs");

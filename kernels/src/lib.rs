@@ -10,6 +10,7 @@ mod attention_reference;
 mod attention_sm80;
 mod map;
 mod matmul;
+mod matmul_groups;
 mod matmul_scaled;
 mod matmul_sm80_bytes;
 mod matmul_sm90_fp8;
@@ -28,9 +29,10 @@ pub use attention_reference::AttentionReference;
 pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
 pub use matmul::{
-    Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90, MatmulSm90Args,
-    Matrices, Side,
+    GroupEntry, Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90,
+    MatmulSm90Args, Matrices, Side,
 };
+pub use matmul_groups::{MatmulGroups, MatmulGroupsArgs};
 pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
 pub use matmul_sm80_bytes::MatmulSm80Bytes;
 pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
@@ -42,6 +44,8 @@ pub use view::{Axes, Range, Rows, View};
 pub enum Row {
     /// Products one output a thread: what the others are held to.
     MatmulReference(MatmulReference),
+    /// The list of a product's groups, from sizes in device memory.
+    MatmulGroups(MatmulGroups),
     /// True f32 products on CUDA cores.
     MatmulF32(MatmulF32),
     /// Products by `mma.sync`, for every GPU from compute capability 8.0.
@@ -72,7 +76,8 @@ impl Row {
     /// Name of the row, and of its entry point, which must not be that of its kernel's namespace.
     pub fn key(&self) -> String {
         match self {
-            Self::MatmulReference(_) => "matmul_reference_16x16".into(),
+            Self::MatmulReference(row) => row.key(),
+            Self::MatmulGroups(_) => "matmul_groups_32".into(),
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
@@ -92,6 +97,7 @@ impl Row {
     pub fn file(&self) -> &'static str {
         match self {
             Self::MatmulReference(_) => "cuda/matmul_reference.cu",
+            Self::MatmulGroups(_) => "cuda/matmul_groups.cu",
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
@@ -110,8 +116,11 @@ impl Row {
     /// Struct that a launch is given, the C++ type that holds the row's constants, and the function it instantiates.
     pub fn template(&self) -> (&'static str, String, &'static str) {
         match self {
-            Self::MatmulReference(_) => {
-                ("MatmulArgs", "matmul_reference::Shape".into(), "matmul_reference::run")
+            Self::MatmulReference(row) => {
+                ("MatmulScaledArgs", row.shape(), "matmul_reference::run")
+            }
+            Self::MatmulGroups(_) => {
+                ("MatmulGroupsArgs", "matmul_groups::Shape".into(), "matmul_groups::run")
             }
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
@@ -146,6 +155,7 @@ impl Row {
     pub fn threads(&self) -> u32 {
         match self {
             Self::MatmulReference(_) | Self::MatmulF32(_) => 256,
+            Self::MatmulGroups(_) => 32,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
             Self::MatmulSm80Bytes(row) => row.threads(),
@@ -163,7 +173,8 @@ impl Row {
     /// Bytes of dynamic shared memory of a block.
     pub fn shared_bytes(&self) -> u32 {
         match self {
-            Self::MatmulReference(_) => 0,
+            Self::MatmulReference(row) => row.shared_bytes(),
+            Self::MatmulGroups(_) => 0,
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
@@ -197,7 +208,8 @@ impl Row {
 /// Every row, in a fixed order.
 pub fn rows() -> Vec<Row> {
     let plain = MatmulF32::all().into_iter().map(Row::MatmulF32);
-    let plain = plain.chain([Row::MatmulReference(MatmulReference)]);
+    let plain = plain.chain(MatmulReference::all().into_iter().map(Row::MatmulReference));
+    let plain = plain.chain([Row::MatmulGroups(MatmulGroups)]);
     let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
     let sm90 = MatmulSm90::all().into_iter().map(Row::MatmulSm90);
     let attention80 = AttentionSm80::all().into_iter().map(Row::AttentionSm80);
@@ -238,6 +250,7 @@ sources!(
     "cuda/map.cu",
     "cuda/matmul.h",
     "cuda/matmul_f32.cu",
+    "cuda/matmul_groups.cu",
     "cuda/matmul_reference.cu",
     "cuda/matmul_scaled.h",
     "cuda/matmul_sm80.cu",
@@ -267,6 +280,7 @@ sources!(
     "cuda/tile/element.h",
     "cuda/tile/epilogue.h",
     "cuda/tile/fault.h",
+    "cuda/tile/finish.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
     "cuda/tile/lines.h",

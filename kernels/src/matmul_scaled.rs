@@ -50,4 +50,4 @@ pub struct MatmulScaledArgs {
 }
 
 const _: () = assert!(size_of::<Scales>() == 64 && size_of::<MatmulScaling>() == 200);
-const _: () = assert!(size_of::<MatmulScaledArgs>() == 792);
+const _: () = assert!(size_of::<MatmulScaledArgs>() == 816);

@@ -23,7 +23,7 @@ pub struct MatmulSm90Fp8Args {
     /// The same of B.
     pub spread_b: u32,
     /// Nothing.
-    pub padding: [u32; 8],
+    pub padding: [u32; 2],
 }
 
 const _: () = assert!(size_of::<MatmulSm90Fp8Args>() == 1088);

@@ -4,6 +4,7 @@
 
 #include "cuda/tile/descriptor.h"
 #include "cuda/tile/epilogue.h"
+#include "cuda/tile/place.h"
 
 namespace output {
 
@@ -69,7 +70,7 @@ class Output {
     }
 
     // Hands the sums to the epilogue, eight neighbours of a row a thread: one copy of its code for all slices.
-    DEVICE_MEMBER void finish(const f32 (&sums)[COLUMNS / 2], const Epilogue& epilogue, const MatmulArgs& args, u32 row, u32 column) const {
+    DEVICE_MEMBER void finish(const f32 (&sums)[COLUMNS / 2], const Epilogue& epilogue, const MatmulArgs& args, const Part& part, u32 row) const {
 #pragma unroll 1
         for (u32 slice = 0; slice < COLUMNS; slice += SLICE) {
             // The warpgroup has read the slice before.
@@ -83,7 +84,7 @@ class Output {
             }
             // All of the slice is there.
             meet(consumer_);
-            write(epilogue, args, row, column + slice);
+            write(epilogue, args, part, row, part.column + slice);
         }
     }
 
@@ -107,19 +108,23 @@ class Output {
         store_matrices(staged_ + to / BOX * BOX_BYTES + r * descriptor::ROW + (chunk ^ r % 8) * 16, words);
     }
 
-    DEVICE_MEMBER void write(const Epilogue& epilogue, const MatmulArgs& args, u32 row, u32 column) const {
+    DEVICE_MEMBER void write(const Epilogue& epilogue, const MatmulArgs& args, const Part& part, u32 row, u32 column) const {
 #pragma unroll 1
         for (u32 i = thread(); i < ROWS * SLICE / 8; i += WARPGROUP) {
             const u32 r = i / (SLICE / 8), c = i % (SLICE / 8) * 8;
-            if (row + r >= args.m || column + c >= args.n) {
+            if (row + r >= part.end || column + c >= args.n) {
+                continue;
+            }
+            const u32 left = args.n - column - c, n = left < 8 ? left : 8;
+            if (row + r >= part.owned) {
+                epilogue.clear<8>(row + r, column + c, n);
                 continue;
             }
             const u32x4 low = load_shared_u32x4(sum(r, c)), high = load_shared_u32x4(sum(r, c + 4));
             const u32 bits[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
             f32 v[8];
             unpack_32(v, bits);
-            const u32 left = args.n - column - c;
-            epilogue.write(row + r, column + c, left < 8 ? left : 8, v);
+            epilogue.write(row + r, column + c, n, v);
         }
     }
 

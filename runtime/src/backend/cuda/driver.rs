@@ -588,15 +588,15 @@ impl Stream {
     ///
     /// # Errors
     /// `DeviceLost`.
-    pub(super) fn launch<A: bytemuck::Pod>(
+    pub(super) fn launch(
         &self,
         function: &Function,
         blocks: u32,
-        args: &A,
+        args: &[u8],
     ) -> Result<(), Error> {
         self.context.enter()?;
         let api = self.context.api;
-        let mut parameter = std::ptr::from_ref(args).cast_mut().cast::<c_void>();
+        let mut parameter = args.as_ptr().cast_mut().cast::<c_void>();
         // SAFETY: one parameter, which the driver copies during the call; the function lives as long as its module.
         api.check("cuLaunchKernel", unsafe {
             (api.cuLaunchKernel)(

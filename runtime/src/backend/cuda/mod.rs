@@ -18,7 +18,7 @@ use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
 pub use compiler::LEASEHOLD_NVRTC;
 use driver::{Context, Function, Info, TensorMap};
-use encode::{Addresses, Launch};
+use encode::{Addresses, Args, Launch};
 use kernels::Kernels;
 use leasehold_kernels::{BoxMap, Row};
 use memory::{Blocks, Owned};
@@ -33,8 +33,11 @@ use stream::Work;
 const MAPS_MAX: usize = 1024;
 
 /// The sources that decide what kernels are told.
-const HOST: [&str; 4] = [
-    include_str!("encode.rs"),
+const HOST: [&str; 7] = [
+    include_str!("encode/attention.rs"),
+    include_str!("encode/mod.rs"),
+    include_str!("encode/product.rs"),
+    include_str!("plan/chain.rs"),
     include_str!("plan/heads.rs"),
     include_str!("plan/mod.rs"),
     include_str!("plan/product.rs"),
@@ -56,8 +59,9 @@ pub struct Cuda {
 pub struct Prepared {
     plan: Plan,
     row: Row,
-    function: Function,
+    functions: Vec<(Row, Function)>,
     made: Option<Owned>,
+    is_indexed: bool,
 }
 
 /// What the ranked plans of an op are on an architecture (`sm_80`, `sm_90a`): pure, no device is asked.
@@ -162,20 +166,32 @@ impl Cuda {
         span: Span,
         at: &Addresses<'_>,
     ) -> Result<()> {
-        let Prepared { row, function, .. } = prepared;
+        let Prepared { row, functions, .. } = prepared;
         let launches = encode::launches(op, row, self.class, span, at, self.multiprocessors);
-        for (launch, blocks) in launches {
-            match launch {
-                Launch::Matmul(args) => self.work.stream.launch(function, blocks, &*args)?,
-                Launch::MatmulSm90(mut args) => {
+        for Launch { row, args, blocks } in launches {
+            let function =
+                functions.iter().find(|(of, _)| *of == row).map(|(_, function)| function);
+            let Some(function) = function else {
+                let allowed = "kernels that were prepared".into();
+                return Err(Kind::Unsupported { asked: row.key(), allowed }.into());
+            };
+            match args {
+                Args::Plain(args) => self.work.stream.launch(function, blocks, &args)?,
+                Args::MatmulSm90(mut args) => {
                     self.encoded(&mut args.a)?;
                     self.encoded(&mut args.b)?;
-                    self.work.stream.launch(function, blocks, &*args)?;
+                    self.encoded(&mut args.out)?;
+                    self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
                 }
-                Launch::AttentionSm90(mut args) => {
+                Args::MatmulSm90Fp8(mut args) => {
+                    self.encoded(&mut args.a)?;
+                    self.encoded(&mut args.b)?;
+                    self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
+                }
+                Args::AttentionSm90(mut args) => {
                     self.encoded(&mut args.k)?;
                     self.encoded(&mut args.v)?;
-                    self.work.stream.launch(function, blocks, &*args)?;
+                    self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
                 }
             }
         }
@@ -267,8 +283,10 @@ impl Backend for Cuda {
             let allowed = "rows of the kernels' table".into();
             return Err(Kind::Unsupported { asked: plan.kernel.into(), allowed }.into());
         };
-        let function = self.kernels.get(&self.context, row)?;
-        let bytes = encode::made(op);
+        let function = |row: Row| Ok((row, self.kernels.get(&self.context, &row)?));
+        let functions = encode::rows(op, row).into_iter().map(function);
+        let functions = functions.collect::<Result<Vec<_>>>()?;
+        let bytes = encode::made(op, row);
         let made = match bytes.is_empty() {
             true => None,
             false => {
@@ -277,7 +295,8 @@ impl Backend for Cuda {
                 Some(owned)
             }
         };
-        Ok(Prepared { plan: *plan, row: *row, function, made })
+        let is_indexed = encode::is_indexed(op);
+        Ok(Prepared { plan: *plan, row: *row, functions, made, is_indexed })
     }
 
     fn launch(
@@ -302,7 +321,8 @@ impl Backend for Cuda {
         let state = state.as_ref().map_or(Ok(0), |p| address(p, prepared.plan.state_bytes))?;
         let made = prepared.made.as_ref();
         let made = made.map_or(Ok(0), |m| address(&Place { block: m.block, offset: 0 }, 0))?;
-        let at = Addresses { operands: &operands, state, made };
+        let fault = if prepared.is_indexed { self.work.fault()? } else { 0 };
+        let at = Addresses { operands: &operands, state, made, fault };
         self.work.begin()?;
         for span in spans(units, prepared.plan.links) {
             self.launch_span(prepared, op.op(), span, &at)?;
