@@ -7,7 +7,6 @@
 // k from left to right: one mma after the other from zero, floats 16 at a time in f32, then as in `matmul_sm90_fp8.cu`.
 #pragma once
 
-#include "cuda/tile/place.h"
 #include "cuda/tile/scaled.h"
 #include "cuda/tile/swizzle.h"
 
@@ -105,11 +104,11 @@ struct Block {
     f32 sums[S::BLOCKS_M][S::BLOCKS_N][4] = {};
     const MatmulArgs& args;
     const MatmulScaling& scaling;
-    u32 entry, row, column, lane;
+    const Part& tile;
+    // This warp's rows and columns of a tile.
+    u32 row, column, lane;
 
-    // This warp's part of a tile.
-    DEVICE_MEMBER Block(const MatmulScaledArgs& all, const Place& place)
-        : args(all.matmul), scaling(all.scaling), entry(place.entry) {
+    DEVICE_MEMBER Block(const MatmulScaledArgs& all, const Part& of) : args(all.matmul), scaling(all.scaling), tile(of) {
         const u32 warp = thread_index() / LANES;
         row = warp / S::WARPS_N * S::WARP_M;
         column = warp % S::WARPS_N * S::WARP_N;
@@ -141,24 +140,24 @@ struct Block {
 
     // Four matrices of 8 rows by 16 bytes: 16 outer indices by 32 of k, those of k first where `K_FIRST`, as B wants them.
     template <bool K_FIRST>
-    DEVICE_MEMBER void load(u32 (&out)[4], u32 tile, u32 outer, u32 k) const {
+    DEVICE_MEMBER void load(u32 (&out)[4], u32 at, u32 outer, u32 k) const {
         const u32 matrix = lane / 8;
         const u32 second_outer = K_FIRST ? matrix / 2 : matrix % 2, second_k = K_FIRST ? matrix % 2 : matrix / 2;
-        load_matrices(out, tile + Side<S>::offset(outer + 8 * second_outer + lane % 8, k + PIECE * second_k));
+        load_matrices(out, at + Side<S>::offset(outer + 8 * second_outer + lane % 8, k + PIECE * second_k));
     }
 
     // Adds the product of a stage.
-    DEVICE_MEMBER void multiply(u32 tile_a, u32 tile_b) {
+    DEVICE_MEMBER void multiply(u32 at_a, u32 at_b) {
 #pragma unroll
         for (u32 k = 0; k < S::BLOCK_K; k += K_STEP) {
             u32 a[S::BLOCKS_M][4], b[S::BLOCKS_N / 2][4];
 #pragma unroll
             for (u32 i = 0; i < S::BLOCKS_M; i++) {
-                load<false>(a[i], tile_a, row + 16 * i, k);
+                load<false>(a[i], at_a, row + 16 * i, k);
             }
 #pragma unroll
             for (u32 j = 0; j < S::BLOCKS_N / 2; j++) {
-                load<true>(b[j], tile_b, column + 16 * j, k);
+                load<true>(b[j], at_b, column + 16 * j, k);
             }
             if constexpr (S::WHOLE) {
                 multiply_whole(a, b);
@@ -203,16 +202,16 @@ struct Block {
     }
 
     // Adds the chunk that ends, scaled, and begins another.
-    DEVICE_MEMBER void promote(u32 first_row, u32 first_column, u32 chunk) {
-        const SideScales of_a(scaling.a, args.batch, entry), of_b(scaling.b, args.batch, entry);
+    DEVICE_MEMBER void promote(u32 chunk) {
+        const SideScales of_a(scaling.a, args.batch, tile.entry), of_b(scaling.b, args.batch, tile.entry);
         f32 a[S::BLOCKS_M][2], b[S::BLOCKS_N][2];
 #pragma unroll
         for (u32 i = 0; i < 2 * S::BLOCKS_M; i++) {
-            a[i / 2][i % 2] = of_a.of_chunk(first_row + row_of(i / 2, i % 2 * 2), args.m, chunk);
+            a[i / 2][i % 2] = of_a.of_chunk(tile.row + row_of(i / 2, i % 2 * 2), tile.owned, chunk);
         }
 #pragma unroll
         for (u32 j = 0; j < 2 * S::BLOCKS_N; j++) {
-            b[j / 2][j % 2] = of_b.of_chunk(first_column + column_of(j / 2, j % 2), args.n, chunk);
+            b[j / 2][j % 2] = of_b.of_chunk(tile.column + column_of(j / 2, j % 2), args.n, chunk);
         }
         each([&](u32 i, u32 j, u32 e) {
             const f32 x = S::WHOLE ? (f32)counts[i][j][e] : part[i][j][e];
@@ -223,8 +222,8 @@ struct Block {
     }
 
     // Adds the products of the launch's k. A stage is overwritten only after the barrier that follows its last use.
-    DEVICE_MEMBER void run(const Side<S>& a, const Side<S>& b, u32 first_row, u32 first_column) {
-        const u32 from = args.k_from, steps = (args.k_to - from + S::BLOCK_K - 1) / S::BLOCK_K;
+    DEVICE_MEMBER void run(const Side<S>& a, const Side<S>& b) {
+        const u32 from = tile.k_from, steps = (tile.k_to - from + S::BLOCK_K - 1) / S::BLOCK_K;
         const auto stage = [&](u32 step) { return shared_base() + step % S::STAGES * 2 * S::SIDE_BYTES; };
         const auto fetch = [&](u32 step) {
             if (step < steps) {
@@ -243,9 +242,10 @@ struct Block {
             sync_block();
             fetch(step + S::STAGES - 1);
             multiply(stage(step), stage(step) + S::SIDE_BYTES);
-            const u32 end = from + (step + 1) * S::BLOCK_K;
+            // Launches begin at whole chunks, and so do groups along K.
+            const u32 end = args.k_from + (step + 1) * S::BLOCK_K;
             if (is_promoted() && (end % CHUNK_K == 0 || step + 1 == steps)) {
-                promote(first_row, first_column, (end - 1) / CHUNK_K);
+                promote((end - 1) / CHUNK_K);
             }
         }
     }
@@ -267,7 +267,7 @@ struct Block {
     }
 
     // All sums through shared memory, by rows, to the epilogue.
-    DEVICE_MEMBER void finish(u32 first_row, u32 first_column) {
+    DEVICE_MEMBER void finish() {
         // Everybody is done with the last stage, where the sums go.
         sync_block();
         each([&](u32 i, u32 j, u32 e) {
@@ -279,29 +279,28 @@ struct Block {
         });
         // Everybody's sums are there.
         sync_block();
-        const ScaledEpilogue epilogue(args, scaling, entry);
-        epilogue.write<S::TILE, S::TILE, S::THREADS>(shared_base(), S::SUM_ROW, thread_index(), first_row, first_column);
+        const ScaledEpilogue epilogue(args, scaling, tile.entry);
+        epilogue.write<S::TILE, S::TILE, S::THREADS>(tile, shared_base(), S::SUM_ROW, thread_index(), tile.row, tile.column);
     }
 };
 
 template <class S>
 DEVICE void run(const MatmulScaledArgs& all) {
     const MatmulArgs& args = all.matmul;
-    const Place place = place_of(args, args.first_tile + block_index());
-    const u32 row = place.m * S::TILE, column = place.n * S::TILE;
-    const Matrix of_a = matrix_of(args.a, args.batch, place.entry), of_b = matrix_of(args.b, args.batch, place.entry);
-    const Side<S> a{address_of(of_a, row, 0), args.a.row, args.a.column, args.m - row, args.k_to};
-    const Side<S> b{address_of(of_b, 0, column), args.b.column, args.b.row, args.n - column, args.k_to};
+    const Part tile = part_of<S::TILE, S::TILE>(args, place_of(args, args.first_tile + block_index()));
+    const Matrix of_a = matrix_of(args.a, args.batch, tile.entry), of_b = matrix_of(args.b, args.batch, tile.entry);
+    const Side<S> a{address_of(of_a, tile.row, 0), args.a.row, args.a.column, tile.rows(), tile.k_to};
+    const Side<S> b{address_of(of_b, 0, tile.column), args.b.column, args.b.row, args.n - tile.column, tile.k_to};
 
-    Block<S> block(all, place);
+    Block<S> block(all, tile);
     if (args.k_from > 0) {
         block.carry(true);
     }
-    block.run(a, b, row, column);
+    block.run(a, b);
     if (args.k_to < args.k) {
         return block.carry(false);
     }
-    block.finish(row, column);
+    block.finish();
 }
 
 }  // namespace matmul_sm80_bytes

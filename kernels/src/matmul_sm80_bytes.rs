@@ -13,7 +13,8 @@ const STAGES: u32 = 4;
 pub struct MatmulSm80Bytes {
     /// Whether both operands are i8; else each is a float of 8 bits, either one.
     pub i8: bool,
-    /// Whether operands lie anyhow; else dense along K, rows and batch entries 16-byte aligned.
+    /// Whether operands lie anyhow; else dense along K, rows and batch entries 16-byte aligned. Groups along K begin
+    /// anywhere: theirs lie anyhow.
     pub gathered: bool,
     /// Rows and columns of a block's tile: 128 or 64. An output whose scales are found takes 128.
     pub tile: u32,

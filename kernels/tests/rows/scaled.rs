@@ -1,7 +1,7 @@
 //! The products of 8-bit values on the host model: every row against sums in f64, every granularity of scales, outputs of
 //! 8 bits, any cut of K, any number of blocks, all with nothing found by the model.
 
-use crate::case::scaled::{ALL, By, Case, OUT, Options, To, form};
+use crate::case::scaled::{ALL, By, Case, Group, OUT, Options, To, form};
 use crate::model::{Model, Order};
 use crate::tensor::{BF16, F8E4M3, F8E5M2, F16, F32, I8};
 use leasehold_kernels::{MatmulSm80Bytes, Row, rows};
@@ -37,6 +37,8 @@ fn options(row: &Row, i: usize) -> Options {
         types: [of_a, of_b, [F32, BF16, F16][i % 3]],
         scales: [ALL[(i + 3) % 5], of_b_scales],
         to: To::Float,
+        group: Group::None,
+        interleaved: false,
         whole_epilogue: i % 2 == 1,
         seed: i as u64,
     }
@@ -94,6 +96,38 @@ fn outputs_of_bytes_have_scales() {
         options.types[2] = dtype;
         let case = Case::new(*row, options);
         checked(&mut model, &case, Order::Late, &format!("{to:?} {dtype}"));
+    }
+}
+
+#[test]
+fn groups_and_gates_of_bytes() {
+    let Some(mut model) = Model::start() else { return };
+    let rows = scaled_rows();
+    let rows = rows.iter().filter(|row| form(row).tile[1] == 128 || form(row).tile[0] == 64);
+    for (i, row) in rows.enumerate() {
+        let group = [Group::Contiguous, Group::Masked, Group::None][i % 3];
+        let (interleaved, is_wide) = (i / 3 % 2 == 0, form(row).tile[1] == 128);
+        let to = match i / 2 % 3 {
+            1 => To::Given,
+            2 if !interleaved && is_wide => To::Found,
+            _ => To::Float,
+        };
+        let size = [3, 150, 74, 200];
+        let mut options = Options { size, group, interleaved, to, ..options(row, i) };
+        if to != To::Float {
+            options.types[2] = F8E4M3;
+        }
+        let case = Case::new(*row, options);
+        let what = format!("{} {group:?} {interleaved} {to:?}", row.key());
+        let whole = checked(&mut model, &case, Order::Late, &what);
+        if i % 2 == 0 {
+            let cut = case.run_cut(&mut model, Order::Late, 128);
+            assert!(
+                cut.found.is_empty() && cut.buffers[OUT] == whole[OUT],
+                "{what}: {}",
+                cut.found
+            );
+        }
     }
 }
 
