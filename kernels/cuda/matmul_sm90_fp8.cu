@@ -7,7 +7,6 @@
 #pragma once
 
 #include "cuda/tile/descriptor.h"
-#include "cuda/tile/place.h"
 #include "cuda/tile/ring.h"
 #include "cuda/tile/scaled.h"
 
@@ -36,7 +35,7 @@ struct Shape {
     static constexpr bool BY_COLUMNS = BY_COLUMNS_;
     static constexpr u32 THREADS = (1 + CONSUMERS) * WARPGROUP;
     // Registers a thread: the launch gives all the same, then the producer's go to the consumers.
-    static constexpr u32 PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+    static constexpr u32 PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 240;
     static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65536 / WARPGROUP, "registers of a multiprocessor");
     static constexpr u32 A_BYTES = BLOCK_M * CHUNK_K, B_BYTES = BLOCK_N * CHUNK_K;
     static constexpr u32 STAGE_BYTES = A_BYTES + B_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
@@ -51,10 +50,11 @@ struct Shape {
     using Stages = Ring<STAGES, STAGE_BYTES, BARRIERS>;
 };
 
-template <class F>
+// Of groups along K the end is none of a box's: they are not multiplied here.
+template <class S, class F>
 DEVICE void each_tile(const MatmulArgs& args, F f) {
     for (u64 i = block_index(); i < args.tiles; i += block_count()) {
-        f(place_of(args, args.first_tile + i));
+        f(part_of<S::BLOCK_M, S::BLOCK_N>(args, place_of(args, args.first_tile + i)));
     }
 }
 
@@ -72,13 +72,13 @@ template <class S>
 DEVICE void produce(const MatmulSm90Fp8Args& all) {
     const MatmulArgs& args = all.scaled.matmul;
     typename S::Stages ring;
-    each_tile(args, [&](const Place& place) {
+    each_tile<S>(args, [&](const Part& part) {
         i32 a[5], b[5];
-        coordinates(a, args, place.entry, all.spread_a);
-        coordinates(b, args, place.entry, all.spread_b);
-        a[1] = (i32)(place.m * S::BLOCK_M);
-        b[1] = (i32)(place.n * S::BLOCK_N);
-        for (u32 k = args.k_from; k < args.k_to; k += CHUNK_K) {
+        coordinates(a, args, part.entry, all.spread_a);
+        coordinates(b, args, part.entry, all.spread_b);
+        a[1] = (i32)part.row;
+        b[1] = (i32)part.column;
+        for (u32 k = part.k_from; k < part.k_to; k += CHUNK_K) {
             // Every consumer warp has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
@@ -96,20 +96,20 @@ struct Consumer {
 
     const MatmulArgs& args;
     const MatmulScaling& scaling;
-    const Place& place;
+    const Part& tile;
     // Which consumer this warpgroup is, and this thread of it.
     u32 number, thread = thread_index() % WARPGROUP;
     f32 sums[S::WAVES][SUMS];
     // Of the chunk that is multiplied.
     f32 part[SUMS] = {};
 
-    DEVICE_MEMBER Consumer(const MatmulScaledArgs& all, const Place& p, u32 n)
-        : args(all.matmul), scaling(all.scaling), place(p), number(n) {}
+    DEVICE_MEMBER Consumer(const MatmulScaledArgs& all, const Part& of, u32 n)
+        : args(all.matmul), scaling(all.scaling), tile(of), number(n) {}
 
     // The first row of a wave, and of its rows those of this thread's sum i.
-    DEVICE_MEMBER u32 first_row(u32 wave) const { return place.m * S::BLOCK_M + (number * S::WAVES + wave) * 64; }
+    DEVICE_MEMBER u32 first_row(u32 wave) const { return tile.row + (number * S::WAVES + wave) * 64; }
     DEVICE_MEMBER u32 row(u32 wave, u32 i) const { return first_row(wave) + fragment::wgmma_row(thread, i); }
-    DEVICE_MEMBER u32 column(u32 i) const { return place.n * S::BLOCK_N + fragment::wgmma_column(thread, i); }
+    DEVICE_MEMBER u32 column(u32 i) const { return tile.column + fragment::wgmma_column(thread, i); }
 
     template <bool ADDS>
     DEVICE_MEMBER void multiply(u64 a, u64 b) {
@@ -149,9 +149,10 @@ struct Consumer {
 
     // Adds the products of the launch's k. A stage is given back as soon as its last products are done.
     DEVICE_MEMBER void run(typename S::Stages& ring) {
-        const SideScales of_a(scaling.a, args.batch, place.entry), of_b(scaling.b, args.batch, place.entry);
+        const SideScales of_a(scaling.a, args.batch, tile.entry), of_b(scaling.b, args.batch, tile.entry);
+        const u32 end = first_lane(tile.k_to);
 #pragma unroll 1
-        for (u32 k = args.k_from; k < args.k_to; k += CHUNK_K) {
+        for (u32 k = first_lane(tile.k_from); k < end; k += CHUNK_K) {
             const u32 chunk = k / CHUNK_K;
             // The bytes of both operands are here.
             wait_barrier(ring.full(), ring.phase);
@@ -159,9 +160,9 @@ struct Consumer {
             for (u32 wave = 0; wave < S::WAVES; wave++) {
                 start(ring.at() + (number * S::WAVES + wave) * 64 * CHUNK_K, ring.at() + S::A_BYTES);
                 // While they run: a tile's columns share what B has.
-                const f32 shared = S::BY_COLUMNS ? 1.0f : of_b.of_chunk(place.n * S::BLOCK_N, args.n, chunk);
-                const f32 factors[2] = {of_a.of_chunk(row(wave, 0), args.m, chunk) * shared,
-                                        of_a.of_chunk(row(wave, 2), args.m, chunk) * shared};
+                const f32 shared = S::BY_COLUMNS ? 1.0f : of_b.of_chunk(tile.column, args.n, chunk);
+                const f32 factors[2] = {of_a.of_chunk(row(wave, 0), tile.owned, chunk) * shared,
+                                        of_a.of_chunk(row(wave, 2), tile.owned, chunk) * shared};
                 wgmma_wait<0>();
                 if (wave == S::WAVES - 1 && thread % 32 == 0) {
                     // One arrival a warp: what the others of its warpgroup read is done when their own wait is.
@@ -200,25 +201,35 @@ struct Consumer {
         }
     }
 
-    // A warp's rows of a wave lie in two lots of eight.
-    DEVICE_MEMBER void finish() const {
-        const ScaledEpilogue epilogue(args, scaling, place.entry);
-        const u32 warp = thread / 32, lane = thread % 32;
-        const u32 staged = shared_base() + S::RING_BYTES + (number * WARPGROUP / 32 + warp) * S::SUM_BYTES;
+    // A warp's eight rows of a wave's upper or lower half to shared memory.
+    template <u32 LOT>
+    DEVICE_MEMBER void stage(u32 to) const {
 #pragma unroll
+        for (u32 i = 2 * (LOT % 2); i < SUMS; i += 4) {
+            const u32 r = fragment::wgmma_row(thread % 32, 0), c = fragment::wgmma_column(thread, i);
+            store_shared(to + r * S::SUM_ROW + c * 4, sums[LOT / 2][i], sums[LOT / 2][i + 1]);
+        }
+    }
+
+    // A warp's rows of a wave lie in two lots of eight. The loop is one, so that there is one copy of the epilogue.
+    DEVICE_MEMBER void finish() const {
+        const ScaledEpilogue epilogue(args, scaling, tile.entry);
+        const u32 warp = thread / 32;
+        const u32 staged = shared_base() + S::RING_BYTES + (number * WARPGROUP / 32 + warp) * S::SUM_BYTES;
+#pragma unroll 1
         for (u32 lot = 0; lot < 2 * S::WAVES; lot++) {
-            const u32 wave = lot / 2, half = lot % 2;
             // The warp has read the lot before.
             sync_warp();
-#pragma unroll
-            for (u32 i = 2 * half; i < SUMS; i += 4) {
-                const u32 r = fragment::wgmma_row(lane, 0), c = fragment::wgmma_column(lane, i);
-                store_shared(staged + r * S::SUM_ROW + c * 4, sums[wave][i], sums[wave][i + 1]);
+            switch (lot) {
+            case 0: stage<0>(staged); break;
+            case 1: stage<1>(staged); break;
+            case 2: stage<2 % (2 * S::WAVES)>(staged); break;
+            default: stage<3 % (2 * S::WAVES)>(staged);
             }
             // All of the lot is there.
             sync_warp();
-            const u32 row = first_row(wave) + 16 * warp + 8 * half;
-            epilogue.write<8, S::BLOCK_N, 32>(staged, S::SUM_ROW, lane, row, place.n * S::BLOCK_N);
+            const u32 row = first_row(lot / 2) + 16 * warp + 8 * (lot % 2);
+            epilogue.write<8, S::BLOCK_N, 32>(tile, staged, S::SUM_ROW, thread % 32, row, tile.column);
         }
     }
 };
@@ -226,8 +237,8 @@ struct Consumer {
 template <class S>
 DEVICE void consume(const MatmulScaledArgs& all, u32 number) {
     typename S::Stages ring;
-    each_tile(all.matmul, [&](const Place& place) {
-        Consumer<S> consumer(all, place, number);
+    each_tile<S>(all.matmul, [&](const Part& tile) {
+        Consumer<S> consumer(all, tile, number);
         consumer.load();
         consumer.run(ring);
         if (all.matmul.k_to < all.matmul.k) {

@@ -12,6 +12,7 @@ mod map;
 mod matmul;
 mod matmul_groups;
 mod matmul_scaled;
+mod matmul_sm80_bytes;
 mod matmul_sm90_fp8;
 mod streaming;
 mod view;
@@ -33,6 +34,7 @@ pub use matmul::{
 };
 pub use matmul_groups::{MatmulGroups, MatmulGroupsArgs};
 pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
+pub use matmul_sm80_bytes::MatmulSm80Bytes;
 pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
@@ -50,6 +52,8 @@ pub enum Row {
     MatmulSm80(MatmulSm80),
     /// Products by wgmma, for Hopper.
     MatmulSm90(MatmulSm90),
+    /// Products of 8-bit values by `mma.sync`, for every GPU from compute capability 8.0.
+    MatmulSm80Bytes(MatmulSm80Bytes),
     /// Products of 8-bit floats by wgmma, for Hopper.
     MatmulSm90Fp8(MatmulSm90Fp8),
     /// Attention forward by `mma.sync`, for every GPU from compute capability 8.0.
@@ -77,6 +81,7 @@ impl Row {
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
+            Self::MatmulSm80Bytes(row) => row.key(),
             Self::MatmulSm90Fp8(row) => row.key(),
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
@@ -96,6 +101,7 @@ impl Row {
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
+            Self::MatmulSm80Bytes(_) => "cuda/matmul_sm80_bytes.cu",
             Self::MatmulSm90Fp8(_) => "cuda/matmul_sm90_fp8.cu",
             Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
@@ -119,6 +125,9 @@ impl Row {
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
             Self::MatmulSm90(row) => ("MatmulSm90Args", row.shape(), "matmul_sm90::run"),
+            Self::MatmulSm80Bytes(row) => {
+                ("MatmulScaledArgs", row.shape(), "matmul_sm80_bytes::run")
+            }
             Self::MatmulSm90Fp8(row) => ("MatmulSm90Fp8Args", row.shape(), "matmul_sm90_fp8::run"),
             Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
@@ -149,6 +158,7 @@ impl Row {
             Self::MatmulGroups(_) => 32,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
+            Self::MatmulSm80Bytes(row) => row.threads(),
             Self::MatmulSm90Fp8(row) => row.threads(),
             Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
@@ -168,6 +178,7 @@ impl Row {
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
+            Self::MatmulSm80Bytes(row) => row.shared_bytes(),
             Self::MatmulSm90Fp8(row) => row.shared_bytes(),
             Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
@@ -206,7 +217,8 @@ pub fn rows() -> Vec<Row> {
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
     let fp8 = MatmulSm90Fp8::all().into_iter().map(Row::MatmulSm90Fp8);
-    let products = plain.chain(sm80).chain(sm90).chain(fp8);
+    let bytes = MatmulSm80Bytes::all().into_iter().map(Row::MatmulSm80Bytes);
+    let products = plain.chain(sm80).chain(sm90).chain(bytes).chain(fp8);
     let attention = attention80.chain(attention90).chain(paged).chain([
         Row::AttentionReference(AttentionReference),
         Row::AttentionEntries(AttentionEntries),
@@ -242,6 +254,7 @@ sources!(
     "cuda/matmul_reference.cu",
     "cuda/matmul_scaled.h",
     "cuda/matmul_sm80.cu",
+    "cuda/matmul_sm80_bytes.cu",
     "cuda/matmul_sm90.cu",
     "cuda/matmul_sm90_fp8.cu",
     "cuda/norm.cu",

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 const CHUNK: u32 = 128;
 
 /// What a launch of `matmul_sm90_fp8` is given. Its tiles may be walked by any number of blocks; a launch that is cut
-/// along K has one tile, and `state` for it.
+/// along K has one tile, and `state` for it. Groups along K are none of its: their ends lie inside boxes.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub struct MatmulSm90Fp8Args {

@@ -140,10 +140,11 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     if count(&["LDL", "STL"]) > 0 {
         return complain("local loads or stores");
     }
-    let products = count(&["HGMMA", "QGMMA", "HMMA"]);
+    let products = count(&["HGMMA", "QGMMA", "HMMA", "IMMA"]);
     let copies = count(&["UTMALDG", "LDGSTS"]);
     let as_written = match row {
         Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
+        Row::MatmulSm80Bytes(row) => count(&[if row.i8 { "IMMA" } else { "HMMA" }]) > 0,
         Row::MatmulSm80(_) | Row::AttentionSm80(_) | Row::AttentionPaged(_) => products > 0,
         Row::MatmulGroups(_)
         | Row::AttentionReference(_)

@@ -76,6 +76,8 @@ pub(crate) const SECTIONS: &[Section] = &[
     section("not_numbers", 8 * (ALL - FINITE), Unclaimed),
     section("matrices", 256, Exact),
     section("products", 256, Exact),
+    section("byte_products", 128, Exact),
+    section("pair_products", FINITE - 3, Exact),
     section("product_rounding", 128, Unclaimed),
     section("copies", 128, Exact),
     hopper("elections", 64, 64, OneLane),

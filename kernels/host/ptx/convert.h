@@ -60,6 +60,15 @@ DEVICE u32 bf16_pair(f32 low, f32 high) { return bf16_of(low) | static_cast<u32>
 
 DEVICE u32 f16_pair(f32 low, f32 high) { return f16_of(low) | static_cast<u32>(f16_of(high)) << 16; }
 
+DEVICE u32 product_of_f16_pairs(u32 a, u32 b) {
+    u32 out = 0;
+    for (u32 shift = 0; shift < 32; shift += 16) {
+        const f32 x = f32_of_f16(static_cast<u16>(a >> shift)), y = f32_of_f16(static_cast<u16>(b >> shift));
+        out |= static_cast<u32>(f16_of(x * y)) << shift;
+    }
+    return out;
+}
+
 namespace model {
 
 // The 8-bit floats of the Open Compute Project (OFP8, revision 1.0), by their definition.

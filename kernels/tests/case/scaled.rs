@@ -16,6 +16,7 @@ pub(crate) const OUT: usize = 6;
 pub(crate) const SCALES: [usize; 2] = [8, 9];
 pub(crate) const OUT_SCALE: usize = 10;
 pub(crate) const STATE: usize = 11;
+pub(crate) const GROUPS: usize = 12;
 
 /// What a scale covers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +38,14 @@ pub(crate) enum To {
     Found,
 }
 
+/// How rows are grouped, the batch being groups.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Group {
+    None,
+    Contiguous,
+    Masked,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     /// Batch, m, n, k.
@@ -45,6 +54,9 @@ pub(crate) struct Options {
     pub(crate) types: [u32; 3],
     pub(crate) scales: [By; 2],
     pub(crate) to: To,
+    pub(crate) group: Group,
+    /// Whether odd columns of B gate the even ones.
+    pub(crate) interleaved: bool,
     pub(crate) whole_epilogue: bool,
     pub(crate) seed: u64,
 }
@@ -72,6 +84,13 @@ pub(crate) fn form(row: &Row) -> Form {
             types: [number(row.a), number(row.b)],
             is_dense: true,
             tile: row.tile,
+            state: row.state_bytes(),
+        },
+        // Each of the floats may be of either type.
+        Row::MatmulSm80Bytes(row) => Form {
+            types: if row.i8 { [I8; 2] } else { [F8E4M3, F8E5M2] },
+            is_dense: !row.gathered,
+            tile: [row.tile; 2],
             state: row.state_bytes(),
         },
         _ => panic!("no product of 8-bit values: {row:?}"),
@@ -141,21 +160,68 @@ fn scales(
     (tensor, scales)
 }
 
+impl Options {
+    /// Entries of all but B.
+    fn entries(&self) -> usize {
+        if self.group == Group::Contiguous { 1 } else { self.size[0] }
+    }
+
+    /// Rows of each group; of those that follow each other some rows are left.
+    fn rows_of_groups(&self) -> Vec<usize> {
+        let [groups, m, ..] = self.size;
+        let room = if self.group == Group::Contiguous { m / groups } else { m };
+        (0..groups).map(|g| [room, 0, room / 2 + 1][g % 3]).collect()
+    }
+
+    /// The list of groups as `matmul_groups` leaves it, three words a group, and the rows of tiles: for groups that follow
+    /// each other one more than they need.
+    fn groups(&self, tile: usize) -> (Vec<[u32; 3]>, usize) {
+        let m = self.size[1];
+        let (mut first, mut tiles, mut list) = (0, 0, Vec::new());
+        for rows in self.rows_of_groups() {
+            list.push([first as u32, rows as u32, tiles as u32]);
+            first += rows;
+            tiles += rows.div_ceil(tile);
+        }
+        if self.group != Group::Contiguous {
+            return (list, m.div_ceil(tile));
+        }
+        list.push([first as u32, (m - first) as u32, tiles as u32]);
+        (list, tiles + (m - first).div_ceil(tile) + 1)
+    }
+
+    /// The entry of B for a row of an entry; none where no group owns it.
+    fn owner(&self, entry: usize, row: usize) -> Option<usize> {
+        let sizes = self.rows_of_groups();
+        match self.group {
+            Group::None => Some(entry),
+            Group::Masked => (row < sizes[entry]).then_some(entry),
+            Group::Contiguous => {
+                let owners = sizes.iter().enumerate().flat_map(|(g, &n)| std::iter::repeat_n(g, n));
+                owners.skip(row).next()
+            }
+        }
+    }
+}
+
 impl Case {
     pub(crate) fn new(row: Row, options: Options) -> Self {
         let mut random = Random(options.seed * 2 + 1);
-        let Options { size: [batch, m, n, k], types: [of_a, of_b, of_out], to, .. } = options;
+        let Options { size: [groups, m, n, k], types: [of_a, of_b, of_out], to, .. } = options;
+        // Rows of groups that follow each other are one entry.
+        let batch = options.entries();
+        let narrow = if options.interleaved { n / 2 } else { n };
         let whole = options.whole_epilogue;
         let Form { is_dense, tile, state, .. } = form(&row);
         let a = operand(of_a, [batch, m, k], is_dense, &mut random);
-        let b = operand(of_b, [batch, n, k], is_dense, &mut random);
-        let (scale_a, of_a) = scales(options.scales[0], [batch, m, k], SCALES[0], &mut random);
-        let (scale_b, of_b) = scales(options.scales[1], [batch, n, k], SCALES[1], &mut random);
+        let b = operand(of_b, [groups, n, k], is_dense, &mut random);
+        let (scale_a, mut of_a) = scales(options.scales[0], [batch, m, k], SCALES[0], &mut random);
+        let (scale_b, of_b) = scales(options.scales[1], [groups, n, k], SCALES[1], &mut random);
         let mut make =
-            |dtype, rows, lay| Tensor::new(dtype, &[batch, rows, n], lay, |_| random.draw());
+            |dtype, rows, n, lay| Tensor::new(dtype, &[batch, rows, n], lay, |_| random.draw());
         // Where C is not read it is no number.
         let c = if whole {
-            make(BF16, m, Lay::Odd)
+            make(BF16, m, n, Lay::Odd)
         } else {
             Tensor::out(F32, &[batch, m, n], Lay::Dense)
         };
@@ -167,17 +233,27 @@ impl Case {
         let tensors = vec![
             a,
             b,
-            make(F32, 1, Lay::Dense).repeated(1, m),
+            make(F32, 1, n, Lay::Dense).repeated(1, m),
             c,
-            make(F16, m, Lay::Turned),
-            make(F32, m, Lay::Spread),
-            Tensor::out(of_out, &[batch, m, n], Lay::Odd),
+            make(F16, m, narrow, Lay::Turned),
+            make(F32, m, narrow, Lay::Spread),
+            Tensor::out(of_out, &[batch, m, narrow], Lay::Odd),
             Tensor::out(BF16, &[batch, m, n], Lay::Dense),
             scale_a,
             scale_b,
             out_scale,
         ];
-        let of = |i: usize, present| matrices(&tensors[i], i, present);
+        let of = |i: usize, present| {
+            let mut of = matrices(&tensors[i], i, present);
+            if options.group == Group::Contiguous && i != 1 {
+                of.batch = [0; 4];
+            }
+            of
+        };
+        if options.group == Group::Contiguous {
+            of_a.batch = [0; 4];
+        }
+        let (list, tiles_m) = options.groups(tile[0] as usize);
         // Held as [n, k].
         let right =
             Matrices { row: tensors[1].stride(2), column: tensors[1].stride(1), ..of(1, true) };
@@ -186,18 +262,22 @@ impl Case {
             b: right,
             bias: of(2, whole),
             c: of(3, whole),
-            gate: of(4, whole),
+            gate: of(4, whole && !options.interleaved),
             residual: of(5, whole),
             out: of(6, true),
             preactivation: of(7, whole),
             state: address(STATE, 0),
-            batch: [1, 1, 1, batch as u32],
+            batch: [1, 1, 1, groups as u32],
             m: m as u32,
             n: n as u32,
             k: k as u32,
-            tiles_m: (m as u32).div_ceil(tile[0]),
+            tiles_m: tiles_m as u32,
             tiles_n: (n as u32).div_ceil(tile[1]),
-            tiles: (batch * m.div_ceil(tile[0] as usize) * n.div_ceil(tile[1] as usize)) as u64,
+            tiles: (batch * tiles_m * n.div_ceil(tile[1] as usize)) as u64,
+            interleaved: options.interleaved.into(),
+            group: options.group as u32,
+            group_count: groups as u32,
+            groups: address(GROUPS, 0),
             k_to: k as u32,
             alpha: if whole { 0.5 } else { 1.0 },
             beta: if whole { 2.0 } else { 0.0 },
@@ -214,6 +294,7 @@ impl Case {
         let scaling = MatmulScaling { a: of_a, b: of_b, out, quantize, padding: 0 };
         let mut buffers: Vec<Vec<u8>> = tensors.iter().map(|t| t.bytes.clone()).collect();
         buffers.push(vec![0xff; state as usize]);
+        buffers.push(bytemuck::cast_slice(&list).to_vec());
         Self { row, options, args: MatmulScaledArgs { matmul, scaling }, tensors, buffers }
     }
 
@@ -236,6 +317,21 @@ impl Case {
         outcome
     }
 
+    /// Every code of A's type, one a row, times one: the outputs, and what they are by definition.
+    pub(crate) fn run_all_codes(mut self, model: &mut Model) -> (Vec<f64>, Vec<f64>) {
+        let [of_a, of_b, _] = self.options.types;
+        let (step, at) = (self.tensors[0].stride(1) as usize, self.tensors[0].address(0) as usize);
+        let codes = 0..=255u8;
+        for code in codes.clone() {
+            self.buffers[0][(at & 0xffff_ffff) + usize::from(code) * step] = code;
+        }
+        self.buffers[1][self.tensors[1].address(1) as usize & 0xffff_ffff] = encode(of_b, 1.0)[0];
+        let outcome = self.run(model, Order::Late, 1);
+        assert_eq!(outcome.found, "");
+        let want = codes.map(|code| decode(of_a, &[code])).collect();
+        (self.tensors[OUT].read(&outcome.buffers[OUT]), want)
+    }
+
     fn launch(
         &self,
         model: &mut Model,
@@ -252,12 +348,12 @@ impl Case {
             offset_of!(MatmulScaling, b),
             offset_of!(MatmulScaling, out),
         ];
-        let places =
-            places.chain([offset_of!(MatmulArgs, state)]).chain(of_scaling.map(|at| scaling + at));
+        let lists = [offset_of!(MatmulArgs, state), offset_of!(MatmulArgs, groups)];
+        let places = places.chain(lists).chain(of_scaling.map(|at| scaling + at));
         let places: Vec<u32> = places.map(|at| at as u32).collect();
         if let Row::MatmulSm90Fp8(form) = row {
-            let [batch, m, n, k] = self.options.size.map(|x| x as u64);
-            let map = |side: usize, tile, outer| {
+            let [groups, m, n, k] = self.options.size.map(|x| x as u64);
+            let map = |side: usize, tile, outer, batch| {
                 let [entry, step] = [0, 1].map(|axis| self.tensors[side].stride(axis) as u64);
                 let at = self.tensors[side].address(side);
                 let batch = [[1, 16], [1, 16], [batch, entry]];
@@ -266,12 +362,12 @@ impl Case {
                 map
             };
             let args = MatmulSm90Fp8Args {
-                a: map(0, form.tile[0], m),
-                b: map(1, form.tile[1], n),
+                a: map(0, form.tile[0], m, self.options.entries() as u64),
+                b: map(1, form.tile[1], n, groups),
                 scaled,
-                spread_a: 7,
+                spread_a: if self.options.group == Group::Contiguous { 0 } else { 7 },
                 spread_b: 7,
-                padding: [0; 8],
+                ..MatmulSm90Fp8Args::default()
             };
             let inner = offset_of!(MatmulSm90Fp8Args, scaled) as u32;
             let maps =
@@ -297,33 +393,65 @@ impl Case {
         }
     }
 
+    /// What sums become before the cast: zeros where no group owns their row.
+    fn finish(&self, sums: &[f64], owned: &[bool], values: &[Vec<f64>]) -> Vec<f64> {
+        let Options { whole_epilogue: whole, interleaved, size: [_, _, n, _], .. } = self.options;
+        let before = |at: usize| match whole {
+            true => 0.5 * sums[at] + 2.0 * values[3][at] + values[2][at],
+            false => sums[at],
+        };
+        let activated = |v: f64| if whole { v / (1.0 + (-v).exp()) } else { v };
+        let width = if interleaved { 2 } else { 1 };
+        let of = |at: usize| {
+            let first = at * width;
+            if !owned[first / n] {
+                return 0.0;
+            }
+            let gate = match (interleaved, whole) {
+                (true, _) => before(first + 1),
+                (false, true) => values[4][at],
+                (false, false) => 1.0,
+            };
+            activated(before(first)) * gate + if whole { values[5][at] } else { 0.0 }
+        };
+        (0..sums.len() / width).map(of).collect()
+    }
+
     /// Each output before it is an 8-bit one, and the largest sum of magnitudes of any.
     fn want(&self) -> (Vec<f64>, f64) {
-        let [batch, m, n, k] = self.options.size;
+        let (batch, [_, m, n, k]) = (self.options.entries(), self.options.size);
         let values: Vec<Vec<f64>> = self.tensors.iter().map(Tensor::values).collect();
-        let (mut want, mut scale) = (Vec::new(), 1.0);
-        for (e, i, j) in (0..batch * m * n).map(|at| (at / (m * n), at / n % m, at % n)) {
-            let (mut sum, mut size) = (0.0, 0.0);
-            for first in (0..k).step_by(128) {
-                let [of_a, of_b] = [0, 1].map(|side| match self.options.scales[side] {
-                    By::None => 1.0,
-                    _ => values[SCALES[side]][self.scale(side, [e, [i, j][side], first])],
-                });
-                for p in first..k.min(first + 128) {
-                    let x = values[0][(e * m + i) * k + p] * values[1][(e * n + j) * k + p];
-                    sum += x * of_a * of_b;
-                    size += (x * of_a * of_b).abs();
+        let (mut sums, mut owned, mut scale) = (Vec::new(), Vec::new(), 1.0);
+        for (e, i) in (0..batch * m).map(|at| (at / m, at % m)) {
+            let owner = self.options.owner(e, i);
+            owned.push(owner.is_some());
+            for j in 0..n {
+                let (mut sum, mut size) = (0.0, 0.0);
+                for first in (0..k).step_by(128).filter(|_| owner.is_some()) {
+                    let entries = [e, owner.unwrap_or(0)];
+                    let [of_a, of_b] = [0, 1].map(|side| match self.options.scales[side] {
+                        By::None => 1.0,
+                        _ => {
+                            let at = self.scale(side, [entries[side], [i, j][side], first]);
+                            values[SCALES[side]][at]
+                        }
+                    });
+                    let [a, b] = [(e * m + i) * k, (entries[1] * n + j) * k];
+                    for p in first..k.min(first + 128) {
+                        let x = values[0][a + p] * values[1][b + p];
+                        sum += x * of_a * of_b;
+                        size += (x * of_a * of_b).abs();
+                    }
                 }
+                scale = f64::max(scale, size);
+                sums.push(sum);
             }
-            scale = f64::max(scale, size);
-            let at = (e * m + i) * n + j;
-            want.push(if self.options.whole_epilogue {
-                let v = 0.5 * sum + 2.0 * values[3][at] + values[2][at];
-                v / (1.0 + (-v).exp()) * values[4][at] + values[5][at]
-            } else {
-                sum
-            });
         }
+        if self.options.interleaved {
+            // Both sides of a product are sums: each error counts as often as the other side is large.
+            scale *= 2.0 * sums.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
+        }
+        let want = self.finish(&sums, &owned, &values);
         (want, scale)
     }
 
@@ -332,7 +460,8 @@ impl Case {
     /// # Errors
     /// The first that is not.
     pub(crate) fn judge(&self, buffers: &[Vec<u8>]) -> Result<(), String> {
-        let ([batch, m, n, _], [.., dtype]) = (self.options.size, self.options.types);
+        let ([_, m, n, _], [.., dtype]) = (self.options.size, self.options.types);
+        let (batch, n) = (self.options.entries(), if self.options.interleaved { n / 2 } else { n });
         let (want, scale) = self.want();
         let got = self.tensors[OUT].read(&buffers[OUT]);
         if self.options.to == To::Float {
@@ -352,10 +481,12 @@ impl Case {
             by
         };
         for (at, (got, want)) in got.iter().zip(&want).enumerate() {
-            let y = (want / by[block(at)]).clamp(-top, top);
+            // Rows of nothing have the scale 0, and its code.
+            let by = if by[block(at)] == 0.0 { 1.0 } else { by[block(at)] };
+            let y = (want / by).clamp(-top, top);
             // As near as any value of the type, up to the roundings of f32.
             let nearest = decode(dtype, &encode(dtype, y));
-            let room = 6e-7 * scale / by[block(at)] + 1e-6 * y.abs();
+            let room = 6e-7 * scale / by + 1e-6 * y.abs();
             let is_near = (got - y).abs() <= (nearest - y).abs() + room;
             if !is_near {
                 return Err(format!("element {at}: {got:e}, not {nearest:e} for {y:e}"));

@@ -1,7 +1,7 @@
 //! Known mistakes of the products of 8-bit values, and what is run to find them.
 
 use super::{Mutant, mutant};
-use crate::case::scaled::{By, Case, Options, To, form};
+use crate::case::scaled::{By, Case, Group, Options, To, form};
 use crate::model::{Model, Order};
 use crate::tensor::F32;
 use leasehold_kernels::{Row, rows};
@@ -12,10 +12,10 @@ const RING: &str = "cuda/tile/ring.h";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     // Ring, steps, chunks and their scales.
-    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "copy-in-flight"),
+    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "shared-uninitialised"),
     mutant(FP8, "wait_barrier(ring.empty(), ring.phase ^ 1);", "", "copy-in-flight"),
     mutant(FP8, "        wgmma_fence();\n", "", "wgmma-unfenced"),
-    mutant(FP8, "                wgmma_wait<0>();\n", "", "wgmma"),
+    mutant(FP8, "                wgmma_wait<0>();\n", "", "race"),
     mutant(FP8, "multiply<false>(", "multiply<true>(", "bits"),
     mutant(FP8, "descriptor::of(a + step, 0)", "descriptor::of(a + step / 2, 0)", "bits"),
     mutant(FP8, "wave == S::WAVES - 1 && thread", "thread", "race"),
@@ -38,7 +38,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "race",
     ),
     mutant(FP8, "            // All of the lot is there.\n            sync_warp();\n", "", "race"),
-    mutant(FP8, "16 * warp + 8 * half", "16 * warp + half", "bits"),
+    mutant(FP8, "16 * warp + 8 * (lot % 2)", "16 * warp + lot % 2", "bits"),
 ];
 
 /// The sources whose kernels are run as they are, too.
@@ -59,6 +59,8 @@ pub(super) fn verdict(row: Row, model: &mut Model) -> String {
             types: [a, b, F32],
             scales: [By::Chunk, By::Block],
             to: To::Float,
+            group: Group::None,
+            interleaved: false,
             whole_epilogue: false,
             seed: 3,
         };

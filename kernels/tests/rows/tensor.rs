@@ -98,14 +98,26 @@ pub(crate) fn encode(dtype: u32, x: f64) -> Vec<u8> {
         I32 => (x as i32).to_le_bytes().into(),
         U32 => (x as u32).to_le_bytes().into(),
         I8 => vec![x.round_ties_even().clamp(-128.0, 127.0) as i8 as u8],
-        _ => {
-            // Even codes first, so that they win ties.
-            let codes = (0..=255u8).step_by(2).chain((1..=255).step_by(2));
-            let finite = codes.filter(|&code| f8(dtype, code).is_finite());
-            let off = |code: &u8| (f8(dtype, *code) - x).abs();
-            vec![finite.min_by(|a, b| off(a).total_cmp(&off(b))).expect("a code")]
-        }
+        _ => vec![f8_nearest(dtype, x)],
     }
+}
+
+/// The code of the finite 8-bit float that is nearest, the even one of two.
+fn f8_nearest(dtype: u32, x: f64) -> u8 {
+    static SORTED: OnceLock<[Vec<(f64, u8)>; 2]> = OnceLock::new();
+    let sorted = |dtype| {
+        // One zero.
+        let codes = (0..=255u8).filter(|&code| code != 0x80 && f8(dtype, code).is_finite());
+        let mut all: Vec<(f64, u8)> = codes.map(|code| (f8(dtype, code), code)).collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        all
+    };
+    let all = &SORTED.get_or_init(|| [F8E4M3, F8E5M2].map(sorted))[(dtype - F8E4M3) as usize];
+    let above = all.partition_point(|(value, _)| *value < x);
+    let near = &all[above.saturating_sub(1)..all.len().min(above + 1)];
+    let off = |(value, code): &(f64, u8)| ((value - x).abs(), code % 2);
+    let nearest = near.iter().min_by(|a, b| off(a).partial_cmp(&off(b)).expect("numbers"));
+    nearest.expect("a code").1
 }
 
 pub(crate) fn decode(dtype: u32, bytes: &[u8]) -> f64 {
