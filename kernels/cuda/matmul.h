@@ -6,6 +6,14 @@
 // The functions after the bias, by their numbers in `Activation`.
 enum Activation : u32 { NONE = 0, RELU = 1, GELU_ERF = 2, GELU_TANH = 3, SILU = 4 };
 
+// How rows are grouped, by their numbers in `Group`.
+enum Group : u32 { UNGROUPED = 0, CONTIGUOUS = 1, MASKED = 2, ALONG_K = 3 };
+
+// Of a group: its first row (of contiguous ones) or first k (of those along k), its rows or k, and its first row of tiles.
+struct GroupEntry {
+    u32 first, size, tile;
+};
+
 // Matrices of a batch: address of the first element, and strides in elements.
 struct Matrices {
     u64 at;
@@ -28,6 +36,13 @@ struct MatmulArgs {
     u32 k_from, k_to;
     f32 alpha, beta;
     u32 activation;
+    // 1: odd columns of B gate the even ones, and the output, gate and residual have half the columns.
+    u32 interleaved;
+    // How many groups, and which (a `Group`); `m` and `k` are the most that one has.
+    u32 group, group_count;
+    u32 padding;
+    // The list of groups, in executor memory: a `GroupEntry` each, and of contiguous ones another for the rows of none.
+    u64 groups;
 };
 
-static_assert(sizeof(MatmulArgs) == 592, "as in kernels/src/matmul.rs");
+static_assert(sizeof(MatmulArgs) == 616, "as in kernels/src/matmul.rs");

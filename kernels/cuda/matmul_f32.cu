@@ -4,8 +4,7 @@
 // Order of each output: one multiply-add after the other along k, as in `matmul_reference`.
 #pragma once
 
-#include "cuda/tile/epilogue.h"
-#include "cuda/tile/place.h"
+#include "cuda/tile/finish.h"
 #include "cuda/tile/vector.h"
 
 namespace matmul_f32 {
@@ -147,8 +146,8 @@ struct Block {
         }
     }
 
-    // All sums through shared memory, by rows, to the epilogue.
-    DEVICE_MEMBER void finish(const Epilogue& epilogue, u32 first_row, u32 first_column, u32 m, u32 n) {
+    // All sums to shared memory, by rows, for the epilogue.
+    DEVICE_MEMBER void stage() const {
         // Everybody is done with the last stage, where the sums go.
         sync_block();
 #pragma unroll
@@ -160,32 +159,25 @@ struct Block {
         }
         // Everybody's sums are there.
         sync_block();
-#pragma unroll 1
-        for (u32 i = thread_index(); i < S::TILE * S::TILE; i += S::THREADS) {
-            const u32 r = i / S::TILE, c = i % S::TILE;
-            if (first_row + r < m && first_column + c < n) {
-                epilogue.write(first_row + r, first_column + c, load_shared_f32(shared_base() + r * S::SUM_ROW + c * 4));
-            }
-        }
     }
 };
 
 template <class S>
 DEVICE void run(const MatmulArgs& args) {
-    const Place place = place_of(args, args.first_tile + block_index());
-    const u32 entry = place.entry, row = place.m * S::TILE, column = place.n * S::TILE;
-    const Matrix of_a = matrix_of(args.a, args.batch, entry), of_b = matrix_of(args.b, args.batch, entry);
-    Side<S> a{address_of(of_a, row, 0), args.a.row, args.a.column, args.m - row, args.k_to, {}};
-    Side<S> b{address_of(of_b, 0, column), args.b.column, args.b.row, args.n - column, args.k_to, {}};
+    const Part part = part_of<S::TILE, S::TILE>(args, place_of(args, args.first_tile + block_index()));
+    const Matrix of_a = matrix_of(args.a, args.batch, part.entry), of_b = matrix_of(args.b, args.batch, part.entry);
+    Side<S> a{address_of(of_a, part.row, 0), args.a.row, args.a.column, part.rows(), part.k_to, {}};
+    Side<S> b{address_of(of_b, 0, part.column), args.b.column, args.b.row, args.n - part.column, part.k_to, {}};
     Block<S> block;
     if (args.k_from > 0) {
         block.carry(args.state, true);
     }
-    block.run(a, b, args.k_from, args.k_to);
+    block.run(a, b, part.k_from, part.k_to);
     if (args.k_to < args.k) {
         return block.carry(args.state, false);
     }
-    block.finish(Epilogue(args, entry), row, column, args.m, args.n);
+    block.stage();
+    finish<S::TILE, S::TILE, S::THREADS>(args, part, shared_base(), S::SUM_ROW);
 }
 
 }  // namespace matmul_f32

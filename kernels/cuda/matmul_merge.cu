@@ -17,7 +17,7 @@ struct MatmulMergeArgs {
     u32 padding;
 };
 
-static_assert(sizeof(MatmulMergeArgs) == 616, "as in kernels/src/matmul_sm90.rs");
+static_assert(sizeof(MatmulMergeArgs) == 640, "as in kernels/src/matmul_sm90.rs");
 
 namespace matmul_merge {
 

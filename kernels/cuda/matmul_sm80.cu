@@ -5,8 +5,7 @@
 // Order of each output: one mma after the other along k, 16 at a time, in f32.
 #pragma once
 
-#include "cuda/tile/epilogue.h"
-#include "cuda/tile/place.h"
+#include "cuda/tile/finish.h"
 #include "cuda/tile/swizzle.h"
 
 namespace matmul_sm80 {
@@ -219,7 +218,7 @@ struct Block {
     }
 
     // All sums through shared memory, by rows, to the epilogue: one copy of its code, and neighbours write together.
-    DEVICE_MEMBER void finish(const Epilogue& epilogue, u32 row, u32 column, u32 m, u32 n) {
+    DEVICE_MEMBER void stage() const {
         // Everybody is done with the last stage, where the sums go.
         sync_block();
 #pragma unroll
@@ -236,33 +235,26 @@ struct Block {
         }
         // Everybody's sums are there.
         sync_block();
-#pragma unroll 1
-        for (u32 i = thread_index(); i < S::BLOCK_M * S::BLOCK_N; i += S::THREADS) {
-            const u32 r = i / S::BLOCK_N, c = i % S::BLOCK_N;
-            if (row + r < m && column + c < n) {
-                epilogue.write(row + r, column + c, load_shared_f32(shared_base() + r * S::SUM_ROW + c * 4));
-            }
-        }
     }
 };
 
 template <class S>
 DEVICE void run(const MatmulArgs& args) {
-    const Place place = place_of(args, args.first_tile + block_index());
-    const u32 entry = place.entry, row = place.m * S::BLOCK_M, column = place.n * S::BLOCK_N;
-    const Matrix of_a = matrix_of(args.a, args.batch, entry), of_b = matrix_of(args.b, args.batch, entry);
-    const typename Block<S>::SideA a{address_of(of_a, row, 0), args.a.row, args.a.column, args.m - row, args.k_to};
-    const typename Block<S>::SideB b{address_of(of_b, 0, column), args.b.column, args.b.row, args.n - column, args.k_to};
+    const Part part = part_of<S::BLOCK_M, S::BLOCK_N>(args, place_of(args, args.first_tile + block_index()));
+    const Matrix of_a = matrix_of(args.a, args.batch, part.entry), of_b = matrix_of(args.b, args.batch, part.entry);
+    const typename Block<S>::SideA a{address_of(of_a, part.row, 0), args.a.row, args.a.column, part.rows(), part.k_to};
+    const typename Block<S>::SideB b{address_of(of_b, 0, part.column), args.b.column, args.b.row, args.n - part.column, part.k_to};
 
     Block<S> block;
     if (args.k_from > 0) {
         block.carry(args.state, true);
     }
-    block.run(a, b, args.k_from, args.k_to);
+    block.run(a, b, part.k_from, part.k_to);
     if (args.k_to < args.k) {
         return block.carry(args.state, false);
     }
-    block.finish(Epilogue(args, entry), row, column, args.m, args.n);
+    block.stage();
+    finish<S::BLOCK_M, S::BLOCK_N, S::THREADS>(args, part, shared_base(), S::SUM_ROW);
 }
 
 }  // namespace matmul_sm80

@@ -22,7 +22,7 @@ struct MatmulSm90Args {
     // Splits of K, and elements of k in each but the last, or 0: then a launch covers `k_from` to `k_to`. The sums of a split
     // go to the launch's state: by tiles, the splits of a tile one after the other, rows of the left side.
     u32 splits, split_k;
-    u32 padding[7];
+    u32 padding;
 };
 
 static_assert(sizeof(MatmulSm90Args) == 1024, "as in kernels/src/matmul_sm90.rs");
@@ -62,17 +62,20 @@ struct Shape {
     static constexpr u32 STAGE_BYTES = LEFT_BYTES + RIGHT_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
     static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * output::BYTES, TURNS = BARRIERS + 2 * STAGES * 8;
     static constexpr u32 SHARED_BYTES = TURNS + (PING_PONG ? CONSUMERS * 8 : 0);
+    // The tile of the output that a cluster computes.
+    static constexpr u32 BLOCK_M = SWAPPED ? RIGHT : CLUSTER * LEFT, BLOCK_N = SWAPPED ? CLUSTER * LEFT : RIGHT;
+    using Stages = Ring<STAGES, STAGE_BYTES, BARRIERS>;
     static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
     static_assert(LEFT_BYTES % 1024 == 0 && RIGHT_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
     static_assert(!SWAPPED || !RIGHT_OUTER, "rows of A are dense along K where they are few");
 };
 
-// A tile as a block sees it: its entry of the batch, its first row of either side, and its part of k. `part` is which of the
-// launch's splits it is.
+// A tile as a block sees it: its part of the output and of k, its first row of either side, and which of the launch's splits
+// it is.
 struct Tile {
-    u32 entry, left, right;
-    u32 k_from, k_to;
-    u64 part;
+    Part part;
+    u32 left, right;
+    u64 split;
 };
 
 // The block's tiles. Blocks of a cluster are given the same, and take the rows of the left side in turn. Splits are walked one
@@ -85,13 +88,14 @@ DEVICE void each_tile(const MatmulSm90Args& all, F f) {
     for (u64 i = block_index() / S::CLUSTER; i < count; i += block_count() / S::CLUSTER) {
         const u32 split = all.splits > 0 ? (u32)(i / args.tiles) : 0;
         const u64 nth = i - split * args.tiles;
-        const Place place = place_of(args, args.first_tile + nth);
-        const u32 left = S::SWAPPED ? place.n : place.m, right = S::SWAPPED ? place.m : place.n;
-        Tile tile{place.entry, (left * S::CLUSTER + rank) * S::LEFT, right * S::RIGHT, args.k_from, args.k_to, 0};
+        const Part part = part_of<S::BLOCK_M, S::BLOCK_N>(args, place_of(args, args.first_tile + nth));
+        const u32 left = S::SWAPPED ? part.column : part.row, right = S::SWAPPED ? part.row : part.column;
+        Tile tile{part, left + rank * S::LEFT, right, 0};
         if (all.splits > 0) {
-            tile.k_from = split * all.split_k;
-            tile.k_to = split + 1 < all.splits ? tile.k_from + all.split_k : args.k;
-            tile.part = nth * all.splits + split;
+            // Groups are never split.
+            tile.part.k_from = split * all.split_k;
+            tile.part.k_to = split + 1 < all.splits ? tile.part.k_from + all.split_k : args.k;
+            tile.split = nth * all.splits + split;
         }
         f(tile);
     }
@@ -101,17 +105,17 @@ template <class S>
 DEVICE void produce(const MatmulSm90Args& all) {
     const MatmulArgs& args = all.matmul;
     const TensorMap &left = S::SWAPPED ? all.b : all.a, &right = S::SWAPPED ? all.a : all.b;
-    Ring<S> ring;
+    typename S::Stages ring;
     each_tile<S>(all, [&](const Tile& tile) {
         u32 batch_left[3], batch_right[3];
-        coordinates(batch_left, args, tile.entry, S::SWAPPED ? all.spread_b : all.spread_a);
-        coordinates(batch_right, args, tile.entry, S::SWAPPED ? all.spread_a : all.spread_b);
-        for (u32 k = tile.k_from; k < tile.k_to; k += S::BLOCK_K) {
+        coordinates(batch_left, args, tile.part.entry, S::SWAPPED ? all.spread_b : all.spread_a);
+        coordinates(batch_right, args, tile.part.entry, S::SWAPPED ? all.spread_a : all.spread_b);
+        for (u32 k = tile.part.k_from; k < tile.part.k_to; k += S::BLOCK_K) {
             // Every consumer warp, of all blocks that share, has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
-            bring_side<S, S::LEFT_OUTER, S::LEFT, false>(left, ring.left(), ring.full(), tile.left, k, batch_left);
-            bring_side<S, S::RIGHT_OUTER, S::RIGHT, true>(right, ring.right(), ring.full(), tile.right, k, batch_right);
+            bring_side<S, S::LEFT_OUTER, S::LEFT, false>(left, ring.at(), ring.full(), tile.left, k, batch_left);
+            bring_side<S, S::RIGHT_OUTER, S::RIGHT, true>(right, ring.at() + S::LEFT_BYTES, ring.full(), tile.right, k, batch_right);
             ring.next();
         }
     });
@@ -152,18 +156,18 @@ struct Consumer {
 
     // Adds the products of the tile's k. A stage is given back one step later, when its products are done.
     template <class F>
-    DEVICE_MEMBER void run(Ring<S>& ring, const Tile& tile, F all_started) {
+    DEVICE_MEMBER void run(typename S::Stages& ring, const Tile& tile, F all_started) {
         u32 last_empty = 0;
-        for (u32 k = tile.k_from; k < tile.k_to; k += S::BLOCK_K) {
+        for (u32 k = tile.part.k_from; k < tile.part.k_to; k += S::BLOCK_K) {
             // The bytes of both operands are here.
             wait_barrier(ring.full(), ring.phase);
             wgmma_fence();
 #pragma unroll
             for (u32 step = 0; step < S::BLOCK_K; step += K_STEP) {
-                const u64 right = matrix<S::RIGHT_OUTER>(ring.right(), 0, step);
+                const u64 right = matrix<S::RIGHT_OUTER>(ring.at() + S::LEFT_BYTES, 0, step);
 #pragma unroll
                 for (u32 block = 0; block < S::BLOCKS; block++) {
-                    multiply(block, matrix<S::LEFT_OUTER>(ring.left(), 64 * (first_block() + block), step), right);
+                    multiply(block, matrix<S::LEFT_OUTER>(ring.at(), 64 * (first_block() + block), step), right);
                 }
             }
             wgmma_commit();
@@ -222,8 +226,8 @@ struct Consumer {
     }
 
     // The sums of a split, for `matmul_merge.cu`: row by row.
-    DEVICE_MEMBER void store_part(u64 state, u64 part) const {
-        const u64 at = state + part * (S::CLUSTER * S::LEFT * S::RIGHT * 4);
+    DEVICE_MEMBER void store_part(u64 state, u64 split) const {
+        const u64 at = state + split * (S::CLUSTER * S::LEFT * S::RIGHT * 4);
 #pragma unroll
         for (u32 block = 0; block < S::BLOCKS; block++) {
 #pragma unroll
@@ -244,10 +248,10 @@ struct Consumer {
             const u32 row = S::SWAPPED ? tile.right : left, column = S::SWAPPED ? left : tile.right;
             if (all.stores_boxes) {
                 output::Corner corner{row, column, {}};
-                coordinates(corner.batch, args, tile.entry, 7);
+                coordinates(corner.batch, args, tile.part.entry, 7);
                 out.store(sums[block], all.out, args, corner);
             } else {
-                out.finish(sums[block], Epilogue(args, tile.entry), args, row, column);
+                out.finish(sums[block], Epilogue(args, tile.part.entry), args, tile.part, row, column);
             }
         }
     }
@@ -276,14 +280,14 @@ struct Turns {
 template <class S>
 DEVICE void consume(const MatmulSm90Args& all, u32 number) {
     const MatmulArgs& args = all.matmul;
-    Ring<S> ring;
+    typename S::Stages ring;
     Turns<S> turns{number};
     u32 others = number;
     each_tile<S>(all, [&](const Tile& tile) {
         if (S::PING_PONG && others > 0) {
             // The other consumer's.
             others--;
-            return ring.skip((tile.k_to - tile.k_from + S::BLOCK_K - 1) / S::BLOCK_K);
+            return ring.skip((tile.part.k_to - tile.part.k_from + S::BLOCK_K - 1) / S::BLOCK_K);
         }
         others = 1;
         Consumer<S> consumer(number);
@@ -297,7 +301,7 @@ DEVICE void consume(const MatmulSm90Args& all, u32 number) {
             }
         });
         if (all.splits > 0) {
-            consumer.store_part(args.state, tile.part);
+            consumer.store_part(args.state, tile.split);
         } else if (args.k_to < args.k) {
             consumer.store(args.state);
         } else {
@@ -309,18 +313,13 @@ DEVICE void consume(const MatmulSm90Args& all, u32 number) {
 
 template <class S>
 DEVICE void make_barriers() {
-    Ring<S> ring;
-    for (u32 i = 0; i < S::STAGES; i++, ring.next()) {
-        init_barrier(ring.full(), 1);
-        // Of a cooperative tile both consumers' warps leave a stage, of one of its own a consumer's alone.
-        init_barrier(ring.empty(), S::CLUSTER * (S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32);
-    }
     if constexpr (S::PING_PONG) {
         for (u32 i = 0; i < S::CONSUMERS; i++) {
             init_barrier(shared_base() + S::TURNS + i * 8, WARPGROUP / 32);
         }
     }
-    fence_barriers();
+    // Of a cooperative tile both consumers' warps leave a stage, of one of its own a consumer's alone.
+    S::Stages::init(S::CLUSTER * (S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32);
 }
 
 template <class S>

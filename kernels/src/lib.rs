@@ -10,7 +10,11 @@ mod attention_reference;
 mod attention_sm80;
 mod map;
 mod matmul;
+mod matmul_groups;
+mod matmul_scaled;
+mod matmul_sm80_bytes;
 mod matmul_sm90;
+mod matmul_sm90_fp8;
 mod streaming;
 mod view;
 
@@ -25,8 +29,12 @@ pub use attention_paged::{AttentionCombine, AttentionPaged};
 pub use attention_reference::AttentionReference;
 pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
-pub use matmul::{Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, Matrices};
+pub use matmul::{GroupEntry, Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, Matrices};
+pub use matmul_groups::{MatmulGroups, MatmulGroupsArgs};
+pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
+pub use matmul_sm80_bytes::MatmulSm80Bytes;
 pub use matmul_sm90::{Form, MatmulMerge, MatmulMergeArgs, MatmulSm90, MatmulSm90Args, Side};
+pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
 
@@ -35,6 +43,8 @@ pub use view::{Axes, Range, Rows, View};
 pub enum Row {
     /// Products one output a thread: what the others are held to.
     MatmulReference(MatmulReference),
+    /// The list of a product's groups, from sizes in device memory.
+    MatmulGroups(MatmulGroups),
     /// True f32 products on CUDA cores.
     MatmulF32(MatmulF32),
     /// Products by `mma.sync`, for every GPU from compute capability 8.0.
@@ -43,6 +53,10 @@ pub enum Row {
     MatmulSm90(MatmulSm90),
     /// What ends products whose K was split.
     MatmulMerge(MatmulMerge),
+    /// Products of 8-bit values by `mma.sync`, for every GPU from compute capability 8.0.
+    MatmulSm80Bytes(MatmulSm80Bytes),
+    /// Products of 8-bit floats by wgmma, for Hopper.
+    MatmulSm90Fp8(MatmulSm90Fp8),
     /// Attention forward by `mma.sync`, for every GPU from compute capability 8.0.
     AttentionSm80(AttentionSm80),
     /// Attention forward by wgmma, for Hopper.
@@ -63,11 +77,14 @@ impl Row {
     /// Name of the row, and of its entry point, which must not be that of its kernel's namespace.
     pub fn key(&self) -> String {
         match self {
-            Self::MatmulReference(_) => "matmul_reference_16x16".into(),
+            Self::MatmulReference(row) => row.key(),
+            Self::MatmulGroups(_) => "matmul_groups_32".into(),
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
             Self::MatmulMerge(_) => "matmul_merge_256".into(),
+            Self::MatmulSm80Bytes(row) => row.key(),
+            Self::MatmulSm90Fp8(row) => row.key(),
             Self::AttentionSm80(row) => row.key(),
             Self::AttentionSm90(row) => row.key(),
             Self::AttentionPaged(row) => row.key(),
@@ -82,10 +99,13 @@ impl Row {
     pub fn file(&self) -> &'static str {
         match self {
             Self::MatmulReference(_) => "cuda/matmul_reference.cu",
+            Self::MatmulGroups(_) => "cuda/matmul_groups.cu",
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
             Self::MatmulMerge(_) => "cuda/matmul_merge.cu",
+            Self::MatmulSm80Bytes(_) => "cuda/matmul_sm80_bytes.cu",
+            Self::MatmulSm90Fp8(_) => "cuda/matmul_sm90_fp8.cu",
             Self::AttentionSm80(_) => "cuda/attention_sm80.cu",
             Self::AttentionSm90(_) => "cuda/attention_sm90.cu",
             Self::AttentionPaged(_) => "cuda/attention_paged.cu",
@@ -99,8 +119,11 @@ impl Row {
     /// Struct that a launch is given, the C++ type that holds the row's constants, and the function it instantiates.
     pub fn template(&self) -> (&'static str, String, &'static str) {
         match self {
-            Self::MatmulReference(_) => {
-                ("MatmulArgs", "matmul_reference::Shape".into(), "matmul_reference::run")
+            Self::MatmulReference(row) => {
+                ("MatmulScaledArgs", row.shape(), "matmul_reference::run")
+            }
+            Self::MatmulGroups(_) => {
+                ("MatmulGroupsArgs", "matmul_groups::Shape".into(), "matmul_groups::run")
             }
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
@@ -108,6 +131,10 @@ impl Row {
             Self::MatmulMerge(_) => {
                 ("MatmulMergeArgs", "matmul_merge::Shape".into(), "matmul_merge::run")
             }
+            Self::MatmulSm80Bytes(row) => {
+                ("MatmulScaledArgs", row.shape(), "matmul_sm80_bytes::run")
+            }
+            Self::MatmulSm90Fp8(row) => ("MatmulSm90Fp8Args", row.shape(), "matmul_sm90_fp8::run"),
             Self::AttentionSm80(row) => ("AttentionArgs", row.shape(), "attention_sm80::run"),
             Self::AttentionSm90(row) => ("AttentionSm90Args", row.shape(), "attention_sm90::run"),
             Self::AttentionPaged(row) => ("AttentionArgs", row.shape(), "attention_paged::run"),
@@ -125,7 +152,10 @@ impl Row {
     /// The architectures that it is compiled for.
     pub fn archs(&self) -> &'static [&'static str] {
         match self {
-            Self::MatmulSm90(_) | Self::MatmulMerge(_) | Self::AttentionSm90(_) => &["sm_90a"],
+            Self::MatmulSm90(_)
+            | Self::MatmulSm90Fp8(_)
+            | Self::MatmulMerge(_)
+            | Self::AttentionSm90(_) => &["sm_90a"],
             _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
         }
     }
@@ -134,8 +164,11 @@ impl Row {
     pub fn threads(&self) -> u32 {
         match self {
             Self::MatmulReference(_) | Self::MatmulF32(_) | Self::MatmulMerge(_) => 256,
+            Self::MatmulGroups(_) => 32,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
+            Self::MatmulSm80Bytes(row) => row.threads(),
+            Self::MatmulSm90Fp8(row) => row.threads(),
             Self::AttentionSm80(row) => row.threads(),
             Self::AttentionSm90(row) => row.threads(),
             Self::AttentionPaged(row) => row.threads(),
@@ -157,10 +190,13 @@ impl Row {
     /// Bytes of dynamic shared memory of a block.
     pub fn shared_bytes(&self) -> u32 {
         match self {
-            Self::MatmulReference(_) | Self::MatmulMerge(_) => 0,
+            Self::MatmulReference(row) => row.shared_bytes(),
+            Self::MatmulGroups(_) | Self::MatmulMerge(_) => 0,
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
+            Self::MatmulSm80Bytes(row) => row.shared_bytes(),
+            Self::MatmulSm90Fp8(row) => row.shared_bytes(),
             Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
             Self::AttentionPaged(row) => row.shared_bytes(),
@@ -193,14 +229,18 @@ impl Row {
 /// Every row, in a fixed order.
 pub fn rows() -> Vec<Row> {
     let plain = MatmulF32::all().into_iter().map(Row::MatmulF32);
-    let plain = plain.chain([Row::MatmulReference(MatmulReference)]);
+    let plain = plain.chain(MatmulReference::all().into_iter().map(Row::MatmulReference));
+    let plain = plain.chain([Row::MatmulGroups(MatmulGroups)]);
     let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
     let sm90 = MatmulSm90::forms().into_iter().map(Row::MatmulSm90);
     let attention80 = AttentionSm80::all().into_iter().map(Row::AttentionSm80);
     let attention90 = AttentionSm90::all().into_iter().map(Row::AttentionSm90);
     let paged = AttentionPaged::all().into_iter().map(Row::AttentionPaged);
     let streaming = Streaming::all().into_iter().map(Row::Streaming);
-    let products = plain.chain(sm80).chain(sm90).chain([Row::MatmulMerge(MatmulMerge)]);
+    let fp8 = MatmulSm90Fp8::all().into_iter().map(Row::MatmulSm90Fp8);
+    let bytes = MatmulSm80Bytes::all().into_iter().map(Row::MatmulSm80Bytes);
+    let products = plain.chain(sm80).chain(sm90).chain(bytes).chain(fp8);
+    let products = products.chain([Row::MatmulMerge(MatmulMerge)]);
     let attention = attention80.chain(attention90).chain(paged).chain([
         Row::AttentionReference(AttentionReference),
         Row::AttentionEntries(AttentionEntries),
@@ -232,10 +272,14 @@ sources!(
     "cuda/map.cu",
     "cuda/matmul.h",
     "cuda/matmul_f32.cu",
+    "cuda/matmul_groups.cu",
     "cuda/matmul_merge.cu",
     "cuda/matmul_reference.cu",
+    "cuda/matmul_scaled.h",
     "cuda/matmul_sm80.cu",
+    "cuda/matmul_sm80_bytes.cu",
     "cuda/matmul_sm90.cu",
+    "cuda/matmul_sm90_fp8.cu",
     "cuda/norm.cu",
     "cuda/norm_backward.cu",
     "cuda/ptx.h",
@@ -260,6 +304,7 @@ sources!(
     "cuda/tile/element.h",
     "cuda/tile/epilogue.h",
     "cuda/tile/fault.h",
+    "cuda/tile/finish.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
     "cuda/tile/lines.h",
@@ -269,6 +314,8 @@ sources!(
     "cuda/tile/queries.h",
     "cuda/tile/ring.h",
     "cuda/tile/rows.h",
+    "cuda/tile/scaled.h",
+    "cuda/tile/scales.h",
     "cuda/tile/softmax.h",
     "cuda/tile/swizzle.h",
     "cuda/tile/vector.h",

@@ -68,9 +68,32 @@ pub struct MatmulArgs {
     pub beta: f32,
     /// Number of the activation: none, relu, gelu_erf, gelu_tanh, silu from 0.
     pub activation: u32,
+    /// 1: odd columns of B gate the even ones: the output, gate and residual have half of its `n` columns.
+    pub interleaved: u32,
+    /// Number of the grouping: none, contiguous, masked, along k from 0. Groups are the last axis of the batch, also of a B
+    /// of contiguous ones, whose tiles follow each other down the rows.
+    pub group: u32,
+    /// How many groups.
+    pub group_count: u32,
+    /// Nothing.
+    pub padding: u32,
+    /// The list of [`GroupEntry`]; of contiguous groups with another for the rows that none owns.
+    pub groups: u64,
 }
 
-const _: () = assert!(size_of::<MatmulArgs>() == 592);
+const _: () = assert!(size_of::<MatmulArgs>() == 616);
+
+/// Of a group of a product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct GroupEntry {
+    /// First row of a contiguous group, first k of one along k.
+    pub first: u32,
+    /// Its rows, or its k.
+    pub size: u32,
+    /// Its first row of tiles.
+    pub tile: u32,
+}
 
 /// How an operand's elements lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,16 +216,43 @@ impl MatmulF32 {
     }
 }
 
-/// The row of `matmul_reference`: one output a thread, operands of any type (of i8 both) and strides, K cut anywhere; the
-/// same bits as `matmul_f32` where operands are f32. Given [`MatmulArgs`]; scales of 8-bit types are none of its
-/// operands.
+/// A row of `matmul_reference`: one output a thread, operands of any type and strides, scales, groups, outputs of 8 bits; the
+/// same bits as `matmul_f32` where operands are f32. Given [`MatmulScaledArgs`](crate::MatmulScaledArgs). K is cut at
+/// multiples of 128, where operands have more than 8 bits anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MatmulReference;
+pub struct MatmulReference {
+    /// Whether a tile has the 128 columns of the output whose scale is found.
+    pub finds: bool,
+}
 
 impl MatmulReference {
-    /// Rows and columns of a block's tile.
-    pub const TILE: u32 = 16;
+    /// Elements of k in a chunk of the order.
+    pub const CHUNK: u32 = 128;
 
     /// Bytes that a tile carries; those of a launch's tiles lie one after another.
-    pub const STATE_BYTES: u64 = 4 * 256;
+    pub const STATE_BYTES: u64 = 2 * 4 * 256;
+
+    /// Every row.
+    pub fn all() -> Vec<Self> {
+        [false, true].map(|finds| Self { finds }).into()
+    }
+
+    /// Rows and columns of outputs of a block's tile.
+    pub fn tile(&self) -> [u32; 2] {
+        if self.finds { [2, 128] } else { [16, 16] }
+    }
+
+    pub(crate) fn key(&self) -> String {
+        let [m, n] = self.tile();
+        format!("matmul_reference_{m}x{n}")
+    }
+
+    pub(crate) fn shape(&self) -> String {
+        let [m, n] = self.tile();
+        format!("matmul_reference::Shape<{m}, {n}>")
+    }
+
+    pub(crate) fn shared_bytes(&self) -> u32 {
+        if self.finds { 32 } else { 0 }
+    }
 }

@@ -28,7 +28,7 @@ pub struct MatmulSm90Args {
     /// Elements of k in each split but the last, a multiple of [`MatmulSm90::CHUNK`].
     pub split_k: u32,
     /// Nothing.
-    pub padding: [u32; 7],
+    pub padding: u32,
 }
 
 const _: () = assert!(size_of::<MatmulSm90Args>() == 1024);
@@ -53,7 +53,7 @@ pub struct MatmulMergeArgs {
     pub padding: u32,
 }
 
-const _: () = assert!(size_of::<MatmulMergeArgs>() == 616);
+const _: () = assert!(size_of::<MatmulMergeArgs>() == 640);
 
 /// The row of `matmul_merge`, given [`MatmulMergeArgs`]: the end of a product whose K was split. Any grid does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -246,11 +246,12 @@ impl MatmulSm90 {
     }
 
     /// The box map of the output of a launch, where the copy engine can take it: 16-bit elements, rows dense and aligned, at
-    /// most three axes of the batch, and nothing in the epilogue but alpha.
+    /// most three axes of the batch, no groups, and nothing in the epilogue but alpha.
     pub fn out(&self, args: &MatmulArgs) -> Option<BoxMap> {
         let MatmulArgs { out, batch, m, n, .. } = args;
         let others = [args.bias, args.c, args.gate, args.residual, args.preactivation];
-        let is_plain = others.iter().all(|x| x.present == 0) && args.activation == 0;
+        let is_plain = others.iter().all(|x| x.present == 0)
+            && [args.activation, args.interleaved, args.group] == [0; 3];
         let is_narrow = matches!(out.dtype, 1 | 2);
         if !is_plain || !is_narrow || (out.column != 1 && *n > 1) || batch[0] != 1 || m.min(n) == &0
         {

@@ -140,10 +140,11 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     if count(&["LDL", "STL"]) > 0 {
         return complain("local loads or stores");
     }
-    let products = count(&["HGMMA", "QGMMA", "HMMA"]);
+    let products = count(&["HGMMA", "QGMMA", "HMMA", "IMMA"]);
     let copies = count(&["UTMALDG", "LDGSTS"]);
     let as_written = match row {
         Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
+        Row::MatmulSm80Bytes(row) => count(&[if row.i8 { "IMMA" } else { "HMMA" }]) > 0,
         Row::MatmulSm80(_) | Row::AttentionSm80(_) | Row::AttentionPaged(_) => products > 0,
         Row::MatmulMerge(_) => count(&["LDG.E.128"]) > 0,
         Row::MatmulSm90(row) => {
@@ -151,11 +152,15 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
             let shared = row.cluster == 1 || count(&["MULTICAST"]) > 0;
             count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0 && out && shared
         }
-        Row::AttentionReference(_) | Row::AttentionEntries(_) | Row::AttentionCombine(_) => true,
+        Row::MatmulGroups(_)
+        | Row::AttentionReference(_)
+        | Row::AttentionEntries(_)
+        | Row::AttentionCombine(_) => true,
         // Sixteen bytes a thread, but where each has a row of its own.
         Row::Streaming(row) => {
             *row == Streaming::ReduceAcross || count(&["LDG.E.128", "STG.E.128"]) > 0
         }
+        Row::MatmulSm90Fp8(_) => count(&["QGMMA"]) > 0 && count(&["UTMALDG"]) > 0,
         _ => count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0,
     };
     if !as_written {

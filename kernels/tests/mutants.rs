@@ -12,6 +12,11 @@ mod case;
 #[path = "mutants/forms.rs"]
 mod forms;
 mod model;
+#[path = "mutants/scaled.rs"]
+mod scaled;
+#[path = "rows/tensor.rs"]
+#[allow(dead_code, reason = "the rest is the rows' tests'")]
+mod tensor;
 
 use case::{Case, Out};
 use leasehold_kernels::{Row, rows};
@@ -268,6 +273,12 @@ fn every_mutant_of_attention_is_found() {
 fn every_mutant_of_forms_is_found() {
     use forms::{MUTANTS, subjects, verdict};
     find_all("forms", &["cuda/matmul_sm90.cu"], MUTANTS, subjects, verdict);
+}
+
+#[test]
+fn every_mutant_of_bytes_is_found() {
+    use scaled::{MUTANTS, SUBJECTS, subjects, verdict};
+    find_all("scaled", &SUBJECTS, MUTANTS, subjects, verdict);
 }
 
 /// Of a mutant and of all that its row is made of.

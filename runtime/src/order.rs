@@ -25,6 +25,8 @@ pub enum Family {
     Dot16,
     /// Square tiles of f16 products summed in f32 by one instruction of a matrix unit.
     Matrix16,
+    /// Tiles of fp8 products by one instruction of a matrix unit, which keeps fewer bits of a sum than f32 has.
+    Matrix8,
 }
 
 /// The sequence of additions that fixes an op's bits: how the contraction is cut and merged, the instruction

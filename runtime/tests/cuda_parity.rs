@@ -14,10 +14,11 @@ mod common;
 mod driver;
 
 use common::case::{Case, Fill, Operand, Style};
+use common::hostile::{is_told, lied_to};
 use common::run::{Outcome, run_on};
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
-use leasehold::op::{Attention, Lens, Matmul, OrderClass};
+use leasehold::op::{Activation, Attention, Gate, Group, Lens, Matmul, OrderClass, Scale};
 use leasehold::{DType, Device, Kind};
 use leasehold_kernels::rows;
 use std::path::Path;
@@ -119,19 +120,130 @@ fn aligned() -> Vec<Case> {
     cases
 }
 
-#[test]
-fn matmul() {
-    if in_child("matmul", "sm_90a", "late") {
-        let passed = run_all(&small(common::tables::matmul()));
-        assert!(passed > 20, "{passed} of the table");
-        assert_eq!(run_all(&aligned()), aligned().len());
+/// Products with groups and options whose rows copies of 16 bytes bring: what the rows of wgmma run.
+fn of_hopper() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let tight =
+        |dtype, shape: &[u64]| Operand::new(dtype, shape, Style::Tight, 0, Fill::Normal(1.0));
+    let [m, n, k] = [150, 48, 64];
+    for (i, group) in [Group::Contiguous, Group::Masked].into_iter().enumerate() {
+        let counts = [70, 0, 64];
+        let (of_a, of_out): (&[u64], &[u64]) =
+            if group == Group::Masked { (&[3], &[3]) } else { (&[], &[]) };
+        let with = |batch: &[u64], rows, columns| [batch, &[rows, columns]].concat();
+        let mut operands = vec![
+            tight(DType::BF16, &with(of_a, m, k)),
+            tight(DType::BF16, &with(&[3], k, n)),
+            tight(DType::F32, &with(of_out, m, n / 2)),
+        ];
+        let sizes = if i == 0 {
+            Lens::Host(counts.to_vec())
+        } else {
+            let list = Fill::List(counts);
+            operands.push(Operand::new(DType::U32, &[3], Style::Tight, 0, list));
+            Lens::Device { max: 70 }
+        };
+        operands.push(Operand::out(DType::BF16, &with(of_out, m, n / 2), Style::Tight, 0));
+        let op = Matmul {
+            group,
+            sizes,
+            gate: Gate::Interleaved,
+            activation: Activation::Silu,
+            residual: true,
+            ..Matmul::default()
+        };
+        cases.push(Case::new(op, operands));
     }
+    // Of fp8, with the scales that weights and activations have.
+    let scale = |shape: &[u64]| Operand::new(DType::F32, shape, Style::Tight, 0, Fill::Positive);
+    for by_columns in [false, true] {
+        let b = if by_columns { Scale::Block1x128 } else { Scale::Block128x128 };
+        let of_b: &[u64] = if by_columns { &[2, 40] } else { &[2, 1] };
+        let op = Matmul { scales: [Scale::Block1x128, b], ..Matmul::default() };
+        let operands = vec![
+            // Three more elements make rows of 141 whole.
+            Operand::new(DType::F8E4M3, &[33, 141], Style::Odd, 0, Fill::Normal(1.0)),
+            Operand::new(DType::F8E4M3, &[141, 40], Style::Turned, 0, Fill::Normal(0.1)),
+            scale(&[33, 2]),
+            scale(of_b),
+            Operand::out(DType::BF16, &[33, 40], Style::Tight, 0),
+        ];
+        cases.push(Case::new(op, operands));
+        let group = if by_columns { Group::Masked } else { Group::Contiguous };
+        cases.push(grouped_fp8(group, [Scale::Block1x128, b]));
+    }
+    cases
+}
+
+/// A product of fp8 of groups, to an output of i8 whose scales are found.
+fn grouped_fp8(group: Group, scales: [Scale; 2]) -> Case {
+    let tight = |dtype, shape: &[u64], fill| Operand::new(dtype, shape, Style::Tight, 0, fill);
+    let [m, n, k] = [70, 40, 141];
+    let counts = [40, 0, 21];
+    let of: &[u64] = if group == Group::Masked { &[3] } else { &[] };
+    let with = |batch: &[u64], rows, columns| [batch, &[rows, columns]].concat();
+    let columns = if scales[1] == Scale::Block1x128 { n } else { 1 };
+    let op = Matmul {
+        group,
+        sizes: Lens::Device { max: 40 },
+        scales,
+        quantize: Scale::Block1x128,
+        ..Matmul::default()
+    };
+    let operands = vec![
+        Operand::new(DType::F8E4M3, &with(of, m, k), Style::Odd, 0, Fill::Normal(1.0)),
+        Operand::new(DType::F8E4M3, &[3, k, n], Style::Turned, 0, Fill::Normal(0.1)),
+        tight(DType::F32, &with(of, m, 2), Fill::Positive),
+        tight(DType::F32, &with(&[3], 2, columns), Fill::Positive),
+        tight(DType::I32, &[3], Fill::List(counts)),
+        Operand::out(DType::I8, &with(of, m, n), Style::Tight, 0),
+        Operand::out(DType::F32, &with(of, m, 1), Style::Tight, 0),
+    ];
+    Case::new(op, operands)
 }
 
 #[test]
+fn matmul() {
+    if in_child("matmul", "sm_90a", "late") {
+        let cases = small(common::tables::matmul());
+        assert!(cases.len() > 100, "{} cases", cases.len());
+        assert_eq!(run_all(&cases), cases.len());
+        assert_eq!(run_all(&aligned()), aligned().len());
+        let cuda = open();
+        for case in of_hopper() {
+            let kernel = cuda.candidates(&case.checked()).unwrap()[0].kernel;
+            assert!(kernel.starts_with("matmul_sm90"), "{}: {kernel}", case.name);
+        }
+        drop(cuda);
+        assert_eq!(run_all(&of_hopper()), of_hopper().len());
+    }
+}
+
+/// The same by the rows that every architecture has.
+#[test]
 fn matmul_on_ampere() {
     if in_child("matmul_on_ampere", "sm_80", "early") {
-        assert_eq!(run_all(&aligned()), aligned().len());
+        let mut cases = aligned();
+        cases.extend(of_hopper());
+        cases.extend(small(common::tables::matmul()).into_iter().step_by(4));
+        assert_eq!(run_all(&cases), cases.len());
+    }
+}
+
+/// Sizes of groups in device memory that lie; not few tell a fault, others have none to tell.
+#[test]
+fn sizes_of_groups_that_lie() {
+    if in_child("sizes_of_groups_that_lie", "sm_90a", "early") {
+        let mut cuda = open();
+        let mut cases: Vec<Case> = of_hopper();
+        cases.extend(small(common::tables::matmul()));
+        cases.retain(is_told);
+        let mut faults = 0;
+        for case in &cases {
+            let plan = cuda.candidates(&case.checked()).unwrap()[0];
+            faults += usize::from(lied_to(&mut cuda, case, &plan));
+        }
+        assert!(cases.len() > 10 && faults * 3 > cases.len(), "{faults} faults of {}", cases.len());
     }
 }
 

@@ -208,6 +208,32 @@ KERNEL(products, 32, 1)(PARAMETER(ProbeArgs) args) {
     whole_products(args, 128, narrow_to_f16, [](f32(&sums)[4], const u32(&a)[4], const u32(&b)[2]) { mma_f16(sums, a, b); });
 }
 
+// Bytes that are their places, and sums that they bring to both ends of their range.
+KERNEL(byte_products, 32, 1)(PARAMETER(ProbeArgs) args) {
+    const u32 lane = thread_index();
+    u32 a[4] = {}, b[2] = {};
+    for (u32 i = 0; i < 16; i++) {
+        a[i / 4] |= (lane * 37 + i * 11 + 5) % 256 << i % 4 * 8;
+    }
+    for (u32 i = 0; i < 8; i++) {
+        b[i / 4] |= (lane * 53 + i * 29 + 3) % 256 << i % 4 * 8;
+    }
+    i32 sums[4] = {(i32)lane, 0x7fffffff, -0x7fffffff, -5};
+    mma_i8(sums, a, b);
+    for (u32 i = 0; i < 4; i++) {
+        put(args, 4 * lane + i, (u32)sums[i]);
+    }
+}
+
+KERNEL(pair_products, 32, 1)(PARAMETER(ProbeArgs) args) {
+    for (u32 i = thread_index(); i + 3 < args.finite; i += 32) {
+        const u32 a = f16_pair(number(args, i), number(args, i + 1)), b = f16_pair(number(args, i + 2), number(args, i + 3));
+        // None that is infinite: infinity times zero is no number, whose bits are not said.
+        const u32 held = 0xbfffbfff;
+        put(args, i, product_of_f16_pairs(a & held, b & held));
+    }
+}
+
 // How sums of very different sizes are rounded: all of A is 1, columns of B fall along k with both signs.
 KERNEL(product_rounding, 32, 1)(PARAMETER(ProbeArgs) args) {
     const u32 lane = thread_index();

@@ -84,6 +84,8 @@ pub(crate) const SECTIONS: &[Section] = &[
     section("not_numbers", 8 * (ALL - FINITE), Unclaimed),
     section("matrices", 256, Exact),
     section("products", 256, Exact),
+    section("byte_products", 128, Exact),
+    section("pair_products", FINITE - 3, Exact),
     section("product_rounding", 128, Unclaimed),
     section("copies", 128, Exact),
     hopper("elections", 64, 64, OneLane),
@@ -111,6 +113,11 @@ pub(crate) const SECTIONS: &[Section] = &[
     hopper("left_dense_128", 128, 16 * 128, Exact),
     hopper("left_outer_256", 128, 32 * 128, Exact),
     hopper("warpgroup_rounding", 128, 8 * 128, Unclaimed),
+    hopper("bytes_left_64", 128, 8 * 128, Exact),
+    hopper("bytes_left_128", 128, 16 * 128, Exact),
+    hopper("bytes_right_64", 128, 8 * 128, Exact),
+    hopper("bytes_right_128", 128, 16 * 128, Exact),
+    hopper("byte_rounding", 128, 8 * 128, Unclaimed),
 ];
 
 /// The numbers that sections are given: where formats end and where roundings tie, then drawn ones, then those that are

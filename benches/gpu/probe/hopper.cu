@@ -1,6 +1,7 @@
 // Sections that Hopper answers: elections, barriers, boxes, and products of warpgroups.
 #pragma once
 
+#include "cuda/tile/byte.h"
 #include "cuda/tile/descriptor.h"
 #include "cuda/tile/fragment.h"
 #include "probe.h"
@@ -269,5 +270,83 @@ KERNEL(warpgroup_rounding, 128, 1)(PARAMETER(ProbeArgs) args) {
     wgmma_wait<0>();
     for (u32 i = 0; i < 8; i++) {
         put(args, i * 128 + t, bits_of(sums[i]));
+    }
+}
+
+// A tile of 8-bit floats: `value` of the row and of the byte in it, whose chunks of 16 are swizzled.
+template <class F>
+DEVICE void fill_bytes(u32 to, u32 bytes, u32 dtype, F value) {
+    for (u32 at = thread_index() * 16; at < bytes; at += 128 * 16) {
+        const u32 row = at / 128, first = (at % 128 / 16 ^ row % 8) * 16;
+        u32 words[4] = {};
+        for (u32 i = 0; i < 16; i++) {
+            words[i / 4] |= byte_of(dtype, value(row, first + i)) << i % 4 * 8;
+        }
+        store_shared(to + at, u32x4{words[0], words[1], words[2], words[3]});
+    }
+}
+
+// A whole number that both types hold, and that tells a place from its neighbours.
+DEVICE f32 whole_byte(u32 row, u32 k) { return (f32)((row * 5 + k * 3 + row / 8 + k / 16) % 8); }
+
+// Row i picks k = i % 32.
+DEVICE f32 unit_byte(u32 row, u32 k) { return k == row % 32 ? 1.0f : 0.0f; }
+
+// Rows of A by rows of B, a step of 32 bytes into both: what is left of it is added twice to sums that start anew.
+template <u32 SUMS, class A, class B, class F, class G>
+DEVICE void put_bytes(const ProbeArgs& args, u32 of_a, u32 of_b, A left, B right, F fresh, G more) {
+    const u32 a = shared_base(), b = a + 8192;
+    fill_bytes(a, 8192, of_a, left);
+    fill_bytes(b, SUMS * 2 * 128, of_b, right);
+    seen_by_products();
+    f32 sums[SUMS];
+    for (u32 i = 0; i < SUMS; i++) {
+        sums[i] = 1000.0f;
+    }
+    wgmma_fence();
+    fresh(sums, descriptor::of(a + 32, 0), descriptor::of(b, 0));
+    more(sums, descriptor::of(a, 0), descriptor::of(b, 0));
+    wgmma_commit();
+    wgmma_wait<0>();
+    put_sums(args, sums);
+}
+
+#define BYTES(name, a_type, a_number, b_type, b_number, left, right, count)                                             \
+    KERNEL(name, 128, 1)(PARAMETER(ProbeArgs) args) {                                                                  \
+        put_bytes<count>(                                                                                              \
+            args, a_number, b_number, left, right,                                                                     \
+            [](f32(&sums)[count], u64 a, u64 b) { wgmma_##a_type##_##b_type<false>(sums, a, b); },                     \
+            [](f32(&sums)[count], u64 a, u64 b) { wgmma_##a_type##_##b_type<true>(sums, a, b); });                     \
+    }
+BYTES(bytes_left_64, e4m3, F8E4M3, e5m2, F8E5M2, whole_byte, unit_byte, 32)
+BYTES(bytes_left_128, e4m3, F8E4M3, e4m3, F8E4M3, whole_byte, unit_byte, 64)
+BYTES(bytes_right_64, e5m2, F8E5M2, e5m2, F8E5M2, unit_byte, whole_byte, 32)
+BYTES(bytes_right_128, e5m2, F8E5M2, e4m3, F8E4M3, unit_byte, whole_byte, 64)
+#undef BYTES
+
+// How many bits of a sum are kept: in row i of A one number and others that are 2^(i % 16) times smaller, one or all 31 of
+// them, with signs or without, from zero and added to what that gave. B is ones.
+KERNEL(byte_rounding, 128, 1)(PARAMETER(ProbeArgs) args) {
+    const u32 a = shared_base(), b = a + 8192;
+    fill_bytes(a, 8192, F8E5M2, [](u32 row, u32 k) {
+        const f32 small = row < 16 && k > 1 ? 0.0f : 1.25f * power(-(i32)(row % 16));
+        return k == 0 ? (row < 48 ? 1.0f : -1.75f) : row >= 32 && k % 3 == 0 ? -small : small;
+    });
+    fill_bytes(b, 8192, F8E4M3, [](u32, u32) { return 1.0f; });
+    seen_by_products();
+    f32 sums[32] = {};
+    wgmma_fence();
+    wgmma_e5m2_e4m3<false>(sums, descriptor::of(a, 0), descriptor::of(b, 0));
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (u32 i = 0; i < 4; i++) {
+        put(args, i * 128 + thread_index(), bits_of(sums[i]));
+    }
+    wgmma_fence();
+    wgmma_e5m2_e4m3<true>(sums, descriptor::of(a, 0), descriptor::of(b, 0));
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (u32 i = 0; i < 4; i++) {
+        put(args, (4 + i) * 128 + thread_index(), bits_of(sums[i]));
     }
 }

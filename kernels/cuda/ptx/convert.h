@@ -93,3 +93,10 @@ DEVICE u32 f16_pair(f32 low, f32 high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
     return out;
 }
+
+// The products of two pairs.
+DEVICE u32 product_of_f16_pairs(u32 a, u32 b) {
+    u32 out;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+}

@@ -76,6 +76,27 @@ DEVICE void wgmma_wait() {
     WGMMA_FROM_REGISTERS(TYPE, 128, 64, 64, 65, 66, 67, 68, 69)
 WGMMAS(bf16)
 WGMMAS(f16)
+
+// Sums of 64 by COLUMNS by 32 values of 8 bits, both matrices dense along K: there is no other form of it. With ADDS they
+// are added to what the sums are, else those start anew. The instruction keeps fewer bits of a sum than f32 has.
+#define WGMMA_BYTES(A_TYPE, B_TYPE, COLUMNS, SUMS, A, B, ADDED)                                                          \
+    template <bool ADDS>                                                                                                 \
+    DEVICE void wgmma_##A_TYPE##_##B_TYPE(f32 (&d)[SUMS], u64 a, u64 b) {                                                \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k32.f32." #A_TYPE "." #B_TYPE                         \
+                     " {" NUMBERS_##SUMS "}, %" #A ", %" #B ", %" #ADDED ", 1, 1;"                                       \
+                     : SUMS_##SUMS(d, 0)                                                                                 \
+                     : "l"(a), "l"(b), "n"(ADDS ? 1 : 0)                                                                 \
+                     : "memory");                                                                                        \
+    }
+#define WGMMAS_BYTES(A_TYPE, B_TYPE)                    \
+    WGMMA_BYTES(A_TYPE, B_TYPE, 64, 32, 32, 33, 34)     \
+    WGMMA_BYTES(A_TYPE, B_TYPE, 128, 64, 64, 65, 66)
+WGMMAS_BYTES(e4m3, e4m3)
+WGMMAS_BYTES(e4m3, e5m2)
+WGMMAS_BYTES(e5m2, e4m3)
+WGMMAS_BYTES(e5m2, e5m2)
+#undef WGMMAS_BYTES
+#undef WGMMA_BYTES
 #undef WGMMAS
 #undef WGMMA_FROM_REGISTERS
 #undef WGMMA

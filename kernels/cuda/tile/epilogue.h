@@ -32,8 +32,11 @@ DEVICE u64 address_of(const Matrix& x, u32 row, u32 column) {
 // The first n of N neighbours of a row.
 template <u32 N>
 DEVICE void load_elements(f32 (&v)[N], const Matrix& x, u32 row, u32 column, u32 n) {
-    if constexpr (N == 1) {
-        v[0] = load_as(x.all.dtype, address_of(x, row, column));
+    if constexpr (N < 4) {
+#pragma unroll
+        for (u32 i = 0; i < N; i++) {
+            v[i] = i < n ? load_as(x.all.dtype, address_of(x, row, column + i)) : 0.0f;
+        }
     } else {
         load_values(v, x.all.dtype, address_of(x, row, column), x.all.column, n);
     }
@@ -41,8 +44,13 @@ DEVICE void load_elements(f32 (&v)[N], const Matrix& x, u32 row, u32 column, u32
 
 template <u32 N>
 DEVICE void store_elements(const Matrix& x, u32 row, u32 column, u32 n, const f32 (&v)[N]) {
-    if constexpr (N == 1) {
-        store_as(x.all.dtype, address_of(x, row, column), v[0]);
+    if constexpr (N < 4) {
+#pragma unroll
+        for (u32 i = 0; i < N; i++) {
+            if (i < n) {
+                store_as(x.all.dtype, address_of(x, row, column + i), v[i]);
+            }
+        }
     } else {
         store_values(x.all.dtype, address_of(x, row, column), x.all.column, n, v);
     }
@@ -59,15 +67,47 @@ class Epilogue {
           out_(matrix_of(args.out, args.batch, entry)),
           preactivation_(matrix_of(args.preactivation, args.batch, entry)) {}
 
-    // Writes the result of a sum, which lies inside the output.
+    // Writes the results of the first n sums of N neighbours of a row, which lie inside the output. Where columns gate each
+    // other n is even, and `column` is B's.
+    template <u32 N>
+    DEVICE_MEMBER void write(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
+        before(row, column, n, v);
+        if constexpr (N > 1) {
+            if (args_.interleaved) {
+                f32 halves[N / 2];
+                gated(row, column / 2, n / 2, v, halves);
+                return store_elements(out_, row, column / 2, n / 2, halves);
+            }
+        }
+        after(row, column, n, v);
+        store_elements(out_, row, column, n, v);
+    }
+
     DEVICE_MEMBER void write(u32 row, u32 column, f32 sum) const {
         f32 v[1] = {sum};
         write(row, column, 1, v);
     }
 
-    // The same of the first n sums of N neighbours of a row.
+    // Zeros in their place, for rows of no group.
     template <u32 N>
-    DEVICE_MEMBER void write(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
+    DEVICE_MEMBER void clear(u32 row, u32 column, u32 n) const {
+        const f32 zeros[N] = {};
+        clear_before<N>(row, column, n);
+        const u32 shift = args_.interleaved;
+        store_elements(out_, row, column >> shift, n >> shift, zeros);
+    }
+
+    template <u32 N>
+    DEVICE_MEMBER void clear_before(u32 row, u32 column, u32 n) const {
+        const f32 zeros[N] = {};
+        if (preactivation_.all.present) {
+            store_elements(preactivation_, row, column, n, zeros);
+        }
+    }
+
+    // Up to the pre-activation.
+    template <u32 N>
+    DEVICE_MEMBER void before(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
         f32 x[N];
         each(v, x, [&](f32 sum, f32) { return product(args_.alpha, sum); });
         if (c_.all.present) {
@@ -81,24 +121,56 @@ class Epilogue {
         if (preactivation_.all.present) {
             store_elements(preactivation_, row, column, n, v);
         }
-        if (args_.activation != NONE) {
-            each(v, x, [&](f32 sum, f32) { return activated(args_.activation, sum); });
-        }
+    }
+
+    // From there to the cast.
+    template <u32 N>
+    DEVICE_MEMBER void after(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
+        f32 x[N];
+        activate(v);
         if (gate_.all.present) {
             load_elements(x, gate_, row, column, n);
             each(v, x, [](f32 sum, f32 gate) { return product(sum, gate); });
         }
-        if (residual_.all.present) {
-            load_elements(x, residual_, row, column, n);
-            each(v, x, [](f32 sum, f32 residual) { return sum + residual; });
-        }
-        store_elements(out_, row, column, n, v);
+        add_residual(row, column, n, v);
     }
+
+    // The same of pairs, whose second gates the first: `column` and n are those of the output.
+    template <u32 N>
+    DEVICE_MEMBER void gated(u32 row, u32 column, u32 n, f32 (&pairs)[N], f32 (&v)[N / 2]) const {
+        f32 gates[N / 2];
+#pragma unroll
+        for (u32 i = 0; i < N / 2; i++) {
+            v[i] = pairs[2 * i], gates[i] = pairs[2 * i + 1];
+        }
+        activate(v);
+        each(v, gates, [](f32 sum, f32 gate) { return product(gate, sum); });
+        add_residual(row, column, n, v);
+    }
+
+    // Where an output lies.
+    DEVICE_MEMBER u64 place(u32 row, u32 column) const { return address_of(out_, row, column); }
 
     // Rounded by itself, whatever follows.
     static DEVICE_MEMBER f32 product(f32 a, f32 b) { return fma(a, b, -0.0f); }
 
   private:
+    template <u32 N>
+    DEVICE_MEMBER void activate(f32 (&v)[N]) const {
+        if (args_.activation != NONE) {
+            each(v, v, [&](f32 sum, f32) { return activated(args_.activation, sum); });
+        }
+    }
+
+    template <u32 N>
+    DEVICE_MEMBER void add_residual(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
+        if (residual_.all.present) {
+            f32 x[N];
+            load_elements(x, residual_, row, column, n);
+            each(v, x, [](f32 sum, f32 residual) { return sum + residual; });
+        }
+    }
+
     template <u32 N, class F>
     static DEVICE_MEMBER void each(f32 (&v)[N], const f32 (&x)[N], F f) {
 #pragma unroll

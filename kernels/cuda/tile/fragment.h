@@ -20,6 +20,12 @@ SHARED_BY_BOTH constexpr u32 a_column(u32 lane, u32 i) { return lane % 4 * 2 + i
 SHARED_BY_BOTH constexpr u32 b_row(u32 lane, u32 i) { return lane % 4 * 2 + i % 2 + 8 * (i / 2); }
 SHARED_BY_BOTH constexpr u32 b_column(u32 lane) { return lane / 4; }
 
+// Byte i of a lane's A of 16 by 32 (0 to 15) and of its B of 32 by 8 (0 to 7): four to a register (section 9.7.14.5.10,
+// mma.m16n8k32).
+SHARED_BY_BOTH constexpr u32 byte_a_row(u32 lane, u32 i) { return lane / 4 + 8 * (i / 4 % 2); }
+SHARED_BY_BOTH constexpr u32 byte_a_column(u32 lane, u32 i) { return lane % 4 * 4 + i % 4 + 16 * (i / 8); }
+SHARED_BY_BOTH constexpr u32 byte_b_row(u32 lane, u32 i) { return lane % 4 * 4 + i % 4 + 16 * (i / 4); }
+
 // Sum i (0 to 3) of a lane in 16 by 8.
 SHARED_BY_BOTH constexpr u32 sum_row(u32 lane, u32 i) { return lane / 4 + 8 * (i / 2); }
 SHARED_BY_BOTH constexpr u32 sum_column(u32 lane, u32 i) { return lane % 4 * 2 + i % 2; }

@@ -5,6 +5,7 @@
 
 #include "cuda/tile/descriptor.h"
 #include "cuda/tile/epilogue.h"
+#include "cuda/tile/place.h"
 
 namespace output {
 
@@ -72,7 +73,7 @@ class Output {
     }
 
     // Hands the sums to the epilogue, eight neighbours of a row a thread: one copy of its code for all slices.
-    DEVICE_MEMBER void finish(const f32 (&sums)[COLUMNS / 2], const Epilogue& epilogue, const MatmulArgs& args, u32 row, u32 column) const {
+    DEVICE_MEMBER void finish(const f32 (&sums)[COLUMNS / 2], const Epilogue& epilogue, const MatmulArgs& args, const Part& part, u32 row, u32 column) const {
 #pragma unroll 1
         for (u32 slice = 0; slice < COLUMNS; slice += SLICE) {
             // The warpgroup has read the slice before.
@@ -91,7 +92,7 @@ class Output {
             }
             // All of the slice is there.
             meet(consumer_);
-            write(epilogue, args, row, column + slice);
+            write(epilogue, args, part, row, column + slice);
         }
     }
 
@@ -126,20 +127,24 @@ class Output {
     // Eight elements of a box.
     DEVICE_MEMBER u32 boxed(u32 r, u32 chunk) const { return staged_ + r * descriptor::ROW + (chunk ^ r % 8) * 16; }
 
-    DEVICE_MEMBER void write(const Epilogue& epilogue, const MatmulArgs& args, u32 row, u32 column) const {
+    DEVICE_MEMBER void write(const Epilogue& epilogue, const MatmulArgs& args, const Part& part, u32 row, u32 column) const {
         constexpr u32 STAGED_ROWS = SWAPPED ? COLUMNS : ROWS;
 #pragma unroll 1
         for (u32 i = thread(); i < STAGED_ROWS * SLICE / 8; i += WARPGROUP) {
             const u32 r = i / (SLICE / 8), c = i % (SLICE / 8) * 8;
-            if (row + r >= args.m || column + c >= args.n) {
+            if (row + r >= part.end || column + c >= args.n) {
+                continue;
+            }
+            const u32 left = args.n - column - c, n = left < 8 ? left : 8;
+            if (row + r >= part.owned) {
+                epilogue.clear<8>(row + r, column + c, n);
                 continue;
             }
             const u32x4 low = load_shared_u32x4(sum(r, c)), high = load_shared_u32x4(sum(r, c + 4));
             const u32 bits[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
             f32 v[8];
             unpack_32(v, bits);
-            const u32 left = args.n - column - c;
-            epilogue.write(row + r, column + c, left < 8 ? left : 8, v);
+            epilogue.write(row + r, column + c, n, v);
         }
     }
 

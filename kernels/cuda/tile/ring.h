@@ -1,32 +1,45 @@
-// The ring that Hopper's products are brought through, tile after tile, and what brings them: stages of boxes of both
-// sides, and of each stage a barrier that its bytes fill and one that its readers empty. `matmul_sm90.cu` calls it.
+// The ring that Hopper's products are brought through, tile after tile: stages in shared memory that one thread has the copy
+// engine fill and warps of others empty; and the boxes of a stage, for a block or all of its cluster.
 #pragma once
 
 #include "cuda/tile/descriptor.h"
 #include "cuda/tile/place.h"
 
-template <class S>
+// Stages of STAGE_BYTES from the beginning of shared memory on; at BARRIERS each has a barrier that its bytes fill and one
+// that its readers empty.
+template <u32 STAGES, u32 STAGE_BYTES, u32 BARRIERS>
 struct Ring {
     u32 base = shared_base();
     u32 stage = 0;
-    // Parity of the phase that a consumer waits for.
+    // Parity of the phase that a reader waits for.
     u32 phase = 0;
 
-    DEVICE_MEMBER u32 left() const { return base + stage * S::STAGE_BYTES; }
-    DEVICE_MEMBER u32 right() const { return left() + S::LEFT_BYTES; }
-    DEVICE_MEMBER u32 full() const { return base + S::BARRIERS + stage * 16; }
+    DEVICE_MEMBER u32 at() const { return base + stage * STAGE_BYTES; }
+    DEVICE_MEMBER u32 full() const { return base + BARRIERS + stage * 16; }
     DEVICE_MEMBER u32 empty() const { return full() + 8; }
     DEVICE_MEMBER void next() {
         stage++;
-        if (stage == S::STAGES) {
+        if (stage == STAGES) {
             stage = 0;
             phase ^= 1;
         }
     }
+
+    // Leaves out stages that others read.
     DEVICE_MEMBER void skip(u32 stages) {
         stage += stages;
-        phase ^= stage / S::STAGES % 2;
-        stage %= S::STAGES;
+        phase ^= stage / STAGES % 2;
+        stage %= STAGES;
+    }
+
+    // One thread, before any other looks: `readers` warps empty a stage.
+    static DEVICE_MEMBER void init(u32 readers) {
+        Ring ring;
+        for (u32 i = 0; i < STAGES; i++, ring.next()) {
+            init_barrier(ring.full(), 1);
+            init_barrier(ring.empty(), readers);
+        }
+        fence_barriers();
     }
 };
 

@@ -59,3 +59,33 @@ DEVICE f32 log2_of(f32 x) { return std::log2f(std::fabs(x) < 0x1p-126f ? 0.0f : 
 DEVICE u32 bf16_pair(f32 low, f32 high) { return bf16_of(low) | static_cast<u32>(bf16_of(high)) << 16; }
 
 DEVICE u32 f16_pair(f32 low, f32 high) { return f16_of(low) | static_cast<u32>(f16_of(high)) << 16; }
+
+DEVICE u32 product_of_f16_pairs(u32 a, u32 b) {
+    u32 out = 0;
+    for (u32 shift = 0; shift < 32; shift += 16) {
+        const f32 x = f32_of_f16(static_cast<u16>(a >> shift)), y = f32_of_f16(static_cast<u16>(b >> shift));
+        out |= static_cast<u32>(f16_of(x * y)) << shift;
+    }
+    return out;
+}
+
+namespace model {
+
+// The 8-bit floats of the Open Compute Project (OFP8, revision 1.0), by their definition.
+inline f32 f32_of_e4m3(u16 bits) {
+    const int exponent = bits >> 3 & 15, digits = bits & 7;
+    const f32 size = (bits & 0x7f) == 0x7f ? NAN
+                     : exponent == 0       ? std::ldexp(static_cast<f32>(digits), -9)
+                                           : std::ldexp(static_cast<f32>(8 + digits), exponent - 10);
+    return bits & 0x80 ? -size : size;
+}
+
+inline f32 f32_of_e5m2(u16 bits) {
+    const int exponent = bits >> 2 & 31, digits = bits & 3;
+    const f32 size = exponent == 31  ? (digits == 0 ? INFINITY : NAN)
+                     : exponent == 0 ? std::ldexp(static_cast<f32>(digits), -16)
+                                     : std::ldexp(static_cast<f32>(4 + digits), exponent - 17);
+    return bits & 0x80 ? -size : size;
+}
+
+}  // namespace model

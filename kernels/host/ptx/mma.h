@@ -99,6 +99,36 @@ inline void mma(const char* name, f32 (&sums)[4], const u32 (&a)[4], const u32 (
     });
 }
 
+// The same of whole numbers, which wrap.
+inline void mma_i8(i32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const Where& where) {
+    struct In {
+        i32* sums;
+        const u32 *a, *b;
+    } in{sums, a, b};
+    u32 none = 0;
+    meet("mma_i8", in, none, where, [&](const In** ins, u32**) {
+        i32 lhs[16][32], rhs[32][8];
+        const auto byte = [](const u32* words, u32 i) { return static_cast<i32>(words[i / 4] << (24 - i % 4 * 8)) >> 24; };
+        for (u32 lane = 0; lane < LANES; lane++) {
+            for (u32 i = 0; i < 16; i++) {
+                lhs[fragment::byte_a_row(lane, i)][fragment::byte_a_column(lane, i)] = byte(ins[lane]->a, i);
+            }
+            for (u32 i = 0; i < 8; i++) {
+                rhs[fragment::byte_b_row(lane, i)][fragment::b_column(lane)] = byte(ins[lane]->b, i);
+            }
+        }
+        for (u32 lane = 0; lane < LANES; lane++) {
+            for (u32 i = 0; i < 4; i++) {
+                u32 sum = static_cast<u32>(ins[lane]->sums[i]);
+                for (u32 k = 0; k < 32; k++) {
+                    sum += static_cast<u32>(lhs[fragment::sum_row(lane, i)][k] * rhs[k][fragment::sum_column(lane, i)]);
+                }
+                ins[lane]->sums[i] = static_cast<i32>(sum);
+            }
+        }
+    });
+}
+
 }  // namespace model
 
 DEVICE void load_matrices(u32 (&out)[4], u32 row, const model::Where& where = model::Where::current()) {
@@ -124,4 +154,8 @@ DEVICE void mma_bf16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const
 
 DEVICE void mma_f16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
     model::mma("mma_f16", sums, a, b, f32_of_f16, where);
+}
+
+DEVICE void mma_i8(i32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
+    model::mma_i8(sums, a, b, where);
 }

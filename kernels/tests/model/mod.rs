@@ -233,7 +233,10 @@ impl Drop for Model {
 }
 
 fn is_plain(row: &Row) -> bool {
-    matches!(row, Row::Streaming(_) | Row::MatmulF32(_) | Row::MatmulReference(_))
+    matches!(
+        row,
+        Row::Streaming(_) | Row::MatmulF32(_) | Row::MatmulReference(_) | Row::MatmulGroups(_)
+    )
 }
 
 /// The program around rows, of sources in a folder; what is made of others than the crate's own lies beside them.

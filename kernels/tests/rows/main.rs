@@ -7,11 +7,13 @@ mod attention;
 mod case;
 mod elements;
 mod entries;
+mod grouped;
 mod indices;
 mod matmul;
 #[path = "../model/mod.rs"]
 mod model;
 mod products;
 mod quantized;
+mod scaled;
 mod selections;
 mod tensor;

@@ -4,6 +4,7 @@
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
 use leasehold_kernels::{Axes, Range, Row, Streaming, View};
+use std::sync::OnceLock;
 
 pub(crate) const F32: u32 = 0;
 pub(crate) const F16: u32 = 1;
@@ -67,8 +68,14 @@ impl Random {
     }
 }
 
-/// Value of an OCP 8-bit float, by its definition.
+/// Value of an OCP 8-bit float.
 fn f8(dtype: u32, code: u8) -> f64 {
+    static VALUES: OnceLock<[Vec<f64>; 2]> = OnceLock::new();
+    let all = |dtype| (0..=255).map(|code| f8_by_definition(dtype, code)).collect();
+    VALUES.get_or_init(|| [F8E4M3, F8E5M2].map(all))[(dtype - F8E4M3) as usize][code as usize]
+}
+
+fn f8_by_definition(dtype: u32, code: u8) -> f64 {
     let (digits, bias) = if dtype == F8E4M3 { (3, 7) } else { (2, 15) };
     let sign = if code & 0x80 != 0 { -1.0 } else { 1.0 };
     let (exponent, mantissa) =
@@ -91,14 +98,26 @@ pub(crate) fn encode(dtype: u32, x: f64) -> Vec<u8> {
         I32 => (x as i32).to_le_bytes().into(),
         U32 => (x as u32).to_le_bytes().into(),
         I8 => vec![x.round_ties_even().clamp(-128.0, 127.0) as i8 as u8],
-        _ => {
-            // Even codes first, so that they win ties.
-            let codes = (0..=255u8).step_by(2).chain((1..=255).step_by(2));
-            let finite = codes.filter(|&code| f8(dtype, code).is_finite());
-            let off = |code: &u8| (f8(dtype, *code) - x).abs();
-            vec![finite.min_by(|a, b| off(a).total_cmp(&off(b))).expect("a code")]
-        }
+        _ => vec![f8_nearest(dtype, x)],
     }
+}
+
+/// The code of the finite 8-bit float that is nearest, the even one of two.
+fn f8_nearest(dtype: u32, x: f64) -> u8 {
+    static SORTED: OnceLock<[Vec<(f64, u8)>; 2]> = OnceLock::new();
+    let sorted = |dtype| {
+        // One zero.
+        let codes = (0..=255u8).filter(|&code| code != 0x80 && f8(dtype, code).is_finite());
+        let mut all: Vec<(f64, u8)> = codes.map(|code| (f8(dtype, code), code)).collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        all
+    };
+    let all = &SORTED.get_or_init(|| [F8E4M3, F8E5M2].map(sorted))[(dtype - F8E4M3) as usize];
+    let above = all.partition_point(|(value, _)| *value < x);
+    let near = &all[above.saturating_sub(1)..all.len().min(above + 1)];
+    let off = |(value, code): &(f64, u8)| ((value - x).abs(), code % 2);
+    let nearest = near.iter().min_by(|a, b| off(a).partial_cmp(&off(b)).expect("numbers"));
+    nearest.expect("a code").1
 }
 
 pub(crate) fn decode(dtype: u32, bytes: &[u8]) -> f64 {
@@ -271,13 +290,24 @@ pub(crate) fn launch<A: bytemuck::NoUninit>(
 
 /// Holds numbers to others: half a unit in the last place of the type, of its smallest for f16, and a few of f32 at
 /// `scale` apart at most.
-pub(crate) fn assert_close(got: &[f64], want: &[f64], dtype: u32, scale: f64, what: &str) {
+///
+/// # Errors
+/// The first that is not.
+pub(crate) fn close(got: &[f64], want: &[f64], dtype: u32, scale: f64) -> Result<(), String> {
     let unit = [1e-7, 1.0 / 2048.0, 1.0 / 256.0][dtype as usize];
     let least = if dtype == F16 { 2f64.powi(-25) } else { 0.0 };
     assert_eq!(got.len(), want.len());
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
         let off = (g - w).abs();
         let is_close = g == w || off <= 1.01 * (unit * w.abs()).max(least) + 6e-7 * scale;
-        assert!(is_close, "{what}: element {i}: {g:e}, not {w:e}");
+        if !is_close {
+            return Err(format!("element {i}: {g:e}, not {w:e}"));
+        }
     }
+    Ok(())
+}
+
+/// The same as an assertion.
+pub(crate) fn assert_close(got: &[f64], want: &[f64], dtype: u32, scale: f64, what: &str) {
+    close(got, want, dtype, scale).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
 }

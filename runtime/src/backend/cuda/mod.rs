@@ -180,6 +180,12 @@ impl Cuda {
                 Args::MatmulSm90(mut args) => {
                     self.encoded(&mut args.a)?;
                     self.encoded(&mut args.b)?;
+                    self.encoded(&mut args.out)?;
+                    self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
+                }
+                Args::MatmulSm90Fp8(mut args) => {
+                    self.encoded(&mut args.a)?;
+                    self.encoded(&mut args.b)?;
                     self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
                 }
                 Args::AttentionSm90(mut args) => {
@@ -280,7 +286,7 @@ impl Backend for Cuda {
         let function = |row: Row| Ok((row, self.kernels.get(&self.context, &row)?));
         let functions = encode::rows(op, row).into_iter().map(function);
         let functions = functions.collect::<Result<Vec<_>>>()?;
-        let bytes = encode::made(op);
+        let bytes = encode::made(op, row);
         let made = match bytes.is_empty() {
             true => None,
             false => {

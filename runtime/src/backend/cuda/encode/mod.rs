@@ -7,7 +7,7 @@ mod product;
 use super::plan::Class;
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
-use leasehold_kernels::{AttentionSm90Args, MatmulSm90Args, Row};
+use leasehold_kernels::{AttentionSm90Args, MatmulGroups, MatmulSm90Args, MatmulSm90Fp8Args, Row};
 
 /// Blocks that a grid has at most.
 const GRID: u64 = i32::MAX as u64;
@@ -25,6 +25,8 @@ pub(super) enum Args {
     Plain(Vec<u8>),
     /// With maps that the driver has yet to encode.
     MatmulSm90(Box<MatmulSm90Args>),
+    /// Likewise.
+    MatmulSm90Fp8(Box<MatmulSm90Fp8Args>),
     /// Likewise.
     AttentionSm90(Box<AttentionSm90Args>),
 }
@@ -44,22 +46,31 @@ pub(super) struct Addresses<'a> {
     pub(super) fault: u64,
 }
 
-/// Bytes that `prepare` puts into device memory beside the op's operands.
-pub(super) fn made(op: &CheckedOp) -> Vec<u8> {
+/// Bytes that `prepare` puts into device memory beside the op's operands, for the plan that names `row`.
+pub(super) fn made(op: &CheckedOp, row: &Row) -> Vec<u8> {
     match op.op() {
+        Op::Matmul(matmul) => product::made(op, matmul, row),
         Op::Attention(attention) => attention::made(op, attention),
         _ => Vec::new(),
     }
 }
 
 /// The rows whose kernels an op launches by the plan that names `row`.
-pub(super) fn rows(_op: &CheckedOp, row: &Row) -> Vec<Row> {
-    vec![*row]
+pub(super) fn rows(op: &CheckedOp, row: &Row) -> Vec<Row> {
+    match op.op() {
+        Op::Matmul(matmul) if matmul.sizes.on_device() => {
+            vec![*row, Row::MatmulGroups(MatmulGroups)]
+        }
+        _ => vec![*row],
+    }
 }
 
 /// Whether an op reads indices, whose first fault is told.
-pub(super) fn is_indexed(_op: &CheckedOp) -> bool {
-    false
+pub(super) fn is_indexed(op: &CheckedOp) -> bool {
+    match op.op() {
+        Op::Matmul(matmul) => matmul.sizes.on_device(),
+        _ => false,
+    }
 }
 
 /// The launches of a span in their order; kernels that walk their tiles have as many blocks as multiprocessors.

@@ -2,9 +2,18 @@
 
 use super::{Addresses, Args, GRID, Launch, operand, runs, walked};
 use crate::backend::cuda::plan::{self, Class, Product};
-use crate::op::{CheckedOp, Matmul};
+use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, Scale};
 use crate::order::Span;
-use leasehold_kernels::{MatmulArgs, MatmulSm90Args, Matrices, Row};
+use leasehold_kernels::{
+    BoxMap, MatmulArgs, MatmulGroups, MatmulGroupsArgs, MatmulScaledArgs, MatmulScaling,
+    MatmulSm90Args, MatmulSm90Fp8Args, Matrices, Row, Scales,
+};
+
+/// The list of groups, or room for it.
+pub(super) fn made(op: &CheckedOp, matmul: &Matmul, row: &Row) -> Vec<u8> {
+    let list = Product::of(op, matmul).map(|product| product.list(matmul, row));
+    bytemuck::cast_slice(&list.unwrap_or_default()).to_vec()
+}
 
 /// As [`super::launches`].
 pub(super) fn launches(
@@ -16,24 +25,73 @@ pub(super) fn launches(
     at: &Addresses<'_>,
     multiprocessors: u32,
 ) -> Vec<Launch> {
-    let Row::MatmulSm90(form) = row else {
-        let launch = |part: Span| {
-            let args = Args::plain(&product(op, matmul, row, class, part, at)?);
-            Some(Launch { row: *row, args, blocks: part.tiles as u32 })
+    let launch = |part: Span| {
+        let matmul_args = product(op, matmul, row, class, part, at)?;
+        let scaled = || MatmulScaledArgs { matmul: matmul_args, scaling: scaling(op, matmul, at) };
+        let args = match row {
+            Row::MatmulSm90(form) => {
+                let (maps, [spread_a, spread_b]) = brought(op, matmul, row, &matmul_args)?;
+                let (out, [a, b]) = (form.out(&matmul_args), maps);
+                let stores_boxes = out.is_some().into();
+                let out = out.unwrap_or_default();
+                let matmul = matmul_args;
+                let rest = MatmulSm90Args::default();
+                let all =
+                    MatmulSm90Args { a, b, out, matmul, spread_a, spread_b, stores_boxes, ..rest };
+                Args::MatmulSm90(Box::new(all))
+            }
+            Row::MatmulSm90Fp8(_) => {
+                let ([a, b], [spread_a, spread_b]) = brought(op, matmul, row, &matmul_args)?;
+                let (scaled, padding) = (scaled(), Default::default());
+                let all = MatmulSm90Fp8Args { a, b, scaled, spread_a, spread_b, padding };
+                Args::MatmulSm90Fp8(Box::new(all))
+            }
+            Row::MatmulReference(_) => Args::plain(&scaled()),
+            _ => Args::plain(&matmul_args),
         };
-        return runs(span, GRID).filter_map(launch).collect();
+        let blocks = match args {
+            Args::Plain(_) => part.tiles as u32,
+            _ => walked(part.tiles, multiprocessors),
+        };
+        Some(Launch { row: *row, args, blocks })
     };
-    let launch = || {
-        let args = product(op, matmul, row, class, span, at)?;
-        let product = Product::of(op)?;
-        let [a, b] = product.maps(form, [args.a.at, args.b.at])?;
-        let [spread_a, spread_b] = product.sides.map(|lie| lie.spread());
-        let rest = MatmulSm90Args::default();
-        let all = MatmulSm90Args { a, b, matmul: args, spread_a, spread_b, ..rest };
-        let blocks = walked(span.tiles, multiprocessors);
-        Some(Launch { row: *row, args: Args::MatmulSm90(Box::new(all)), blocks })
+    // Where groups are counted on the device, they are before each launch: their list does not outlive a slice.
+    counted(op, matmul, row, at).into_iter().chain(runs(span, GRID).filter_map(launch)).collect()
+}
+
+/// What the copy engine is told of A and B, and along which axes of the batch they are not repeated.
+fn brought(
+    op: &CheckedOp,
+    matmul: &Matmul,
+    row: &Row,
+    args: &MatmulArgs,
+) -> Option<([BoxMap; 2], [u32; 2])> {
+    let product = Product::of(op, matmul)?;
+    let maps = product.maps(row, [args.a.at, args.b.at])?;
+    Some((maps, product.sides.map(|lie| lie.spread())))
+}
+
+/// The launch that makes the list of groups from sizes in device memory.
+fn counted(op: &CheckedOp, matmul: &Matmul, row: &Row, at: &Addresses<'_>) -> Option<Launch> {
+    let Lens::Device { max } = matmul.sizes else { return None };
+    let (product, (sizes, from)) = (Product::of(op, matmul)?, operand(op, at, "sizes")?);
+    let room = match matmul.group {
+        Group::K => plan::axis(op.spec("a")?, 0)[0],
+        _ => product.m,
     };
-    launch().into_iter().collect()
+    let args = MatmulGroupsArgs {
+        sizes: from,
+        step: plan::axis(sizes, 0)[1] as i64,
+        groups: at.made,
+        fault: at.fault,
+        count: product.groups as u32,
+        most: max,
+        room: room as u32,
+        follow: u32::from(matmul.group != Group::Masked),
+        tile_rows: plan::form(row)?.0[0],
+        rest: u32::from(matmul.group == Group::Contiguous),
+    };
+    Some(Launch { row: Row::MatmulGroups(MatmulGroups), args: Args::plain(&args), blocks: 1 })
 }
 
 fn matrices(op: &CheckedOp, at: &Addresses<'_>, name: &str) -> Matrices {
@@ -49,6 +107,46 @@ fn matrices(op: &CheckedOp, at: &Addresses<'_>, name: &str) -> Matrices {
     }
 }
 
+/// Scales of a side: over all of k, or over each 128 of it.
+fn scales(op: &CheckedOp, at: &Addresses<'_>, name: &str, scale: Scale) -> Scales {
+    let Some((spec, at)) = operand(op, at, name) else { return Scales::default() };
+    let step = |from_end| plan::axis(spec, from_end)[1] as i64;
+    let all = Scales { at, ..Scales::default() };
+    // The axis of the outer index, and that of k, from the end.
+    let (outer, depth) = if name == "scale_a" { (1, 0) } else { (0, 1) };
+    match scale {
+        Scale::None => Scales::default(),
+        Scale::Tensor => Scales { covers: 1, ..all },
+        Scale::Row => Scales { batch: [4, 3, 2, 1].map(step), outer: step(0), covers: 1, ..all },
+        Scale::Block1x128 | Scale::Block128x128 => Scales {
+            batch: [5, 4, 3, 2].map(step),
+            outer: step(outer),
+            depth: step(depth),
+            shift: if scale == Scale::Block128x128 { 7 } else { 0 },
+            covers: 2,
+            ..all
+        },
+    }
+}
+
+fn scaling(op: &CheckedOp, matmul: &Matmul, at: &Addresses<'_>) -> MatmulScaling {
+    let (out, quantize) = match matmul.quantize {
+        Scale::Tensor => {
+            let one = operand(op, at, "scale_out").map_or(0, |(_, at)| at);
+            (Matrices { at: one, present: 1, ..Matrices::default() }, 1)
+        }
+        Scale::Block1x128 => (matrices(op, at, "out_scale"), 2),
+        _ => (Matrices::default(), 0),
+    };
+    MatmulScaling {
+        a: scales(op, at, "scale_a", matmul.scales[0]),
+        b: scales(op, at, "scale_b", matmul.scales[1]),
+        out,
+        quantize,
+        padding: 0,
+    }
+}
+
 fn product(
     op: &CheckedOp,
     matmul: &Matmul,
@@ -57,10 +155,9 @@ fn product(
     span: Span,
     at: &Addresses<'_>,
 ) -> Option<MatmulArgs> {
-    let product = Product::of(op)?;
-    let (tile, ..) = plan::form(row)?;
-    let [tiles_m, tiles_n] = product.tiles(tile).map(|n| n as u32);
-    let link_k = plan::link_k(&product, row, class);
+    let product = Product::of(op, matmul)?;
+    let [tiles_m, tiles_n] = product.tiles(matmul, row).map(|n| n as u32);
+    let link_k = plan::link_k(&product, matmul, row, class);
     let of = |name| matrices(op, at, name);
     Some(MatmulArgs {
         a: of("a"),
@@ -85,5 +182,10 @@ fn product(
         alpha: matmul.alpha,
         beta: matmul.beta,
         activation: matmul.activation as u32,
+        interleaved: u32::from(matmul.gate == Gate::Interleaved),
+        group: matmul.group as u32,
+        group_count: product.groups as u32,
+        padding: 0,
+        groups: at.made,
     })
 }

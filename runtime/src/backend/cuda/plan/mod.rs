@@ -25,11 +25,16 @@ pub(super) struct Class {
     pub(super) arch: &'static str,
     /// Multiprocessors that waves of tiles are counted by.
     pub(super) multiprocessors: u64,
-    /// Operations a nanosecond of one multiprocessor in products: of rows of `matmul_sm90` by their columns (256, 128, 64),
-    /// of `matmul_sm80` by their tiles (128, 64), and where elements are gathered.
+    /// Operations a nanosecond of one multiprocessor in products: of rows of `matmul_sm90` by their columns (256, 128, 64).
     pub(super) sm90: [u64; 3],
+    /// Of `matmul_sm90_fp8` by their rows (256, 128, 64).
+    pub(super) sm90_fp8: [u64; 3],
+    /// Of `matmul_sm80` by their tiles (128, 64), and where elements are gathered.
     pub(super) sm80: [u64; 2],
     pub(super) gathered: u64,
+    /// Of `matmul_f32`, and of `matmul_reference`.
+    pub(super) fma: u64,
+    pub(super) plain: u64,
     /// The same in attention.
     pub(super) attention: u64,
     /// Bytes a nanosecond from memory.
@@ -42,8 +47,11 @@ const CLASSES: [Class; 5] = [
         arch: "sm_80",
         multiprocessors: 56,
         sm90: [0; 3],
+        sm90_fp8: [0; 3],
         sm80: [1_200, 800],
         gathered: 100,
+        fma: 60,
+        plain: 5,
         attention: 800,
         bytes: 450,
     },
@@ -51,8 +59,11 @@ const CLASSES: [Class; 5] = [
         arch: "sm_86",
         multiprocessors: 28,
         sm90: [0; 3],
+        sm90_fp8: [0; 3],
         sm80: [450, 300],
         gathered: 60,
+        fma: 120,
+        plain: 5,
         attention: 300,
         bytes: 180,
     },
@@ -60,8 +71,11 @@ const CLASSES: [Class; 5] = [
         arch: "sm_89",
         multiprocessors: 46,
         sm90: [0; 3],
+        sm90_fp8: [0; 3],
         sm80: [550, 400],
         gathered: 80,
+        fma: 120,
+        plain: 5,
         attention: 350,
         bytes: 150,
     },
@@ -69,8 +83,11 @@ const CLASSES: [Class; 5] = [
         arch: "sm_90a",
         multiprocessors: 114,
         sm90: [3_600, 3_000, 1_800],
+        sm90_fp8: [5_400, 4_500, 2_400],
         sm80: [1_200, 800],
         gathered: 100,
+        fma: 120,
+        plain: 5,
         attention: 2_200,
         bytes: 1_000,
     },
@@ -78,8 +95,11 @@ const CLASSES: [Class; 5] = [
         arch: "sm_120",
         multiprocessors: 36,
         sm90: [0; 3],
+        sm90_fp8: [0; 3],
         sm80: [550, 400],
         gathered: 80,
+        fma: 120,
+        plain: 5,
         attention: 350,
         bytes: 200,
     },
@@ -120,7 +140,9 @@ fn table() -> &'static [(String, Row)] {
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
-    format!("{archs:?} {:?} {:?} {:?}", product::SM80, product::SM90, heads::SM90)
+    use product::{F32, REFERENCE, SM80, SM90, SM90_FP8};
+    let products = [REFERENCE, F32, SM80, SM90, SM90_FP8];
+    format!("{archs:?} {products:?} {:?}", heads::SM90)
 }
 
 /// The plans of an op, best first. All have one order; they differ in their rows.

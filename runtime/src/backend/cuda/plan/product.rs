@@ -3,9 +3,12 @@
 use super::{Class, Work, axis, finish, links, missing};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::op::{CheckedOp, Gate, Group, Matmul, OrderClass, Scale, Spec};
+use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Scale, Spec};
 use crate::order::{Family, Order, Plan};
-use leasehold_kernels::{BoxMap, Major, MatmulSm80, MatmulSm90, Row, Side};
+use leasehold_kernels::{
+    BoxMap, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90,
+    MatmulSm90Fp8, Row, Side,
+};
 
 /// The orders: one instruction after the other along k, 16 elements at a time, in f32; the epilogue of
 /// `cuda/tile/epilogue.h`. Tiles and cuts change no bit.
@@ -14,8 +17,31 @@ pub(super) const SM80: Order =
 pub(super) const SM90: Order =
     Order { entry: "matmul_sm90", tile: [1, 1], chunk: 16, family: Family::Matrix16 };
 
-/// Elements of 16 bytes: what copies of 16-bit operands move at once.
-const ALIGNED: u64 = 8;
+/// Chunks of 128 along k, each by one instruction after the other from zero, times their scales, and added in f32.
+pub(super) const SM90_FP8: Order = Order {
+    entry: "matmul_sm90_fp8",
+    tile: [1, 1],
+    chunk: MatmulSm90Fp8::CHUNK,
+    family: Family::Matrix8,
+};
+/// One multiply-add after the other along k, in f32; of f32 also where `Precision::Tf32` would allow less.
+pub(super) const F32: Order =
+    Order { entry: "matmul_f32", tile: [1, 1], chunk: 1, family: Family::Fma32 };
+/// The same of all other operands; values of 8 bits are summed anew every 128 of k.
+pub(super) const REFERENCE: Order = Order {
+    entry: "matmul_reference",
+    tile: [1, 1],
+    chunk: MatmulReference::CHUNK,
+    family: Family::Fma32,
+};
+
+/// Most groups whose sizes lie in device memory, and nanoseconds that 32 of them take to be counted, before every launch:
+/// so tiles stay units of their own, which may run in any slice.
+const COUNTED: u64 = 4096;
+const COUNT_NS: u64 = 1_000;
+
+/// Bytes that copies move at once.
+const ALIGNED: u64 = 16;
 /// Elements a microsecond through the epilogue of one multiprocessor.
 const EPILOGUE: u64 = 1_000;
 
@@ -25,21 +51,24 @@ pub(in super::super) struct Lie {
     pub(in super::super) outer: [u64; 2],
     pub(in super::super) k: [u64; 2],
     pub(in super::super) batch: [[u64; 2]; 4],
+    /// Elements of 16 bytes, and whether every matrix begins at a multiple of them.
+    whole: u64,
     is_aligned: bool,
 }
 
 impl Lie {
     fn of(spec: &Spec, outer: usize) -> Self {
+        let whole = ALIGNED / spec.dtype.size();
         let batch = [5, 4, 3, 2].map(|from_end| axis(spec, from_end));
         let is_aligned = spec.offset_class.is_multiple_of(16)
-            && batch.iter().all(|[n, step]| *n <= 1 || step.is_multiple_of(ALIGNED));
-        Self { outer: axis(spec, outer), k: axis(spec, 1 - outer), batch, is_aligned }
+            && batch.iter().all(|[n, step]| *n <= 1 || step.is_multiple_of(whole));
+        Self { outer: axis(spec, outer), k: axis(spec, 1 - outer), batch, whole, is_aligned }
     }
 
     /// Along which axis rows of whole 16 bytes lie, if along any.
     fn major(&self) -> Major {
         let dense = |[n, step]: [u64; 2]| n <= 1 || step == 1;
-        let whole = |[n, step]: [u64; 2]| n <= 1 || step.is_multiple_of(ALIGNED);
+        let whole = |[n, step]: [u64; 2]| n <= 1 || step.is_multiple_of(self.whole);
         match self.is_aligned {
             true if dense(self.k) && whole(self.outer) => Major::K,
             true if dense(self.outer) && whole(self.k) => Major::Outer,
@@ -57,38 +86,104 @@ impl Lie {
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Product {
     pub(in super::super) m: u64,
+    /// Columns of B, and of the output.
     pub(in super::super) n: u64,
+    columns: u64,
+    /// The most that an output sums.
     pub(in super::super) k: u64,
+    /// Of groups the last axis is theirs, also where the output has none.
     pub(in super::super) batch: [u64; 4],
+    pub(in super::super) groups: u64,
     pub(in super::super) sides: [Lie; 2],
-    is_bf16: bool,
+    dtypes: [DType; 2],
+}
+
+/// How many groups there are.
+fn groups(op: &CheckedOp, matmul: &Matmul) -> u64 {
+    match &matmul.sizes {
+        Lens::Full => 0,
+        Lens::Host(list) => list.len() as u64,
+        Lens::Device { .. } => op.spec("sizes").map_or(0, |spec| axis(spec, 0)[0]),
+    }
 }
 
 impl Product {
     /// The geometry; `None` for a product that lacks an operand, which no checked one does.
-    pub(in super::super) fn of(op: &CheckedOp) -> Option<Self> {
+    pub(in super::super) fn of(op: &CheckedOp, matmul: &Matmul) -> Option<Self> {
         let (a, b, out) = (op.spec("a")?, op.spec("b")?, op.spec("out")?);
+        let groups = groups(op, matmul);
+        let mut batch = [5, 4, 3, 2].map(|from_end| axis(out, from_end)[0]);
+        if matmul.group == Group::Contiguous {
+            batch[3] = groups.max(1);
+        }
+        let room = axis(a, 0)[0];
+        let k = match (matmul.group, &matmul.sizes) {
+            (Group::K, Lens::Host(list)) => list.iter().max().map_or(0, |&n| n.into()),
+            (Group::K, Lens::Device { max }) => (*max).into(),
+            _ => room,
+        };
         Some(Self {
             m: axis(out, 1)[0],
             n: axis(b, 0)[0],
-            k: axis(a, 0)[0],
-            batch: [5, 4, 3, 2].map(|from_end| axis(out, from_end)[0]),
+            columns: axis(out, 0)[0],
+            k: k.min(room),
+            batch,
+            groups,
             sides: [Lie::of(a, 1), Lie::of(b, 0)],
-            is_bf16: a.dtype == DType::BF16,
+            dtypes: [a.dtype, b.dtype],
         })
     }
 
-    fn entries(&self) -> u128 {
-        self.batch.iter().fold(1, |n: u128, &size| n.saturating_mul(size.into()))
+    /// Matrices of the output.
+    fn entries(&self, matmul: &Matmul) -> u128 {
+        match matmul.group {
+            Group::Contiguous => 1,
+            _ => self.batch.iter().fold(1, |n: u128, &size| n.saturating_mul(size.into())),
+        }
     }
 
-    /// Tiles of a matrix, down and across.
-    pub(in super::super) fn tiles(&self, [rows, columns]: [u32; 2]) -> [u64; 2] {
-        [self.m.div_ceil(rows.into()), self.n.div_ceil(columns.into())]
+    /// Tiles of a matrix, down and across: those of contiguous groups begin anew at each, and at the rows of none.
+    pub(in super::super) fn tiles(&self, matmul: &Matmul, row: &Row) -> [u64; 2] {
+        let Some(([rows, columns], ..)) = form(row) else { return [0; 2] };
+        let own = |size: u64| size.div_ceil(rows.into());
+        let down = match (matmul.group, &matmul.sizes) {
+            (Group::Contiguous, Lens::Host(list)) => {
+                let owned: u64 = list.iter().map(|&size| u64::from(size)).sum();
+                let tiles: u64 = list.iter().map(|&size| own(size.into())).sum();
+                tiles + own(self.m.saturating_sub(owned))
+            }
+            // At most one that is not full a group, and one of the rows of none.
+            (Group::Contiguous, _) => own(self.m) + self.groups + 1,
+            _ => own(self.m),
+        };
+        let across = if matches!(row, Row::MatmulReference(_)) { self.columns } else { self.n };
+        [down, across.div_ceil(columns.into())]
+    }
+
+    /// The list of groups, where the host knows their sizes; room for it where the device does.
+    pub(in super::super) fn list(&self, matmul: &Matmul, row: &Row) -> Vec<GroupEntry> {
+        let Some(([rows, _], ..)) = form(row) else { return Vec::new() };
+        let is_contiguous = matmul.group == Group::Contiguous;
+        let Lens::Host(sizes) = &matmul.sizes else {
+            let room =
+                if self.groups == 0 && !is_contiguous { 0 } else { self.groups as usize + 1 };
+            return vec![GroupEntry::default(); room];
+        };
+        let mut next = GroupEntry::default();
+        let mut list: Vec<GroupEntry> = Vec::with_capacity(sizes.len() + 1);
+        for &size in sizes {
+            list.push(GroupEntry { size, ..next });
+            next.first += if matmul.group == Group::Masked { 0 } else { size };
+            next.tile += if is_contiguous { size.div_ceil(rows) } else { 0 };
+        }
+        if is_contiguous {
+            list.push(GroupEntry { size: self.m as u32 - next.first, ..next });
+        }
+        list
     }
 
     /// What the copy engine is told of A and B at these addresses; `None` where it cannot bring them.
-    pub(in super::super) fn maps(&self, row: &MatmulSm90, at: [u64; 2]) -> Option<[BoxMap; 2]> {
+    pub(in super::super) fn maps(&self, row: &Row, at: [u64; 2]) -> Option<[BoxMap; 2]> {
         let [m, n, k] = [self.m, self.n, self.k];
         if m.min(n).min(k) == 0 || self.batch[0] > 1 {
             return None;
@@ -96,79 +191,160 @@ impl Product {
         let side = |side: Side, outer: u64, lie: &Lie, at: u64| {
             // A stride that nothing follows is any valid one; one of 0 is no stride of the engine.
             let step = |[n, step]: [u64; 2]| match (n, step) {
-                (..=1, _) => Some(ALIGNED),
+                (..=1, _) => Some(lie.whole),
                 (_, 0) => None,
                 (_, step) => Some(step),
             };
             let batch = [1, 2, 3].map(|i| match lie.batch[i] {
-                [_, 0] => [1, ALIGNED],
-                [n, step] => [n, if n > 1 { step } else { ALIGNED }],
+                [_, 0] => [1, lie.whole],
+                [n, step] => [n, if n > 1 { step } else { lie.whole }],
             });
             let steps = [step(lie.outer)?, step(lie.k)?];
-            Some(row.map(side, at, [outer, k], steps, batch)).filter(BoxMap::is_valid)
+            let map = match row {
+                Row::MatmulSm90(row) => row.map(side, at, [outer, k], steps, batch),
+                Row::MatmulSm90Fp8(row) => {
+                    let tile = row.tile[usize::from(side == Side::B)];
+                    MatmulSm90Fp8::map(tile, at, [outer, k], steps[0], batch)
+                }
+                _ => return None,
+            };
+            Some(map).filter(BoxMap::is_valid)
         };
         let [a, b] = &self.sides;
         Some([side(Side::A, m, a, at[0])?, side(Side::B, n, b, at[1])?])
     }
 
     /// The rows that may run it, all of one order.
-    fn rows(&self, op: &Matmul, class: &Class) -> (Order, Vec<Row>) {
-        let [a, b] = self.sides.map(|lie| lie.major());
-        let is_gathered = a == Major::Gathered || b == Major::Gathered;
+    fn rows(&self, matmul: &Matmul, class: &Class) -> (Order, Vec<Row>) {
         // An order that ignores rows and batch is that of the rows which take every layout.
-        if class.sm90[0] > 0 && !is_gathered && op.order != OrderClass::BatchInvariant {
-            let (a_outer, b_outer) = (a == Major::Outer, b == Major::Outer);
-            let rows = MatmulSm90::all().into_iter().filter(|row| {
-                (row.bf16, row.a_outer, row.b_outer) == (self.is_bf16, a_outer, b_outer)
-                    && self.maps(row, [0; 2]).is_some()
-            });
-            let rows: Vec<Row> = rows.map(Row::MatmulSm90).collect();
+        if class.sm90[0] > 0 && matmul.order != OrderClass::BatchInvariant {
+            let (order, mut rows) = self.of_hopper(matmul);
+            rows.retain(|row| self.maps(row, [0; 2]).is_some());
             if !rows.is_empty() {
-                return (SM90, rows);
+                return (order, rows);
             }
         }
-        let ways = if is_gathered { (Major::Gathered, Major::Gathered) } else { (a, b) };
+        if !self.is_float() || matmul.quantize != Scale::None {
+            let finds = matmul.quantize == Scale::Block1x128;
+            return (REFERENCE, vec![Row::MatmulReference(MatmulReference { finds })]);
+        }
+        if self.dtypes[0] == DType::F32 {
+            return (F32, MatmulF32::all().into_iter().map(Row::MatmulF32).collect());
+        }
+        let [a, b] = self.sides.map(|lie| lie.major());
+        // Where a group's k begins nothing is aligned along it.
+        let is_cut = matmul.group == Group::K && [a, b] != [Major::Outer; 2];
+        let ways = if a == Major::Gathered || b == Major::Gathered || is_cut {
+            (Major::Gathered, Major::Gathered)
+        } else {
+            (a, b)
+        };
+        let is_bf16 = self.dtypes[0] == DType::BF16;
         let rows = MatmulSm80::all().into_iter();
-        let rows = rows.filter(|row| (row.bf16, (row.a, row.b)) == (self.is_bf16, ways));
+        let rows = rows.filter(|row| (row.bf16, (row.a, row.b)) == (is_bf16, ways));
         (SM80, rows.map(Row::MatmulSm80).collect())
+    }
+
+    fn is_float(&self) -> bool {
+        matches!(self.dtypes[0], DType::F32 | DType::F16 | DType::BF16)
+    }
+
+    /// The rows of wgmma, if the copy engine can bring the operands. It brings whole chunks of k, of any group.
+    fn of_hopper(&self, matmul: &Matmul) -> (Order, Vec<Row>) {
+        let [a, b] = self.sides.map(|lie| lie.major());
+        let [of_a, of_b] = self.dtypes;
+        if a == Major::Gathered || b == Major::Gathered || matmul.group == Group::K {
+            return (SM90, Vec::new());
+        }
+        let fp8 = |dtype, kind| match kind {
+            Fp8::E4m3 => dtype == DType::F8E4M3,
+            Fp8::E5m2 => dtype == DType::F8E5M2,
+        };
+        let is_plain = matmul.gate != Gate::Interleaved;
+        if is_plain && [a, b] == [Major::K; 2] && !self.is_float() {
+            let finds = matmul.quantize == Scale::Block1x128;
+            let by_columns = matmul.scales[1] == Scale::Block1x128;
+            let rows = MatmulSm90Fp8::all().into_iter().filter(|row| {
+                fp8(of_a, row.a)
+                    && fp8(of_b, row.b)
+                    && row.by_columns == by_columns
+                    && (!finds || row.tile[1] == 128)
+            });
+            return (SM90_FP8, rows.map(Row::MatmulSm90Fp8).collect());
+        }
+        if !matches!(of_a, DType::F16 | DType::BF16) || matmul.quantize != Scale::None {
+            return (SM90, Vec::new());
+        }
+        let (a_outer, b_outer) = (a == Major::Outer, b == Major::Outer);
+        let rows = MatmulSm90::all().into_iter().filter(|row| {
+            (row.bf16, row.a_outer, row.b_outer) == (of_a == DType::BF16, a_outer, b_outer)
+        });
+        (SM90, rows.map(Row::MatmulSm90).collect())
     }
 }
 
 /// Tile of a row of products, elements of k that it is cut between, and bytes that a cut tile carries.
 pub(in super::super) fn form(row: &Row) -> Option<([u32; 2], u32, u64)> {
     match row {
+        Row::MatmulReference(row) => {
+            Some((row.tile(), MatmulReference::CHUNK, MatmulReference::STATE_BYTES))
+        }
+        Row::MatmulF32(row) => Some(([row.tile; 2], MatmulF32::CHUNK, row.state_bytes())),
         Row::MatmulSm80(row) => Some((row.tile, MatmulSm80::CHUNK, row.state_bytes())),
         Row::MatmulSm90(row) => {
             Some(([MatmulSm90::ROWS, row.columns], MatmulSm90::CHUNK, row.state_bytes()))
         }
+        Row::MatmulSm90Fp8(row) => Some((row.tile, MatmulSm90Fp8::CHUNK, row.state_bytes())),
         _ => None,
     }
 }
 
 /// Elements of k that a link of a row covers.
-pub(in super::super) fn link_k(product: &Product, row: &Row, class: &Class) -> u64 {
-    let Some((tile, chunk, _)) = form(row) else { return product.k.max(1) };
-    let (per_link, _) = links(product.k.div_ceil(chunk.into()), chunk_ns(row, class), end_ns(tile));
+pub(in super::super) fn link_k(
+    product: &Product,
+    matmul: &Matmul,
+    row: &Row,
+    class: &Class,
+) -> u64 {
+    let Some((_, chunk, _)) = form(row) else { return product.k.max(1) };
+    let (per_link, _) = cut(product, matmul, row, class);
     per_link * u64::from(chunk)
 }
 
+/// Chunks of a link, and links of a tile.
+fn cut(product: &Product, matmul: &Matmul, row: &Row, class: &Class) -> (u64, u64) {
+    let Some((_, chunk, _)) = form(row) else { return (1, 1) };
+    let end_ns = end_ns(product, matmul, row);
+    links(product.k.div_ceil(chunk.into()), chunk_ns(matmul, row, class), end_ns)
+}
+
 /// Nanoseconds of a chunk of k of a tile, on one multiprocessor.
-fn chunk_ns(row: &Row, class: &Class) -> u64 {
+fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
     let Some(([rows, columns], chunk, _)) = form(row) else { return 1 };
     let rate = match row {
+        Row::MatmulReference(_) => class.plain,
+        Row::MatmulF32(_) => class.fma,
         Row::MatmulSm90(row) if row.columns == 256 => class.sm90[0],
         Row::MatmulSm90(row) if row.columns == 128 => class.sm90[1],
         Row::MatmulSm90(_) => class.sm90[2],
+        Row::MatmulSm90Fp8(row) if row.tile[0] == 256 => class.sm90_fp8[0],
+        Row::MatmulSm90Fp8(row) if row.tile[0] == 128 => class.sm90_fp8[1],
+        Row::MatmulSm90Fp8(_) => class.sm90_fp8[2],
         Row::MatmulSm80(row) if row.a == Major::Gathered => class.gathered,
         Row::MatmulSm80(row) if row.tile[0] == 128 => class.sm80[0],
         _ => class.sm80[1],
     };
-    (2 * u64::from(rows) * u64::from(columns) * u64::from(chunk)).div_ceil(rate.max(1))
+    // The simple product's tiles count outputs.
+    let is_twice = matches!(row, Row::MatmulReference(_)) && matmul.gate == Gate::Interleaved;
+    let sums = (1 + u64::from(is_twice)) * u64::from(rows) * u64::from(columns);
+    (2 * sums * u64::from(chunk)).div_ceil(rate.max(1))
 }
 
-/// Nanoseconds of a tile's epilogue.
-fn end_ns([rows, columns]: [u32; 2]) -> u64 {
-    u64::from(rows) * u64::from(columns) * 1000 / EPILOGUE
+/// Nanoseconds of a tile's epilogue, and of counting groups before it.
+fn end_ns(product: &Product, matmul: &Matmul, row: &Row) -> u64 {
+    let Some(([rows, columns], ..)) = form(row) else { return 0 };
+    let counted = if matmul.sizes.on_device() { product.groups.div_ceil(32) } else { 0 };
+    u64::from(rows) * u64::from(columns) * 1000 / EPILOGUE + counted * COUNT_NS
 }
 
 /// The plans of a product.
@@ -176,42 +352,35 @@ fn end_ns([rows, columns]: [u32; 2]) -> u64 {
 /// # Errors
 /// As [`super::candidates`].
 pub(super) fn plans(op: &CheckedOp, matmul: &Matmul, class: &Class) -> Result<Vec<Plan>> {
-    if let Some((asked, allowed)) = unsupported(op, matmul) {
-        return Err(missing(op, asked, allowed.into()));
+    let Some(product) = Product::of(op, matmul) else { return Ok(Vec::new()) };
+    if matmul.sizes.on_device() && product.groups > COUNTED {
+        let asked = format!("{} groups with sizes in device memory", product.groups);
+        return Err(missing(op, asked, COUNTED.to_string()));
     }
-    let Some(product) = Product::of(op) else { return Ok(Vec::new()) };
     let (order, rows) = product.rows(matmul, class);
-    rows.iter().map(|row| plan(op, &product, order, row, class)).collect()
+    let plan = |row| plan(op, matmul, &product, order, row, class);
+    rows.iter().map(plan).collect()
 }
 
-fn plan(op: &CheckedOp, product: &Product, order: Order, row: &Row, class: &Class) -> Result<Plan> {
-    let (tile, chunk, state_bytes) = form(row).unwrap_or(([1, 1], 1, 0));
-    let ([down, across], entries) = (product.tiles(tile), product.entries());
+fn plan(
+    op: &CheckedOp,
+    matmul: &Matmul,
+    product: &Product,
+    order: Order,
+    row: &Row,
+    class: &Class,
+) -> Result<Plan> {
+    let (_, chunk, state_bytes) = form(row).unwrap_or(([1, 1], 1, 0));
+    let ([down, across], entries) = (product.tiles(matmul, row), product.entries(matmul));
     // Kernels count tiles of a matrix, and matrices, in 32 bits.
     let (per_entry, most) = (u128::from(down) * u128::from(across), u128::from(u32::MAX));
     if per_entry > most || entries > most {
         let asked = format!("{entries} products of {per_entry} tiles");
         return Err(missing(op, asked, format!("{most} of each")));
     }
-    let (chunk_ns, end_ns) = (chunk_ns(row, class), end_ns(tile));
-    let (per_link, links) = links(product.k.div_ceil(chunk.into()), chunk_ns, end_ns);
+    let (chunk_ns, end_ns) = (chunk_ns(matmul, row, class), end_ns(product, matmul, row));
+    let (per_link, links) = cut(product, matmul, row, class);
     let link_ns = per_link.min(product.k.div_ceil(chunk.into())) * chunk_ns + end_ns;
     let work = Work { tiles: entries * per_entry, links, link_ns, state_bytes };
     finish(op, class, order, super::name(row), work)
-}
-
-/// What of a product no row runs, and what rows do.
-fn unsupported(op: &CheckedOp, matmul: &Matmul) -> Option<(String, &'static str)> {
-    let dtype = op.spec("a")?.dtype;
-    if !matches!(dtype, DType::F16 | DType::BF16) {
-        return Some((format!("a product of {dtype}"), "f16 or bf16"));
-    }
-    if matmul.group != Group::None {
-        return Some((format!("groups {:?}", matmul.group), "none"));
-    }
-    if matmul.gate == Gate::Interleaved {
-        return Some(("an interleaved gate".into(), "a tensor, or none"));
-    }
-    let scales = [matmul.scales[0], matmul.scales[1], matmul.quantize];
-    (scales != [Scale::None; 3]).then(|| (format!("scales {scales:?}"), "none"))
 }

@@ -6,9 +6,9 @@ use crate::backend::common::case::{Case, Random};
 use crate::backend::common::tables;
 use crate::backend::cuda::encode::{Addresses, Args, Launch, launches};
 use crate::layout::{Dims, Layout};
-use crate::op::{Attention, Lens, Matmul, OrderClass, check};
+use crate::op::{Attention, Gate, Group, Lens, Matmul, OrderClass, Scale, check};
 use crate::order::spans;
-use leasehold_kernels::MatmulArgs;
+use leasehold_kernels::{GroupEntry, MatmulArgs, MatmulGroupsArgs};
 use std::collections::HashMap;
 
 fn contiguous(dtype: DType, shape: &[u64]) -> Spec {
@@ -45,6 +45,7 @@ fn candidates_share_an_order_and_keep_the_cap() {
                     }
                 }
                 Err(error) => {
+                    assert_ne!(name, "matmul", "{}: {error}", case.name);
                     assert!(matches!(error.kind(), Kind::Unsupported { .. }), "{error}");
                     assert_eq!(error.op(), Some(name), "{error}");
                 }
@@ -52,38 +53,75 @@ fn candidates_share_an_order_and_keep_the_cap() {
         }
     }
     for class in &CLASSES {
-        assert!(planned[&(class.arch, "matmul")] > 20, "{planned:?}");
+        assert!(planned[&(class.arch, "matmul")] > 200, "{planned:?}");
     }
     assert!(planned[&("sm_90a", "attention")] > 5, "{planned:?}");
 }
 
-/// The part of the output that a tile is, as `cuda/tile/place.h` counts.
-fn place(args: &MatmulArgs, tile: u64) -> [u64; 3] {
+/// The rows and the column of the output where a tile begins, and the end of its rows, as `cuda/tile/place.h` counts.
+fn part(args: &MatmulArgs, list: &[GroupEntry], tile: u64, rows: u64) -> [u64; 4] {
     let (down, across) = (u64::from(args.tiles_m), u64::from(args.tiles_n));
     let inside = tile % (down * across);
     let first = inside / (8 * across) * 8;
-    let rows = (down - first).min(8);
+    let walked = (down - first).min(8);
     let within = inside % (8 * across);
-    [tile / (down * across), first + within % rows, within / rows]
+    let (place, column) = (first + within % walked, within / walked);
+    if args.group != Group::Contiguous as u32 {
+        return [tile / (down * across), place * rows, args.m.into(), column];
+    }
+    let found = list.partition_point(|group| u64::from(group.tile) <= place) - 1;
+    let GroupEntry { first, size, tile } = list[found];
+    let row = u64::from(first) + (place - u64::from(tile)) * rows;
+    [0, row, u64::from(first) + u64::from(size), column]
 }
 
-/// Counts how often every output of a product is finished, and holds links to their sequence.
-fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64]) -> Vec<u32> {
-    let p = Product::of(op).unwrap();
+/// The list of groups, as `cuda/matmul_groups.cu` makes it of sizes in device memory.
+fn counted(args: &MatmulGroupsArgs, sizes: &[u32]) -> Vec<GroupEntry> {
+    let (mut list, mut next) = (Vec::new(), GroupEntry::default());
+    for &size in sizes {
+        let size = size.min(args.most).min(args.room - next.first);
+        list.push(GroupEntry { size, ..next });
+        next.first += if args.follow == 1 { size } else { 0 };
+        next.tile += size.div_ceil(args.tile_rows);
+    }
+    list.push(GroupEntry { size: args.room - next.first, ..next });
+    list
+}
+
+/// Counts how often every output of a product is finished, and holds links to their sequence. Sizes of groups in device
+/// memory are these.
+fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]) -> Vec<u32> {
+    let Op::Matmul(matmul) = op.op() else { panic!("no product") };
+    let p = Product::of(op, matmul).unwrap();
     let row = row(plan.kernel).unwrap();
     let ([rows, columns], chunk, _) = form(row).unwrap();
-    let entries: u64 = p.batch.iter().product();
-    let mut finished = vec![0; (entries * p.m * p.n) as usize];
+    let (rows, mut columns) = (u64::from(rows), u64::from(columns));
+    let out = op.spec("out").unwrap().layout;
+    let n = axis(op.spec("out").unwrap(), 0)[0];
+    // The simple product counts outputs, the others columns of B.
+    if !matches!(row, Row::MatmulReference(_)) && matmul.gate == Gate::Interleaved {
+        columns /= 2;
+    }
+    let mut finished = vec![0; out.numel() as usize];
     let mut reached: HashMap<u64, u32> = HashMap::new();
     let operands = vec![256; op.specs().len()];
     let at = Addresses { operands: &operands, state: 256, made: 256, fault: 256 };
+    let mut list = p.list(matmul, row);
     let mut from = 0;
     for &to in cuts {
         for span in spans(from..to, plan.links) {
-            for Launch { args, blocks, .. } in launches(op, row, class, span, &at, 4) {
-                let args: MatmulArgs = match args {
-                    Args::Plain(args) => bytemuck::pod_read_unaligned(&args),
-                    Args::MatmulSm90(args) => args.matmul,
+            for Launch { row: of, args, blocks } in launches(op, row, class, span, &at, 4) {
+                let args: MatmulArgs = match (of, args) {
+                    (Row::MatmulGroups(_), Args::Plain(args)) => {
+                        list = counted(&bytemuck::pod_read_unaligned(&args), sizes);
+                        assert!(list.len() <= p.list(matmul, row).len() + 1, "room for the list");
+                        continue;
+                    }
+                    (_, Args::Plain(args)) => {
+                        bytemuck::pod_read_unaligned(&args[..size_of::<MatmulArgs>()])
+                    }
+                    (_, Args::MatmulSm90(args)) => args.matmul,
+                    (_, Args::MatmulSm90Fp8(args)) => args.scaled.matmul,
                     _ => panic!("no product"),
                 };
                 assert!(blocks > 0 && u64::from(blocks) <= args.tiles);
@@ -97,11 +135,10 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64]) -> Vec<u32> {
                     if args.k_to < args.k {
                         continue;
                     }
-                    let [entry, down, across] = place(&args, tile);
-                    for i in (down * u64::from(rows)..).take(rows as usize).filter(|i| *i < p.m) {
-                        let first = across * u64::from(columns);
-                        for j in (first..p.n).take(columns as usize) {
-                            finished[((entry * p.m + i) * p.n + j) as usize] += 1;
+                    let [entry, first, end, across] = part(&args, &list, tile, rows);
+                    for i in (first..end).take(rows as usize) {
+                        for j in (across * columns..n).take(columns as usize) {
+                            finished[((entry * p.m + i) * n + j) as usize] += 1;
                         }
                     }
                 }
@@ -138,12 +175,72 @@ fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
             cut += u64::from(plan.links > 1);
             sm90 += u64::from(plan.order == product::SM90);
             for cuts in cuts(plan.units() as u64, &mut random) {
-                let finished = cover(&op, class, &plan, &cuts);
+                let finished = cover(&op, class, &plan, &cuts, &[]);
                 assert!(finished.iter().all(|n| *n == 1), "{plan} cut at {cuts:?}");
             }
         }
     }
     assert!(cut > 20 && sm90 > 5, "{cut} plans had links, {sm90} were of wgmma");
+}
+
+/// Groups of all kinds, their sizes with the host or not, and outputs of every kind of row.
+#[test]
+fn every_output_of_groups_is_finished_once_whatever_the_cut() {
+    let mut random = Random(7);
+    let (mut cut, mut kernels) = (0, std::collections::HashSet::new());
+    for round in 0..120 {
+        let group = [Group::Contiguous, Group::Masked, Group::K][round % 3];
+        let groups = 1 + random.below(5);
+        let [m, n] = [1 + random.below(300), 8 * (1 + random.below(40))];
+        let k = [24, 40_000][random.below(2) as usize];
+        let room = if group == Group::K { k } else { m };
+        let most = room / if group == Group::Masked { 1 } else { groups };
+        let sizes: Vec<u32> = (0..groups).map(|_| random.below(most + 1) as u32).collect();
+        let on_device = random.below(2) == 1;
+        let (dtype, out) = [
+            (DType::BF16, DType::BF16),
+            (DType::F32, DType::F32),
+            (DType::I8, DType::F32),
+            (DType::F8E4M3, DType::I8),
+        ][random.below(4) as usize];
+        let matmul = Matmul {
+            group,
+            sizes: if on_device {
+                Lens::Device { max: most as u32 }
+            } else {
+                Lens::Host(sizes.clone())
+            },
+            gate: [Gate::None, Gate::Interleaved][random.below(2) as usize],
+            quantize: if out == DType::I8 { Scale::Block1x128 } else { Scale::None },
+            ..Matmul::default()
+        };
+        let of = [groups];
+        let [of_a, of_b, of_out]: [&[u64]; 3] = match group {
+            Group::Contiguous => [&[], &of, &[]],
+            Group::Masked => [&of; 3],
+            _ => [&[], &[], &of],
+        };
+        let columns = if matmul.gate == Gate::Interleaved { n / 2 } else { n };
+        let with =
+            |dtype, batch: &[u64], tail: [u64; 2]| contiguous(dtype, &[batch, &tail].concat());
+        let mut specs = vec![with(dtype, of_a, [m, k]), with(dtype, of_b, [k, n])];
+        specs.extend(on_device.then(|| contiguous(DType::U32, &[groups])));
+        specs.push(with(out, of_out, [m, columns]));
+        if out == DType::I8 {
+            specs.push(with(DType::F32, of_out, [m, columns.div_ceil(128)]));
+        }
+        let op = check(matmul.into(), &specs).unwrap();
+        let class = &CLASSES[if round % 2 == 0 { 3 } else { 0 }];
+        for plan in candidates(&op, class).unwrap() {
+            cut += u64::from(plan.links > 1);
+            kernels.insert(plan.kernel);
+            for cuts in cuts(plan.units() as u64, &mut random) {
+                let finished = cover(&op, class, &plan, &cuts, &sizes);
+                assert!(finished.iter().all(|n| *n == 1), "{group:?} {plan} cut at {cuts:?}");
+            }
+        }
+    }
+    assert!(cut > 20 && kernels.len() > 8, "{cut} plans had links: {kernels:?}");
 }
 
 #[test]

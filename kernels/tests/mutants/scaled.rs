@@ -1,0 +1,79 @@
+//! Known mistakes of the products of 8-bit values, and what is run to find them.
+
+use super::{Mutant, mutant};
+use crate::case::scaled::{By, Case, Group, Options, To, form};
+use crate::model::{Model, Order};
+use crate::tensor::F32;
+use leasehold_kernels::{Row, rows};
+
+const FP8: &str = "cuda/matmul_sm90_fp8.cu";
+const SCALES: &str = "cuda/tile/scales.h";
+const RING: &str = "cuda/tile/ring.h";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    // Ring, steps, chunks and their scales.
+    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "shared-uninitialised"),
+    mutant(FP8, "wait_barrier(ring.empty(), ring.phase ^ 1);", "", "copy-in-flight"),
+    mutant(FP8, "        wgmma_fence();\n", "", "wgmma-unfenced"),
+    mutant(FP8, "                wgmma_wait<0>();\n", "", "race"),
+    mutant(FP8, "multiply<false>(", "multiply<true>(", "bits"),
+    mutant(FP8, "descriptor::of(a + step, 0)", "descriptor::of(a + step / 2, 0)", "bits"),
+    mutant(FP8, "wave == S::WAVES - 1 && thread", "thread", "race"),
+    mutant(FP8, "factors[i / 2 % 2]", "factors[0]", "bits"),
+    mutant(
+        FP8,
+        "of_a.of_chunk(row(wave, 2), args.m, chunk)",
+        "of_a.of_chunk(row(0, 2), args.m, chunk)",
+        "bits",
+    ),
+    mutant(SCALES, "(i64)chunk * scales_.depth", "0 * scales_.depth", "bits"),
+    mutant(SCALES, "&& outer < end, place", ", place", "ended"),
+    mutant(RING, "            phase ^= 1;\n", "", "copy-in-flight"),
+    mutant(RING, "        fence_barriers();\n", "", "barrier-unfenced"),
+    // Its way out.
+    mutant(
+        FP8,
+        "            // The warp has read the lot before.\n            sync_warp();\n",
+        "",
+        "race",
+    ),
+    mutant(FP8, "            // All of the lot is there.\n            sync_warp();\n", "", "race"),
+    mutant(FP8, "16 * warp + 8 * (lot % 2)", "16 * warp + lot % 2", "bits"),
+];
+
+/// The sources whose kernels are run as they are, too.
+pub(super) const SUBJECTS: [&str; 1] = [FP8];
+
+/// The row that shows what a file's mistakes do: two waves a warpgroup.
+pub(super) fn subjects(_file: &str) -> Vec<Row> {
+    let key = "matmul_sm90_e4m3_e4m3_256x128";
+    vec![rows().into_iter().find(|row| row.key() == key).expect("a row of the table")]
+}
+
+/// What a mutant's runs say first: the model's findings, or that values are wrong.
+pub(super) fn verdict(row: Row, model: &mut Model) -> String {
+    let [a, b] = form(&row).types;
+    for k in [904, 200] {
+        let options = Options {
+            size: [1, 300, 140, k],
+            types: [a, b, F32],
+            scales: [By::Chunk, By::Block],
+            to: To::Float,
+            group: Group::None,
+            interleaved: false,
+            whole_epilogue: false,
+            seed: 3,
+        };
+        let case = Case::new(row, options);
+        for order in [Order::Late, Order::Early, Order::Seeded(1), Order::LateProducts] {
+            let outcome = case.run(model, order, 2);
+            if !outcome.found.is_empty() {
+                return outcome.found;
+            }
+            if let Err(wrong) = case.judge(&outcome.buffers) {
+                return format!("bits: {wrong}");
+            }
+        }
+    }
+    "nothing".into()
+}

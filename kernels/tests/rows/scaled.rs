@@ -1,0 +1,184 @@
+//! The products of 8-bit values on the host model: every row against sums in f64, every granularity of scales, outputs of
+//! 8 bits, any cut of K, any number of blocks, all with nothing found by the model.
+
+use crate::case::scaled::{ALL, By, Case, Group, OUT, Options, To, form};
+use crate::model::{Model, Order};
+use crate::tensor::{BF16, F8E4M3, F8E5M2, F16, F32, I8};
+use leasehold_kernels::{MatmulSm80Bytes, Row, rows};
+use std::collections::BTreeMap;
+
+/// Tails in every axis, less than a tile, more steps than a ring has stages.
+const SIZES: [[usize; 4]; 3] = [[1, 129, 65, 200], [2, 17, 130, 48], [1, 70, 200, 648]];
+
+const ORDERS: [Order; 4] = [Order::Early, Order::Seeded(1), Order::LateCopies, Order::LateProducts];
+
+fn scaled_rows() -> Vec<Row> {
+    rows()
+        .into_iter()
+        .filter(|row| matches!(row, Row::MatmulSm90Fp8(_) | Row::MatmulSm80Bytes(_)))
+        .collect()
+}
+
+fn is_by_columns(row: &Row) -> bool {
+    matches!(row, Row::MatmulSm90Fp8(row) if row.by_columns)
+}
+
+fn options(row: &Row, i: usize) -> Options {
+    let [of_a, of_b] = match (row, form(row).types) {
+        (Row::MatmulSm80Bytes(row), _) if !row.i8 => {
+            [[F8E4M3, F8E5M2], [F8E5M2, F8E4M3], [F8E4M3, F8E4M3]][i % 3]
+        }
+        (_, types) => types,
+    };
+    let of_b_scales =
+        if is_by_columns(row) { By::Chunk } else { [By::Block, By::Row, By::None][i % 3] };
+    Options {
+        size: SIZES[i % SIZES.len()],
+        types: [of_a, of_b, [F32, BF16, F16][i % 3]],
+        scales: [ALL[(i + 3) % 5], of_b_scales],
+        to: To::Float,
+        group: Group::None,
+        interleaved: false,
+        whole_epilogue: i % 2 == 1,
+        seed: i as u64,
+    }
+}
+
+/// The buffers after a run that has nothing to find and no value that is wrong.
+fn checked(model: &mut Model, case: &Case, order: Order, what: &str) -> Vec<Vec<u8>> {
+    let outcome = case.run(model, order, 2);
+    assert_eq!(outcome.found, "", "{what}");
+    case.judge(&outcome.buffers).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
+    outcome.buffers
+}
+
+#[test]
+fn every_row_of_bytes_multiplies_in_every_order() {
+    let Some(mut model) = Model::start() else { return };
+    for (i, row) in scaled_rows().into_iter().enumerate() {
+        let case = Case::new(row, options(&row, i));
+        let late = checked(&mut model, &case, Order::Late, &row.key());
+        let other = case.run(&mut model, ORDERS[i % ORDERS.len()], 3);
+        assert_eq!(other.found, "", "{}", row.key());
+        assert!(other.buffers == late, "{}: another order gives other bits", row.key());
+    }
+}
+
+#[test]
+fn scales_of_every_granularity_multiply() {
+    let Some(mut model) = Model::start() else { return };
+    for (i, [of_a, of_b]) in ALL.into_iter().flat_map(|a| ALL.map(|b| [a, b])).enumerate() {
+        let mut rows = scaled_rows().into_iter();
+        let is_one = |row: &Row| {
+            form(row).types == [F8E4M3; 2]
+                && (of_b == By::Chunk) == is_by_columns(row)
+                && (of_b == By::Chunk || form(row).tile[0] == [64, 128][i % 8 / 7])
+        };
+        let hopper = rows.find(is_one).expect("a row");
+        let ampere = MatmulSm80Bytes { i8: i % 2 == 0, gathered: i % 3 == 0, tile: 64 };
+        for row in [hopper, Row::MatmulSm80Bytes(ampere)] {
+            let size = [[1, 140, 72, 264], [2, 72, 140, 264]][i % 2];
+            let case = Case::new(row, Options { size, scales: [of_a, of_b], ..options(&row, i) });
+            checked(&mut model, &case, Order::Late, &format!("{of_a:?} {of_b:?}"));
+        }
+    }
+}
+
+#[test]
+fn outputs_of_bytes_have_scales() {
+    let Some(mut model) = Model::start() else { return };
+    let rows = scaled_rows();
+    let rows: Vec<&Row> = rows.iter().filter(|row| form(row).tile[1] == 128).collect();
+    let outputs = [To::Given, To::Found].map(|to| [F8E4M3, F8E5M2, I8].map(|dtype| (to, dtype)));
+    for (i, (to, dtype)) in outputs.into_iter().flatten().enumerate() {
+        let row = rows[i % rows.len()];
+        let mut options = Options { size: [2, 67, 300, 136], to, ..options(row, i) };
+        options.types[2] = dtype;
+        let case = Case::new(*row, options);
+        checked(&mut model, &case, Order::Late, &format!("{to:?} {dtype}"));
+    }
+}
+
+#[test]
+fn groups_and_gates_of_bytes() {
+    let Some(mut model) = Model::start() else { return };
+    let rows = scaled_rows();
+    let rows = rows.iter().filter(|row| form(row).tile[1] == 128 || form(row).tile[0] == 64);
+    for (i, row) in rows.enumerate() {
+        let group = [Group::Contiguous, Group::Masked, Group::None][i % 3];
+        let (interleaved, is_wide) = (i / 3 % 2 == 0, form(row).tile[1] == 128);
+        let to = match i / 2 % 3 {
+            1 => To::Given,
+            2 if !interleaved && is_wide => To::Found,
+            _ => To::Float,
+        };
+        let size = [3, 150, 74, 200];
+        let mut options = Options { size, group, interleaved, to, ..options(row, i) };
+        if to != To::Float {
+            options.types[2] = F8E4M3;
+        }
+        let case = Case::new(*row, options);
+        let what = format!("{} {group:?} {interleaved} {to:?}", row.key());
+        let whole = checked(&mut model, &case, Order::Late, &what);
+        if i % 2 == 0 {
+            let cut = case.run_cut(&mut model, Order::Late, 128);
+            assert!(
+                cut.found.is_empty() && cut.buffers[OUT] == whole[OUT],
+                "{what}: {}",
+                cut.found
+            );
+        }
+    }
+}
+
+#[test]
+fn any_cut_and_any_tile_give_equal_bits() {
+    let Some(mut model) = Model::start() else { return };
+    // Of each kernel and type, under scales of chunks and of all of k.
+    let mut firsts: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let plain = scaled_rows().into_iter().filter(|row| !is_by_columns(row));
+    for (i, row) in plain.enumerate() {
+        for scales in [[By::Chunk, By::Block], [By::Row, By::Tensor]] {
+            let size = [1, 130, 72, 392];
+            let case =
+                Case::new(row, Options { size, scales, types: of_first(&row), ..options(&row, 0) });
+            let what = format!("{} {scales:?}", row.key());
+            let whole = checked(&mut model, &case, Order::Late, &what);
+            let cut = [128, 256][i % 2];
+            let outcome = case.run_cut(&mut model, Order::Seeded(3), cut);
+            assert_eq!(outcome.found, "", "{what}");
+            assert!(outcome.buffers[OUT] == whole[OUT], "{what}: cut at {cut} gives other bits");
+            let kind = format!("{} {:?} {scales:?}", row.file(), form(&row).types);
+            let first = firsts.entry(kind).or_insert_with(|| whole[OUT].clone());
+            assert!(*first == whole[OUT], "{what}: other bits than another tile's");
+        }
+    }
+}
+
+/// Types of both sides and an f32 output.
+fn of_first(row: &Row) -> [u32; 3] {
+    let [a, b] = form(row).types;
+    [a, b, F32]
+}
+
+#[test]
+fn every_float_of_eight_bits_becomes_what_it_is() {
+    let Some(mut model) = Model::start() else { return };
+    for gathered in [false, true] {
+        let row = Row::MatmulSm80Bytes(MatmulSm80Bytes { i8: false, gathered, tile: 64 });
+        for dtype in [F8E4M3, F8E5M2] {
+            let options = Options {
+                size: [1, 256, 1, 1],
+                types: [dtype, dtype, F32],
+                scales: [By::None; 2],
+                whole_epilogue: false,
+                ..options(&row, 0)
+            };
+            let (got, want) = Case::new(row, options).run_all_codes(&mut model);
+            for (code, (got, want)) in got.iter().zip(want).enumerate() {
+                let is_same = *got == want || got.is_nan() && want.is_nan();
+                assert!(is_same, "{code:#x} of {dtype}: {got}, not {want}");
+            }
+        }
+    }
+}
