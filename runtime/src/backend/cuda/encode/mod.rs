@@ -2,6 +2,7 @@
 //! Pure but for the addresses, which come from `memory`; `mod` launches. Each family of ops has a file of its own.
 
 mod attention;
+mod attention_entries;
 mod product;
 
 use super::plan::Class;
@@ -45,21 +46,27 @@ pub(super) struct Addresses<'a> {
 }
 
 /// Bytes that `prepare` puts into device memory beside the op's operands.
-pub(super) fn made(op: &CheckedOp) -> Vec<u8> {
+pub(super) fn made(op: &CheckedOp, row: &Row, class: &Class) -> Vec<u8> {
     match op.op() {
-        Op::Attention(attention) => attention::made(op, attention),
+        Op::Attention(attention) => attention_entries::made(op, attention, row, class),
         _ => Vec::new(),
     }
 }
 
 /// The rows whose kernels an op launches by the plan that names `row`.
-pub(super) fn rows(_op: &CheckedOp, row: &Row) -> Vec<Row> {
-    vec![*row]
+pub(super) fn rows(op: &CheckedOp, row: &Row) -> Vec<Row> {
+    match op.op() {
+        Op::Attention(attention) => attention::rows(attention, row),
+        _ => vec![*row],
+    }
 }
 
 /// Whether an op reads indices, whose first fault is told.
-pub(super) fn is_indexed(_op: &CheckedOp) -> bool {
-    false
+pub(super) fn is_indexed(op: &CheckedOp) -> bool {
+    match op.op() {
+        Op::Attention(attention) => attention::is_indexed(attention),
+        _ => false,
+    }
 }
 
 /// The launches of a span in their order; kernels that walk their tiles have as many blocks as multiprocessors.
