@@ -51,16 +51,28 @@ struct QueriesShape : Sizes<D, CHUNK, BLOCKS, WARPS, DTYPE> {
     static constexpr u32 STAGE_BYTES = 2 * S::CHUNK_BYTES, SHARED_BYTES = 2 * OWN_BYTES + STAGES * STAGE_BYTES;
 };
 
-// Starts to bring COUNT rows of a head, zeros past the last of `rows`.
+// Starts to bring COUNT rows of a head from `first` on, zeros past the last of `rows`.
 template <class S, u32 COUNT>
 DEVICE void bring_rows(u32 to, const Heads& x, u64 batch, u64 head, u32 first, u32 rows, u32 columns) {
-    const bool pieces = by_pieces(x);
-    const u64 at = row_of(x, batch, head, 0);
+    const u64 at = row_of(x, batch, head, first);
+    const u32 count = rows - first;
+    if (!by_pieces(x)) {
+#pragma unroll 1
+        for (u32 i = thread_index(); i < COUNT * S::PIECES; i += S::THREADS) {
+            const u32 r = i / S::PIECES, c = i % S::PIECES;
+            const u64 row = at + (u64)((i64)r * x.row * ELEMENT);
+            bring(to + swizzled<S::PIECES>(r, c), x, false, row, r < count, c * PIECE, columns);
+        }
+        return;
+    }
+    constexpr u32 ALL = COUNT * S::PIECES;
 #pragma unroll 4
-    for (u32 i = anew(thread_index()); i < COUNT * S::PIECES; i += S::THREADS) {
-        const u32 r = i / S::PIECES, c = i % S::PIECES;
-        const u64 row = at + (u64)((i64)(first + r) * x.row * ELEMENT);
-        bring(to + swizzled<S::PIECES>(r, c), x, pieces, row, first + r < rows, c * PIECE, columns);
+    for (u32 j = 0; j < ALL; j += S::THREADS) {
+        const u32 i = j + anew(thread_index()), r = i / S::PIECES, c = i % S::PIECES;
+        if (ALL % S::THREADS == 0 || i < ALL) {
+            const u64 row = at + (u64)((i64)r * x.row * ELEMENT);
+            bring(to + swizzled<S::PIECES>(r, c), x, true, row, r < count, c * PIECE, columns);
+        }
     }
 }
 
@@ -270,13 +282,25 @@ struct KeysBlock {
         const i32 far = (i32)(tile.first + first() + args.rows - args.keys - row);
         const bool sees_all = !args.causal || far + (i32)S::OWN - 1 <= 0;
 #pragma unroll
-        for (u32 i = 0; i < S::SCORES; i++) {
-            const f32 sum = load_shared_f32(sums_of(stage) + column_of_score(i) * 4);
+        for (u32 i = 0; i < S::SCORES; i += 4) {
+            const f32 sum[2] = {load_shared_f32(sums_of(stage) + column_of_score(i) * 4),
+                                load_shared_f32(sums_of(stage) + column_of_score(i + 1) * 4)};
+#pragma unroll
+            for (u32 j = i; j < i + 4; j++) {
+#pragma unroll
+                for (u32 b = 0; b < S::BLOCKS; b++) {
+                    scores[b][j] = exp2_of(fma(scores[b][j], factor, -sum[j % 2]));
+                }
+            }
+        }
+        if (!sees_all) {
 #pragma unroll
             for (u32 b = 0; b < S::BLOCKS; b++) {
-                const f32 weight = exp2_of(fma(scores[b][i], factor, -sum));
-                const bool sees = sees_all || far + (i32)(row_of_score(i) + 16 * b) <= (i32)column_of_score(i);
-                scores[b][i] = sees ? weight : 0.0f;
+#pragma unroll
+                for (u32 i = 0; i < S::SCORES; i++) {
+                    const bool sees = far + (i32)(row_of_score(i) + 16 * b) <= (i32)column_of_score(i);
+                    scores[b][i] = sees ? scores[b][i] : 0.0f;
+                }
             }
         }
 #pragma unroll
@@ -376,9 +400,10 @@ template <class S>
 struct QueriesBlock {
     const AttentionBackwardArgs& args;
     const Tile& tile;
+    u64 kv_head;
     Sums<S> sums;
 
-    DEVICE_MEMBER QueriesBlock(const AttentionBackwardArgs& a, const Tile& t) : args(a), tile(t) {}
+    DEVICE_MEMBER QueriesBlock(const AttentionBackwardArgs& a, const Tile& t) : args(a), tile(t), kv_head(t.head / a.group) {}
 
     static DEVICE_MEMBER u32 keys_of(u32 stage) { return shared_base() + 2 * S::OWN_BYTES + stage * S::STAGE_BYTES; }
     static DEVICE_MEMBER u32 values_of(u32 stage) { return keys_of(stage) + S::CHUNK_BYTES; }
@@ -387,9 +412,8 @@ struct QueriesBlock {
     static DEVICE_MEMBER u32 first() { return thread_index() / LANES * S::OWN; }
 
     DEVICE_MEMBER void bring_chunk(u32 stage, u32 key) const {
-        const u64 head = tile.head / args.group;
-        bring_rows<S, S::CHUNK>(keys_of(stage), args.k, tile.batch, head, key, args.keys, args.d);
-        bring_rows<S, S::CHUNK>(values_of(stage), args.v, tile.batch, head, key, args.keys, args.dv);
+        bring_rows<S, S::CHUNK>(keys_of(stage), args.k, tile.batch, kv_head, key, args.keys, args.d);
+        bring_rows<S, S::CHUNK>(values_of(stage), args.v, tile.batch, kv_head, key, args.keys, args.dv);
     }
 
     // Numbers of this thread's rows: two of each block.
@@ -414,7 +438,17 @@ struct QueriesBlock {
                              u32 key) const {
         const f32 factor = args.scale * LOG2_E;
         const u32 row = tile.first + first();
-        const bool sees_all = key + S::CHUNK <= seen_by(args, row);
+#pragma unroll
+        for (u32 b = 0; b < S::BLOCKS; b++) {
+#pragma unroll
+            for (u32 i = 0; i < S::SCORES; i++) {
+                const u32 of = 2 * b + i / 2 % 2;
+                scores[b][i] = exp2_of(fma(scores[b][i], factor, -n.sum[of])) * (gradients[b][i] - n.mean[of]);
+            }
+        }
+        if (key + S::CHUNK <= seen_by(args, row)) {
+            return;
+        }
 #pragma unroll
         for (u32 b = 0; b < S::BLOCKS; b++) {
             // Keys of the chunk that the two rows see.
@@ -426,10 +460,7 @@ struct QueriesBlock {
             }
 #pragma unroll
             for (u32 i = 0; i < S::SCORES; i++) {
-                const u32 half = i / 2 % 2;
-                const f32 weight = exp2_of(fma(scores[b][i], factor, -n.sum[2 * b + half]));
-                const bool sees = sees_all || column_of_score(i) < end[half];
-                scores[b][i] = sees ? weight * (gradients[b][i] - n.mean[2 * b + half]) : 0.0f;
+                scores[b][i] = column_of_score(i) < end[i / 2 % 2] ? scores[b][i] : 0.0f;
             }
         }
     }

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// What a launch of any kernel of attention's gradients is given.
 ///
-/// An op is three kinds of launches, in this order: [`AttentionBackwardRows`], then for each [`Side`] a row of
+/// An op is three kinds of launches, in this order: [`AttentionBackwardRows`], then for each [`GradientSide`] a row of
 /// [`AttentionBackwardSm80`] or [`AttentionBackwardReference`]; the sides do not need each other. Each has a block for each
 /// tile. Tiles are numbered through those of a head, then heads, then entries of the batch; a launch is a range of tiles by a
 /// range of their chunks:
@@ -82,14 +82,14 @@ const _: () = assert!(size_of::<AttentionBackwardArgs>() == 9 * 48 + 48 + 40);
 
 /// Which gradients a row gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
+pub enum GradientSide {
     /// Those of K and V.
     Keys,
     /// Those of Q.
     Queries,
 }
 
-impl Side {
+impl GradientSide {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Keys, Self::Queries];
 
@@ -134,7 +134,7 @@ impl AttentionBackwardRows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionBackwardSm80 {
     /// What it gives.
-    pub side: Side,
+    pub side: GradientSide,
     /// Whether operands are bf16, not f16.
     pub bf16: bool,
     /// The largest head dim, of Q and K and of V.
@@ -145,32 +145,35 @@ impl AttentionBackwardSm80 {
     /// Every row.
     pub fn all() -> Vec<Self> {
         let of = |side, bf16| [32, 64, 96, 128, 256].map(|d| Self { side, bf16, d });
-        Side::ALL.into_iter().flat_map(|side| [of(side, false), of(side, true)].concat()).collect()
+        GradientSide::ALL
+            .into_iter()
+            .flat_map(|side| [of(side, false), of(side, true)].concat())
+            .collect()
     }
 
     /// Blocks of sixteen rows of a warp, or of a pair of warps that share keys: as registers have room for.
     fn blocks(&self) -> u32 {
-        let most = if self.side == Side::Keys { 128 } else { 64 };
+        let most = if self.side == GradientSide::Keys { 128 } else { 64 };
         if self.d > most { 1 } else { 2 }
     }
 
     fn warps(&self) -> u32 {
         match (self.side, self.d) {
-            (Side::Queries, ..=64 | 129..) => 4,
+            (GradientSide::Queries, ..=64 | 129..) => 4,
             _ => 8,
         }
     }
 
     /// Keys or query rows of a tile.
     pub fn tile(&self) -> u32 {
-        let sharing = if self.side == Side::Keys { 2 } else { 1 };
+        let sharing = if self.side == GradientSide::Keys { 2 } else { 1 };
         self.warps() / sharing * 16 * self.blocks()
     }
 
     /// Rows of the other side of a chunk, at whose multiples launches are cut.
     pub fn chunk(&self) -> u32 {
         match (self.side, self.d) {
-            (Side::Keys, 64 | 96) | (Side::Queries, ..=128) => 32,
+            (GradientSide::Keys, 64..=128) | (GradientSide::Queries, ..=128) => 32,
             _ => 16,
         }
     }
@@ -184,8 +187,10 @@ impl AttentionBackwardSm80 {
         let (d, chunk, blocks, warps) = (self.d, self.chunk(), self.blocks(), self.warps());
         let dtype = if self.bf16 { "BF16" } else { "F16" };
         match self.side {
-            Side::Keys => format!("attention_backward::KeysShape<{d}, {chunk}, {blocks}, {dtype}>"),
-            Side::Queries => {
+            GradientSide::Keys => {
+                format!("attention_backward::KeysShape<{d}, {chunk}, {blocks}, {dtype}>")
+            }
+            GradientSide::Queries => {
                 format!(
                     "attention_backward::QueriesShape<{d}, {chunk}, {blocks}, {warps}, {dtype}>"
                 )
@@ -195,8 +200,8 @@ impl AttentionBackwardSm80 {
 
     pub(crate) fn run(&self) -> &'static str {
         match self.side {
-            Side::Keys => "attention_backward::run_keys",
-            Side::Queries => "attention_backward::run_queries",
+            GradientSide::Keys => "attention_backward::run_keys",
+            GradientSide::Queries => "attention_backward::run_queries",
         }
     }
 
@@ -205,7 +210,7 @@ impl AttentionBackwardSm80 {
     }
 
     pub(crate) fn shared_bytes(&self) -> u32 {
-        let numbers = if self.side == Side::Keys { 16 * self.chunk() } else { 0 };
+        let numbers = if self.side == GradientSide::Keys { 16 * self.chunk() } else { 0 };
         4 * self.d * (self.tile() + 2 * self.chunk()) + numbers
     }
 
@@ -220,7 +225,7 @@ impl AttentionBackwardSm80 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionBackwardReference {
     /// What it gives.
-    pub side: Side,
+    pub side: GradientSide,
 }
 
 impl AttentionBackwardReference {
@@ -243,8 +248,8 @@ impl AttentionBackwardReference {
 
     pub(crate) fn run(self) -> &'static str {
         match self.side {
-            Side::Keys => "attention_backward_reference::run_keys",
-            Side::Queries => "attention_backward_reference::run_queries",
+            GradientSide::Keys => "attention_backward_reference::run_keys",
+            GradientSide::Queries => "attention_backward_reference::run_queries",
         }
     }
 

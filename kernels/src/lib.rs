@@ -22,7 +22,7 @@ pub use args::{
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads, Pages};
 pub use attention_backward::{
     AttentionBackwardArgs, AttentionBackwardReference, AttentionBackwardRows,
-    AttentionBackwardSm80, Side as GradientSide,
+    AttentionBackwardSm80, GradientSide,
 };
 pub use attention_entries::{AttentionEntries, AttentionEntriesArgs, Counts};
 pub use attention_paged::{AttentionCombine, AttentionPaged};

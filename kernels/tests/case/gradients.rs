@@ -40,6 +40,8 @@ pub(crate) struct Options {
     pub(crate) keys: usize,
     pub(crate) dims: [usize; 2],
     pub(crate) causal: bool,
+    /// Whether every seventh row has a log-sum-exp of minus infinity, whatever it sees.
+    pub(crate) hidden: bool,
     pub(crate) style: Style,
     /// Types of out, and of the gradients.
     pub(crate) dtypes: [u32; 2],
@@ -53,6 +55,7 @@ pub(crate) const PLAIN: Options = Options {
     keys: 90,
     dims: [32, 32],
     causal: false,
+    hidden: false,
     style: Style::Whole,
     dtypes: [F32; 2],
 };
@@ -316,7 +319,8 @@ impl Case {
             let (entry, i) = (at / rows, at % rows);
             let lse = self.tensors[4].values[at];
             let mean = value(dot(line(5, at), line(3, at)));
-            for j in 0..seen(&self.options, i) {
+            let sees = if lse == f64::NEG_INFINITY { 0 } else { seen(&self.options, i) };
+            for j in 0..sees {
                 let key = entry / group * keys + j;
                 let score = value(scale * value(dot(line(0, at), line(1, key))));
                 let weight = value(sum(score - lse).exp());
@@ -349,7 +353,8 @@ fn forward(options: &Options, scale: f64, [q, k, v]: [&[f64]; 3]) -> (Vec<f64>, 
         };
         let weights: Vec<f64> = (0..seen(options, at % rows)).map(|j| score(j).exp()).collect();
         let sum: f64 = weights.iter().sum();
-        lse.push(sum.ln());
+        let hidden = options.hidden && at % 7 == 3;
+        lse.push(if hidden { f64::NEG_INFINITY } else { sum.ln() });
         for c in 0..dv {
             let value = |(j, w): (usize, &f64)| w * v[(first + j) * dv + c];
             out.push(

@@ -62,6 +62,7 @@ fn every_option_is_right() {
     let Some(mut model) = Model::attention() else { return };
     let cases = [
         Options { rows: 150, keys: 40, causal: true, ..PLAIN },
+        Options { rows: 20, keys: 33, hidden: true, ..PLAIN },
         Options { batch: 2, kv_heads: 2, group: 3, rows: 20, keys: 33, causal: true, ..PLAIN },
         Options { dims: [23, 9], style: Style::Odd, dtypes: [BF16, BF16], ..PLAIN },
         Options { dims: [8, 31], style: Style::Turned, dtypes: [F16, F16], causal: true, ..PLAIN },
