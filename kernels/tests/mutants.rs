@@ -8,6 +8,8 @@
 #[path = "mutants/attention.rs"]
 mod attention;
 mod case;
+#[path = "mutants/gradients.rs"]
+mod gradients;
 mod model;
 
 use case::Case;
@@ -227,6 +229,13 @@ fn every_mutant_is_found() {
 fn every_mutant_of_attention_is_found() {
     use attention::{MUTANTS, SUBJECTS, subjects, verdict};
     find_all("attention", &SUBJECTS, MUTANTS, subjects, verdict);
+}
+
+#[test]
+#[ignore = "compiles the kernels once a mutant"]
+fn every_mutant_of_gradients_is_found() {
+    use gradients::{MUTANTS, SUBJECTS, subjects, verdict};
+    find_all("gradients", &SUBJECTS, MUTANTS, subjects, verdict);
 }
 
 /// Runs the rows of each file as they are, where nothing may be found, then each mutant. The first row is judged.

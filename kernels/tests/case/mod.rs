@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod attention;
+pub(crate) mod gradients;
 
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
