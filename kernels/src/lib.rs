@@ -4,6 +4,7 @@
 
 mod args;
 mod attention;
+mod attention_backward;
 mod attention_entries;
 mod attention_paged;
 mod attention_reference;
@@ -24,6 +25,10 @@ pub use args::{
     SoftmaxArgs, TopKArgs, TurnArgs,
 };
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads, Pages};
+pub use attention_backward::{
+    AttentionBackwardArgs, AttentionBackwardReference, AttentionBackwardRows,
+    AttentionBackwardSm80, GradientSide,
+};
 pub use attention_entries::{AttentionEntries, AttentionEntriesArgs, Counts};
 pub use attention_paged::{AttentionCombine, AttentionPaged};
 pub use attention_reference::AttentionReference;
@@ -69,6 +74,12 @@ pub enum Row {
     AttentionEntries(AttentionEntries),
     /// What merges the splits.
     AttentionCombine(AttentionCombine),
+    /// What attention's gradients need of each query row.
+    AttentionBackwardRows(AttentionBackwardRows),
+    /// Attention's gradients by `mma.sync`, for every GPU from compute capability 8.0.
+    AttentionBackwardSm80(AttentionBackwardSm80),
+    /// Attention's gradients as they are written down, also of f32.
+    AttentionBackwardReference(AttentionBackwardReference),
     /// Every other op.
     Streaming(Streaming),
 }
@@ -91,6 +102,9 @@ impl Row {
             Self::AttentionReference(_) => "attention_reference_256".into(),
             Self::AttentionEntries(_) => "attention_entries_32".into(),
             Self::AttentionCombine(_) => "attention_combine_256".into(),
+            Self::AttentionBackwardRows(_) => "attention_backward_rows_256".into(),
+            Self::AttentionBackwardSm80(row) => row.key(),
+            Self::AttentionBackwardReference(row) => row.key(),
             Self::Streaming(row) => row.key(),
         }
     }
@@ -112,6 +126,9 @@ impl Row {
             Self::AttentionReference(_) => "cuda/attention_reference.cu",
             Self::AttentionEntries(_) => "cuda/attention_entries.cu",
             Self::AttentionCombine(_) => "cuda/attention_combine.cu",
+            Self::AttentionBackwardRows(_) => "cuda/attention_backward_rows.cu",
+            Self::AttentionBackwardSm80(_) => "cuda/attention_backward.cu",
+            Self::AttentionBackwardReference(_) => "cuda/attention_backward_reference.cu",
             Self::Streaming(row) => row.file(),
         }
     }
@@ -145,6 +162,13 @@ impl Row {
                 ("AttentionArgs", row.shape(), "attention_reference::run")
             }
             Self::AttentionCombine(row) => ("AttentionArgs", row.shape(), "attention_combine::run"),
+            Self::AttentionBackwardRows(row) => {
+                ("AttentionBackwardArgs", row.shape(), "attention_backward_rows::run")
+            }
+            Self::AttentionBackwardSm80(row) => ("AttentionBackwardArgs", row.shape(), row.run()),
+            Self::AttentionBackwardReference(row) => {
+                ("AttentionBackwardArgs", row.shape(), row.run())
+            }
             Self::Streaming(row) => row.template(),
         }
     }
@@ -175,6 +199,9 @@ impl Row {
             Self::AttentionReference(row) => row.threads(),
             Self::AttentionEntries(row) => row.threads(),
             Self::AttentionCombine(row) => row.threads(),
+            Self::AttentionBackwardRows(row) => row.threads(),
+            Self::AttentionBackwardSm80(row) => row.threads(),
+            Self::AttentionBackwardReference(row) => row.threads(),
             Self::Streaming(row) => row.threads(),
         }
     }
@@ -200,9 +227,12 @@ impl Row {
             Self::AttentionSm80(row) => row.shared_bytes(),
             Self::AttentionSm90(row) => row.shared_bytes(),
             Self::AttentionPaged(row) => row.shared_bytes(),
-            Self::AttentionReference(_) | Self::AttentionEntries(_) | Self::AttentionCombine(_) => {
-                0
-            }
+            Self::AttentionReference(_)
+            | Self::AttentionEntries(_)
+            | Self::AttentionCombine(_)
+            | Self::AttentionBackwardRows(_)
+            | Self::AttentionBackwardReference(_) => 0,
+            Self::AttentionBackwardSm80(row) => row.shared_bytes(),
             Self::Streaming(row) => row.shared_bytes(),
         }
     }
@@ -246,7 +276,12 @@ pub fn rows() -> Vec<Row> {
         Row::AttentionEntries(AttentionEntries),
         Row::AttentionCombine(AttentionCombine),
     ]);
-    products.chain(attention).chain(streaming).collect()
+    let sides = GradientSide::ALL.map(|side| AttentionBackwardReference { side });
+    let backward = AttentionBackwardSm80::all().into_iter().map(Row::AttentionBackwardSm80);
+    let backward = backward
+        .chain(sides.map(Row::AttentionBackwardReference))
+        .chain([Row::AttentionBackwardRows(AttentionBackwardRows)]);
+    products.chain(attention).chain(backward).chain(streaming).collect()
 }
 
 macro_rules! sources {
@@ -259,6 +294,10 @@ macro_rules! sources {
 sources!(
     "cuda/arg_max.cu",
     "cuda/attention.h",
+    "cuda/attention_backward.cu",
+    "cuda/attention_backward.h",
+    "cuda/attention_backward_reference.cu",
+    "cuda/attention_backward_rows.cu",
     "cuda/attention_combine.cu",
     "cuda/attention_entries.cu",
     "cuda/attention_paged.cu",
@@ -307,6 +346,7 @@ sources!(
     "cuda/tile/finish.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
+    "cuda/tile/gradients.h",
     "cuda/tile/lines.h",
     "cuda/tile/output.h",
     "cuda/tile/parts.h",

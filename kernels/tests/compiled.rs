@@ -145,7 +145,10 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     let as_written = match row {
         Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
         Row::MatmulSm80Bytes(row) => count(&[if row.i8 { "IMMA" } else { "HMMA" }]) > 0,
-        Row::MatmulSm80(_) | Row::AttentionSm80(_) | Row::AttentionPaged(_) => products > 0,
+        Row::MatmulSm80(_)
+        | Row::AttentionSm80(_)
+        | Row::AttentionPaged(_)
+        | Row::AttentionBackwardSm80(_) => products > 0,
         Row::MatmulMerge(_) => count(&["LDG.E.128"]) > 0,
         Row::MatmulSm90(row) => {
             let out = count(&["UTMASTG"]) > 0 && count(&["STSM"]) > 0;
@@ -155,7 +158,10 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
         Row::MatmulGroups(_)
         | Row::AttentionReference(_)
         | Row::AttentionEntries(_)
-        | Row::AttentionCombine(_) => true,
+        | Row::AttentionCombine(_)
+        | Row::AttentionBackwardReference(_) => true,
+        // Sixteen bytes a lane, where rows allow it.
+        Row::AttentionBackwardRows(_) => count(&["LDG.E.128"]) > 0,
         // Sixteen bytes a thread, but where each has a row of its own.
         Row::Streaming(row) => {
             *row == Streaming::ReduceAcross || count(&["LDG.E.128", "STG.E.128"]) > 0

@@ -11,6 +11,8 @@ mod attention;
 mod case;
 #[path = "mutants/forms.rs"]
 mod forms;
+#[path = "mutants/gradients.rs"]
+mod gradients;
 mod model;
 #[path = "mutants/scaled.rs"]
 mod scaled;
@@ -279,6 +281,12 @@ fn every_mutant_of_forms_is_found() {
 fn every_mutant_of_bytes_is_found() {
     use scaled::{MUTANTS, SUBJECTS, subjects, verdict};
     find_all("scaled", &SUBJECTS, MUTANTS, subjects, verdict);
+}
+
+#[test]
+fn every_mutant_of_gradients_is_found() {
+    use gradients::{MUTANTS, SUBJECTS, subjects, verdict};
+    find_all("gradients", &SUBJECTS, MUTANTS, subjects, verdict);
 }
 
 /// Of a mutant and of all that its row is made of.

@@ -14,16 +14,18 @@ mod common;
 mod driver;
 
 use common::case::{Case, Fill, Operand, Style};
-use common::hostile::{is_told, lied_to};
-use common::run::{Outcome, run_on};
+use common::hostile::{changed, is_told, lied_to};
+use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
-use leasehold::op::{Activation, Attention, Gate, Group, Lens, Matmul, OrderClass, Scale};
+use leasehold::op::{
+    Activation, Attention, Gate, Group, KeyValue, Lens, Matmul, OrderClass, Scale,
+};
 use leasehold::{DType, Device, Kind};
 use leasehold_kernels::rows;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Set in the child.
 const IN_CHILD: &str = "LEASEHOLD_TEST_MODEL";
@@ -276,11 +278,132 @@ fn heads() -> Vec<Case> {
     cases
 }
 
+/// Few rows over keys that are split, dense and in pages, their counts the host's and the device's.
+fn decode() -> Vec<Case> {
+    let lens = [300, 0, 257];
+    let of = |paged: bool, dtype, rows: u64| {
+        let normal = |shape: &[u64]| Operand::new(dtype, shape, Style::Tight, 0, Fill::Normal(1.0));
+        let (page, room) = (16, 19);
+        let kv = |d: u64| match paged {
+            true => normal(&[60, 1, page, d]),
+            false => normal(&[3, 1, 300, d]),
+        };
+        let mut operands = vec![normal(&[3, 2, rows, 136]), kv(136), kv(80)];
+        if paged {
+            operands.push(Operand::new(DType::I32, &[3], Style::Gapped, 0, Fill::List(lens)));
+            let pages = Fill::Indices(60);
+            operands.push(Operand::new(DType::U32, &[3, room], Style::Odd, 0, pages));
+        }
+        operands.push(Operand::out(dtype, &[3, 2, rows, 80], Style::Odd, 0));
+        operands.push(Operand::out(DType::F32, &[3, 2, rows], Style::Tight, 0));
+        let op = Attention {
+            scale: 0.1,
+            causal: true,
+            lens: if paged { Lens::Device { max: 300 } } else { Lens::Host(lens.to_vec()) },
+            key_value: match paged {
+                true => KeyValue::Paged { page: page as u32 },
+                false => KeyValue::Dense,
+            },
+            log_sum_exp: true,
+            ..Attention::default()
+        };
+        Case::new(op, operands)
+    };
+    vec![of(true, DType::F16, 1), of(false, DType::BF16, 3)]
+}
+
+/// Runs cases, none of which is refused.
+fn run_each(cases: &[Case]) {
+    assert_eq!(run_all(cases), cases.len());
+}
+
 #[test]
 fn attention() {
     if in_child("attention", "sm_90a", "late") {
-        run_all(&small(common::tables::attention()));
-        assert_eq!(run_all(&heads()), heads().len());
+        run_each(&small(common::tables::attention()));
+        run_each(&heads());
+        run_each(&decode());
+    }
+}
+
+#[test]
+fn attention_on_ampere() {
+    if in_child("attention_on_ampere", "sm_80", "early") {
+        let table = small(common::tables::attention());
+        run_each(&table.into_iter().step_by(3).collect::<Vec<_>>());
+        run_each(&decode());
+    }
+}
+
+/// Counts and pages that lie or change while kernels read them.
+#[test]
+fn counts_and_pages_of_attention_that_lie() {
+    if !in_child("counts_and_pages_of_attention_that_lie", "sm_90a", "late") {
+        return;
+    }
+    let mut cuda = open();
+    let mut cases = common::tables::attention();
+    cases.retain(|case| is_told(case) && case.flops() <= 40 * CASE_FLOPS);
+    let (mut run, mut faults) = (0, 0);
+    for case in cases.iter().chain(&decode()[..1]) {
+        run += 1;
+        let plan = cuda.candidates(&case.checked()).unwrap()[0];
+        faults += usize::from(lied_to(&mut cuda, case, &plan));
+    }
+    assert!(run > 10 && faults * 3 > run, "{faults} faults of {run}");
+    assert!(changed(&mut cuda, "attention_sm80_f16_64", 100));
+}
+
+/// Rows of batch-invariant attention have the same bits whatever rows and entries are beside them.
+#[test]
+fn batch_invariant_attention_ignores_its_neighbours() {
+    if !in_child("batch_invariant_attention_ignores_its_neighbours", "sm_90a", "late") {
+        return;
+    }
+    let mut cuda = open();
+    const D: u64 = 32;
+    const KEYS: u64 = 240;
+    const BEFORE: u64 = 90;
+    let lines = |rows: u64| (rows * D * 2) as usize;
+    let make = |shape: &[u64]| Operand::new(DType::BF16, shape, Style::Tight, 0, Fill::Normal(1.0));
+    let all = make(&[150, D]).content(1);
+    let (keys, values) = (make(&[KEYS, D]).content(2), make(&[KEYS, D]).content(3));
+    // Rows from each of `firsts` on, an entry of the batch each, with the keys up to them that a window leaves.
+    let mut run = |rows: u64, firsts: &[u64]| {
+        let batch = firsts.len() as u64;
+        let kv = make(&[batch, 1, KEYS, D]);
+        let out = Operand::out(DType::BF16, &[batch, 1, rows, D], Style::Tight, 0);
+        let op = Attention {
+            scale: 0.2,
+            causal: true,
+            window: Some([100, 0]),
+            lens: Lens::Host(firsts.iter().map(|first| (BEFORE + first + rows) as u32).collect()),
+            order: OrderClass::BatchInvariant,
+            ..Attention::default()
+        };
+        let case = Case::new(op, vec![make(&[batch, 1, rows, D]), kv.clone(), kv, out]);
+        let mut bytes = contents(&case);
+        for (i, &first) in firsts.iter().enumerate() {
+            let (to, from) = (i * lines(rows), lines(first));
+            bytes[0][to..to + lines(rows)].copy_from_slice(&all[from..from + lines(rows)]);
+            for (j, from) in [(1, &keys), (2, &values)] {
+                let to = i * lines(KEYS);
+                bytes[j][to..to + lines(KEYS)].copy_from_slice(&from[..lines(KEYS)]);
+            }
+        }
+        let op = Arc::new(case.checked());
+        let plan = cuda.candidates(&op).unwrap()[0];
+        let left = execute(&mut cuda, &op, &plan, &bytes, &case, &[plan.units() as u64]);
+        left.unwrap().blocks.swap_remove(3)
+    };
+    let whole = run(150, &[0]);
+    for (rows, firsts) in [(1, &[149, 0, 70][..]), (20, &[120, 33])] {
+        let got = run(rows, firsts);
+        for (i, &first) in firsts.iter().enumerate() {
+            let (at, from) = (i * lines(rows), lines(first));
+            let same = got[at..at + lines(rows)] == whole[from..from + lines(rows)];
+            assert!(same, "{rows} rows from {first} on");
+        }
     }
 }
 

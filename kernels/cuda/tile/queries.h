@@ -86,6 +86,11 @@ DEVICE void each_chunk(const AttentionArgs& args, const Tile& tile, F f) {
     }
 }
 
+// Whether an entry owns the tile's rows: where rows are packed, the last of the list stands for those that none does.
+DEVICE bool is_owned(const AttentionArgs& args, const Tile& tile) {
+    return !args.packed || tile.first_row < load_entry(args, args.entry_count - 1, 0);
+}
+
 // Query and query head of a packed row, and where it stands among the keys.
 DEVICE u32 query_of(const AttentionArgs& args, const Tile& tile, u32 row) { return tile.first_row + row / args.group; }
 DEVICE u32 head_of(const AttentionArgs& args, const Tile& tile, u32 row) { return tile.kv_head * args.group + row % args.group; }

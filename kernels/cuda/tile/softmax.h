@@ -33,10 +33,10 @@ struct Last {
     f32 factor, log_sum_exp;
 };
 
-// Of the largest score in base 2 and the sum of weights; the sink is one weight more, without a value.
+// Of the largest score in base 2 and the sum of weights; the sink is one weight more of an entry's rows, without a value.
 DEVICE Last last_of(const AttentionArgs& args, const Tile& tile, u32 row, f32 top, f32 sum) {
     f32 shrink = 1.0f;
-    if (args.sinks != 0) {
+    if (args.sinks != 0 && is_owned(args, tile)) {
         const f32 sink = clamped(of_head(args, tile, args.sinks, args.sinks_step, row) * LOG2_E, 2.0f * LOWEST, -2.0f * LOWEST);
         const f32 with = larger(top, sink);
         shrink = exp2_of(top - with);
@@ -86,11 +86,16 @@ struct Softmax {
     // Scores of a chunk in base 2: options first, then what a row does not see. One pass for each, so that none pays for
     // what it does not ask.
     DEVICE_MEMBER void adjust(u32 key) {
-        // tanh x = 1 - 2 / (e^2x + 1); its error near 0 is absolute, which is what an exponent feels.
+        // tanh x = 1 - 2 / (e^2x + 1), whose error is absolute; near 0 a polynomial, whose error is relative.
         if (args.softcap > 0.0f) {
             const f32 softcap = f32_of_bits(anew(bits_of(args.softcap)));
-            const f32 factor = args.scale * LOG2_E * (2.0f * reciprocal(softcap)), cap = softcap * LOG2_E;
-            each_score([&](u32, u32, f32& s) { s = cap - 2.0f * cap * reciprocal(exp2_of(s * factor) + 1.0f); });
+            const f32 factor = args.scale * reciprocal(softcap), cap = softcap * LOG2_E;
+            each_score([&](u32, u32, f32& s) {
+                const f32 x = s * factor, z = x * x;
+                const f32 q = fma(fma(fma(2.186949e-2f, z, -5.3968254e-2f), z, 1.3333334e-1f), z, -3.3333334e-1f);
+                const f32 far = cap - 2.0f * cap * reciprocal(exp2_of(x * (2.0f * LOG2_E)) + 1.0f);
+                s = z < 0.0625f ? cap * fma(q * z, x, x) : far;
+            });
         } else {
             each_score([&](u32, u32, f32& s) { s *= args.scale * LOG2_E; });
         }

@@ -505,7 +505,9 @@ impl Case {
         };
         let keys = self.entry(b).keys as usize;
         let scores: Vec<Option<f64>> = (0..keys).map(|j| self.score([b, h, i, j])).collect();
-        let sink = o.sinks.then(|| float(&self.buffers[SINKS], h));
+        // Rows that no entry owns see nothing at all.
+        let is_owned = !o.packed || b + 1 < self.entries.len();
+        let sink = (o.sinks && is_owned).then(|| float(&self.buffers[SINKS], h));
         let top = scores.iter().flatten().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| s.map_or(0.0, |s| (s - top).exp())).collect();
         let sum = weights.iter().sum::<f64>() + sink.map_or(0.0, |s| (s - top).exp());

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod attention;
+pub(crate) mod gradients;
 pub(crate) mod scaled;
 
 use crate::model::{Model, Order, Outcome, address};

@@ -7,6 +7,7 @@ mod attention;
 mod case;
 mod elements;
 mod entries;
+mod gradients;
 mod grouped;
 mod indices;
 mod matmul;

@@ -33,14 +33,18 @@ use stream::Work;
 const MAPS_MAX: usize = 1024;
 
 /// The sources that decide what kernels are told.
-const HOST: [&str; 7] = [
+const HOST: [&str; 11] = [
     include_str!("encode/attention.rs"),
+    include_str!("encode/attention_entries.rs"),
     include_str!("encode/mod.rs"),
     include_str!("encode/product.rs"),
+    include_str!("plan/attention.rs"),
+    include_str!("plan/attention_cut.rs"),
     include_str!("plan/chain.rs"),
     include_str!("plan/heads.rs"),
     include_str!("plan/mod.rs"),
     include_str!("plan/product.rs"),
+    include_str!("plan/waves.rs"),
 ];
 
 /// The CUDA backend on one device. Its stream goes first: it waits for the work that uses all else.
@@ -286,7 +290,7 @@ impl Backend for Cuda {
         let function = |row: Row| Ok((row, self.kernels.get(&self.context, &row)?));
         let functions = encode::rows(op, row).into_iter().map(function);
         let functions = functions.collect::<Result<Vec<_>>>()?;
-        let bytes = encode::made(op, row);
+        let bytes = encode::made(op, row, self.class);
         let made = match bytes.is_empty() {
             true => None,
             false => {

@@ -2,6 +2,7 @@
 //! Pure but for the addresses, which come from `memory`; `mod` launches. Each family of ops has a file of its own.
 
 mod attention;
+mod attention_entries;
 mod product;
 
 use super::plan::Class;
@@ -47,10 +48,10 @@ pub(super) struct Addresses<'a> {
 }
 
 /// Bytes that `prepare` puts into device memory beside the op's operands, for the plan that names `row`.
-pub(super) fn made(op: &CheckedOp, row: &Row) -> Vec<u8> {
+pub(super) fn made(op: &CheckedOp, row: &Row, class: &Class) -> Vec<u8> {
     match op.op() {
         Op::Matmul(matmul) => product::made(op, matmul, row),
-        Op::Attention(attention) => attention::made(op, attention),
+        Op::Attention(attention) => attention_entries::made(op, attention, row, class),
         _ => Vec::new(),
     }
 }
@@ -61,6 +62,7 @@ pub(super) fn rows(op: &CheckedOp, row: &Row) -> Vec<Row> {
         Op::Matmul(matmul) if matmul.sizes.on_device() => {
             vec![*row, Row::MatmulGroups(MatmulGroups)]
         }
+        Op::Attention(attention) => attention::rows(attention, row),
         _ => vec![*row],
     }
 }
@@ -69,6 +71,7 @@ pub(super) fn rows(op: &CheckedOp, row: &Row) -> Vec<Row> {
 pub(super) fn is_indexed(op: &CheckedOp) -> bool {
     match op.op() {
         Op::Matmul(matmul) => matmul.sizes.on_device(),
+        Op::Attention(attention) => attention::is_indexed(attention),
         _ => false,
     }
 }

@@ -5,7 +5,7 @@ use crate::order::Span;
 use std::ops::Range;
 
 /// A pass over items that no other item of the pass waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Pass {
     pub(in super::super) items: u64,
     /// Items of a link.

@@ -1,88 +1,105 @@
-//! Attention: tiles of packed rows, which are the query heads of a key head for each query, and links along the keys.
+//! The geometry of attention: what the operands and the descriptor say of rows, keys and heads, and whether the copy engine
+//! can bring them.
 
-use super::{Class, Work, axis, finish, links, missing};
+use super::axis;
 use crate::dtype::DType;
-use crate::error::Result;
-use crate::op::{Attention, CheckedOp, KeyValue, Lens, OrderClass, Spec};
-use crate::order::{Family, Order, Plan};
-use leasehold_kernels::{AttentionSm90, BoxMap, Row};
-
-/// The order: chunks of keys from left to right, the instructions of `attention_sm90.cu` inside one.
-pub(super) const SM90: Order = Order {
-    entry: "attention_sm90",
-    tile: [1, 1],
-    chunk: AttentionSm90::CHUNK,
-    family: Family::Matrix16,
-};
+use crate::op::{Attention, CheckedOp, KeyValue, Lens, Spec};
+use leasehold_kernels::{AttentionSm90, BoxMap};
 
 /// Elements of 16 bytes.
 const ALIGNED: u64 = 8;
-/// What the functions of a score cost, in operations of the matrix unit.
-const SCORE: u64 = 256;
-/// Nanoseconds to end a tile.
-const END_NS: u64 = 5_000;
 
 /// The geometry of attention.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Heads {
+    /// Batch entries, and the batch that Q and dense keys have an axis for: 1 where rows are packed.
+    pub(in super::super) entries: u64,
     pub(in super::super) batch: u64,
     pub(in super::super) kv_heads: u64,
     /// Query heads of a key head.
     pub(in super::super) group: u64,
+    /// Rows of Q, of all entries where they are packed, and the most that an entry has.
     pub(in super::super) rows: u64,
-    /// Keys that an entry has room for, and the most that one has.
+    pub(super) most_rows: u64,
+    /// Room for the keys of an entry, of all where they are packed; the most that an entry has, and what plans are made
+    /// from: the same but for lengths of the host, which change from one step of a decode to the next.
     pub(in super::super) room: u64,
     pub(in super::super) keys: u64,
+    pub(super) reach: u64,
     pub(in super::super) d: u64,
     pub(in super::super) dv: u64,
-    pub(in super::super) tiles_per_head: u64,
-    /// Keys that a link covers, and links of a tile.
-    pub(in super::super) link_keys: u64,
-    links: u64,
-    pub(super) link_ns: u64,
+    /// Whether rows lie one entry after another, and keys in pages.
+    pub(in super::super) is_packed: bool,
+    pub(in super::super) is_paged: bool,
+    /// Whether counts lie in device memory.
+    pub(in super::super) is_counted: bool,
 }
 
 impl Heads {
     /// The geometry; `None` for an op that lacks an operand, which no checked one does.
-    pub(in super::super) fn of(
-        op: &CheckedOp,
-        attention: &Attention,
-        class: &Class,
-    ) -> Option<Self> {
+    pub(in super::super) fn of(op: &CheckedOp, attention: &Attention) -> Option<Self> {
         let (q, k, v) = (op.spec("q")?, op.spec("k")?, op.spec("v")?);
         let [d, rows, heads, batch] = [0, 1, 2, 3].map(|i| axis(q, i)[0]);
-        let [room, kv_heads] = [1, 2].map(|i| axis(k, i)[0]);
-        let dv = axis(v, 0)[0];
-        let group = heads.checked_div(kv_heads).unwrap_or(1);
-        let keys = match &attention.lens {
-            Lens::Host(list) => list.iter().max().map_or(0, |&n| u64::from(n)).min(room),
-            _ => room,
+        let kv_heads = axis(k, 2)[0];
+        let entries = match &attention.rows {
+            Lens::Full => batch,
+            Lens::Host(list) => list.len() as u64,
+            Lens::Device { .. } => axis(op.spec("rows")?, 0)[0],
         };
-        let chunk = u64::from(AttentionSm90::CHUNK);
-        let flops = u64::from(AttentionSm90::ROWS) * chunk * (2 * (d + dv) + SCORE);
-        let chunk_ns = flops.div_ceil(class.attention);
-        let chunks = keys.div_ceil(chunk).max(1);
-        let (per_link, links) = links(chunks, chunk_ns, END_NS);
+        let room = match attention.key_value {
+            KeyValue::Dense => axis(k, 1)[0],
+            KeyValue::Paged { page } => axis(op.spec("pages")?, 0)[0].saturating_mul(page.into()),
+        };
+        let lens = if attention.lens == Lens::Full { &attention.rows } else { &attention.lens };
         Some(Self {
+            entries,
             batch,
             kv_heads,
-            group,
+            group: heads.checked_div(kv_heads).unwrap_or(1),
             rows,
+            most_rows: most(&attention.rows, rows),
             room,
-            keys,
+            keys: most(lens, room),
+            reach: if lens.on_device() { most(lens, room) } else { room },
             d,
-            dv,
-            tiles_per_head: rows.saturating_mul(group).div_ceil(AttentionSm90::ROWS.into()),
-            link_keys: per_link * chunk,
-            links,
-            link_ns: per_link.min(chunks) * chunk_ns + END_NS,
+            dv: axis(v, 0)[0],
+            is_packed: attention.rows != Lens::Full,
+            is_paged: attention.key_value != KeyValue::Dense,
+            is_counted: attention.rows.on_device() || attention.lens.on_device(),
         })
     }
 
-    fn tiles(&self) -> u128 {
-        [self.batch, self.kv_heads, self.tiles_per_head]
-            .iter()
-            .fold(1, |n: u128, &size| n.saturating_mul(size.into()))
+    /// Tiles of a key head, of an entry or where rows are packed of all: as many as there may be.
+    pub(super) fn tiles_per_head(&self, rows: &Lens, tile: u64) -> u64 {
+        let tiles = |rows: u64| rows.saturating_mul(self.group).div_ceil(tile);
+        match rows {
+            Lens::Full => tiles(self.rows),
+            Lens::Host(list) => {
+                let owned: u64 = list.iter().map(|&n| u64::from(n)).sum();
+                let whole: u64 = list.iter().map(|&n| tiles(n.into())).sum();
+                whole + tiles(self.rows.saturating_sub(owned))
+            }
+            // At most one partial tile an entry, and one of the rows that none owns.
+            Lens::Device { .. } if self.rows > 0 => {
+                self.rows.saturating_mul(self.group) / tile + self.entries + 1
+            }
+            Lens::Device { .. } => 0,
+        }
+    }
+
+    /// Whether Q, K and V lie where copies of 16 bytes and the copy engine bring them, in head dims of this many at most.
+    pub(super) fn is_brought(&self, op: &CheckedOp, dims: u64) -> bool {
+        let whole = |n: u64| n > 0 && n <= dims && n.is_multiple_of(ALIGNED);
+        let dense = |[n, step]: [u64; 2]| n <= 1 || step.is_multiple_of(ALIGNED);
+        let queries = op.spec("q").is_some_and(|q| {
+            axis(q, 0)[1] == 1
+                && q.offset_class.is_multiple_of(16)
+                && [1, 2, 3].iter().all(|&i| dense(axis(q, i)))
+        });
+        let has_keys = self.batch.min(self.kv_heads).min(self.room) > 0;
+        // Queries are read also where there is no key.
+        let keys = || !has_keys || self.maps(op, [0; 2]).is_some();
+        !self.is_paged && whole(self.d) && whole(self.dv) && queries && keys()
     }
 
     /// What the copy engine is told of K and V at these addresses; `None` where it cannot bring them.
@@ -105,66 +122,23 @@ impl Heads {
     }
 }
 
-/// The plans of attention.
-///
-/// # Errors
-/// As [`super::candidates`].
-pub(super) fn plans(op: &CheckedOp, attention: &Attention, class: &Class) -> Result<Vec<Plan>> {
-    if let Some((asked, allowed)) = unsupported(op, attention, class) {
-        return Err(missing(op, asked, allowed.into()));
+/// The most of an entry's counts, of which there are at most `full`.
+fn most(lens: &Lens, full: u64) -> u64 {
+    match lens {
+        Lens::Full => full,
+        Lens::Host(list) => list.iter().max().map_or(0, |&n| u64::from(n)).min(full),
+        Lens::Device { max } => full.min((*max).into()),
     }
-    let (Some(heads), Some(q)) = (Heads::of(op, attention, class), op.spec("q")) else {
-        return Ok(Vec::new());
-    };
-    let [d, dv] = [heads.d, heads.dv].map(|n| n as u32);
-    let wanted = AttentionSm90 { bf16: q.dtype == DType::BF16, d, dv };
-    let row = AttentionSm90::all().into_iter().find(|row| *row == wanted);
-    let Some(row) = row else {
-        let allowed = "64 and 128".into();
-        return Err(missing(op, format!("head dims of {d} and {dv}"), allowed));
-    };
-    let dense = |[n, step]: [u64; 2]| n <= 1 || step.is_multiple_of(ALIGNED);
-    let is_whole = axis(q, 0)[1] == 1
-        && q.offset_class.is_multiple_of(16)
-        && [1, 2, 3].iter().all(|&i| dense(axis(q, i)));
-    let has_keys = heads.batch.min(heads.kv_heads).min(heads.room) > 0;
-    // Queries are read also where there is no key.
-    let brought = is_whole && (!has_keys || heads.maps(op, [0; 2]).is_some());
-    if heads.rows > 0 && !brought {
-        let asked = "rows of q, k or v that no copies of 16 bytes bring".into();
-        return Err(missing(op, asked, "dense head dims, strides of whole 16 bytes".into()));
-    }
-    let most = u64::from(u32::MAX >> 1);
-    if heads.rows.saturating_mul(heads.group) > most || heads.rows + heads.room > most {
-        let asked = format!("{} rows of {} heads, {} keys", heads.rows, heads.group, heads.room);
-        return Err(missing(op, asked, format!("{most} in all")));
-    }
-    let state_bytes = row.state_bytes();
-    let (tiles, links, link_ns) = (heads.tiles(), heads.links, heads.link_ns);
-    let work = Work { tiles, links, link_ns, state_bytes };
-    Ok(vec![finish(op, class, SM90, super::name(&Row::AttentionSm90(row)), work)?])
 }
 
-/// What of attention no row runs, and what rows do.
-fn unsupported(
-    op: &CheckedOp,
-    attention: &Attention,
-    class: &Class,
-) -> Option<(String, &'static str)> {
-    let q = op.spec("q")?;
-    if class.sm90[0] == 0 {
-        return Some((format!("attention on {}", class.arch), "sm_90a"));
+/// The type that the rows of kernels multiply in; `None` where it is f32, of operands or of an output that would show that
+/// weights are rounded to 16 bits.
+pub(super) fn is_bf16(op: &CheckedOp) -> Option<bool> {
+    let dtype = |name| op.spec(name).map(|spec| spec.dtype);
+    match (dtype("q")?, dtype("out")?) {
+        (_, DType::F32) => None,
+        (DType::F16, _) => Some(false),
+        (DType::BF16, _) => Some(true),
+        _ => None,
     }
-    if !matches!(q.dtype, DType::F16 | DType::BF16) {
-        return Some((format!("attention of {}", q.dtype), "f16 or bf16"));
-    }
-    if attention.key_value != KeyValue::Dense {
-        return Some(("paged keys".into(), "dense keys"));
-    }
-    if attention.rows != Lens::Full || attention.lens.on_device() {
-        return Some(("packed rows, or lengths in device memory".into(), "lengths of the host"));
-    }
-    // Every tile walks the keys that any of its rows sees: which tile a row is in is not in the order.
-    (attention.order == OrderClass::BatchInvariant)
-        .then(|| ("a batch-invariant order".into(), "a fixed order"))
 }

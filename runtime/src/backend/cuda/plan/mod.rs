@@ -2,15 +2,18 @@
 //! and links, and what that is predicted to take. Pure: shapes, dtypes, strides, offset classes and the architecture; never
 //! what a device says of itself.
 
+mod attention;
+mod attention_cut;
 mod chain;
 mod heads;
 mod product;
+mod waves;
 
 use crate::error::{Error, Kind, Result, Rule};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::{Order, Plan, UNIT_CAP_GPU_NS};
-#[allow(unused_imports)]
-pub(super) use chain::{Pass, parts};
+pub(super) use attention_cut::Cut;
+pub(super) use chain::parts;
 pub(super) use heads::Heads;
 use leasehold_kernels::{Row, rows};
 pub(super) use product::{Product, form, link_k};
@@ -105,6 +108,13 @@ const CLASSES: [Class; 5] = [
     },
 ];
 
+impl Class {
+    /// Nanoseconds that one multiprocessor's share of what memory moves takes for so many bytes.
+    fn moved(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(self.multiprocessors).div_ceil(self.bytes)
+    }
+}
+
 /// The class of an architecture.
 pub(super) fn class(arch: &str) -> Option<&'static Class> {
     CLASSES.iter().find(|class| class.arch == arch)
@@ -142,7 +152,7 @@ pub(super) fn order_table() -> String {
     let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
     use product::{F32, REFERENCE, SM80, SM90, SM90_FP8};
     let products = [REFERENCE, F32, SM80, SM90, SM90_FP8];
-    format!("{archs:?} {products:?} {:?}", heads::SM90)
+    format!("{archs:?} {products:?} {:?}", attention::orders())
 }
 
 /// The plans of an op, best first. All have one order; they differ in their rows.
@@ -153,7 +163,7 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
     limits(op)?;
     let mut plans = match op.op() {
         Op::Matmul(matmul) => product::plans(op, matmul, class)?,
-        Op::Attention(attention) => heads::plans(op, attention, class)?,
+        Op::Attention(attention) => attention::plans(op, attention, class)?,
         other => return Err(missing(op, other.name().into(), "matmul, attention".into())),
     };
     plans.sort_by_key(Plan::total_ns);
@@ -232,5 +242,7 @@ pub(super) fn axis(spec: &Spec, from_end: usize) -> [u64; 2] {
     axis.map_or([1, 0], |axis| [shape[axis], strides[axis]])
 }
 
+#[cfg(test)]
+mod attention_tests;
 #[cfg(test)]
 mod tests;

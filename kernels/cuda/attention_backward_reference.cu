@@ -1,0 +1,182 @@
+// The gradients of attention as they are written down, for f32, f16 and bf16 operands and gradients in any strides: a warp
+// for each key or each query row, row after row or key after key, lanes along the head dim, all in f32 on CUDA cores. What
+// the fast kernels are held against on a card, and what f32 operands run on.
+//
+// Order of each output: the other side from left to right, for keys head after head of their group; a score and its gradient
+// are the lanes' sums along the head dim, then across lanes by halves.
+#pragma once
+
+#include "cuda/tile/gradients.h"
+
+namespace attention_backward_reference {
+
+using namespace attention_backward;
+
+// D: the most columns of Q, K and V.
+template <u32 D>
+struct Shape {
+    static constexpr u32 ROWS = 16, CHUNK = 64, THREADS = ROWS * LANES, SHARED_BYTES = 0, COLUMNS = D / LANES;
+    // Of the state of a tile: two rows of sums for each of its own.
+    static constexpr u32 STATE_BYTES = ROWS * 2 * D * 4;
+};
+
+// Columns of a row that a lane has.
+template <class S>
+struct Columns {
+    f32 v[S::COLUMNS] = {};
+
+    static DEVICE_MEMBER u32 column(u32 i) { return i * LANES + thread_index() % LANES; }
+
+    // Zeros past the end.
+    DEVICE_MEMBER void load(const Heads& x, u64 at, u32 columns) {
+#pragma unroll
+        for (u32 i = 0; i < S::COLUMNS; i++) {
+            const u64 of = at + (u64)((i64)column(i) * x.column * (i64)width_of(x.dtype));
+            v[i] = column(i) < columns ? load_as(x.dtype, of) : 0.0f;
+        }
+    }
+
+    DEVICE_MEMBER void store(const Heads& x, u64 at, u32 columns, f32 scale) const {
+#pragma unroll
+        for (u32 i = 0; i < S::COLUMNS; i++) {
+            if (column(i) < columns) {
+                store_as(x.dtype, at + (u64)((i64)column(i) * x.column * (i64)width_of(x.dtype)), scale * v[i]);
+            }
+        }
+    }
+
+    DEVICE_MEMBER void add(f32 factor, const Columns& x) {
+#pragma unroll
+        for (u32 i = 0; i < S::COLUMNS; i++) {
+            v[i] = fma(factor, x.v[i], v[i]);
+        }
+    }
+
+    DEVICE_MEMBER f32 dot(const Columns& x) const {
+        f32 sum = 0.0f;
+#pragma unroll
+        for (u32 i = 0; i < S::COLUMNS; i++) {
+            sum = fma(v[i], x.v[i], sum);
+        }
+#pragma unroll
+        for (u32 far = LANES / 2; far > 0; far /= 2) {
+            sum += f32_of_bits(shuffle_xor(bits_of(sum), far));
+        }
+        return sum;
+    }
+
+    // What a cut tile carries: the same column of all lanes together.
+    DEVICE_MEMBER void begin(u64 at) {
+#pragma unroll
+        for (u32 i = 0; i < S::COLUMNS; i++) {
+            v[i] = load_global_f32(at + column(i) * 4);
+        }
+    }
+
+    DEVICE_MEMBER void keep(u64 at) const {
+#pragma unroll
+        for (u32 i = 0; i < S::COLUMNS; i++) {
+            store_global_f32(at + column(i) * 4, v[i]);
+        }
+    }
+};
+
+// A query row and a key: what the row gives of its output and its gradient, and what the key has.
+template <class S>
+struct Pair {
+    Columns<S> q, d_out, k, v;
+
+    DEVICE_MEMBER void load_row(const AttentionBackwardArgs& args, u64 batch, u64 head, u32 row) {
+        q.load(args.q, row_of(args.q, batch, head, row), args.d);
+        d_out.load(args.d_out, row_of(args.d_out, batch, head, row), args.dv);
+    }
+
+    DEVICE_MEMBER void load_key(const AttentionBackwardArgs& args, u64 batch, u64 kv_head, u32 key) {
+        k.load(args.k, row_of(args.k, batch, kv_head, key), args.d);
+        v.load(args.v, row_of(args.v, batch, kv_head, key), args.dv);
+    }
+
+    DEVICE_MEMBER f32 weight(const AttentionBackwardArgs& args, f32 log_sum_exp) const {
+        const f32 score = args.scale * q.dot(k);
+        return sees_nothing(log_sum_exp) ? 0.0f : exp_of(score - log_sum_exp);
+    }
+
+    // Of the score; the scale comes at the end.
+    DEVICE_MEMBER f32 slope(f32 weight, f32 mean) const { return weight * (d_out.dot(v) - mean); }
+};
+
+// Where the sums of a warp of a cut tile lie.
+template <class S>
+DEVICE u64 carried(const AttentionBackwardArgs& args, u32 r, u32 which) {
+    return args.state + (u64)block_index() * S::STATE_BYTES + (r * 2 + which) * S::COLUMNS * LANES * 4;
+}
+
+// Gradients of a tile of keys and values.
+template <class S>
+DEVICE void run_keys(const AttentionBackwardArgs& args) {
+    const u32 r = thread_index() / LANES;
+    const Tile tile = tile_of<S::ROWS, false>(args.first_tile + block_index(), args.keys, args.kv_heads);
+    const u32 key = tile.first + r;
+    if (key >= args.keys) {
+        return;
+    }
+    Pair<S> pair;
+    pair.load_key(args, tile.batch, tile.head, key);
+    Columns<S> d_k, d_v;
+    if (args.from > 0) {
+        d_k.begin(carried<S>(args, r, 0));
+        d_v.begin(carried<S>(args, r, 1));
+    }
+    for (RowWalk<S::CHUNK> walk(args, tile.first); walk.is(); walk.next()) {
+        const u64 head = tile.head * args.group + walk.head;
+        const u32 end = args.rows - walk.row() < S::CHUNK ? args.rows : walk.row() + S::CHUNK;
+        for (u32 row = walk.row(); row < end; row++) {
+            if (key >= seen_by(args, row)) {
+                continue;
+            }
+            pair.load_row(args, tile.batch, head, row);
+            const f32 weight = pair.weight(args, load_global_f32(row_of(args.lse, tile.batch, head, row)));
+            const f32 mean = load_global_f32(statistics_of(args, tile.batch, head, true, row));
+            d_v.add(weight, pair.d_out);
+            d_k.add(pair.slope(weight, mean), pair.q);
+        }
+    }
+    if (!args.last) {
+        d_k.keep(carried<S>(args, r, 0));
+        d_v.keep(carried<S>(args, r, 1));
+        return;
+    }
+    d_k.store(args.d_k, row_of(args.d_k, tile.batch, tile.head, key), args.d, args.scale);
+    d_v.store(args.d_v, row_of(args.d_v, tile.batch, tile.head, key), args.dv, 1.0f);
+}
+
+// Gradients of a tile of query rows.
+template <class S>
+DEVICE void run_queries(const AttentionBackwardArgs& args) {
+    const u32 r = thread_index() / LANES;
+    const u64 heads = query_heads(args);
+    const Tile tile = tile_of<S::ROWS, true>(args.first_tile + block_index(), args.rows, heads);
+    const u32 row = tile.first + r;
+    if (row >= args.rows) {
+        return;
+    }
+    Pair<S> pair;
+    pair.load_row(args, tile.batch, tile.head, row);
+    const f32 log_sum_exp = load_global_f32(row_of(args.lse, tile.batch, tile.head, row));
+    const f32 mean = load_global_f32(statistics_of(args, tile.batch, tile.head, true, row));
+    Columns<S> d_q;
+    if (args.from > 0) {
+        d_q.begin(carried<S>(args, r, 0));
+    }
+    const KeyRange<S::CHUNK> keys(args, row);
+    for (u32 key = keys.from; key < keys.to; key++) {
+        pair.load_key(args, tile.batch, tile.head / args.group, key);
+        d_q.add(pair.slope(pair.weight(args, log_sum_exp), mean), pair.k);
+    }
+    if (!args.last) {
+        return d_q.keep(carried<S>(args, r, 0));
+    }
+    d_q.store(args.d_q, row_of(args.d_q, tile.batch, tile.head, row), args.d, args.scale);
+}
+
+}  // namespace attention_backward_reference

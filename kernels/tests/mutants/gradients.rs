@@ -1,0 +1,120 @@
+//! Known mistakes of the kernels of attention's gradients, and what is run to find them.
+
+use super::{Mutant, mutant};
+use crate::case::gradients::{BF16, Case, F32, Options, PLAIN, Style};
+use crate::model::{Model, Order};
+use leasehold_kernels::{AttentionBackwardRows, AttentionBackwardSm80, GradientSide, Row};
+
+const SM80: &str = "cuda/attention_backward.cu";
+const ROWS: &str = "cuda/attention_backward_rows.cu";
+const GRADIENTS: &str = "cuda/tile/gradients.h";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    // The rings of chunks, and what is there before them.
+    mutant(
+        SM80,
+        "            wait_copies<0>();\n            // Everybody's copies of this chunk are here; everybody is done with the chunk before, and has",
+        "            // Everybody's copies of this chunk are here; everybody is done with the chunk before, and has",
+        "copy-in-flight",
+    ),
+    mutant(SM80, "and has its keys.\n            sync_block();", "and has its keys.", "race"),
+    mutant(SM80, "bring_chunk(stage ^ 1, walk);", "bring_chunk(stage, walk);", "copy-in-flight"),
+    mutant(
+        SM80,
+        "with the chunk before.\n            sync_block();",
+        "with the chunk before.",
+        "race",
+    ),
+    mutant(SM80, "bring_chunk(stage ^ 1, key +", "bring_chunk(stage, key +", "copy-in-flight"),
+    mutant(SM80, "            stage ^= 1;\n", "", "bits"),
+    mutant(SM80, "x, true, row, r < count", "x, true, row, true", "ended"),
+    mutant(SM80, "const bool means = i >= S::CHUNK / 4;", "const bool means = false;", "race"),
+    // The weights that a pair of warps shares.
+    mutant(
+        SM80,
+        "            // The weights of the chunk are there.\n            meet();\n",
+        "",
+        "race",
+    ),
+    mutant(
+        SM80,
+        "case 1: return sync_threads<2, 2 * LANES>();",
+        "case 1: return sync_threads<1, 2 * LANES>();",
+        "race",
+    ),
+    mutant(SM80, "first() * S::D * ELEMENT + (i / 4", "(i / 4", "race"),
+    mutant(SM80, "gradients[b][i + j] - mean[j % 2]", "gradients[b][i + j] - mean[0]", "bits"),
+    // What a row sees.
+    mutant(SM80, "+ 16 * b) <= (i32)column", "+ 16 * b) < (i32)column", "bits"),
+    mutant(SM80, "far + (i32)S::OWN - 1 <= 0", "far <= 0", "bits"),
+    mutant(SM80, "column_of_score(i) < end[i", "column_of_score(i) <= end[i", "bits"),
+    mutant(SM80, "key + S::CHUNK <= seen_by(args, row)", "key < seen_by(args, row)", "bits"),
+    mutant(
+        GRADIENTS,
+        "row > 0 ? (u32)row / CHUNK : 0",
+        "row > 0 ? (u32)row / CHUNK + 1 : 0",
+        "bits",
+    ),
+    mutant(GRADIENTS, "            head++;\n", "            head += 2;\n", "bits"),
+    mutant(GRADIENTS, "== 0xff800000u", "== 0xff800001u", "bits"),
+    mutant(ROWS, "far = ROW_LANES / 2", "far = ROW_LANES / 4", "bits"),
+    mutant(ROWS, "        if (lane == 0) {", "        if (lane == 0 && is) {", "bits"),
+    // Fragments, cuts and the way out.
+    mutant(
+        SM80,
+        "lane / 16 * 8, 2 * step + lane / 8 % 2",
+        "lane / 8 % 2 * 8, 2 * step + lane / 16",
+        "bits",
+    ),
+    mutant(SM80, "(u64)block_index() * S::STATE_BYTES", "(u64)block_index() * 0", "bits"),
+    mutant(GRADIENTS, "end < seen ? (u32)end : seen;", "seen;", "bits"),
+    mutant(SM80, "            if (row >= rows) {", "            if (false) {", "ended"),
+    mutant(SM80, "if (column < columns) {", "if (true) {", "ended"),
+];
+
+const KEYS: AttentionBackwardSm80 =
+    AttentionBackwardSm80 { side: GradientSide::Keys, bf16: true, d: 32 };
+const QUERIES: AttentionBackwardSm80 =
+    AttentionBackwardSm80 { side: GradientSide::Queries, ..KEYS };
+
+/// The rows that show what a file's mistakes do.
+pub(super) fn subjects(_: &str) -> Vec<Row> {
+    let rows = Row::AttentionBackwardRows(AttentionBackwardRows);
+    vec![Row::AttentionBackwardSm80(KEYS), Row::AttentionBackwardSm80(QUERIES), rows]
+}
+
+/// Files of which there are mistakes, one for each subject.
+pub(super) const SUBJECTS: [&str; 1] = [SM80];
+
+/// Tails in every axis, both ways that keys may be hidden, operands that lie anyhow, and cuts, on both sides.
+pub(super) fn verdict(_: Row, model: &mut Model) -> String {
+    let cases = [
+        Options { group: 2, rows: 75, keys: 150, causal: true, ..PLAIN },
+        Options { rows: 140, keys: 50, causal: true, hidden: true, ..PLAIN },
+        Options { dims: [23, 9], style: Style::Odd, dtypes: [F32, BF16], ..PLAIN },
+    ];
+    for side in [KEYS, QUERIES] {
+        for options in cases {
+            let case = Case::new(Row::AttentionBackwardSm80(side), options, 3);
+            let mut left = Vec::new();
+            for order in [Order::Late, Order::Early, Order::Seeded(1)] {
+                let outcome = case.run(model, order);
+                if !outcome.found.is_empty() {
+                    return outcome.found;
+                }
+                if let Err(wrong) = case.check(&outcome) {
+                    return format!("bits: {wrong}");
+                }
+                left.push(outcome);
+            }
+            let cut = case.run_cut(model, 2, 2);
+            if !cut.found.is_empty() {
+                return cut.found;
+            }
+            if left.iter().any(|whole| !case.agree(whole, &cut)) {
+                return "bits: an order or a cut gives others".into();
+            }
+        }
+    }
+    "nothing".into()
+}

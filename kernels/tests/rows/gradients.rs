@@ -1,0 +1,110 @@
+//! Every row of the kernels of attention's gradients on the host model: awkward shapes against sums in f64 by the parity
+//! tests' rule, in every order of copies, with any cut, all with nothing found by the model.
+
+use crate::case::gradients::{BF16, Case, F16, F32, Options, PLAIN, Style};
+use crate::model::{Model, Order};
+use leasehold_kernels::{Row, rows};
+
+const ORDERS: [Order; 4] = [Order::Early, Order::Seeded(1), Order::LateCopies, Order::LateProducts];
+
+/// The row of a key.
+fn row(key: &str) -> Row {
+    rows().into_iter().find(|row| row.key() == key).expect("a row of the table")
+}
+
+/// Runs a case late and in another order, holds it to its reference, and both to each other.
+fn right(model: &mut Model, row: Row, options: Options, seed: usize) {
+    let case = Case::new(row, options, seed as u64);
+    let late = case.run(model, Order::Late);
+    assert_eq!(late.found, "", "{row:?} {options:?}");
+    case.check(&late).unwrap_or_else(|wrong| panic!("{row:?} {options:?}: {wrong}"));
+    let order = ORDERS[seed % ORDERS.len()];
+    let other = case.run(model, order);
+    assert_eq!(other.found, "", "{row:?} {order:?}");
+    assert!(case.agree(&late, &other), "{row:?}: {order:?} gives other bits");
+}
+
+/// Rows and keys past a tile, past a chunk, and less than either; head dims of the row and less.
+#[test]
+fn every_row_is_right_in_every_order() {
+    let Some(mut model) = Model::attention() else { return };
+    let backward = |row: &Row| row.key().starts_with("attention_backward_");
+    let rows = rows().into_iter().filter(backward);
+    for (i, row) in rows.filter(|row| !matches!(row, Row::AttentionBackwardRows(_))).enumerate() {
+        let (d, own) = match row {
+            Row::AttentionBackwardSm80(row) => (row.d as usize, if row.bf16 { BF16 } else { F16 }),
+            _ => (72, F32),
+        };
+        let dtypes = [[F32, own], [own, F32]][i % 2];
+        let tails = Options { dims: [d, d - 8 * (i % 3)], dtypes, ..PLAIN };
+        let cases = [
+            Options { rows: 45, keys: 150, causal: true, ..tails },
+            Options { rows: 9, keys: 17, group: 2, kv_heads: 2, ..tails },
+        ];
+        for (j, options) in cases.into_iter().enumerate() {
+            right(&mut model, row, options, 4 * i + j);
+        }
+    }
+}
+
+const SOME: [&str; 6] = [
+    "attention_backward_keys_bf16_64",
+    "attention_backward_keys_f16_32",
+    "attention_backward_queries_bf16_64",
+    "attention_backward_queries_f16_96",
+    "attention_backward_reference_keys_256",
+    "attention_backward_reference_queries_256",
+];
+
+/// More rows than keys, so that some see nothing; groups; head dims and strides of every kind; types of every kind.
+#[test]
+fn every_option_is_right() {
+    let Some(mut model) = Model::attention() else { return };
+    let cases = [
+        Options { rows: 150, keys: 40, causal: true, ..PLAIN },
+        Options { rows: 20, keys: 33, hidden: true, ..PLAIN },
+        Options { batch: 2, kv_heads: 2, group: 3, rows: 20, keys: 33, causal: true, ..PLAIN },
+        Options { dims: [23, 9], style: Style::Odd, dtypes: [BF16, BF16], ..PLAIN },
+        Options { dims: [8, 31], style: Style::Turned, dtypes: [F16, F16], causal: true, ..PLAIN },
+        Options { rows: 1, keys: 3, ..PLAIN },
+    ];
+    for (i, key) in SOME.into_iter().enumerate() {
+        for (j, options) in cases.into_iter().enumerate() {
+            right(&mut model, row(key), options, 10 * i + j);
+        }
+    }
+}
+
+/// Nothing to attend to, nobody who attends, no head dim: gradients of zeros.
+#[test]
+fn gradients_of_nothing_are_zeros() {
+    let Some(mut model) = Model::attention() else { return };
+    let cases = [
+        Options { rows: 0, ..PLAIN },
+        Options { keys: 0, ..PLAIN },
+        Options { dims: [16, 0], ..PLAIN },
+    ];
+    for (i, key) in SOME.into_iter().enumerate() {
+        for (j, options) in cases.into_iter().enumerate() {
+            right(&mut model, row(key), options, i + j);
+        }
+    }
+}
+
+#[test]
+fn any_cut_of_tiles_and_chunks_gives_equal_bits() {
+    let Some(mut model) = Model::attention() else { return };
+    for (i, key) in SOME.into_iter().enumerate() {
+        let long = Options { kv_heads: 2, rows: 140, keys: 140, causal: i % 2 == 0, ..PLAIN };
+        let group = if key.contains("keys") { 2 } else { 1 };
+        let case = Case::new(row(key), Options { group, ..long }, 5);
+        let whole = case.run(&mut model, Order::Late);
+        assert_eq!(whole.found, "");
+        for (tiles, chunks) in [(1, 1), (2, 3)] {
+            let cut = case.run_cut(&mut model, tiles, chunks);
+            assert_eq!(cut.found, "", "{key}");
+            let equal = case.agree(&cut, &whole);
+            assert!(equal, "{key}: {tiles} tiles by {chunks} chunks give other bits");
+        }
+    }
+}
