@@ -33,14 +33,23 @@ use stream::Work;
 const MAPS_MAX: usize = 1024;
 
 /// The sources that decide what kernels are told.
-const HOST: [&str; 7] = [
+const HOST: [&str; 16] = [
     include_str!("encode/attention.rs"),
+    include_str!("encode/elements.rs"),
     include_str!("encode/mod.rs"),
     include_str!("encode/product.rs"),
+    include_str!("encode/rows.rs"),
+    include_str!("encode/scatter.rs"),
+    include_str!("encode/view.rs"),
     include_str!("plan/chain.rs"),
+    include_str!("plan/elements.rs"),
+    include_str!("plan/groups.rs"),
     include_str!("plan/heads.rs"),
+    include_str!("plan/landing.rs"),
     include_str!("plan/mod.rs"),
     include_str!("plan/product.rs"),
+    include_str!("plan/streaming.rs"),
+    include_str!("plan/walk.rs"),
 ];
 
 /// The CUDA backend on one device. Its stream goes first: it waits for the work that uses all else.

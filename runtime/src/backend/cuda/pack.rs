@@ -146,8 +146,10 @@ impl Pack {
 /// Every row of an architecture that a plan may name; the others cost time to compile and change no result.
 pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
     let arch = arch.to_string();
-    let planned =
-        |row: &Row| matches!(row, Row::MatmulSm80(_) | Row::MatmulSm90(_) | Row::AttentionSm90(_));
+    let planned = |row: &Row| {
+        let streams = matches!(row, Row::Streaming(_));
+        streams || matches!(row, Row::MatmulSm80(_) | Row::MatmulSm90(_) | Row::AttentionSm90(_))
+    };
     rows().into_iter().filter(move |row| planned(row) && row.archs().contains(&&*arch))
 }
 

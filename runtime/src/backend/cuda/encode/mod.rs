@@ -2,9 +2,13 @@
 //! Pure but for the addresses, which come from `memory`; `mod` launches. Each family of ops has a file of its own.
 
 mod attention;
+mod elements;
 mod product;
+mod rows;
+mod scatter;
+mod view;
 
-use super::plan::Class;
+use super::plan::{Class, Stream};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
 use leasehold_kernels::{AttentionSm90Args, MatmulSm90Args, Row};
@@ -48,6 +52,7 @@ pub(super) struct Addresses<'a> {
 pub(super) fn made(op: &CheckedOp) -> Vec<u8> {
     match op.op() {
         Op::Attention(attention) => attention::made(op, attention),
+        Op::Rope(rope) => elements::turns(rope),
         _ => Vec::new(),
     }
 }
@@ -58,8 +63,8 @@ pub(super) fn rows(_op: &CheckedOp, row: &Row) -> Vec<Row> {
 }
 
 /// Whether an op reads indices, whose first fault is told.
-pub(super) fn is_indexed(_op: &CheckedOp) -> bool {
-    false
+pub(super) fn is_indexed(op: &CheckedOp) -> bool {
+    matches!(op.op(), Op::Gather(_) | Op::Scatter(_))
 }
 
 /// The launches of a span in their order; kernels that walk their tiles have as many blocks as multiprocessors.
@@ -76,8 +81,24 @@ pub(super) fn launches(
         Op::Attention(attention) => {
             attention::launches(op, attention, row, class, span, at, multiprocessors)
         }
-        // No plan is of another op.
-        _ => Vec::new(),
+        _ => streams(op, row, class, span, at),
+    }
+}
+
+/// The launches of ops that stream; none of an op that no plan is of.
+fn streams(
+    op: &CheckedOp,
+    row: &Row,
+    class: &Class,
+    span: Span,
+    at: &Addresses<'_>,
+) -> Vec<Launch> {
+    match Stream::of(op, row, class) {
+        Some(Stream::Elements(elements)) => elements::launches(op, &elements, span, at),
+        Some(Stream::Groups(groups)) => rows::launches(op, &groups, span, at),
+        Some(Stream::Landing(landing)) => scatter::sets(op, &landing, span, at),
+        Some(Stream::Adds(adds)) => scatter::adds(op, &adds, span, at),
+        None => Vec::new(),
     }
 }
 

@@ -3,18 +3,27 @@
 //! what a device says of itself.
 
 mod chain;
+mod elements;
+mod groups;
 mod heads;
+mod landing;
 mod product;
+mod streaming;
+mod walk;
 
 use crate::error::{Error, Kind, Result, Rule};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::{Order, Plan, UNIT_CAP_GPU_NS};
-#[allow(unused_imports)]
-pub(super) use chain::{Pass, parts};
+pub(super) use chain::parts;
+pub(super) use elements::{Elements, side};
+pub(super) use groups::{Groups, Over};
 pub(super) use heads::Heads;
-use leasehold_kernels::{Row, rows};
+pub(super) use landing::{Adds, Landing};
+use leasehold_kernels::{Row, Streaming, rows};
 pub(super) use product::{Product, form, link_k};
 use std::sync::OnceLock;
+pub(super) use streaming::Stream;
+pub(super) use walk::{Axis, OPERANDS};
 
 /// Nanoseconds of the smallest launch.
 const LAUNCH_NS: u64 = 5_000;
@@ -120,7 +129,8 @@ fn table() -> &'static [(String, Row)] {
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
-    format!("{archs:?} {:?} {:?} {:?}", product::SM80, product::SM90, heads::SM90)
+    let streams: Vec<Order> = Streaming::all().iter().map(streaming::order).collect();
+    format!("{archs:?} {:?} {:?} {:?} {streams:?}", product::SM80, product::SM90, heads::SM90)
 }
 
 /// The plans of an op, best first. All have one order; they differ in their rows.
@@ -128,11 +138,16 @@ pub(super) fn order_table() -> String {
 /// # Errors
 /// `Unsupported` for what no row runs, with the op's name; `Time` when units do not fit 64 bits.
 pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
-    limits(op)?;
+    if matches!(op.op(), Op::Matmul(_) | Op::Attention(_)) {
+        limits(op)?;
+    }
     let mut plans = match op.op() {
         Op::Matmul(matmul) => product::plans(op, matmul, class)?,
         Op::Attention(attention) => heads::plans(op, attention, class)?,
-        other => return Err(missing(op, other.name().into(), "matmul, attention".into())),
+        Op::AttentionBackward(_) => {
+            return Err(missing(op, op.op().name().into(), "every other op".into()));
+        }
+        _ => streaming::plans(op, class)?,
     };
     plans.sort_by_key(Plan::total_ns);
     Ok(plans)
@@ -143,7 +158,7 @@ fn missing(op: &CheckedOp, asked: String, allowed: String) -> Error {
     Error::from(Kind::Unsupported { asked, allowed }).in_op(op.op().name())
 }
 
-/// Kernels count elements along an axis in 32 bits.
+/// Kernels of products and attention count elements along an axis in 32 bits.
 fn limits(op: &CheckedOp) -> Result<()> {
     let name = op.op().name();
     for (spec, role) in op.specs().iter().zip(op.roles()) {
@@ -210,5 +225,7 @@ pub(super) fn axis(spec: &Spec, from_end: usize) -> [u64; 2] {
     axis.map_or([1, 0], |axis| [shape[axis], strides[axis]])
 }
 
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
