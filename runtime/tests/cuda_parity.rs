@@ -19,7 +19,8 @@ use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{
-    Activation, Attention, Gate, Group, KeyValue, Lens, Matmul, OrderClass, Scale,
+    Activation, ArgMax, Attention, Gate, Group, KeyValue, Lens, Matmul, Norm, NormBackward,
+    NormKind, OrderClass, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Softmax, TopK,
 };
 use leasehold::{DType, Device, Kind};
 use leasehold_kernels::rows;
@@ -404,6 +405,102 @@ fn batch_invariant_attention_ignores_its_neighbours() {
             let same = got[at..at + lines(rows)] == whole[from..from + lines(rows)];
             assert!(same, "{rows} rows from {first} on");
         }
+    }
+}
+
+/// Tables of the ops that stream, and the operations of the cases that run.
+const STREAMS: [(&str, fn() -> Vec<Case>, u128); 12] = [
+    ("copy", common::tables::copy, 70_001),
+    ("map", common::tables::map, 600_000),
+    ("gather", common::tables::gather, 50_000),
+    ("rope", common::tables::rope, 1_000_000),
+    ("quantize", common::tables::quantize, 200_000),
+    ("norm", common::tables::norm, 500_000),
+    ("softmax", common::tables::softmax, 350_000),
+    ("reduce", common::tables::reduce, 132_000),
+    ("arg_max", common::tables::arg_max, 132_000),
+    ("top_k", common::tables::top_k, 35_000),
+    ("norm_backward", common::tables::norm_backward, 2_000_000),
+    ("scatter", common::tables::scatter, 400_000),
+];
+
+/// Two rows of several pieces, which most tables have too long ones of, and the terms of sums side by side.
+fn long_rows() -> Vec<Case> {
+    let (shape, n) = ([2, 20_000], 20_000);
+    let x = || Operand::new(DType::F32, &shape, Style::Odd, 1, Fill::Normal(1.0));
+    let out = |dtype, shape: &[u64]| Operand::out(dtype, shape, Style::Gapped, 3);
+    let like = |dtype| out(dtype, &shape);
+    let weight = || Operand::new(DType::F16, &[n], Style::Tight, 0, Fill::Normal(1.0));
+    let mut cases = Vec::new();
+    for kind in [NormKind::Layer, NormKind::Rms] {
+        let norm = Norm { kind, epsilon: 1e-5, weight: true, bias: false };
+        cases.push(Case::new(norm, vec![x(), weight(), like(DType::BF16)]));
+        let back = NormBackward { kind, epsilon: 1e-5, weight: true };
+        let outs = [like(DType::F16), like(DType::F32)];
+        cases.push(Case::new(back, [x(), weight(), x()].into_iter().chain(outs).collect()));
+    }
+    cases.push(Case::new(Softmax { scale: 2.0, axis: 1 }, vec![x(), like(DType::F16)]));
+    cases.push(Case::new(ArgMax { axis: 1 }, vec![x(), out(DType::I32, &[2])]));
+    let found = [DType::F32, DType::U32].map(|dtype| out(dtype, &[2, 40]));
+    cases.push(Case::new(TopK { k: 40, axis: 1 }, [x()].into_iter().chain(found).collect()));
+    for (format, scales) in [(QuantizeFormat::Row, 2), (QuantizeFormat::Tensor, 1)] {
+        let outs = [like(DType::F8E4M3), out(DType::F32, &[scales])];
+        let op = Quantize { format, inverse: false };
+        cases.push(Case::new(op, [x()].into_iter().chain(outs).collect()));
+    }
+    let reduce = Reduce { function: ReduceFn::Mean, axis: 1 };
+    cases.push(Case::new(reduce.clone(), vec![x(), out(DType::F32, &[2])]));
+    let beside = Operand::new(DType::BF16, &[300, 70], Style::Tight, 0, Fill::Normal(1.0));
+    let reduce = Reduce { axis: 0, ..reduce };
+    cases.push(Case::new(reduce, vec![beside, out(DType::F32, &[70])]));
+    cases
+}
+
+/// Runs the table of an op that streams: of every case that runs there is a plan.
+fn streams(op: &str) {
+    if in_child(op, "sm_90a", "late") {
+        let (_, table, flops) = STREAMS.into_iter().find(|(name, ..)| *name == op).unwrap();
+        let mut cases = table();
+        cases.retain(|case| case.flops() <= flops);
+        assert!(cases.len() > 20, "{} cases of {op}", cases.len());
+        assert_eq!(run_all(&cases), cases.len());
+    }
+}
+
+macro_rules! streams {
+    ($($op:ident)*) => {$(
+        #[test]
+        fn $op() {
+            streams(stringify!($op));
+        }
+    )*};
+}
+
+streams!(copy map gather rope quantize norm softmax reduce arg_max top_k norm_backward scatter);
+
+#[test]
+fn rows_in_pieces() {
+    if in_child("rows_in_pieces", "sm_80", "early") {
+        assert_eq!(run_all(&long_rows()), long_rows().len());
+    }
+}
+
+/// Whatever indices say, the result is the reference's, nothing else changes and the fault is told.
+#[test]
+fn gathers_and_scatters_that_lie() {
+    if !in_child("gathers_and_scatters_that_lie", "sm_90a", "late") {
+        return;
+    }
+    let mut cuda = open();
+    for cases in [common::tables::gather(), common::tables::scatter()] {
+        let (mut run, mut faults) = (0, 0);
+        for case in cases.iter().filter(|case| case.flops() <= 20_000) {
+            run += 1;
+            let plan = cuda.candidates(&case.checked()).unwrap()[0];
+            faults += usize::from(common::hostile::lied_to(&mut cuda, case, &plan));
+        }
+        println!("{run} cases lied");
+        assert!(run > 20 && faults * 3 > run, "{faults} faults of {run}");
     }
 }
 

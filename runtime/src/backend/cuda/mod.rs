@@ -32,20 +32,35 @@ use stream::Work;
 /// Tensor maps that are kept.
 const MAPS_MAX: usize = 1024;
 
-/// The sources that decide what kernels are told.
-const HOST: [&str; 11] = [
-    include_str!("encode/attention.rs"),
-    include_str!("encode/attention_entries.rs"),
-    include_str!("encode/mod.rs"),
-    include_str!("encode/product.rs"),
-    include_str!("plan/attention.rs"),
-    include_str!("plan/attention_cut.rs"),
-    include_str!("plan/chain.rs"),
-    include_str!("plan/heads.rs"),
-    include_str!("plan/mod.rs"),
-    include_str!("plan/product.rs"),
-    include_str!("plan/waves.rs"),
-];
+macro_rules! host {
+    ($($path:literal),* $(,)?) => {
+        /// The sources that decide what kernels are told, by their names.
+        const HOST: &[(&str, &str)] = &[$(($path, include_str!($path))),*];
+    };
+}
+
+host!(
+    "encode/attention.rs",
+    "encode/attention_entries.rs",
+    "encode/elements.rs",
+    "encode/mod.rs",
+    "encode/product.rs",
+    "encode/rows.rs",
+    "encode/scatter.rs",
+    "encode/view.rs",
+    "plan/attention.rs",
+    "plan/attention_cut.rs",
+    "plan/chain.rs",
+    "plan/elements.rs",
+    "plan/groups.rs",
+    "plan/heads.rs",
+    "plan/landing.rs",
+    "plan/mod.rs",
+    "plan/product.rs",
+    "plan/streaming.rs",
+    "plan/walk.rs",
+    "plan/waves.rs",
+);
 
 /// The CUDA backend on one device. Its stream goes first: it waits for the work that uses all else.
 pub struct Cuda {
@@ -236,7 +251,7 @@ impl Backend for Cuda {
     fn digest(&self) -> [u8; 32] {
         let (code, table) = (self.kernels.digest(), plan::order_table());
         let mut parts: Vec<&[u8]> = vec![&code, table.as_bytes()];
-        parts.extend(HOST.map(str::as_bytes));
+        parts.extend(HOST.iter().map(|(_, text)| text.as_bytes()));
         super::digest(&parts)
     }
 
@@ -340,5 +355,22 @@ impl Backend for Cuda {
 
     fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress> {
         self.work.poll(mark, timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_source_that_decides_is_in_the_digest() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cuda");
+        let mut found = Vec::new();
+        for folder in ["encode", "plan"] {
+            for entry in std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                found.extend((!name.contains("tests")).then(|| format!("{folder}/{name}")));
+            }
+        }
+        found.sort();
+        assert_eq!(found, super::HOST.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 }

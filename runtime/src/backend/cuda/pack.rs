@@ -151,6 +151,7 @@ pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
         Row::MatmulSm80(_) | Row::MatmulSm90(_) | Row::MatmulSm90Fp8(_) => true,
         Row::AttentionSm80(_) | Row::AttentionSm90(_) | Row::AttentionReference(_) => true,
         Row::AttentionPaged(_) | Row::AttentionCombine(_) | Row::AttentionEntries(_) => true,
+        Row::Streaming(_) => true,
         _ => false,
     };
     rows().into_iter().filter(move |row| planned(row) && row.archs().contains(&&*arch))

@@ -3,9 +3,13 @@
 
 mod attention;
 mod attention_entries;
+mod elements;
 mod product;
+mod rows;
+mod scatter;
+mod view;
 
-use super::plan::Class;
+use super::plan::{Class, Stream};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
 use leasehold_kernels::{AttentionSm90Args, MatmulGroups, MatmulSm90Args, MatmulSm90Fp8Args, Row};
@@ -52,6 +56,7 @@ pub(super) fn made(op: &CheckedOp, row: &Row, class: &Class) -> Vec<u8> {
     match op.op() {
         Op::Matmul(matmul) => product::made(op, matmul, row),
         Op::Attention(attention) => attention_entries::made(op, attention, row, class),
+        Op::Rope(rope) => elements::turns(rope),
         _ => Vec::new(),
     }
 }
@@ -72,6 +77,7 @@ pub(super) fn is_indexed(op: &CheckedOp) -> bool {
     match op.op() {
         Op::Matmul(matmul) => matmul.sizes.on_device(),
         Op::Attention(attention) => attention::is_indexed(attention),
+        Op::Gather(_) | Op::Scatter(_) => true,
         _ => false,
     }
 }
@@ -90,8 +96,24 @@ pub(super) fn launches(
         Op::Attention(attention) => {
             attention::launches(op, attention, row, class, span, at, multiprocessors)
         }
-        // No plan is of another op.
-        _ => Vec::new(),
+        _ => streams(op, row, class, span, at),
+    }
+}
+
+/// The launches of ops that stream; none of an op that no plan is of.
+fn streams(
+    op: &CheckedOp,
+    row: &Row,
+    class: &Class,
+    span: Span,
+    at: &Addresses<'_>,
+) -> Vec<Launch> {
+    match Stream::of(op, row, class) {
+        Some(Stream::Elements(elements)) => elements::launches(op, &elements, span, at),
+        Some(Stream::Groups(groups)) => rows::launches(op, &groups, span, at),
+        Some(Stream::Landing(landing)) => scatter::sets(op, &landing, span, at),
+        Some(Stream::Adds(adds)) => scatter::adds(op, &adds, span, at),
+        None => Vec::new(),
     }
 }
 

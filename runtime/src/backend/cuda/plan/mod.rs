@@ -5,8 +5,13 @@
 mod attention;
 mod attention_cut;
 mod chain;
+mod elements;
+mod groups;
 mod heads;
+mod landing;
 mod product;
+mod streaming;
+mod walk;
 mod waves;
 
 use crate::error::{Error, Kind, Result, Rule};
@@ -14,10 +19,15 @@ use crate::op::{CheckedOp, Op, Spec};
 use crate::order::{Order, Plan, UNIT_CAP_GPU_NS};
 pub(super) use attention_cut::Cut;
 pub(super) use chain::parts;
+pub(super) use elements::{Elements, side};
+pub(super) use groups::{Groups, Over};
 pub(super) use heads::Heads;
-use leasehold_kernels::{Row, rows};
+pub(super) use landing::{Adds, Landing};
+use leasehold_kernels::{Row, Streaming, rows};
 pub(super) use product::{Product, form, link_k};
 use std::sync::OnceLock;
+pub(super) use streaming::Stream;
+pub(super) use walk::{Axis, OPERANDS};
 
 /// Nanoseconds of the smallest launch.
 const LAUNCH_NS: u64 = 5_000;
@@ -152,7 +162,8 @@ pub(super) fn order_table() -> String {
     let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
     use product::{F32, REFERENCE, SM80, SM90, SM90_FP8};
     let products = [REFERENCE, F32, SM80, SM90, SM90_FP8];
-    format!("{archs:?} {products:?} {:?}", attention::orders())
+    let streams: Vec<Order> = Streaming::all().iter().map(streaming::order).collect();
+    format!("{archs:?} {products:?} {:?} {streams:?}", attention::orders())
 }
 
 /// The plans of an op, best first. All have one order; they differ in their rows.
@@ -160,11 +171,16 @@ pub(super) fn order_table() -> String {
 /// # Errors
 /// `Unsupported` for what no row runs, with the op's name; `Time` when units do not fit 64 bits.
 pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
-    limits(op)?;
+    if matches!(op.op(), Op::Matmul(_) | Op::Attention(_)) {
+        limits(op)?;
+    }
     let mut plans = match op.op() {
         Op::Matmul(matmul) => product::plans(op, matmul, class)?,
         Op::Attention(attention) => attention::plans(op, attention, class)?,
-        other => return Err(missing(op, other.name().into(), "matmul, attention".into())),
+        Op::AttentionBackward(_) => {
+            return Err(missing(op, op.op().name().into(), "every other op".into()));
+        }
+        _ => streaming::plans(op, class)?,
     };
     plans.sort_by_key(Plan::total_ns);
     Ok(plans)
@@ -175,7 +191,7 @@ fn missing(op: &CheckedOp, asked: String, allowed: String) -> Error {
     Error::from(Kind::Unsupported { asked, allowed }).in_op(op.op().name())
 }
 
-/// Kernels count elements along an axis in 32 bits.
+/// Kernels of products and attention count elements along an axis in 32 bits.
 fn limits(op: &CheckedOp) -> Result<()> {
     let name = op.op().name();
     for (spec, role) in op.specs().iter().zip(op.roles()) {
@@ -244,5 +260,7 @@ pub(super) fn axis(spec: &Spec, from_end: usize) -> [u64; 2] {
 
 #[cfg(test)]
 mod attention_tests;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
