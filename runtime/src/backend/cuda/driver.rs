@@ -1,170 +1,15 @@
-//! NVIDIA's driver, opened at run time: the functions of `libcuda.so.1` that the backend calls, each behind a safe one.
-//! The functions are declared here, not taken from a crate: a code that a newer driver returns must be a number, not an
-//! undefined value of an enum, and a library that lacks a function is an answer, not a panic. `memory`, `stream` and
-//! `kernels` call it; nothing else knows the driver.
+//! NVIDIA's driver, opened at run time: what the backend asks of it, each call safe. `mod`, `memory`, `stream` and `kernels`
+//! call it; `api` declares what it calls, and nothing else knows the driver.
 
+use super::api::{
+    Api, CAPABILITY, Location, MULTIPROCESSORS, NON_BLOCKING, NOT_READY, OUT_OF_MEMORY, Property,
+    SHARED_BYTES, TensorMap, VIRTUAL_MEMORY,
+};
+use super::ranges::{Address, Staging};
 use crate::error::{Error, Kind};
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::ptr::{null, null_mut};
-use std::sync::{Arc, OnceLock};
-
-/// The library's name.
-const LIBRARY: &str = "libcuda.so.1";
-
-/// What a call returned, 0 being success.
-type Code = c_uint;
-
-const OUT_OF_MEMORY: Code = 2;
-const NOT_READY: Code = 600;
-
-/// `CU_DEVICE_ATTRIBUTE_...`: multiprocessors, compute capability, virtual memory management.
-const MULTIPROCESSORS: c_int = 16;
-const CAPABILITY: [c_int; 2] = [75, 76];
-const VIRTUAL_MEMORY: c_int = 102;
-/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
-const SHARED_BYTES: c_int = 8;
-/// `CU_STREAM_NON_BLOCKING`.
-const NON_BLOCKING: c_uint = 1;
-
-/// `CUmemAllocationProp`: pinned memory of one device.
-#[repr(C)]
-struct Property {
-    kind: c_uint,
-    handles: c_uint,
-    location: Location,
-    win32: *mut c_void,
-    flags: [u8; 8],
-}
-
-/// `CUmemLocation`: a device.
-#[repr(C)]
-struct Location {
-    kind: c_uint,
-    id: c_int,
-}
-
-/// `CUmemAccessDesc`.
-#[repr(C)]
-struct Access {
-    location: Location,
-    flags: c_uint,
-}
-
-/// `CUtensorMap`: what a kernel's copy engine reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub(super) struct TensorMap(pub(super) [u8; 128]);
-
-macro_rules! functions {
-    ($($name:ident($($arg:ty),* $(,)?);)*) => {
-        /// The driver's functions by their exported names.
-        #[allow(non_snake_case, reason = "the driver's names")]
-        struct Api {
-            $($name: unsafe extern "C" fn($($arg),*) -> Code,)*
-            _library: Library,
-        }
-
-        impl Api {
-            fn open(library: Library) -> Result<Self, String> {
-                Ok(Self {
-                    $($name: {
-                        let name = concat!(stringify!($name), "\0");
-                        // SAFETY: the driver exports this function with this type, as cuda.h declares it.
-                        match unsafe { library.get(name.as_bytes()) } {
-                            Ok(function) => *function,
-                            Err(_) => return Err(format!(
-                                "{LIBRARY} has no {}: older than CUDA 12", stringify!($name)
-                            )),
-                        }
-                    },)*
-                    _library: library,
-                })
-            }
-        }
-    };
-}
-
-functions! {
-    cuInit(c_uint);
-    cuDeviceGetCount(*mut c_int);
-    cuDeviceGet(*mut c_int, c_int);
-    cuDeviceGetName(*mut c_char, c_int, c_int);
-    cuDeviceGetAttribute(*mut c_int, c_int, c_int);
-    cuDeviceTotalMem_v2(*mut usize, c_int);
-    cuDevicePrimaryCtxRetain(*mut *mut c_void, c_int);
-    cuDevicePrimaryCtxRelease_v2(c_int);
-    cuCtxSetCurrent(*mut c_void);
-    cuMemAlloc_v2(*mut u64, usize);
-    cuMemFree_v2(u64);
-    cuMemGetInfo_v2(*mut usize, *mut usize);
-    cuMemHostAlloc(*mut *mut c_void, usize, c_uint);
-    cuMemFreeHost(*mut c_void);
-    cuMemGetAllocationGranularity(*mut usize, *const Property, c_uint);
-    cuMemAddressReserve(*mut u64, usize, usize, u64, u64);
-    cuMemAddressFree(u64, usize);
-    cuMemCreate(*mut u64, usize, *const Property, u64);
-    cuMemRelease(u64);
-    cuMemMap(u64, usize, usize, u64, u64);
-    cuMemUnmap(u64, usize);
-    cuMemSetAccess(u64, usize, *const Access, usize);
-    cuMemcpyHtoDAsync_v2(u64, *const c_void, usize, *mut c_void);
-    cuMemcpyDtoHAsync_v2(*mut c_void, u64, usize, *mut c_void);
-    cuMemcpyDtoDAsync_v2(u64, u64, usize, *mut c_void);
-    cuMemsetD8Async(u64, u8, usize, *mut c_void);
-    cuStreamCreate(*mut *mut c_void, c_uint);
-    cuStreamDestroy_v2(*mut c_void);
-    cuStreamSynchronize(*mut c_void);
-    cuEventCreate(*mut *mut c_void, c_uint);
-    cuEventDestroy_v2(*mut c_void);
-    cuEventRecord(*mut c_void, *mut c_void);
-    cuEventQuery(*mut c_void);
-    cuEventElapsedTime(*mut f32, *mut c_void, *mut c_void);
-    cuModuleLoadData(*mut *mut c_void, *const c_void);
-    cuModuleUnload(*mut c_void);
-    cuModuleGetFunction(*mut *mut c_void, *mut c_void, *const c_char);
-    cuFuncSetAttribute(*mut c_void, c_int, c_int);
-    cuLaunchKernel(*mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void, *mut *mut c_void);
-    cuTensorMapEncodeTiled(*mut TensorMap, c_uint, u32, u64, *const u64, *const u64, *const u32, *const u32, c_uint, c_uint, c_uint, c_uint);
-    cuGetErrorName(Code, *mut *const c_char);
-}
-
-impl Api {
-    /// The driver, opened and initialised once; the reason where there is none.
-    fn get() -> Result<&'static Self, String> {
-        static API: OnceLock<Result<Api, String>> = OnceLock::new();
-        let open = || {
-            // SAFETY: the driver's library; loading it runs its initialisers and nothing else.
-            let library = unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_LOCAL) };
-            let api = Self::open(library.map_err(|error| format!("no driver: {error}"))?)?;
-            // SAFETY: no precondition.
-            let code = unsafe { (api.cuInit)(0) };
-            if code == 0 { Ok(api) } else { Err(format!("cuInit: {}", api.name(code))) }
-        };
-        API.get_or_init(open).as_ref().map_err(Clone::clone)
-    }
-
-    /// What the driver calls a code.
-    fn name(&self, code: Code) -> String {
-        let mut text = null();
-        // SAFETY: the driver writes the address of a constant string, or null for a code that it does not know.
-        unsafe {
-            (self.cuGetErrorName)(code, &mut text);
-            if text.is_null() {
-                return format!("error {code}");
-            }
-            CStr::from_ptr(text).to_string_lossy().into_owned()
-        }
-    }
-
-    /// An error of a call that fails only when the device can no longer be trusted.
-    fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
-        match code {
-            0 => Ok(()),
-            code => Err(Kind::DeviceLost { why: format!("{call}: {}", self.name(code)) }.into()),
-        }
-    }
-}
+use std::ffi::{CString, c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::Arc;
 
 /// What the driver says of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,11 +71,11 @@ fn info(api: &Api, ordinal: i32) -> Result<Info, String> {
 
 /// A device's primary context, kept while anything made in it lives.
 pub(super) struct Context {
-    api: &'static Api,
-    device: c_int,
+    pub(super) api: &'static Api,
+    pub(super) device: c_int,
     handle: *mut c_void,
-    virtual_memory: bool,
-    granularity: u64,
+    pub(super) virtual_memory: bool,
+    pub(super) granularity: u64,
 }
 
 // SAFETY: a context may be current on any thread, and on several at once; every call makes it current first.
@@ -272,12 +117,13 @@ impl Context {
         Ok(Arc::new(context))
     }
 
-    fn enter(&self) -> Result<(), Error> {
+    /// Makes it the calling thread's, as every call asks.
+    pub(super) fn enter(&self) -> Result<(), Error> {
         // SAFETY: the context is retained until it is dropped.
         self.api.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.handle) })
     }
 
-    fn property(&self) -> Property {
+    pub(super) fn property(&self) -> Property {
         let location = Location { kind: 1, id: self.device };
         Property { kind: 1, handles: 0, location, win32: null_mut(), flags: [0; 8] }
     }
@@ -343,162 +189,6 @@ impl Drop for Context {
     }
 }
 
-/// An address inside a [`Memory`], with room for what was asked after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Address(u64);
-
-impl Address {
-    /// The number that kernels are given.
-    pub(super) fn get(self) -> u64 {
-        self.0
-    }
-}
-
-/// Device memory. Where the driver can, it lies alone in a reserved range with a gap on both sides.
-pub(super) struct Memory {
-    context: Arc<Context>,
-    at: u64,
-    bytes: u64,
-    /// The reserved range and the memory mapped into it.
-    mapped: Option<(u64, u64, u64)>,
-}
-
-impl Memory {
-    /// At least `bytes` bytes, contents undefined.
-    ///
-    /// # Errors
-    /// `None` when the device has no room, else `DeviceLost`.
-    pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        context.enter()?;
-        let bytes = context.rounded(bytes);
-        let context = Arc::clone(context);
-        if context.virtual_memory { Self::map(context, bytes) } else { Self::plain(context, bytes) }
-    }
-
-    fn plain(context: Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        let mut at = 0;
-        // SAFETY: the address is written.
-        let code = unsafe { (context.api.cuMemAlloc_v2)(&mut at, bytes as usize) };
-        if code == OUT_OF_MEMORY {
-            return Ok(None);
-        }
-        context.api.check("cuMemAlloc", code)?;
-        Ok(Some(Self { context, at, bytes, mapped: None }))
-    }
-
-    fn map(context: Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        let (api, gap, size) = (context.api, context.granularity, bytes as usize);
-        let (property, mut handle, mut range) = (context.property(), 0, 0);
-        // SAFETY: the property is whole, the handle is written.
-        let code = unsafe { (api.cuMemCreate)(&mut handle, size, &property, 0) };
-        if code == OUT_OF_MEMORY {
-            return Ok(None);
-        }
-        api.check("cuMemCreate", code)?;
-        let reserved = (bytes + 2 * gap) as usize;
-        // SAFETY: the range is written; below it is ours alone.
-        let code = unsafe { (api.cuMemAddressReserve)(&mut range, reserved, gap as usize, 0, 0) };
-        if code != 0 {
-            // SAFETY: made above and mapped nowhere.
-            unsafe { (api.cuMemRelease)(handle) };
-            return match code {
-                OUT_OF_MEMORY => Ok(None),
-                code => api.check("cuMemAddressReserve", code).map(|()| None),
-            };
-        }
-        let at = range + gap;
-        let mapped = Some((range, reserved as u64, handle));
-        // From here on the drop undoes what was done; unmapping what is not mapped is an error that it ignores.
-        let memory = Self { context: Arc::clone(&context), at, bytes, mapped };
-        let access = Access { location: Location { kind: 1, id: context.device }, flags: 3 };
-        // SAFETY: the middle of the reserved range, as long as the memory.
-        unsafe {
-            match (api.cuMemMap)(at, size, 0, handle, 0) {
-                OUT_OF_MEMORY => return Ok(None),
-                code => api.check("cuMemMap", code)?,
-            }
-            api.check("cuMemSetAccess", (api.cuMemSetAccess)(at, size, &access, 1))?;
-        }
-        Ok(Some(memory))
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The address of `len` bytes from `offset` on, if they lie inside.
-    pub(super) fn address(&self, offset: u64, len: u64) -> Option<Address> {
-        let end = offset.checked_add(len)?;
-        (end <= self.bytes).then(|| Address(self.at + offset))
-    }
-}
-
-/// The caller has waited for everything that uses it.
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let api = self.context.api;
-        if self.context.enter().is_err() {
-            return;
-        }
-        // SAFETY: made by `new`, and nothing on the device uses it any more. A lost device's errors change nothing.
-        unsafe {
-            match self.mapped {
-                None => {
-                    (api.cuMemFree_v2)(self.at);
-                }
-                Some((range, reserved, handle)) => {
-                    (api.cuMemUnmap)(self.at, self.bytes as usize);
-                    (api.cuMemRelease)(handle);
-                    (api.cuMemAddressFree)(range, reserved as usize);
-                }
-            }
-        }
-    }
-}
-
-/// Page-locked memory of the host, cached, that copies pass through.
-pub(super) struct Staging {
-    context: Arc<Context>,
-    at: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: owned memory, used by whoever owns the value.
-unsafe impl Send for Staging {}
-
-impl Staging {
-    /// # Errors
-    /// `OutOfMemory` of the host, or `DeviceLost`.
-    pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, Error> {
-        context.enter()?;
-        let mut at = null_mut();
-        // SAFETY: the address is written.
-        let code = unsafe { (context.api.cuMemHostAlloc)(&mut at, bytes, 0) };
-        if code == OUT_OF_MEMORY {
-            return Err(Kind::OutOfMemory { asked: bytes as u64, free: 0, quota: 0 }.into());
-        }
-        context.api.check("cuMemHostAlloc", code)?;
-        // SAFETY: as many bytes were allocated; they become defined here.
-        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
-        Ok(Self { context: Arc::clone(context), at: at.cast(), bytes })
-    }
-
-    /// Its bytes. The stream has been waited for since a copy from or to them was enqueued.
-    pub(super) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: allocated with this length and initialised; callers keep the word above.
-        unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if self.context.enter().is_ok() {
-            // SAFETY: made by `new`; the stream that copies it has been waited for or is gone.
-            unsafe { (self.context.api.cuMemFreeHost)(self.at.cast()) };
-        }
-    }
-}
-
 /// An in-order stream.
 pub(super) struct Stream {
     context: Arc<Context>,
@@ -540,7 +230,7 @@ impl Stream {
         let api = self.context.api;
         // SAFETY: an address comes with the length that it was asked for.
         api.check("cuMemsetD8Async", unsafe {
-            (api.cuMemsetD8Async)(at.0, 0, len as usize, self.handle)
+            (api.cuMemsetD8Async)(at.get(), 0, len as usize, self.handle)
         })
     }
 
@@ -550,10 +240,10 @@ impl Stream {
     /// `DeviceLost`.
     pub(super) fn send(&self, staging: &Staging, len: usize, to: Address) -> Result<(), Error> {
         self.context.enter()?;
-        let (api, len) = (self.context.api, len.min(staging.bytes));
+        let (api, len) = (self.context.api, len.min(staging.len()));
         // SAFETY: staging has `len` bytes and outlives the copy, since its owner waits before it touches or drops it.
         api.check("cuMemcpyHtoDAsync", unsafe {
-            (api.cuMemcpyHtoDAsync_v2)(to.0, staging.at.cast(), len, self.handle)
+            (api.cuMemcpyHtoDAsync_v2)(to.get(), staging.start().cast(), len, self.handle)
         })
     }
 
@@ -563,10 +253,10 @@ impl Stream {
     /// `DeviceLost`.
     pub(super) fn fetch(&self, from: Address, staging: &Staging, len: usize) -> Result<(), Error> {
         self.context.enter()?;
-        let (api, len) = (self.context.api, len.min(staging.bytes));
+        let (api, len) = (self.context.api, len.min(staging.len()));
         // SAFETY: as in `send`.
         api.check("cuMemcpyDtoHAsync", unsafe {
-            (api.cuMemcpyDtoHAsync_v2)(staging.at.cast(), from.0, len, self.handle)
+            (api.cuMemcpyDtoHAsync_v2)(staging.start().cast(), from.get(), len, self.handle)
         })
     }
 
@@ -579,7 +269,7 @@ impl Stream {
         let api = self.context.api;
         // SAFETY: addresses come with the length that they were asked for.
         api.check("cuMemcpyDtoDAsync", unsafe {
-            (api.cuMemcpyDtoDAsync_v2)(to.0, from.0, len as usize, self.handle)
+            (api.cuMemcpyDtoDAsync_v2)(to.get(), from.get(), len as usize, self.handle)
         })
     }
 

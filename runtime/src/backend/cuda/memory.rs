@@ -2,7 +2,8 @@
 //! share slabs. What is freed serves the next block of its size at once: all work is in one stream, so whoever has it next
 //! comes after whoever had it. `mod` calls it.
 
-use super::driver::{Address, Context, Memory, Stream};
+use super::driver::{Context, Stream};
+use super::ranges::{Address, Memory};
 use crate::backend::BlockId;
 use crate::error::{Kind, Result};
 use std::collections::HashMap;

@@ -2,6 +2,7 @@
 //! arguments, `driver` is the only one that speaks to the driver; `leasehold-kernels` holds the sources and their table.
 //! `device` opens it.
 
+mod api;
 mod cache;
 mod compiler;
 mod driver;
@@ -10,14 +11,16 @@ mod kernels;
 mod memory;
 mod pack;
 mod plan;
+mod ranges;
 mod stream;
 
 use super::{Backend, BlockId, Caps, Mark, Place, Progress};
 use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
+use api::TensorMap;
 pub use compiler::LEASEHOLD_NVRTC;
-use driver::{Context, Function, Info, TensorMap};
+use driver::{Context, Function, Info};
 use encode::{Addresses, Launch};
 use kernels::Kernels;
 use leasehold_kernels::{BoxMap, Row};

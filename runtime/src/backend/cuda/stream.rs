@@ -1,6 +1,7 @@
 //! The one stream of work: copies through page-locked memory, marks, and the time between them. `mod` calls it.
 
-use super::driver::{Address, Context, Event, Staging, Stream};
+use super::driver::{Context, Event, Stream};
+use super::ranges::{Address, Staging};
 use crate::backend::{Mark, Progress};
 use crate::error::Result;
 use std::collections::VecDeque;
