@@ -137,6 +137,11 @@ pub trait Backend: Send + 'static {
     /// `Unsupported`, `OutOfMemory`, or `DeviceLost`.
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Self::Prepared>;
 
+    /// Bytes of device memory that a prepared plan holds beside its op's operands.
+    fn prepared_bytes(_: &Self::Prepared) -> u64 {
+        0
+    }
+
     /// Enqueues units of a prepared plan. `state` holds [`Plan::state_bytes`] between ranges that cut a tile.
     /// `op` is the proof that every place is in bounds; `places` says where, one per operand.
     ///

@@ -2,7 +2,6 @@
 //! They are not taken from a crate: a code that a newer driver returns must be a number, not an undefined value of an
 //! enum, and a library that lacks a function is an answer, not a panic. `driver` and `ranges` put a safe call around each.
 
-use crate::error::{Error, Kind};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::null;
@@ -153,14 +152,6 @@ impl Api {
                 return format!("error {code}");
             }
             CStr::from_ptr(text).to_string_lossy().into_owned()
-        }
-    }
-
-    /// An error of a call that fails only when the device can no longer be trusted.
-    pub(super) fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
-        match code {
-            0 => Ok(()),
-            code => Err(Kind::DeviceLost { why: format!("{call}: {}", self.name(code)) }.into()),
         }
     }
 }

@@ -2,8 +2,8 @@
 //! call it; `api` declares what it calls, and nothing else knows the driver.
 
 use super::api::{
-    Api, CAPABILITY, Location, MULTIPROCESSORS, NON_BLOCKING, NOT_READY, OUT_OF_MEMORY, Property,
-    SHARED_BYTES, TensorMap, VIRTUAL_MEMORY,
+    Api, CAPABILITY, Code, Location, MULTIPROCESSORS, NON_BLOCKING, NOT_READY, OUT_OF_MEMORY,
+    Property, SHARED_BYTES, TensorMap, VIRTUAL_MEMORY,
 };
 use super::ranges::{Address, Staging};
 use crate::error::{Error, Kind};
@@ -120,7 +120,17 @@ impl Context {
     /// Makes it the calling thread's, as every call asks.
     pub(super) fn enter(&self) -> Result<(), Error> {
         // SAFETY: the context is retained until it is dropped.
-        self.api.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.handle) })
+        self.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.handle) })
+    }
+
+    /// An error of a call that fails only when the device can no longer be trusted.
+    pub(super) fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
+        match code {
+            0 => Ok(()),
+            code => {
+                Err(Kind::DeviceLost { why: format!("{call}: {}", self.api.name(code)) }.into())
+            }
+        }
     }
 
     pub(super) fn property(&self) -> Property {
@@ -137,7 +147,7 @@ impl Context {
         if code == Ok(0) { free as u64 } else { 0 }
     }
 
-    /// The bytes that [`Memory::new`] takes for `bytes`.
+    /// Bytes in whole granules, as memory comes.
     pub(super) fn rounded(&self, bytes: u64) -> u64 {
         bytes.max(1).next_multiple_of(self.granularity)
     }
@@ -206,7 +216,7 @@ impl Stream {
         let mut handle = null_mut();
         // SAFETY: the handle is written.
         let code = unsafe { (context.api.cuStreamCreate)(&mut handle, NON_BLOCKING) };
-        context.api.check("cuStreamCreate", code)?;
+        context.check("cuStreamCreate", code)?;
         Ok(Self { context: Arc::clone(context), handle })
     }
 
@@ -218,7 +228,7 @@ impl Stream {
         self.context.enter()?;
         let api = self.context.api;
         // SAFETY: the stream lives.
-        api.check("cuStreamSynchronize", unsafe { (api.cuStreamSynchronize)(self.handle) })
+        self.context.check("cuStreamSynchronize", unsafe { (api.cuStreamSynchronize)(self.handle) })
     }
 
     /// Zeroes `len` bytes at an address that has as many.
@@ -229,7 +239,7 @@ impl Stream {
         self.context.enter()?;
         let api = self.context.api;
         // SAFETY: an address comes with the length that it was asked for.
-        api.check("cuMemsetD8Async", unsafe {
+        self.context.check("cuMemsetD8Async", unsafe {
             (api.cuMemsetD8Async)(at.get(), 0, len as usize, self.handle)
         })
     }
@@ -242,7 +252,7 @@ impl Stream {
         self.context.enter()?;
         let (api, len) = (self.context.api, len.min(staging.len()));
         // SAFETY: staging has `len` bytes and outlives the copy, since its owner waits before it touches or drops it.
-        api.check("cuMemcpyHtoDAsync", unsafe {
+        self.context.check("cuMemcpyHtoDAsync", unsafe {
             (api.cuMemcpyHtoDAsync_v2)(to.get(), staging.start().cast(), len, self.handle)
         })
     }
@@ -255,7 +265,7 @@ impl Stream {
         self.context.enter()?;
         let (api, len) = (self.context.api, len.min(staging.len()));
         // SAFETY: as in `send`.
-        api.check("cuMemcpyDtoHAsync", unsafe {
+        self.context.check("cuMemcpyDtoHAsync", unsafe {
             (api.cuMemcpyDtoHAsync_v2)(staging.start().cast(), from.get(), len, self.handle)
         })
     }
@@ -268,7 +278,7 @@ impl Stream {
         self.context.enter()?;
         let api = self.context.api;
         // SAFETY: addresses come with the length that they were asked for.
-        api.check("cuMemcpyDtoDAsync", unsafe {
+        self.context.check("cuMemcpyDtoDAsync", unsafe {
             (api.cuMemcpyDtoDAsync_v2)(to.get(), from.get(), len as usize, self.handle)
         })
     }
@@ -288,7 +298,7 @@ impl Stream {
         let api = self.context.api;
         let mut parameter = std::ptr::from_ref(args).cast_mut().cast::<c_void>();
         // SAFETY: one parameter, which the driver copies during the call; the function lives as long as its module.
-        api.check("cuLaunchKernel", unsafe {
+        self.context.check("cuLaunchKernel", unsafe {
             (api.cuLaunchKernel)(
                 function.handle,
                 blocks,
@@ -335,7 +345,7 @@ impl Event {
         let mut handle = null_mut();
         // SAFETY: the handle is written.
         let code = unsafe { (context.api.cuEventCreate)(&mut handle, 0) };
-        context.api.check("cuEventCreate", code)?;
+        context.check("cuEventCreate", code)?;
         Ok(Self { context: Arc::clone(context), handle })
     }
 
@@ -345,7 +355,8 @@ impl Event {
         self.context.enter()?;
         let api = self.context.api;
         // SAFETY: both live.
-        api.check("cuEventRecord", unsafe { (api.cuEventRecord)(self.handle, stream.handle) })
+        self.context
+            .check("cuEventRecord", unsafe { (api.cuEventRecord)(self.handle, stream.handle) })
     }
 
     /// Whether what was enqueued before it is done.
@@ -358,7 +369,7 @@ impl Event {
         // SAFETY: the event lives.
         match unsafe { (api.cuEventQuery)(self.handle) } {
             NOT_READY => Ok(false),
-            code => api.check("cuEventQuery", code).map(|()| true),
+            code => self.context.check("cuEventQuery", code).map(|()| true),
         }
     }
 
@@ -372,7 +383,7 @@ impl Event {
         // SAFETY: both live, the time is written.
         let code =
             unsafe { (api.cuEventElapsedTime)(&mut milliseconds, start.handle, self.handle) };
-        api.check("cuEventElapsedTime", code)?;
+        self.context.check("cuEventElapsedTime", code)?;
         Ok((f64::from(milliseconds.max(0.0)) * 1e6) as u64)
     }
 }

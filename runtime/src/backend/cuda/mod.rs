@@ -75,7 +75,8 @@ pub fn candidates(op: &CheckedOp, arch: &str) -> Result<Vec<Plan>> {
 }
 
 impl Cuda {
-    /// Every device that the driver sees and kernels are made for, each with its ordinal.
+    /// Every device that the driver sees and kernels are made for, each with its ordinal. Its memory is all that it has;
+    /// one that is opened says what was free.
     ///
     /// # Errors
     /// Why there is none: no driver, or devices without kernels.
@@ -111,8 +112,10 @@ impl Cuda {
         Self::with(&info, caps, Kernels::new(cubins))
     }
 
-    fn with(info: &Info, caps: Caps, kernels: Kernels) -> Result<Self> {
+    fn with(info: &Info, mut caps: Caps, kernels: Kernels) -> Result<Self> {
         let context = Context::new(info)?;
+        caps.memory = memory::usable(context.free_bytes());
+        (caps.max_alloc, caps.max_binding) = (caps.memory, caps.memory);
         let Some(class) = plan::class(caps.arch) else {
             return Err(Kind::NoDevice { why: format!("{}: {}", info.name, caps.arch) }.into());
         };
@@ -128,12 +131,21 @@ impl Cuda {
         })
     }
 
-    /// The same with at most `bytes` bytes of memory.
+    /// The same with at most `bytes` bytes of memory. No block is there yet.
     #[must_use]
     pub fn with_memory(mut self, bytes: u64) -> Self {
         self.caps.memory = self.caps.memory.min(bytes);
         self.blocks = Blocks::new(&self.context, self.caps.memory);
         self
+    }
+
+    /// The same with all its memory taken from the driver and zeroed, as executors begin. No block is there yet.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when another process was faster, `Unsupported` when the driver has no virtual memory.
+    pub fn taken(mut self) -> Result<Self> {
+        self.blocks = Blocks::taken(&self.context, &self.work.stream, self.caps.memory)?;
+        Ok(self)
     }
 
     /// A map as the driver encodes it.
@@ -281,6 +293,10 @@ impl Backend for Cuda {
             }
         };
         Ok(Prepared { plan: *plan, row: *row, function, made })
+    }
+
+    fn prepared_bytes(prepared: &Prepared) -> u64 {
+        prepared.made.as_ref().map_or(0, |made| made.bytes)
     }
 
     fn launch(

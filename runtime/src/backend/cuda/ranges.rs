@@ -3,9 +3,9 @@
 
 use super::api::{Access, Location, OUT_OF_MEMORY};
 use super::driver::Context;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use std::ptr::null_mut;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An address inside a [`Memory`], with room for what was asked after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,72 +18,178 @@ impl Address {
     }
 }
 
+/// Where device memory comes from.
+#[derive(Clone)]
+pub(super) enum Source {
+    /// From the driver, as it is asked for.
+    Driver(Arc<Context>),
+    /// From what was taken from it before.
+    Taken(Arc<Taken>),
+}
+
+impl Source {
+    fn context(&self) -> &Arc<Context> {
+        match self {
+            Self::Driver(context) => context,
+            Self::Taken(taken) => &taken.context,
+        }
+    }
+
+    /// Bytes that it could still give.
+    pub(super) fn free_bytes(&self) -> u64 {
+        match self {
+            Self::Driver(context) => context.free_bytes(),
+            Self::Taken(taken) => taken.pieces().len() as u64 * taken.context.granularity,
+        }
+    }
+}
+
+/// Device memory without addresses, in pieces of one granule, so that any of them make a range of any size. It is held
+/// until the value goes, whether ranges use it or not: no other process gets it in between.
+pub(super) struct Taken {
+    context: Arc<Context>,
+    free: Mutex<Vec<u64>>,
+}
+
+impl Taken {
+    /// As many whole granules as fit `bytes`, contents undefined.
+    ///
+    /// # Errors
+    /// `Unsupported` where addresses cannot be had apart from memory, `OutOfMemory`, or `DeviceLost`.
+    pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<Arc<Self>> {
+        if !context.virtual_memory {
+            let (asked, allowed) = ("device memory ahead", "a driver with virtual memory");
+            return Err(Kind::Unsupported { asked: asked.into(), allowed: allowed.into() }.into());
+        }
+        // Those made so far go with it when one cannot be made.
+        let taken = Arc::new(Self { context: Arc::clone(context), free: Mutex::default() });
+        for made in 0..bytes / context.granularity {
+            let Some(piece) = create(context, context.granularity)? else {
+                let free = made * context.granularity;
+                return Err(Kind::OutOfMemory { asked: bytes, free, quota: bytes }.into());
+            };
+            taken.pieces().push(piece);
+        }
+        Ok(taken)
+    }
+
+    fn pieces(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every range of it holds the `Arc`, so all pieces are here again.
+impl Drop for Taken {
+    fn drop(&mut self) {
+        release(&self.context, &self.pieces());
+    }
+}
+
+/// Memory without an address; `None` where the device has no room.
+fn create(context: &Context, bytes: u64) -> Result<Option<u64>> {
+    context.enter()?;
+    let (property, mut piece) = (context.property(), 0);
+    // SAFETY: the property is whole, the handle is written.
+    match unsafe { (context.api.cuMemCreate)(&mut piece, bytes as usize, &property, 0) } {
+        OUT_OF_MEMORY => Ok(None),
+        code => context.check("cuMemCreate", code).map(|()| Some(piece)),
+    }
+}
+
+fn release(context: &Context, pieces: &[u64]) {
+    if context.enter().is_ok() {
+        for piece in pieces {
+            // SAFETY: made by `create`, released once; what maps it keeps it until it is unmapped.
+            unsafe { (context.api.cuMemRelease)(*piece) };
+        }
+    }
+}
+
 /// Device memory. Where the driver can, it lies alone in a reserved range with a gap on both sides.
 pub(super) struct Memory {
-    context: Arc<Context>,
+    source: Source,
     at: u64,
     bytes: u64,
-    /// The reserved range and the memory mapped into it.
-    mapped: Option<(u64, u64, u64)>,
+    mapped: Option<Mapped>,
+}
+
+/// A reserved range and the pieces of memory in the middle of it.
+struct Mapped {
+    range: u64,
+    reserved: u64,
+    pieces: Vec<u64>,
 }
 
 impl Memory {
     /// At least `bytes` bytes, contents undefined.
     ///
     /// # Errors
-    /// `None` when the device has no room, else `DeviceLost`.
-    pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        context.enter()?;
+    /// `None` when there is no room, else `DeviceLost`.
+    pub(super) fn new(source: &Source, bytes: u64) -> Result<Option<Self>> {
+        let context = source.context();
         let bytes = context.rounded(bytes);
-        let context = Arc::clone(context);
-        if context.virtual_memory { Self::map(context, bytes) } else { Self::plain(context, bytes) }
+        match source {
+            Source::Taken(taken) => {
+                let mut free = taken.pieces();
+                let count = bytes / context.granularity;
+                let Some(rest) = (free.len() as u64).checked_sub(count) else { return Ok(None) };
+                let pieces = free.split_off(rest as usize);
+                drop(free);
+                Self::map(source, bytes, pieces)
+            }
+            Source::Driver(_) if context.virtual_memory => match create(context, bytes)? {
+                Some(piece) => Self::map(source, bytes, vec![piece]),
+                None => Ok(None),
+            },
+            Source::Driver(_) => Self::plain(source, bytes),
+        }
     }
 
-    fn plain(context: Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        let mut at = 0;
+    fn plain(source: &Source, bytes: u64) -> Result<Option<Self>> {
+        let (context, mut at) = (source.context(), 0);
+        context.enter()?;
         // SAFETY: the address is written.
         let code = unsafe { (context.api.cuMemAlloc_v2)(&mut at, bytes as usize) };
         if code == OUT_OF_MEMORY {
             return Ok(None);
         }
-        context.api.check("cuMemAlloc", code)?;
-        Ok(Some(Self { context, at, bytes, mapped: None }))
+        context.check("cuMemAlloc", code)?;
+        Ok(Some(Self { source: source.clone(), at, bytes, mapped: None }))
     }
 
-    fn map(context: Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        let (api, gap, size) = (context.api, context.granularity, bytes as usize);
-        let (property, mut handle, mut range) = (context.property(), 0, 0);
-        // SAFETY: the property is whole, the handle is written.
-        let code = unsafe { (api.cuMemCreate)(&mut handle, size, &property, 0) };
+    /// Pieces of one size, `bytes` together, side by side in a range of their own.
+    fn map(source: &Source, bytes: u64, pieces: Vec<u64>) -> Result<Option<Self>> {
+        let context = source.context();
+        let (api, gap) = (context.api, context.granularity);
+        let piece = bytes / pieces.len() as u64;
+        let mapped = Mapped { range: 0, reserved: bytes + 2 * gap, pieces };
+        // From here on the drop undoes what was done.
+        let mut memory = Self { source: source.clone(), at: 0, bytes, mapped: Some(mapped) };
+        let Some(mapped) = &mut memory.mapped else { return Ok(None) };
+        context.enter()?;
+        // SAFETY: the range is written; below it is ours alone.
+        let code = unsafe {
+            let reserved = mapped.reserved as usize;
+            (api.cuMemAddressReserve)(&mut mapped.range, reserved, gap as usize, 0, 0)
+        };
         if code == OUT_OF_MEMORY {
             return Ok(None);
         }
-        api.check("cuMemCreate", code)?;
-        let reserved = (bytes + 2 * gap) as usize;
-        // SAFETY: the range is written; below it is ours alone.
-        let code = unsafe { (api.cuMemAddressReserve)(&mut range, reserved, gap as usize, 0, 0) };
-        if code != 0 {
-            // SAFETY: made above and mapped nowhere.
-            unsafe { (api.cuMemRelease)(handle) };
-            return match code {
-                OUT_OF_MEMORY => Ok(None),
-                code => api.check("cuMemAddressReserve", code).map(|()| None),
-            };
-        }
-        let at = range + gap;
-        let mapped = Some((range, reserved as u64, handle));
-        // From here on the drop undoes what was done; unmapping what is not mapped is an error that it ignores.
-        let memory = Self { context: Arc::clone(&context), at, bytes, mapped };
-        let access = Access { location: Location { kind: 1, id: context.device }, flags: 3 };
-        // SAFETY: the middle of the reserved range, as long as the memory.
-        unsafe {
-            match (api.cuMemMap)(at, size, 0, handle, 0) {
+        context.check("cuMemAddressReserve", code)?;
+        memory.at = mapped.range + gap;
+        for (at, handle) in (memory.at..).step_by(piece as usize).zip(&mapped.pieces) {
+            // SAFETY: within the middle of the reserved range, each behind the one before, as long as the piece.
+            match unsafe { (api.cuMemMap)(at, piece as usize, 0, *handle, 0) } {
                 OUT_OF_MEMORY => return Ok(None),
-                code => api.check("cuMemMap", code)?,
+                code => context.check("cuMemMap", code)?,
             }
-            api.check("cuMemSetAccess", (api.cuMemSetAccess)(at, size, &access, 1))?;
         }
-        Ok(Some(memory))
+        let access = Access { location: Location { kind: 1, id: context.device }, flags: 3 };
+        // SAFETY: all that was mapped, and nothing else.
+        match unsafe { (api.cuMemSetAccess)(memory.at, bytes as usize, &access, 1) } {
+            OUT_OF_MEMORY => Ok(None),
+            code => context.check("cuMemSetAccess", code).map(|()| Some(memory)),
+        }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -100,22 +206,31 @@ impl Memory {
 /// The caller has waited for everything that uses it.
 impl Drop for Memory {
     fn drop(&mut self) {
-        let api = self.context.api;
-        if self.context.enter().is_err() {
-            return;
-        }
-        // SAFETY: made by `new`, and nothing on the device uses it any more. A lost device's errors change nothing.
-        unsafe {
-            match self.mapped {
-                None => {
-                    (api.cuMemFree_v2)(self.at);
-                }
-                Some((range, reserved, handle)) => {
-                    (api.cuMemUnmap)(self.at, self.bytes as usize);
-                    (api.cuMemRelease)(handle);
-                    (api.cuMemAddressFree)(range, reserved as usize);
+        let context = self.source.context();
+        let api = context.api;
+        if context.enter().is_ok() {
+            // SAFETY: made by `new`, and nothing on the device uses it any more. What was not done yet is refused, and a lost
+            // device's errors change nothing.
+            unsafe {
+                match &self.mapped {
+                    None => {
+                        (api.cuMemFree_v2)(self.at);
+                    }
+                    Some(Mapped { range: 0, .. }) => {}
+                    Some(Mapped { range, reserved, pieces }) => {
+                        let piece = self.bytes / pieces.len() as u64;
+                        for at in (self.at..).step_by(piece as usize).take(pieces.len()) {
+                            (api.cuMemUnmap)(at, piece as usize);
+                        }
+                        (api.cuMemAddressFree)(*range, *reserved as usize);
+                    }
                 }
             }
+        }
+        let Some(mapped) = self.mapped.take() else { return };
+        match &self.source {
+            Source::Driver(context) => release(context, &mapped.pieces),
+            Source::Taken(taken) => taken.pieces().extend(mapped.pieces),
         }
     }
 }
@@ -141,7 +256,7 @@ impl Staging {
         if code == OUT_OF_MEMORY {
             return Err(Kind::OutOfMemory { asked: bytes as u64, free: 0, quota: 0 }.into());
         }
-        context.api.check("cuMemHostAlloc", code)?;
+        context.check("cuMemHostAlloc", code)?;
         // SAFETY: as many bytes were allocated; they become defined here.
         unsafe { at.cast::<u8>().write_bytes(0, bytes) };
         Ok(Self { context: Arc::clone(context), at: at.cast(), bytes })
