@@ -15,8 +15,9 @@ use leasehold::backend::{Backend, BlockId, Progress};
 use leasehold::exec::Core;
 use leasehold::op::{Attention, Lens, Spec, check};
 use leasehold::{DType, Dims, Error, Kind, Layout};
-use model::{in_child, open};
+use model::{ORDER, in_child, open};
 use std::sync::Arc;
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 /// What the model has, and its granule.
@@ -133,5 +134,35 @@ fn lists_of_ops_take_a_bounded_part_of_memory() {
         let op = Attention { lens: Lens::Host(lens), scale: 1.0, ..Attention::default() };
         let op = Arc::new(check(op.into(), &specs).unwrap());
         core.plan(&op).unwrap_or_else(|error| panic!("op {i}: {error}"));
+    }
+}
+
+/// What the host does between two pieces of work is not the device's time.
+#[test]
+fn busy_time_has_no_pauses_of_the_host() {
+    if !in_child("busy_time_has_no_pauses_of_the_host", &[(ORDER, "early")]) {
+        return;
+    }
+    const PAUSE: Duration = Duration::from_millis(300);
+    let mut cuda = open();
+    let block = cuda.alloc(MIB).unwrap();
+    let busy = |cuda: &mut Cuda| {
+        let mark = cuda.mark().unwrap();
+        match cuda.poll(mark, None).unwrap() {
+            Progress::Done { busy_ns, .. } => Duration::from_nanos(busy_ns),
+            Progress::Pending => panic!("waited for"),
+        }
+    };
+    for _ in 0..2 {
+        for pause in [Duration::ZERO, PAUSE, PAUSE] {
+            std::thread::sleep(pause);
+            cuda.zero(block, 0, MIB).unwrap();
+        }
+        let time = busy(&mut cuda);
+        assert!(time > Duration::ZERO && time < PAUSE, "{time:?}");
+        // Copies do not count, nor does nothing.
+        cuda.upload(block, 0, &[1; 4096]).unwrap();
+        assert_eq!(busy(&mut cuda), Duration::ZERO);
+        assert_eq!(busy(&mut cuda), Duration::ZERO);
     }
 }

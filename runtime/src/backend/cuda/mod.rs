@@ -249,7 +249,8 @@ impl Backend for Cuda {
             return Ok(());
         }
         self.work.begin()?;
-        self.work.stream.zero(at, len)
+        self.work.stream.zero(at, len)?;
+        self.work.end()
     }
 
     fn upload(&mut self, block: BlockId, offset: u64, src: &[u8]) -> Result<()> {
@@ -270,7 +271,7 @@ impl Backend for Cuda {
         if len == 0 {
             return Ok(());
         }
-        self.work.stream.copy(from, to, len)
+        self.work.copy(from, to, len)
     }
 
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
@@ -326,7 +327,7 @@ impl Backend for Cuda {
         for span in spans(units, prepared.plan.links) {
             self.launch_span(prepared, op.op(), span, &at)?;
         }
-        Ok(())
+        self.work.end()
     }
 
     fn mark(&mut self) -> Result<Mark> {

@@ -22,22 +22,36 @@ struct Buffer {
     is_pending: bool,
 }
 
-/// A stretch of work and the mark after it.
-struct Stretch {
-    mark: Mark,
-    /// Before the first work; `None` where there was none.
-    start: Option<Event>,
-    end: Event,
+/// Where a stretch of work begins.
+enum Start {
+    /// At its own event: the stream may have been idle.
+    At(Event),
+    /// Where the one before ends: the stream had work all the time.
+    Before,
+    /// It holds nothing that counts: copies, or nothing.
+    Nowhere,
 }
 
-/// The stream of work.
+/// A stretch of work, and the mark after it if there is one.
+struct Stretch {
+    start: Start,
+    end: Event,
+    mark: Option<Mark>,
+}
+
+/// The stream of work. What the device was busy with is the sum of its stretches: what the host does between them does not
+/// count, and copies do not. The driver's times are of half a microsecond.
 pub(super) struct Work {
     pub(super) stream: Stream,
     context: Arc<Context>,
     buffers: VecDeque<Buffer>,
     stretches: VecDeque<Stretch>,
-    /// Before the first work since the last mark.
-    start: Option<Event>,
+    /// The end of the last one that is no longer in the list.
+    before: Option<Event>,
+    /// The beginning of the one that is being enqueued.
+    open: Option<Start>,
+    /// Whether copies were enqueued since the last stretch.
+    copied: bool,
     next: u64,
     spare: Vec<Event>,
 }
@@ -53,7 +67,9 @@ impl Work {
             context: Arc::clone(context),
             buffers: (0..BUFFERS).map(|_| buffer()).collect::<Result<_>>()?,
             stretches: VecDeque::new(),
-            start: None,
+            before: None,
+            open: None,
+            copied: false,
             next: 0,
             spare: Vec::new(),
         })
@@ -68,12 +84,31 @@ impl Work {
         Ok(event)
     }
 
-    /// Work that counts as busy comes next.
+    /// Work that counts as busy comes next, and [`Work::end`] after it.
     pub(super) fn begin(&mut self) -> Result<()> {
-        if self.start.is_none() {
-            self.start = Some(self.event()?);
+        // Events for the beginning, the end and a mark: once work is enqueued, nothing is short.
+        while self.spare.len() < 3 {
+            self.spare.push(Event::new(&self.context)?);
         }
+        let last = self.stretches.back().filter(|_| !self.copied);
+        let is_busy = last.map_or(Ok(false), |last| last.end.is_done().map(|done| !done))?;
+        self.open = Some(if is_busy { Start::Before } else { Start::At(self.event()?) });
         Ok(())
+    }
+
+    /// The work that counts is enqueued.
+    pub(super) fn end(&mut self) -> Result<()> {
+        let Some(start) = self.open.take() else { return Ok(()) };
+        let end = self.event()?;
+        self.stretches.push_back(Stretch { start, end, mark: None });
+        self.copied = false;
+        Ok(())
+    }
+
+    /// Copies on the device.
+    pub(super) fn copy(&mut self, from: Address, to: Address, len: u64) -> Result<()> {
+        self.copied = true;
+        self.stream.copy(from, to, len)
     }
 
     /// Copies host bytes to the device; `to` has room for them. It returns when they have left `src`.
@@ -82,6 +117,7 @@ impl Work {
         src: &[u8],
         mut to: impl FnMut(u64, u64) -> Result<Address>,
     ) -> Result<()> {
+        self.copied = true;
         for (i, part) in src.chunks(STAGED).enumerate() {
             let to = to((i * STAGED) as u64, part.len() as u64)?;
             self.buffers.rotate_left(1);
@@ -103,6 +139,7 @@ impl Work {
         dst: &mut [u8],
         mut from: impl FnMut(u64, u64) -> Result<Address>,
     ) -> Result<()> {
+        self.copied = true;
         for (i, part) in dst.chunks_mut(STAGED).enumerate() {
             let from = from((i * STAGED) as u64, part.len() as u64)?;
             let Some(buffer) = self.buffers.front_mut() else { return Ok(()) };
@@ -115,25 +152,34 @@ impl Work {
     }
 
     pub(super) fn mark(&mut self) -> Result<Mark> {
-        let end = self.event()?;
         let mark = Mark(self.next);
+        match self.stretches.back_mut() {
+            Some(last) if last.mark.is_none() && !self.copied => last.mark = Some(mark),
+            _ => {
+                let (start, end) = (Start::Nowhere, self.event()?);
+                self.stretches.push_back(Stretch { start, end, mark: Some(mark) });
+                self.copied = false;
+            }
+        }
         self.next += 1;
-        let start = self.start.take();
-        self.stretches.push_back(Stretch { mark, start, end });
         Ok(mark)
     }
 
     pub(super) fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress> {
         let mut busy_ns = 0;
-        while let Some(stretch) = self.stretches.front().filter(|stretch| stretch.mark <= mark) {
-            if !wait(&stretch.end, timeout)? {
+        let marked = self.stretches.iter().position(|stretch| stretch.mark == Some(mark));
+        if let Some(marked) = marked {
+            if !wait(&self.stretches[marked].end, timeout)? {
                 return Ok(Progress::Pending);
             }
-            if let Some(start) = &stretch.start {
-                busy_ns += stretch.end.since(start)?;
-            }
-            if let Some(Stretch { start, end, .. }) = self.stretches.pop_front() {
-                self.spare.extend(start.into_iter().chain([end]));
+            for Stretch { start, end, .. } in self.stretches.drain(..=marked) {
+                busy_ns += match (&start, &self.before) {
+                    (Start::At(start), _) => end.since(start)?,
+                    (Start::Before, Some(before)) => end.since(before)?,
+                    _ => 0,
+                };
+                let start = if let Start::At(start) = start { Some(start) } else { None };
+                self.spare.extend(self.before.replace(end).into_iter().chain(start));
             }
         }
         Ok(Progress::Done { busy_ns, fault: None })
