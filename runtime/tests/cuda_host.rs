@@ -14,10 +14,13 @@ use leasehold::backend::cuda::Cuda;
 use leasehold::backend::{Backend, BlockId, Progress};
 use leasehold::exec::Core;
 use leasehold::op::{Attention, Lens, Spec, check};
-use leasehold::{DType, Dims, Error, Kind, Layout};
-use model::{ORDER, in_child, open};
+use leasehold::{DType, Device, Dims, Error, Kind, Layout, bf16};
+use model::{FAIL, ORDER, in_child, open, pack};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Tells a child what its device will say.
+const WHY: &str = "LEASEHOLD_TEST_WHY";
 
 const MIB: u64 = 1 << 20;
 /// What the model has, and its granule.
@@ -135,6 +138,114 @@ fn lists_of_ops_take_a_bounded_part_of_memory() {
         let op = Arc::new(check(op.into(), &specs).unwrap());
         core.plan(&op).unwrap_or_else(|error| panic!("op {i}: {error}"));
     }
+}
+
+/// A product whose result is known, through the engine.
+fn product(dev: &Device) -> Result<(), Error> {
+    let ones = dev.tensor([64, 64], &vec![bf16::ONE; 64 * 64])?;
+    let sums = leasehold::Matmul::new(&ones, &ones).run()?.read::<bf16>()?.wait(None)?;
+    assert!(sums.iter().all(|sum| *sum == bf16::from_f32(64.0)), "{sums:?}");
+    Ok(())
+}
+
+/// Calls a function until it fails, and then until it no longer does; how often it did, each time for want of memory.
+fn failures(mut call: impl FnMut() -> Result<(), Error>) -> usize {
+    let failed: Vec<Option<Error>> = (0..40).map(|_| call().err()).collect();
+    assert!(failed.last().unwrap().is_none(), "{failed:?}");
+    let errors: Vec<&Error> = failed.iter().flatten().collect();
+    assert!(errors.iter().all(|error| is_out_of_memory(error)), "{errors:?}");
+    errors.len()
+}
+
+#[test]
+fn a_device_short_of_memory_is_used_on() {
+    let fail = "cuMemCreate:2:2:3,cuMemMap:2:4:1,cuMemAddressReserve:2:4:1,cuMemSetAccess:2:4:1";
+    if !in_child("a_device_short_of_memory_is_used_on", &[(FAIL, fail)]) {
+        return;
+    }
+    let mut cuda = open();
+    let failed = failures(|| {
+        let block = cuda.alloc(6 * MIB)?;
+        cuda.upload(block, 6 * MIB - 1, &[1])
+    });
+    assert_eq!(failed, 6);
+    // What failed half-way holds nothing.
+    drop(cuda);
+    let memory = open().caps().memory;
+    assert!(memory > TOTAL * 3 / 4, "{memory}");
+}
+
+#[test]
+fn a_driver_short_of_memory_is_used_on() {
+    let fail = "cuStreamCreate:2:0:1,cuMemHostAlloc:2:0:1,cuEventCreate:2:1:1,\
+                cuEventCreate:2:5:2,cuModuleLoadData:2:3:1,cuLaunchKernel:2:3:2";
+    if !in_child("a_driver_short_of_memory_is_used_on", &[(FAIL, fail)]) {
+        return;
+    }
+    // Until there is a device.
+    let mut opened = None;
+    let failed = failures(|| {
+        if opened.is_none() {
+            let devices = Cuda::enumerate().unwrap();
+            opened = Some(Cuda::open_with(devices[0].0, &pack("sm_90a"))?);
+        }
+        Ok(())
+    });
+    assert_eq!(failed, 4);
+    let dev = Device::from_backend(opened.unwrap()).unwrap();
+    let failed = failures(|| product(&dev));
+    assert_eq!(failed, 4);
+}
+
+/// A fault of the device, at a launch or found later: whoever uses it hears the first cause, again and again.
+#[test]
+fn a_lost_device_stays_lost_and_says_why() {
+    const TEST: &str = "a_lost_device_stays_lost_and_says_why";
+    for (fail, why) in [
+        ("cuLaunchKernel:719:2:1", "cuLaunchKernel: CUDA_ERROR_LAUNCH_FAILED"),
+        ("cuEventQuery:700:9:1", "cuEventQuery: CUDA_ERROR_ILLEGAL_ADDRESS"),
+        ("cuMemcpyDtoHAsync_v2:716:1:1", "cuMemcpyDtoHAsync: CUDA_ERROR_MISALIGNED_ADDRESS"),
+    ] {
+        if in_child(TEST, &[(FAIL, fail), (WHY, why)]) {
+            break;
+        }
+    }
+    let Ok(why) = std::env::var(WHY) else { return };
+    let says_why = |error: Error| {
+        let is = matches!(error.kind(), Kind::DeviceLost { why: said } if *said == why);
+        assert!(is, "{error} instead of {why}");
+    };
+    let dev = Device::from_backend(open()).unwrap();
+    let kept = dev.tensor([4], &[1u32; 4]).unwrap();
+    let first = (0..40).find_map(|_| product(&dev).err()).expect("a failure");
+    says_why(first);
+    for _ in 0..3 {
+        says_why(product(&dev).unwrap_err());
+        says_why(kept.read::<u32>().and_then(|mut read| read.wait(None)).unwrap_err());
+    }
+    // The process goes on, but not with this device.
+    drop((kept, dev));
+    let error = Cuda::open_with(0, &pack("sm_90a")).err().unwrap();
+    assert!(matches!(error.kind(), Kind::NoDevice { why: said } if said.contains(&why)), "{error}");
+    let cpu = Device::open_named("cpu").unwrap();
+    assert_eq!(product(&cpu), Ok(()));
+}
+
+#[test]
+fn a_driver_that_does_not_take_the_code_is_no_device() {
+    const TEST: &str = "a_driver_that_does_not_take_the_code_is_no_device";
+    for (status, why) in
+        [("222", "UNSUPPORTED_PTX_VERSION"), ("209", "NO_BINARY"), ("200", "IMAGE")]
+    {
+        if in_child(TEST, &[(FAIL, &format!("cuModuleLoadData:{status}:0:1")), (WHY, why)]) {
+            break;
+        }
+    }
+    let Ok(why) = std::env::var(WHY) else { return };
+    let error = Cuda::open_with(0, &pack("sm_90a")).err().unwrap();
+    assert!(matches!(error.kind(), Kind::NoDevice { why: said } if said.contains(&why)), "{error}");
+    // It says nothing of the device.
+    assert!(Cuda::open_with(0, &pack("sm_90a")).is_ok());
 }
 
 /// What the host does between two pieces of work is not the device's time.

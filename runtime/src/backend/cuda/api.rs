@@ -16,6 +16,11 @@ pub(super) type Code = c_uint;
 pub(super) const OUT_OF_MEMORY: Code = 2;
 pub(super) const NOT_READY: Code = 600;
 
+/// What a call answers to an argument, to machine code that it does not take, and to names and functions that it does not
+/// have. The device is as before.
+pub(super) const REFUSED: [std::ops::RangeInclusive<Code>; 6] =
+    [1..=1, 200..=200, 209..=209, 218..=226, 500..=500, 801..=801];
+
 /// `CU_DEVICE_ATTRIBUTE_...`: multiprocessors, compute capability, virtual memory management.
 pub(super) const MULTIPROCESSORS: c_int = 16;
 pub(super) const CAPABILITY: [c_int; 2] = [75, 76];

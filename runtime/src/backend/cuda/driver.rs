@@ -3,13 +3,14 @@
 
 use super::api::{
     Api, CAPABILITY, Code, Location, MULTIPROCESSORS, NON_BLOCKING, NOT_READY, OUT_OF_MEMORY,
-    Property, SHARED_BYTES, TensorMap, VIRTUAL_MEMORY,
+    Property, REFUSED, SHARED_BYTES, TensorMap, VIRTUAL_MEMORY,
 };
 use super::ranges::{Address, Staging};
 use crate::error::{Error, Kind};
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_int, c_void};
 use std::ptr::null_mut;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What the driver says of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,10 @@ pub(super) fn devices() -> Result<Vec<Info>, String> {
     // SAFETY: the count is written.
     let code = unsafe { (api.cuDeviceGetCount)(&mut count) };
     if code != 0 {
-        return Err(format!("cuDeviceGetCount: {}", api.name(code)));
+        // A driver may answer nothing any more, not even that.
+        let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost: Vec<String> = lost.iter().map(|(i, why)| lost_device(*i, why)).collect();
+        return Err(format!("cuDeviceGetCount: {} {}", api.name(code), lost.join("; ")));
     }
     (0..count).map(|ordinal| info(api, ordinal)).collect()
 }
@@ -69,11 +73,21 @@ fn info(api: &Api, ordinal: i32) -> Result<Info, String> {
     })
 }
 
+/// Devices that were lost in this process, and why: their contexts stay so until it ends.
+static LOST: Mutex<BTreeMap<i32, String>> = Mutex::new(BTreeMap::new());
+
+fn lost_device(ordinal: i32, why: &str) -> String {
+    format!("device {ordinal} was lost in this process: {why}")
+}
+
 /// A device's primary context, kept while anything made in it lives.
 pub(super) struct Context {
     pub(super) api: &'static Api,
     pub(super) device: c_int,
+    ordinal: i32,
     handle: *mut c_void,
+    /// What the first call after which nothing works any more said.
+    lost: OnceLock<String>,
     pub(super) virtual_memory: bool,
     pub(super) granularity: u64,
 }
@@ -90,6 +104,11 @@ impl Context {
     /// `NoDevice` with the driver's word.
     pub(super) fn new(info: &Info) -> Result<Arc<Self>, Error> {
         let no_device = |why| Error::from(Kind::NoDevice { why });
+        let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = lost.get(&info.ordinal) {
+            return Err(no_device(lost_device(info.ordinal, why)));
+        }
+        drop(lost);
         let api = Api::get().map_err(no_device)?;
         let (mut device, mut handle) = (0, null_mut());
         // SAFETY: both are written.
@@ -103,7 +122,15 @@ impl Context {
             return Err(no_device(format!("{}: {}", info.name, api.name(code))));
         }
         let virtual_memory = info.virtual_memory;
-        let mut context = Self { api, device, handle, virtual_memory, granularity: 1 << 21 };
+        let mut context = Self {
+            api,
+            device,
+            ordinal: info.ordinal,
+            handle,
+            lost: OnceLock::new(),
+            virtual_memory,
+            granularity: 1 << 21,
+        };
         context.enter()?;
         if virtual_memory {
             let (property, mut granularity) = (context.property(), 0);
@@ -119,18 +146,45 @@ impl Context {
 
     /// Makes it the calling thread's, as every call asks.
     pub(super) fn enter(&self) -> Result<(), Error> {
+        if let Some(why) = self.lost.get() {
+            return Err(Kind::DeviceLost { why: why.clone() }.into());
+        }
         // SAFETY: the context is retained until it is dropped.
         self.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.handle) })
     }
 
-    /// An error of a call that fails only when the device can no longer be trusted.
+    /// An error of a call that fails for want of memory, or else only when the device can no longer be trusted.
     pub(super) fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
         match code {
             0 => Ok(()),
+            OUT_OF_MEMORY => Err(self.out_of_memory(0)),
             code => {
-                Err(Kind::DeviceLost { why: format!("{call}: {}", self.api.name(code)) }.into())
+                let why = self.lost.get_or_init(|| format!("{call}: {}", self.api.name(code)));
+                let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+                lost.entry(self.ordinal).or_insert_with(|| why.clone());
+                Err(Kind::DeviceLost { why: why.clone() }.into())
             }
         }
+    }
+
+    /// The error of a call that may also refuse what it is given.
+    fn refused(&self, call: &'static str, code: Code, asked: String, allowed: &str) -> Error {
+        if REFUSED.iter().any(|refused| refused.contains(&code)) {
+            let asked = format!("{asked}: {call}: {}", self.api.name(code));
+            return Kind::Unsupported { asked, allowed: allowed.into() }.into();
+        }
+        match self.check(call, code) {
+            Err(error) => error,
+            Ok(()) => Kind::Unsupported { asked, allowed: allowed.into() }.into(),
+        }
+    }
+
+    fn out_of_memory(&self, asked: u64) -> Error {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both are written.
+        let code = unsafe { (self.api.cuMemGetInfo_v2)(&mut free, &mut total) };
+        let known = |bytes| if code == 0 { bytes as u64 } else { 0 };
+        Kind::OutOfMemory { asked, free: known(free), quota: known(total) }.into()
     }
 
     pub(super) fn property(&self) -> Property {
@@ -180,13 +234,11 @@ impl Context {
                 fill,
             )
         };
-        // It reaches no device: what it refuses says nothing of one.
         match code {
             0 => Ok(made),
             code => {
-                let asked = format!("{map:?}: {}", api.name(code));
-                Err(Kind::Unsupported { asked, allowed: "maps that the driver encodes".into() }
-                    .into())
+                let (asked, allowed) = (format!("{map:?}"), "maps that the driver encodes");
+                Err(self.refused("cuTensorMapEncodeTiled", code, asked, allowed))
             }
         }
     }
@@ -210,7 +262,7 @@ unsafe impl Send for Stream {}
 
 impl Stream {
     /// # Errors
-    /// `DeviceLost`.
+    /// `OutOfMemory`, or `DeviceLost`.
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, Error> {
         context.enter()?;
         let mut handle = null_mut();
@@ -339,7 +391,7 @@ unsafe impl Send for Event {}
 
 impl Event {
     /// # Errors
-    /// `DeviceLost`.
+    /// `OutOfMemory`, or `DeviceLost`.
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, Error> {
         context.enter()?;
         let mut handle = null_mut();
@@ -442,14 +494,11 @@ impl Function {
     ) -> Result<Self, Error> {
         context.enter()?;
         let api = context.api;
-        let refused = |call: &str, code| -> Error {
-            if code == OUT_OF_MEMORY {
-                let free = context.free_bytes();
-                return Kind::OutOfMemory { asked: image.len() as u64, free, quota: free }.into();
+        let refused = |call, code| match code {
+            OUT_OF_MEMORY => context.out_of_memory(image.len() as u64),
+            code => {
+                context.refused(call, code, entry.into(), "machine code that this driver loads")
             }
-            let asked = format!("{entry}: {call}: {}", api.name(code));
-            Kind::Unsupported { asked, allowed: "machine code that this driver loads".into() }
-                .into()
         };
         let mut handle = null_mut();
         // SAFETY: the image was made by our compiler or comes from a pack whose hash was checked.

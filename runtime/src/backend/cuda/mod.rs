@@ -112,8 +112,17 @@ impl Cuda {
         Self::with(&info, caps, Kernels::new(cubins))
     }
 
-    fn with(info: &Info, mut caps: Caps, kernels: Kernels) -> Result<Self> {
+    fn with(info: &Info, mut caps: Caps, mut kernels: Kernels) -> Result<Self> {
         let context = Context::new(info)?;
+        // A driver that is too old for the code says so now, when there is another device to go on to.
+        if let Some(row) = pack::of_arch(caps.arch).next() {
+            kernels.get(&context, &row).map_err(|error| match error.kind() {
+                Kind::Unsupported { .. } => {
+                    Kind::NoDevice { why: format!("{}: {error}", info.name) }.into()
+                }
+                _ => error,
+            })?;
+        }
         caps.memory = memory::usable(context.free_bytes());
         (caps.max_alloc, caps.max_binding) = (caps.memory, caps.memory);
         let Some(class) = plan::class(caps.arch) else {
