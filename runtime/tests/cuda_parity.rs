@@ -19,7 +19,6 @@ use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{Attention, Lens, Matmul, OrderClass};
 use leasehold::{DType, Device, Kind};
 use model::{open, pack};
-use std::path::Path;
 
 /// Floating-point operations of a case of the tables: the model does about a million a second.
 const CASE_FLOPS: u128 = 400_000;
@@ -185,10 +184,7 @@ fn a_served_machine_needs_a_driver_and_a_pack() {
     let found = Device::list();
     assert_eq!(found[0].name, "cuda:0");
     assert_eq!((found[0].caps.backend, found[0].caps.arch), ("cuda", "sm_90a"));
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("pack-{}", std::process::id()));
-    std::fs::write(&file, pack("sm_90a").to_bytes()).unwrap();
-    let read = Pack::read(&file).unwrap();
-    std::fs::remove_file(&file).unwrap();
+    let read = Pack::read(&model::pack_file()).unwrap();
     let dev = Device::from_backend(Cuda::open_with(0, &read).unwrap()).unwrap();
     let again = Device::from_backend(open()).unwrap();
     assert_eq!(dev.numerics(), again.numerics());

@@ -26,7 +26,7 @@ fn program(dev: &Device) -> Result<Vec<bf16>, Error> {
 
 /// A node with a file of kernels, serving once this returns.
 fn serve(served: &mut Served, variables: &[(&str, &str)]) {
-    std::fs::write(served.dir.path().join("kernels"), model::pack("sm_90a").to_bytes()).unwrap();
+    model::pack("sm_90a").write(&served.dir.path().join("kernels")).unwrap();
     served.start_on(&["--device", "cuda:0", "--kernels", "kernels"], variables);
 }
 

@@ -9,7 +9,9 @@ mod driver;
 
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold_kernels::rows;
-use std::path::PathBuf;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -52,6 +54,15 @@ pub(crate) fn in_child(test: &str, variables: &[(&str, &str)]) -> bool {
 pub(crate) fn pack(arch: &str) -> Pack {
     Pack::made("the host model", &[arch], |row, _| Ok([row.key().as_bytes(), &[0]].concat()))
         .unwrap()
+}
+
+/// A file of it, in a folder that nobody else may write to.
+pub(crate) fn pack_file() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model-pack");
+    DirBuilder::new().mode(0o700).recursive(true).create(&folder).unwrap();
+    let file = folder.join("kernels");
+    pack("sm_90a").write(&file).unwrap();
+    file
 }
 
 /// The model's device.

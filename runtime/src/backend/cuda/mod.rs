@@ -7,6 +7,7 @@ mod cache;
 mod compiler;
 mod driver;
 mod encode;
+mod folder;
 mod kernels;
 mod memory;
 mod pack;
