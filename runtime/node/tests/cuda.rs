@@ -1,6 +1,11 @@
 //! A served node on a CUDA device, whose driver is the host model: its kernels come from a file, its bits are those of a
 //! local device, and when the device is lost its sessions hear it and the node goes on.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../../tests/model/mod.rs"]
 mod model;

@@ -41,7 +41,8 @@ pub struct Caps {
     pub memory: u64,
     /// Predicted nanoseconds that a unit may take (U).
     pub unit_cap_ns: u64,
-    /// Where `busy_ns` comes from: `device timestamps`, `host clock`, `cpu time`, `virtual`.
+    /// Where `busy_ns` comes from: `device timestamps`, `device timestamps of 0.5 us`, `host clock`, `cpu time`,
+    /// `virtual`.
     pub clock: &'static str,
 }
 

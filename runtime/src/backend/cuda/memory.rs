@@ -33,8 +33,27 @@ enum Block {
 /// Memory that blocks of one size share.
 struct Slab {
     memory: Memory,
-    /// Offsets of the places that nobody has.
+    /// Offsets of the places that were given back, and where those begin that nobody has had yet.
     free: Vec<u64>,
+    fresh: u64,
+}
+
+impl Slab {
+    /// A place of `size` bytes that nobody has.
+    fn place(&mut self, size: u64) -> Option<u64> {
+        let has_fresh = self.fresh + size <= self.memory.bytes();
+        let fresh = has_fresh.then_some(self.fresh);
+        self.free.pop().or_else(|| {
+            self.fresh += if has_fresh { size } else { 0 };
+            fresh
+        })
+    }
+
+    /// Takes a place back; whether nobody has one any more.
+    fn give(&mut self, size: u64, offset: u64) -> bool {
+        self.free.push(offset);
+        self.free.len() as u64 * size == self.fresh
+    }
 }
 
 /// The blocks of a device.
@@ -43,7 +62,7 @@ pub(super) struct Blocks {
     source: Source,
     live: HashMap<u64, Block>,
     next: u64,
-    /// By the size of their places: those with a free one come first.
+    /// By the size of their places, and by their numbers.
     slabs: HashMap<u64, BTreeMap<u64, Slab>>,
     /// Ranges that nobody has, by their size.
     spare: HashMap<u64, Vec<Memory>>,
@@ -145,15 +164,13 @@ impl Blocks {
 
     fn small(&mut self, stream: &Stream, size: u64) -> Result<Block> {
         let slabs = self.slabs.entry(size).or_default();
-        let has_room = slabs.iter_mut().find_map(|(n, slab)| Some((*n, slab.free.pop()?)));
+        let has_room = slabs.iter_mut().find_map(|(n, slab)| Some((*n, slab.place(size)?)));
         if let Some((number, offset)) = has_room {
             return Ok(Block::Small(size, number, offset));
         }
-        let memory = self.take(stream, SLAB)?;
-        let mut free: Vec<u64> = (0..memory.bytes() / size).rev().map(|i| i * size).collect();
-        let Some(offset) = free.pop() else { return Err(self.full(size)) };
+        let mut slab = Slab { memory: self.take(stream, SLAB)?, free: Vec::new(), fresh: 0 };
+        let Some(offset) = slab.place(size) else { return Err(self.full(size)) };
         self.next += 1;
-        let slab = Slab { memory, free };
         self.slabs.entry(size).or_default().insert(self.next, slab);
         Ok(Block::Small(size, self.next, offset))
     }
@@ -194,8 +211,7 @@ impl Blocks {
             Some(Block::Small(size, number, offset)) => {
                 let Some(slabs) = self.slabs.get_mut(&size) else { return };
                 let Some(slab) = slabs.get_mut(&number) else { return };
-                slab.free.push(offset);
-                if (slab.free.len() as u64) < slab.memory.bytes() / size {
+                if !slab.give(size, offset) {
                     return;
                 }
                 let Some(slab) = slabs.remove(&number) else { return };

@@ -227,7 +227,7 @@ fn caps(info: &Info) -> Option<Caps> {
         max_binding: info.memory,
         memory: info.memory,
         unit_cap_ns: UNIT_CAP_GPU_NS,
-        clock: "device timestamps",
+        clock: "device timestamps of 0.5 us",
     })
 }
 
