@@ -70,12 +70,8 @@ fn parse(text: &str) -> Result<CheckedOp, Error> {
 /// # Errors
 /// As [`Pack::build`]; `System` when the file cannot be written.
 pub fn build(archs: &[&str], out: &Path) -> Result<String, Error> {
-    let bytes = Pack::build(archs)?.to_bytes();
-    // Whole or not at all: a node may be reading the old one.
-    let part = out.with_extension("part");
-    let written = std::fs::write(&part, &bytes).and_then(|()| std::fs::rename(&part, out));
-    written.map_err(|error| Error::system("write of the kernels' file", error))?;
-    Ok(format!("{}: kernels for {}, {} bytes", out.display(), archs.join(", "), bytes.len()))
+    let bytes = Pack::build(archs)?.write(out)?;
+    Ok(format!("{}: kernels for {}, {bytes} bytes", out.display(), archs.join(", ")))
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 // backend runs without a GPU. `tests/driver` builds it as libcuda.so.1 with rows of the table.
 //
 // LEASEHOLD_MODEL_ARCH is sm_90a (or nothing) or sm_80. LEASEHOLD_MODEL_ORDER is late (or nothing): work is done when it
-// is waited for, in each stream's order, and copies inside kernels as late as their rules allow; or early: at once. Any
-// image is a module; its functions are the rows that were compiled in. What a kernel did wrong is told on standard error
-// and becomes the fault of the whole process, as on a card.
+// is waited for, in each stream's order, and copies inside kernels as late as their rules allow; or early: at once.
+// LEASEHOLD_MODEL_FAIL lists calls that fail, as NAME:STATUS:AFTER:COUNT with commas between. Any image is a module; its
+// functions are the rows that were compiled in. What a kernel did wrong is told on standard error and becomes the fault of
+// the whole process, as on a card.
 #include <cstdlib>
 
 #include "host/driver/map.h"
@@ -26,7 +27,8 @@ API cuInit(u32 flags) {
     bool is_older = false;
     const Status arch = choose("LEASEHOLD_MODEL_ARCH", "sm_90a", "sm_80", is_older);
     const Status order = choose("LEASEHOLD_MODEL_ORDER", "late", "early", driver.streams.early);
-    if (flags != 0 || arch != SUCCESS || order != SUCCESS) {
+    const bool is_read = driver.is_initialised || read_failures(getenv("LEASEHOLD_MODEL_FAIL"));
+    if (flags != 0 || arch != SUCCESS || order != SUCCESS || !is_read) {
         return INVALID_VALUE;
     }
     driver.is_hopper = !is_older;
@@ -57,8 +59,8 @@ API cuDeviceGet(i32* device, i32 ordinal) {
 }
 
 template <class F>
-static Status call_of(i32 device, F f) {
-    return call([&] { return device == 0 ? f() : INVALID_DEVICE; });
+static Status call_of(i32 device, F f, const char* name = __builtin_FUNCTION()) {
+    return call([&] { return device == 0 ? f() : INVALID_DEVICE; }, name);
 }
 
 API cuDeviceGetName(char* name, i32 room, i32 device) {
@@ -268,11 +270,11 @@ API cuStreamQuery(void* handle) {
 }
 
 template <class F>
-static Status call_of_event(void* handle, F f) {
+static Status call_of_event(void* handle, F f, const char* name = __builtin_FUNCTION()) {
     return call_in_context([&] {
         Event* event = static_cast<Event*>(handle);
         return driver.streams.has(event) ? f(*event) : INVALID_HANDLE;
-    });
+    }, name);
 }
 
 API cuStreamWaitEvent(void* handle, void* event, u32) {
@@ -384,11 +386,11 @@ API cuModuleGetFunction(void** function, void* handle, const char* name) {
 }
 
 template <class F>
-static Status call_of_function(void* handle, F f) {
+static Status call_of_function(void* handle, F f, const char* name = __builtin_FUNCTION()) {
     return call_in_context([&] {
         Function* function = static_cast<Function*>(handle);
         return driver.functions.count(function) != 0 ? f(*function) : INVALID_HANDLE;
-    });
+    }, name);
 }
 
 // CUfunction_attribute of cuda.h.

@@ -10,8 +10,7 @@
 )]
 
 mod common;
-#[path = "../../kernels/tests/driver/mod.rs"]
-mod driver;
+mod model;
 
 use common::case::{Case, Fill, Operand, Style};
 use common::hostile::{changed, is_told, lied_to};
@@ -23,50 +22,15 @@ use leasehold::op::{
     NormKind, OrderClass, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Softmax, TopK,
 };
 use leasehold::{DType, Device, Kind};
-use leasehold_kernels::rows;
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use model::{open, pack};
+use std::sync::Arc;
 
-/// Set in the child.
-const IN_CHILD: &str = "LEASEHOLD_TEST_MODEL";
 /// Floating-point operations of a case of the tables: the model does about a million a second.
 const CASE_FLOPS: u128 = 400_000;
 
-/// Runs this test in a child on the model of an architecture, unless this is that child; then it says so. A machine
-/// without a C++ compiler skips.
+/// Runs this test in a child on the model of an architecture, unless this is that child; then it says so.
 fn in_child(test: &str, arch: &str, order: &str) -> bool {
-    if std::env::var_os(IN_CHILD).is_some() {
-        return true;
-    }
-    static FOLDER: OnceLock<Option<std::path::PathBuf>> = OnceLock::new();
-    let Some(folder) = FOLDER.get_or_init(|| driver::folder(&rows())) else { return false };
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture"])
-        .env("LD_LIBRARY_PATH", folder)
-        .env(IN_CHILD, "1")
-        .env("LEASEHOLD_MODEL_ARCH", arch)
-        .env("LEASEHOLD_MODEL_ORDER", order)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{arch}: {said}{errors}");
-    said.lines().filter(|line| line.contains("cases")).for_each(|line| println!("{arch}: {line}"));
-    false
-}
-
-/// A pack of names: the model knows its rows by them.
-fn pack(arch: &str) -> Pack {
-    Pack::made("the host model", &[arch], |row, _| Ok([row.key().as_bytes(), &[0]].concat()))
-        .unwrap()
-}
-
-fn open() -> Cuda {
-    let devices = Cuda::enumerate().unwrap();
-    let (ordinal, caps) = &devices[0];
-    assert!(caps.name.starts_with("Host model"), "{caps:?}");
-    Cuda::open_with(*ordinal, &pack(caps.arch)).unwrap()
+    model::in_child(test, &[(model::ARCH, arch), (model::ORDER, order)])
 }
 
 /// Runs cases under every plan and cut, and says how many the backend runs.
@@ -553,10 +517,7 @@ fn a_served_machine_needs_a_driver_and_a_pack() {
     let found = Device::list();
     assert_eq!(found[0].name, "cuda:0");
     assert_eq!((found[0].caps.backend, found[0].caps.arch), ("cuda", "sm_90a"));
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("pack-{}", std::process::id()));
-    std::fs::write(&file, pack("sm_90a").to_bytes()).unwrap();
-    let read = Pack::read(&file).unwrap();
-    std::fs::remove_file(&file).unwrap();
+    let read = Pack::read(&model::pack_file()).unwrap();
     let dev = Device::from_backend(Cuda::open_with(0, &read).unwrap()).unwrap();
     let again = Device::from_backend(open()).unwrap();
     assert_eq!(dev.numerics(), again.numerics());

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <mutex>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "host/driver/memory.h"
@@ -24,6 +25,13 @@ struct Module {
     std::map<const Row*, Function> functions;
 };
 
+// Calls that are to fail: those of a function after the first so many, as many as `count`.
+struct Failure {
+    std::string name;
+    Status status;
+    u64 after, count;
+};
+
 struct Driver {
     bool is_initialised = false;
     bool is_hopper = true;
@@ -32,6 +40,7 @@ struct Driver {
     std::set<Module*> modules;
     std::set<Function*> functions;
     u32 retained = 0;
+    std::vector<Failure> failures;
 
     u32 shared_limit() const { return is_hopper ? 227 << 10 : 163 << 10; }
 };
@@ -42,9 +51,39 @@ static std::mutex mutex;
 static char primary;
 static thread_local void* current = nullptr;
 
+// Failures as a variable lists them: NAME:STATUS:AFTER:COUNT with commas between.
+static bool read_failures(const char* text) {
+    for (int length; text != nullptr && *text != 0; text += length + (text[length] == ',')) {
+        char name[64];
+        u32 status;
+        unsigned long long after, count;
+        if (sscanf(text, "%63[A-Za-z0-9_]:%u:%llu:%llu%n", name, &status, &after, &count, &length) != 4) {
+            return false;
+        }
+        driver.failures.push_back({name, Status(status), after, count});
+    }
+    return true;
+}
+
+// What this call of a function fails with.
+static Status failure_of(const char* name) {
+    for (Failure& failure : driver.failures) {
+        if (failure.name != name) {
+            continue;
+        }
+        if (failure.after > 0) {
+            failure.after--;
+        } else if (failure.count > 0) {
+            failure.count--;
+            return failure.status;
+        }
+    }
+    return SUCCESS;
+}
+
 // What every function does first: one at a time, and after a fault nothing else than that.
 template <class F>
-static Status call(F f) {
+static Status call(F f, const char* name = __builtin_FUNCTION()) {
     const std::lock_guard<std::mutex> lock(mutex);
     if (!driver.is_initialised) {
         return NOT_INITIALIZED;
@@ -52,20 +91,24 @@ static Status call(F f) {
     if (driver.streams.fault() != SUCCESS) {
         return driver.streams.fault();
     }
-    return f();
+    const Status status = failure_of(name);
+    if (is_sticky(status)) {
+        driver.streams.fail(status);
+    }
+    return status != SUCCESS ? status : f();
 }
 
 template <class F>
-static Status call_in_context(F f) {
-    return call([&] { return current == &primary && driver.retained > 0 ? f() : INVALID_CONTEXT; });
+static Status call_in_context(F f, const char* name = __builtin_FUNCTION()) {
+    return call([&] { return current == &primary && driver.retained > 0 ? f() : INVALID_CONTEXT; }, name);
 }
 
 template <class F>
-static Status call_on(void* handle, F f) {
+static Status call_on(void* handle, F f, const char* name = __builtin_FUNCTION()) {
     return call_in_context([&] {
         Stream* stream = driver.streams.find(static_cast<Stream*>(handle));
         return stream != nullptr ? f(*stream) : INVALID_HANDLE;
-    });
+    }, name);
 }
 
 static bool is_device_memory(u64 at, u64 bytes) { return driver.memory.ranges().cover(at, bytes); }

@@ -14,6 +14,8 @@ enum Status : u32 {
     INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
     MAP_FAILURE = 205,
+    NO_BINARY = 209,
+    UNSUPPORTED_PTX = 222,
     INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     NOT_READY = 600,
@@ -26,6 +28,11 @@ enum Status : u32 {
     UNKNOWN = 999,
 };
 
+// Whether an answer says that the device is lost: from then on it gives no other.
+inline bool is_sticky(Status status) {
+    return status == ILLEGAL_ADDRESS || status == MISALIGNED_ADDRESS || status == LAUNCH_FAILED || status == UNKNOWN;
+}
+
 // Null for a number that the driver never answers.
 inline const char* name_of(u32 status) {
     switch (status) {
@@ -37,6 +44,8 @@ inline const char* name_of(u32 status) {
     case INVALID_IMAGE: return "CUDA_ERROR_INVALID_IMAGE";
     case INVALID_CONTEXT: return "CUDA_ERROR_INVALID_CONTEXT";
     case MAP_FAILURE: return "CUDA_ERROR_MAP_FAILED";
+    case NO_BINARY: return "CUDA_ERROR_NO_BINARY_FOR_GPU";
+    case UNSUPPORTED_PTX: return "CUDA_ERROR_UNSUPPORTED_PTX_VERSION";
     case INVALID_HANDLE: return "CUDA_ERROR_INVALID_HANDLE";
     case NOT_FOUND: return "CUDA_ERROR_NOT_FOUND";
     case NOT_READY: return "CUDA_ERROR_NOT_READY";

@@ -40,6 +40,14 @@ class Streams {
     // What a task that failed said: from then on everything says it.
     Status fault() const { return fault_; }
 
+    void fail(Status status) {
+        fault_ = fault_ == SUCCESS ? status : fault_;
+        for (Stream* each : all_) {
+            each->tasks.clear();
+        }
+        first_.tasks.clear();
+    }
+
     Stream* make() { return *all_.insert(new Stream).first; }
 
     // The stream of a handle; null is the default stream, which waits for all others.
@@ -106,14 +114,8 @@ class Streams {
         }
         const std::function<Status()> task = std::move(stream.tasks.front());
         stream.tasks.pop_front();
-        if (const Status status = task(); status != SUCCESS && fault_ == SUCCESS) {
-            fault_ = status;
-        }
-        if (fault_ != SUCCESS) {
-            for (Stream* each : all_) {
-                each->tasks.clear();
-            }
-            first_.tasks.clear();
+        if (const Status status = task(); status != SUCCESS) {
+            fail(status);
         }
     }
 

@@ -85,6 +85,7 @@ impl Compiler {
         let linked = self.place(name, &parts.join("\n"), "linked");
         self.make(&linked, |to| {
             let mut command = Command::new(&self.command);
+            command.current_dir(&self.folder);
             command.args(&self.flags).args(&objects).args(flags).arg("-o").arg(to);
             command
         });
@@ -234,5 +235,5 @@ pub(crate) const LIBRARY: &[&str] = &[
     "-Wl,-soname,libcuda.so.1",
     "-Wl,-z,nodelete",
     "-Wl,--no-undefined",
-    concat!("-Wl,--version-script=", env!("CARGO_MANIFEST_DIR"), "/../kernels/host/driver.map"),
+    "-Wl,--version-script=host/driver.map",
 ];

@@ -10,13 +10,22 @@ mod driver;
 use cuda::{Cuda, Failure, Grid, Handle};
 use half::f16;
 use leasehold_kernels::{
-    BoxMap, Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Row, Side, rows,
+    BoxMap, Form, Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Row, Side,
+    rows,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SM80: MatmulSm80 = MatmulSm80 { bf16: false, a: Major::K, b: Major::K, tile: [64, 64] };
-const SM90: MatmulSm90 = MatmulSm90 { bf16: false, a_outer: false, b_outer: false, columns: 64 };
+const SM90: MatmulSm90 = MatmulSm90 {
+    form: Form::Cooperative,
+    bf16: false,
+    a_outer: false,
+    b_outer: false,
+    rows: 128,
+    columns: 64,
+    cluster: 1,
+};
 const ORDER: &str = "LEASEHOLD_MODEL_ORDER";
 /// As in cuda.h.
 const SWIZZLE_128: u32 = 3;

@@ -210,6 +210,7 @@ fn run_executor(options: &Options) -> Result<(), Failure> {
             Some(file) => Cuda::open_with(ordinal, &Pack::read(file.as_ref())?)?,
             None => Cuda::open(ordinal)?,
         };
+        let cuda = cuda.taken()?;
         confine(Reach::Driver)?;
         return Ok(executor::serve(cuda, control, entrance)?);
     }

@@ -41,7 +41,8 @@ pub struct Caps {
     pub memory: u64,
     /// Predicted nanoseconds that a unit may take (U).
     pub unit_cap_ns: u64,
-    /// Where `busy_ns` comes from: `device timestamps`, `host clock`, `cpu time`, `virtual`.
+    /// Where `busy_ns` comes from: `device timestamps`, `device timestamps of 0.5 us`, `host clock`, `cpu time`,
+    /// `virtual`.
     pub clock: &'static str,
 }
 
@@ -136,6 +137,11 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// `Unsupported`, `OutOfMemory`, or `DeviceLost`.
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Self::Prepared>;
+
+    /// Bytes of device memory that a prepared plan holds beside its op's operands.
+    fn prepared_bytes(_: &Self::Prepared) -> u64 {
+        0
+    }
 
     /// Enqueues units of a prepared plan. `state` holds [`Plan::state_bytes`] between ranges that cut a tile.
     /// `op` is the proof that every place is in bounds; `places` says where, one per operand.

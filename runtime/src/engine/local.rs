@@ -380,12 +380,14 @@ impl<B: Backend> Driver<B> {
         }
         let mut run = self.core.begin(op.clone())?;
         let units = run.remaining();
-        let launched = self.core.step(&mut run, units);
-        if let Err(error) = launched {
-            self.core.end(&run);
-            return Err(error);
+        let launched = self.core.step(&mut run, units).and_then(|_| self.core.mark());
+        match launched {
+            Ok(mark) => Ok((mark, run)),
+            Err(error) => {
+                self.core.end(&run);
+                Err(error)
+            }
         }
-        Ok((self.core.mark()?, run))
     }
 
     /// Polls marks until at most `keep` ops are in flight.

@@ -14,6 +14,10 @@ use std::time::Duration;
 
 /// Prepared plans kept; the cache is emptied when it would grow beyond.
 const PREPARED_MAX: usize = 4096;
+/// Bytes of device memory that prepared plans hold beside their ops' operands, and at most this part of the device's: the
+/// same. No tenant counts them, so none can have many.
+const PREPARED_BYTES: u64 = 64 << 20;
+const PREPARED_PART: u64 = 16;
 /// Ops known by their address; the same.
 const SEEN_MAX: usize = 1024;
 
@@ -22,6 +26,8 @@ pub struct Core<B: Backend> {
     backend: B,
     buffers: HashMap<BufferId, Buffer>,
     ready: Vec<Ready<B>>,
+    /// Bytes that those in `ready` hold.
+    held: u64,
     /// Places in `ready`.
     prepared: HashMap<Arc<CheckedOp>, usize>,
     /// The same by the address of an op, which is held and so stays its own: the ops of a program are not hashed at
@@ -86,6 +92,7 @@ impl<B: Backend> Core<B> {
             backend,
             buffers: HashMap::new(),
             ready: Vec::new(),
+            held: 0,
             prepared: HashMap::new(),
             seen: HashMap::new(),
             numerics,
@@ -177,15 +184,34 @@ impl<B: Backend> Core<B> {
         self.binding_limits(op).map_err(named)?;
         let candidates = self.backend.candidates(op).map_err(named)?;
         let plan = plan::choose(op, &candidates, self.backend.caps())?;
-        let kernel = self.backend.prepare(op, &plan).map_err(named)?;
-        if self.prepared.len() >= PREPARED_MAX {
-            self.prepared.clear();
-            self.seen.clear();
-            self.ready.clear();
+        if self.prepared.len() >= PREPARED_MAX || self.held >= self.held_max() {
+            self.forget();
         }
+        let kernel = match self.backend.prepare(op, &plan) {
+            // What the others hold may make room.
+            Err(error) if self.held > 0 && is_out_of_memory(&error) => {
+                self.forget();
+                self.backend.prepare(op, &plan)
+            }
+            kernel => kernel,
+        };
+        let kernel = kernel.map_err(named)?;
+        self.held += B::prepared_bytes(&kernel);
         self.prepared.insert(Arc::clone(op), self.ready.len());
         self.ready.push(Ready { plan, kernel });
         Ok(self.ready.len() - 1)
+    }
+
+    fn held_max(&self) -> u64 {
+        PREPARED_BYTES.min(self.caps().memory / PREPARED_PART)
+    }
+
+    /// Empties the cache; runs under way prepare again.
+    fn forget(&mut self) {
+        self.prepared.clear();
+        self.seen.clear();
+        self.ready.clear();
+        self.held = 0;
     }
 
     fn binding_limits(&self, op: &CheckedOp) -> Result<()> {
@@ -269,4 +295,8 @@ impl<B: Backend> Core<B> {
     pub fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress> {
         self.backend.poll(mark, timeout)
     }
+}
+
+fn is_out_of_memory(error: &Error) -> bool {
+    matches!(error.kind(), Kind::OutOfMemory { .. })
 }

@@ -5,7 +5,7 @@ use super::{Executor, Flight, lost};
 use crate::sched::{SessionId, Turn};
 use leasehold::backend::{Backend, Progress};
 use leasehold::wire::Outcome;
-use leasehold::{Kind, Result};
+use leasehold::{Error, Kind, Result};
 use std::time::Duration;
 
 impl<B: Backend> Executor<B> {
@@ -100,8 +100,18 @@ impl<B: Backend> Executor<B> {
         let units = run.units_within(budget);
         let unit_ns = run.plan().unit_ns;
         (self.pulse)(session.job);
-        self.core.step(&mut run, units)?;
-        let mark = self.core.mark()?;
+        let launched = self.core.step(&mut run, units).and_then(|_| self.core.mark());
+        let mark = match launched {
+            Ok(mark) => mark,
+            Err(error) if lost(&error) => return Err(error),
+            // What the device has no room for now is this op's failure, and nobody else's.
+            Err(error) => {
+                (self.pulse)(0);
+                self.core.end(&run);
+                self.ops.idle(SessionId(id));
+                return self.fail(id, ticket, error, now_ns);
+            }
+        };
         (self.pulse)(0);
         let mut failed = None;
         // What comes after this slice, and what ends with it.
@@ -127,15 +137,18 @@ impl<B: Backend> Executor<B> {
         self.flights.push_back(Flight { slice, mark, session: id, job, last });
         match failed {
             Some(error) if lost(&error) => Err(error),
-            Some(error) => {
-                self.drain(id, now_ns)?;
-                if self.answer(id, ticket, Outcome::Failed(error)).is_err() {
-                    self.close(id, now_ns)?;
-                }
-                Ok(())
-            }
+            Some(error) => self.fail(id, ticket, error, now_ns),
             None => Ok(()),
         }
+    }
+
+    /// A record's op failed: its answer comes after what the session launched before.
+    fn fail(&mut self, id: u64, ticket: u64, error: Error, now_ns: u64) -> Result<()> {
+        self.drain(id, now_ns)?;
+        if self.answer(id, ticket, Outcome::Failed(error)).is_err() {
+            self.close(id, now_ns)?;
+        }
+        Ok(())
     }
 
     /// Collects slices that are done, the first within `timeout`.

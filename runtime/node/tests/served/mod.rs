@@ -51,11 +51,18 @@ impl Served {
         self.dir.path().join("node")
     }
 
-    /// Starts `leasehold-node serve`.
+    /// Starts `leasehold-node serve` on the processor.
     pub(crate) fn start(&mut self) {
+        self.start_on(&["--device", "cpu"], &[]);
+    }
+
+    /// The same on a device, with variables of its own.
+    pub(crate) fn start_on(&mut self, device: &[&str], variables: &[(&str, &str)]) {
         let child = Command::new(env!("CARGO_BIN_EXE_leasehold-node"))
             .args(["serve", "--name", "node-a", "--issuers", "issuers", "--key", "key"])
-            .args(["--dir", "node", "--device", "cpu"])
+            .args(["--dir", "node"])
+            .args(device)
+            .envs(variables.iter().copied())
             .current_dir(&self.dir)
             .spawn();
         self.child = Some(child.unwrap());

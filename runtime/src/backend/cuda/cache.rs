@@ -3,13 +3,14 @@
 //! not fit is compiled again. Files appear whole or not at all. `kernels` calls it.
 
 use super::compiler::FLAGS;
+use super::folder::Folder;
 use crate::backend::digest;
 use leasehold_kernels::{Row, SOURCES};
-use std::fs::{self, DirBuilder, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use rustix::fs::Mode;
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Largest file that is read back.
 const FILE_MAX: u64 = 64 << 20;
@@ -27,9 +28,9 @@ pub(super) fn key(row: &Row, arch: &str, compiler: &str) -> Key {
 }
 
 /// A folder of machine code.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Cache {
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl Cache {
@@ -49,44 +50,23 @@ impl Cache {
     ///
     /// # Errors
     /// Why it is not used: it cannot be made, is another user's, or others may write to it.
-    pub(super) fn at(folder: &Path) -> Result<Self, String> {
-        let named = |why: String| format!("{}: {why}", folder.display());
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|error| named(error.to_string()))?;
-        let cache = Self { folder: folder.into() };
-        cache.check().map_err(named).map(|()| cache)
+    pub(super) fn at(path: &Path) -> Result<Self, String> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        let opened = made.and_then(|()| Folder::open(path));
+        let checked = opened.and_then(|folder| folder.check().map(|()| Self { folder }));
+        checked.map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    fn check(&self) -> Result<(), String> {
-        // Not through a link, which somebody else may turn.
-        let folder = fs::symlink_metadata(&self.folder).map_err(|error| error.to_string())?;
-        let (mode, owner) = (folder.mode() & 0o7777, folder.uid());
-        let own = rustix::process::geteuid().as_raw();
-        match folder.is_dir() {
-            false => Err("no folder".into()),
-            _ if mode & 0o022 != 0 => Err(format!("mode {mode:o}, others may write")),
-            _ if owner != own => Err(format!("of user {owner}, this one is {own}")),
-            true => Ok(()),
-        }
-    }
-
-    fn path(&self, key: &Key) -> PathBuf {
+    fn name(key: &Key) -> OsString {
         let name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.folder.join(name + ".cubin")
+        (name + ".cubin").into()
     }
 
     /// What was stored under a key; `None` for what is not there, or not as it was written.
     pub(super) fn load(&self, key: &Key) -> Option<Vec<u8>> {
-        self.check().ok()?;
-        let path = self.path(key);
-        if !fs::symlink_metadata(&path).ok()?.is_file() {
-            return None;
-        }
-        let mut file = File::open(path).ok()?.take(FILE_MAX);
-        let (mut hash, mut cubin) = ([0; 32], Vec::new());
-        file.read_exact(&mut hash).ok()?;
-        file.read_to_end(&mut cubin).ok()?;
-        (hash == digest(&[key, &cubin])).then_some(cubin)
+        let file = self.folder.read(&Self::name(key), FILE_MAX).ok()?;
+        let (hash, cubin) = file.split_first_chunk::<32>()?;
+        (*hash == digest(&[key, cubin])).then(|| cubin.to_vec())
     }
 
     /// Stores machine code under a key.
@@ -94,22 +74,11 @@ impl Cache {
     /// # Errors
     /// What the system said; nothing is there then, or all of it.
     pub(super) fn store(&self, key: &Key, cubin: &[u8]) -> Result<(), String> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        self.check()?;
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let part = self.folder.join(format!("{}-{number}.part", std::process::id()));
-        let write = || {
-            let mut file = File::create_new(&part)?;
-            file.write_all(&digest(&[key, cubin]))?;
-            file.write_all(cubin)?;
-            file.sync_all()?;
-            fs::rename(&part, self.path(key))
-        };
-        write().map_err(|error| {
-            // Left by this attempt, or by a process of the same number that died.
-            let _ = fs::remove_file(&part);
-            format!("{}: {error}", part.display())
-        })
+        let parts: [&[u8]; 2] = [&digest(&[key, cubin]), cubin];
+        let mode = Mode::RUSR | Mode::WUSR;
+        let stored = self.folder.check();
+        let stored = stored.and_then(|()| self.folder.store(&Self::name(key), mode, &parts));
+        stored.map_err(|error| error.to_string())
     }
 }
 

@@ -4,12 +4,13 @@ use super::*;
 use crate::backend::cuda::compiler::Compiler;
 use crate::backend::cuda::kernels::cached;
 use leasehold_kernels::rows;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 /// A folder that is not there yet, below one that goes with the value.
-struct Folder(PathBuf);
+struct Place(PathBuf);
 
-impl Folder {
+impl Place {
     fn new(name: &str) -> Self {
         let base = std::env::temp_dir().join(format!("leasehold-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&base);
@@ -20,9 +21,13 @@ impl Folder {
     fn cache(&self) -> PathBuf {
         self.0.join("some/kernels")
     }
+
+    fn file(&self, key: &Key) -> PathBuf {
+        self.cache().join(Cache::name(key))
+    }
 }
 
-impl Drop for Folder {
+impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -30,13 +35,13 @@ impl Drop for Folder {
 
 #[test]
 fn what_is_not_as_it_was_written_is_not_loaded() {
-    let folder = Folder::new("corrupt");
+    let folder = Place::new("corrupt");
     let cache = Cache::at(&folder.cache()).unwrap();
     let (key, cubin) = ([7; 32], b"machine code".to_vec());
     assert_eq!(cache.load(&key), None);
     cache.store(&key, &cubin).unwrap();
     assert_eq!(cache.load(&key).as_ref(), Some(&cubin));
-    let path = cache.path(&key);
+    let path = folder.file(&key);
     let whole = fs::read(&path).unwrap();
     for at in 0..whole.len() {
         let mut wrong = whole.clone();
@@ -50,7 +55,7 @@ fn what_is_not_as_it_was_written_is_not_loaded() {
     assert_eq!(cache.load(&key), None, "something is behind it");
     // Good code of another row.
     let other = [8; 32];
-    fs::write(cache.path(&other), &whole).unwrap();
+    fs::write(folder.file(&other), &whole).unwrap();
     assert_eq!(cache.load(&other), None);
     // Good again once it is stored again, and nothing half-written is left.
     cache.store(&key, &cubin).unwrap();
@@ -62,7 +67,7 @@ fn what_is_not_as_it_was_written_is_not_loaded() {
 
 #[test]
 fn a_folder_that_others_may_write_is_refused() {
-    let folder = Folder::new("writable");
+    let folder = Place::new("writable");
     let path = folder.cache();
     let cache = Cache::at(&path).unwrap();
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
@@ -80,6 +85,41 @@ fn a_folder_that_others_may_write_is_refused() {
     let link = folder.0.join("link");
     symlink(&path, &link).unwrap();
     assert!(Cache::at(&link).is_err());
+}
+
+#[test]
+fn files_that_others_may_write_and_links_are_not_loaded() {
+    let folder = Place::new("files");
+    let cache = Cache::at(&folder.cache()).unwrap();
+    let (key, file) = ([3; 32], folder.file(&[3; 32]));
+    cache.store(&key, b"code").unwrap();
+    assert!(cache.load(&key).is_some());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o620)).unwrap();
+    assert_eq!(cache.load(&key), None);
+    // Whole and right, but where somebody else may write.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let elsewhere = folder.0.join("elsewhere");
+    fs::rename(&file, &elsewhere).unwrap();
+    symlink(&elsewhere, &file).unwrap();
+    assert_eq!(cache.load(&key), None);
+    // A link is replaced, not written through.
+    cache.store(&key, b"code").unwrap();
+    assert!(cache.load(&key).is_some() && fs::symlink_metadata(&file).unwrap().is_file());
+}
+
+/// A folder that takes the place of the one that was opened is nobody's cache.
+#[test]
+fn a_folder_that_is_put_in_place_of_the_opened_one_is_not_read() {
+    let folder = Place::new("swapped");
+    let path = folder.cache();
+    let cache = Cache::at(&path).unwrap();
+    let key = [4; 32];
+    fs::rename(&path, folder.0.join("first")).unwrap();
+    Cache::at(&path).unwrap().store(&key, b"another's code").unwrap();
+    assert_eq!(cache.load(&key), None);
+    cache.store(&key, b"code").unwrap();
+    assert_eq!(cache.load(&key).as_deref(), Some(&b"code"[..]));
+    assert_eq!(fs::read_dir(folder.0.join("first")).unwrap().count(), 1);
 }
 
 #[test]
@@ -105,13 +145,13 @@ fn a_row_is_compiled_once_and_again_when_the_cache_is_doubtful() {
     let compiler = Compiler::open_in(&[toolkit.into()]).unwrap();
     assert!(compiler.version().starts_with("NVRTC 1"), "{}", compiler.version());
     let row = rows().into_iter().find(|row| row.archs().contains(&"sm_80")).unwrap();
-    let folder = Folder::new("compiled");
+    let folder = Place::new("compiled");
     let cache = Cache::at(&folder.cache()).unwrap();
     let cubin = cached(&compiler, Some(&cache), &row, "sm_80").unwrap();
     assert!(cubin.starts_with(b"\x7fELF"));
     let key = key(&row, "sm_80", compiler.version());
     assert_eq!(cache.load(&key).as_ref(), Some(&cubin));
-    let path = cache.path(&key);
+    let path = folder.file(&key);
     fs::write(&path, b"what somebody else wrote").unwrap();
     assert_eq!(cached(&compiler, Some(&cache), &row, "sm_80").unwrap(), cubin);
     assert_eq!(cache.load(&key), Some(cubin));
@@ -121,10 +161,45 @@ fn a_row_is_compiled_once_and_again_when_the_cache_is_doubtful() {
 
 #[test]
 fn a_machine_without_the_compiler_says_where_it_looked() {
-    let folder = Folder::new("nowhere");
+    let folder = Place::new("nowhere");
     // A folder that holds a file of that name which is no library.
     fs::create_dir(folder.0.join("lib")).unwrap();
     fs::write(folder.0.join("lib/libnvrtc.so.13"), b"not a library").unwrap();
     let why = Compiler::open_in(std::slice::from_ref(&folder.0)).err().unwrap();
     assert!(why.contains("libnvrtc.so.13"), "{why}");
+}
+
+/// A compiler that the loader finds by its name alone is told by its files, as one in a folder is.
+#[test]
+fn a_compiler_found_by_its_name_is_known_by_its_files() {
+    const ALONE: &str = "LEASEHOLD_TEST_ALONE";
+    let test = "backend::cuda::cache::tests::a_compiler_found_by_its_name_is_known_by_its_files";
+    let Some(toolkit) = std::env::var_os("LEASEHOLD_CUDA").map(PathBuf::from) else {
+        println!("skip: NVRTC by its name: LEASEHOLD_CUDA names none");
+        return;
+    };
+    let named = Compiler::open_in(std::slice::from_ref(&toolkit)).unwrap();
+    if std::env::var_os(ALONE).is_some() {
+        assert_eq!(Compiler::open_in(&[]).unwrap().version(), named.version());
+        return;
+    }
+    assert!(
+        named.is_known() && named.version().matches("bytes").count() == 2,
+        "{}",
+        named.version()
+    );
+    let library = ["lib", "lib64", "nvidia/cu13/lib", "nvidia/cuda_nvrtc/lib", ""]
+        .map(|inside| toolkit.join(inside))
+        .into_iter()
+        .find(|folder| {
+            folder.join("libnvrtc.so.13").exists() || folder.join("libnvrtc.so.12").exists()
+        });
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(ALONE, "1")
+        .env("LD_LIBRARY_PATH", library.unwrap())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
 }

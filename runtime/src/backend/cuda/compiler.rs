@@ -43,6 +43,7 @@ pub(super) struct Compiler {
     cubin: (Size, Get),
     destroy: Destroy,
     version: String,
+    is_known: bool,
     /// The functions above are of these.
     _libraries: [Option<Library>; 2],
 }
@@ -90,9 +91,16 @@ impl Compiler {
             unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
                 .map_err(|error| format!("{}: {error}", path.display()))
         };
-        // Found by its name only once it is there: the wheel has no run path.
-        let builtins = builtins_beside(path).map(|path| open(&path)).transpose()?;
         let library = open(path)?;
+        // By its name alone it may be any file of the loader's places.
+        let is_named = path.components().count() == 1;
+        let file = if is_named { loaded(path) } else { Some(path.into()) };
+        // The compiler finds it by its name only once it is there: the wheel has no run path.
+        let builtins = file.as_deref().and_then(builtins_beside);
+        let files: Option<Vec<String>> =
+            file.iter().chain(&builtins).map(|file| identity(file)).collect();
+        let files = files.filter(|files| !files.is_empty());
+        let builtins = builtins.map(|path| open(&path)).transpose()?;
         let of = |name: &str| format!("{}: no {name}", path.display());
         macro_rules! function {
             ($name:literal as $type:ty) => {
@@ -106,8 +114,6 @@ impl Compiler {
         if unsafe { version(&mut major, &mut minor) } != 0 {
             return Err(format!("{}: says no version", path.display()));
         }
-        // Releases of one version differ in their last number, which only the file's size tells.
-        let size = std::fs::metadata(path).map_or(0, |file| file.len());
         Ok(Self {
             create: function!("nvrtcCreateProgram" as Create),
             compile: function!("nvrtcCompileProgram" as Compile),
@@ -117,7 +123,8 @@ impl Compiler {
             ),
             cubin: (function!("nvrtcGetCUBINSize" as Size), function!("nvrtcGetCUBIN" as Get)),
             destroy: function!("nvrtcDestroyProgram" as Destroy),
-            version: format!("NVRTC {major}.{minor} of {size} bytes"),
+            is_known: files.is_some(),
+            version: format!("NVRTC {major}.{minor} of {}", files.unwrap_or_default().join(", ")),
             _libraries: [builtins, Some(library)],
         })
     }
@@ -125,6 +132,11 @@ impl Compiler {
     /// The compiler's version, as keys have it.
     pub(super) fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Whether the version says which files it is: one that is not known has no cache.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// The machine code of a row for an architecture. Several threads may compile at once.
@@ -197,4 +209,21 @@ fn builtins_beside(path: &Path) -> Option<PathBuf> {
         .collect();
     found.sort();
     found.pop()
+}
+
+/// What tells a file from another of its name: releases of one version differ in their last number, which no function says.
+fn identity(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(path).ok()?;
+    Some(format!("{} bytes of {}.{:09}", file.len(), file.mtime(), file.mtime_nsec()))
+}
+
+/// The file of a library that the loader found by its name.
+fn loaded(name: &Path) -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    // Each line ends with the path of what is mapped; the name may be a link to a longer one.
+    let files = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
+    let name = name.to_str()?;
+    let is = |path: &&Path| path.file_name().is_some_and(|f| f.to_string_lossy().starts_with(name));
+    files.into_iter().find(is).map(Path::to_path_buf)
 }

@@ -1,170 +1,16 @@
-//! NVIDIA's driver, opened at run time: the functions of `libcuda.so.1` that the backend calls, each behind a safe one.
-//! The functions are declared here, not taken from a crate: a code that a newer driver returns must be a number, not an
-//! undefined value of an enum, and a library that lacks a function is an answer, not a panic. `memory`, `stream` and
-//! `kernels` call it; nothing else knows the driver.
+//! NVIDIA's driver, opened at run time: what the backend asks of it, each call safe. `mod`, `memory`, `stream` and `kernels`
+//! call it; `api` declares what it calls, and nothing else knows the driver.
 
+use super::api::{
+    Api, CAPABILITY, Code, Location, MULTIPROCESSORS, NON_BLOCKING, NOT_READY, OUT_OF_MEMORY,
+    Property, REFUSED, SHARED_BYTES, TensorMap, VIRTUAL_MEMORY,
+};
+use super::ranges::{Address, Staging};
 use crate::error::{Error, Kind};
-use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::ptr::{null, null_mut};
-use std::sync::{Arc, OnceLock};
-
-/// The library's name.
-const LIBRARY: &str = "libcuda.so.1";
-
-/// What a call returned, 0 being success.
-type Code = c_uint;
-
-const OUT_OF_MEMORY: Code = 2;
-const NOT_READY: Code = 600;
-
-/// `CU_DEVICE_ATTRIBUTE_...`: multiprocessors, compute capability, virtual memory management.
-const MULTIPROCESSORS: c_int = 16;
-const CAPABILITY: [c_int; 2] = [75, 76];
-const VIRTUAL_MEMORY: c_int = 102;
-/// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
-const SHARED_BYTES: c_int = 8;
-/// `CU_STREAM_NON_BLOCKING`.
-const NON_BLOCKING: c_uint = 1;
-
-/// `CUmemAllocationProp`: pinned memory of one device.
-#[repr(C)]
-struct Property {
-    kind: c_uint,
-    handles: c_uint,
-    location: Location,
-    win32: *mut c_void,
-    flags: [u8; 8],
-}
-
-/// `CUmemLocation`: a device.
-#[repr(C)]
-struct Location {
-    kind: c_uint,
-    id: c_int,
-}
-
-/// `CUmemAccessDesc`.
-#[repr(C)]
-struct Access {
-    location: Location,
-    flags: c_uint,
-}
-
-/// `CUtensorMap`: what a kernel's copy engine reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(64))]
-pub(super) struct TensorMap(pub(super) [u8; 128]);
-
-macro_rules! functions {
-    ($($name:ident($($arg:ty),* $(,)?);)*) => {
-        /// The driver's functions by their exported names.
-        #[allow(non_snake_case, reason = "the driver's names")]
-        struct Api {
-            $($name: unsafe extern "C" fn($($arg),*) -> Code,)*
-            _library: Library,
-        }
-
-        impl Api {
-            fn open(library: Library) -> Result<Self, String> {
-                Ok(Self {
-                    $($name: {
-                        let name = concat!(stringify!($name), "\0");
-                        // SAFETY: the driver exports this function with this type, as cuda.h declares it.
-                        match unsafe { library.get(name.as_bytes()) } {
-                            Ok(function) => *function,
-                            Err(_) => return Err(format!(
-                                "{LIBRARY} has no {}: older than CUDA 12", stringify!($name)
-                            )),
-                        }
-                    },)*
-                    _library: library,
-                })
-            }
-        }
-    };
-}
-
-functions! {
-    cuInit(c_uint);
-    cuDeviceGetCount(*mut c_int);
-    cuDeviceGet(*mut c_int, c_int);
-    cuDeviceGetName(*mut c_char, c_int, c_int);
-    cuDeviceGetAttribute(*mut c_int, c_int, c_int);
-    cuDeviceTotalMem_v2(*mut usize, c_int);
-    cuDevicePrimaryCtxRetain(*mut *mut c_void, c_int);
-    cuDevicePrimaryCtxRelease_v2(c_int);
-    cuCtxSetCurrent(*mut c_void);
-    cuMemAlloc_v2(*mut u64, usize);
-    cuMemFree_v2(u64);
-    cuMemGetInfo_v2(*mut usize, *mut usize);
-    cuMemHostAlloc(*mut *mut c_void, usize, c_uint);
-    cuMemFreeHost(*mut c_void);
-    cuMemGetAllocationGranularity(*mut usize, *const Property, c_uint);
-    cuMemAddressReserve(*mut u64, usize, usize, u64, u64);
-    cuMemAddressFree(u64, usize);
-    cuMemCreate(*mut u64, usize, *const Property, u64);
-    cuMemRelease(u64);
-    cuMemMap(u64, usize, usize, u64, u64);
-    cuMemUnmap(u64, usize);
-    cuMemSetAccess(u64, usize, *const Access, usize);
-    cuMemcpyHtoDAsync_v2(u64, *const c_void, usize, *mut c_void);
-    cuMemcpyDtoHAsync_v2(*mut c_void, u64, usize, *mut c_void);
-    cuMemcpyDtoDAsync_v2(u64, u64, usize, *mut c_void);
-    cuMemsetD8Async(u64, u8, usize, *mut c_void);
-    cuStreamCreate(*mut *mut c_void, c_uint);
-    cuStreamDestroy_v2(*mut c_void);
-    cuStreamSynchronize(*mut c_void);
-    cuEventCreate(*mut *mut c_void, c_uint);
-    cuEventDestroy_v2(*mut c_void);
-    cuEventRecord(*mut c_void, *mut c_void);
-    cuEventQuery(*mut c_void);
-    cuEventElapsedTime(*mut f32, *mut c_void, *mut c_void);
-    cuModuleLoadData(*mut *mut c_void, *const c_void);
-    cuModuleUnload(*mut c_void);
-    cuModuleGetFunction(*mut *mut c_void, *mut c_void, *const c_char);
-    cuFuncSetAttribute(*mut c_void, c_int, c_int);
-    cuLaunchKernel(*mut c_void, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, *mut c_void, *mut *mut c_void, *mut *mut c_void);
-    cuTensorMapEncodeTiled(*mut TensorMap, c_uint, u32, u64, *const u64, *const u64, *const u32, *const u32, c_uint, c_uint, c_uint, c_uint);
-    cuGetErrorName(Code, *mut *const c_char);
-}
-
-impl Api {
-    /// The driver, opened and initialised once; the reason where there is none.
-    fn get() -> Result<&'static Self, String> {
-        static API: OnceLock<Result<Api, String>> = OnceLock::new();
-        let open = || {
-            // SAFETY: the driver's library; loading it runs its initialisers and nothing else.
-            let library = unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_LOCAL) };
-            let api = Self::open(library.map_err(|error| format!("no driver: {error}"))?)?;
-            // SAFETY: no precondition.
-            let code = unsafe { (api.cuInit)(0) };
-            if code == 0 { Ok(api) } else { Err(format!("cuInit: {}", api.name(code))) }
-        };
-        API.get_or_init(open).as_ref().map_err(Clone::clone)
-    }
-
-    /// What the driver calls a code.
-    fn name(&self, code: Code) -> String {
-        let mut text = null();
-        // SAFETY: the driver writes the address of a constant string, or null for a code that it does not know.
-        unsafe {
-            (self.cuGetErrorName)(code, &mut text);
-            if text.is_null() {
-                return format!("error {code}");
-            }
-            CStr::from_ptr(text).to_string_lossy().into_owned()
-        }
-    }
-
-    /// An error of a call that fails only when the device can no longer be trusted.
-    fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
-        match code {
-            0 => Ok(()),
-            code => Err(Kind::DeviceLost { why: format!("{call}: {}", self.name(code)) }.into()),
-        }
-    }
-}
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What the driver says of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,7 +35,10 @@ pub(super) fn devices() -> Result<Vec<Info>, String> {
     // SAFETY: the count is written.
     let code = unsafe { (api.cuDeviceGetCount)(&mut count) };
     if code != 0 {
-        return Err(format!("cuDeviceGetCount: {}", api.name(code)));
+        // A driver may answer nothing any more, not even that.
+        let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost: Vec<String> = lost.iter().map(|(i, why)| lost_device(*i, why)).collect();
+        return Err(format!("cuDeviceGetCount: {} {}", api.name(code), lost.join("; ")));
     }
     (0..count).map(|ordinal| info(api, ordinal)).collect()
 }
@@ -224,13 +73,23 @@ fn info(api: &Api, ordinal: i32) -> Result<Info, String> {
     })
 }
 
+/// Devices that were lost in this process, and why: their contexts stay so until it ends.
+static LOST: Mutex<BTreeMap<i32, String>> = Mutex::new(BTreeMap::new());
+
+fn lost_device(ordinal: i32, why: &str) -> String {
+    format!("device {ordinal} was lost in this process: {why}")
+}
+
 /// A device's primary context, kept while anything made in it lives.
 pub(super) struct Context {
-    api: &'static Api,
-    device: c_int,
+    pub(super) api: &'static Api,
+    pub(super) device: c_int,
+    ordinal: i32,
     handle: *mut c_void,
-    virtual_memory: bool,
-    granularity: u64,
+    /// What the first call after which nothing works any more said.
+    lost: OnceLock<String>,
+    pub(super) virtual_memory: bool,
+    pub(super) granularity: u64,
 }
 
 // SAFETY: a context may be current on any thread, and on several at once; every call makes it current first.
@@ -245,6 +104,11 @@ impl Context {
     /// `NoDevice` with the driver's word.
     pub(super) fn new(info: &Info) -> Result<Arc<Self>, Error> {
         let no_device = |why| Error::from(Kind::NoDevice { why });
+        let lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = lost.get(&info.ordinal) {
+            return Err(no_device(lost_device(info.ordinal, why)));
+        }
+        drop(lost);
         let api = Api::get().map_err(no_device)?;
         let (mut device, mut handle) = (0, null_mut());
         // SAFETY: both are written.
@@ -258,7 +122,15 @@ impl Context {
             return Err(no_device(format!("{}: {}", info.name, api.name(code))));
         }
         let virtual_memory = info.virtual_memory;
-        let mut context = Self { api, device, handle, virtual_memory, granularity: 1 << 21 };
+        let mut context = Self {
+            api,
+            device,
+            ordinal: info.ordinal,
+            handle,
+            lost: OnceLock::new(),
+            virtual_memory,
+            granularity: 1 << 21,
+        };
         context.enter()?;
         if virtual_memory {
             let (property, mut granularity) = (context.property(), 0);
@@ -272,12 +144,50 @@ impl Context {
         Ok(Arc::new(context))
     }
 
-    fn enter(&self) -> Result<(), Error> {
+    /// Makes it the calling thread's, as every call asks.
+    pub(super) fn enter(&self) -> Result<(), Error> {
+        if let Some(why) = self.lost.get() {
+            return Err(Kind::DeviceLost { why: why.clone() }.into());
+        }
         // SAFETY: the context is retained until it is dropped.
-        self.api.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.handle) })
+        self.check("cuCtxSetCurrent", unsafe { (self.api.cuCtxSetCurrent)(self.handle) })
     }
 
-    fn property(&self) -> Property {
+    /// An error of a call that fails for want of memory, or else only when the device can no longer be trusted.
+    pub(super) fn check(&self, call: &'static str, code: Code) -> Result<(), Error> {
+        match code {
+            0 => Ok(()),
+            OUT_OF_MEMORY => Err(self.out_of_memory(0)),
+            code => {
+                let why = self.lost.get_or_init(|| format!("{call}: {}", self.api.name(code)));
+                let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+                lost.entry(self.ordinal).or_insert_with(|| why.clone());
+                Err(Kind::DeviceLost { why: why.clone() }.into())
+            }
+        }
+    }
+
+    /// The error of a call that may also refuse what it is given.
+    fn refused(&self, call: &'static str, code: Code, asked: String, allowed: &str) -> Error {
+        if REFUSED.iter().any(|refused| refused.contains(&code)) {
+            let asked = format!("{asked}: {call}: {}", self.api.name(code));
+            return Kind::Unsupported { asked, allowed: allowed.into() }.into();
+        }
+        match self.check(call, code) {
+            Err(error) => error,
+            Ok(()) => Kind::Unsupported { asked, allowed: allowed.into() }.into(),
+        }
+    }
+
+    fn out_of_memory(&self, asked: u64) -> Error {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both are written.
+        let code = unsafe { (self.api.cuMemGetInfo_v2)(&mut free, &mut total) };
+        let known = |bytes| if code == 0 { bytes as u64 } else { 0 };
+        Kind::OutOfMemory { asked, free: known(free), quota: known(total) }.into()
+    }
+
+    pub(super) fn property(&self) -> Property {
         let location = Location { kind: 1, id: self.device };
         Property { kind: 1, handles: 0, location, win32: null_mut(), flags: [0; 8] }
     }
@@ -291,7 +201,7 @@ impl Context {
         if code == Ok(0) { free as u64 } else { 0 }
     }
 
-    /// The bytes that [`Memory::new`] takes for `bytes`.
+    /// Bytes in whole granules, as memory comes.
     pub(super) fn rounded(&self, bytes: u64) -> u64 {
         bytes.max(1).next_multiple_of(self.granularity)
     }
@@ -324,13 +234,11 @@ impl Context {
                 fill,
             )
         };
-        // It reaches no device: what it refuses says nothing of one.
         match code {
             0 => Ok(made),
             code => {
-                let asked = format!("{map:?}: {}", api.name(code));
-                Err(Kind::Unsupported { asked, allowed: "maps that the driver encodes".into() }
-                    .into())
+                let (asked, allowed) = (format!("{map:?}"), "maps that the driver encodes");
+                Err(self.refused("cuTensorMapEncodeTiled", code, asked, allowed))
             }
         }
     }
@@ -340,162 +248,6 @@ impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: retained once in `new`; whatever was made in it holds the `Arc` and is gone.
         unsafe { (self.api.cuDevicePrimaryCtxRelease_v2)(self.device) };
-    }
-}
-
-/// An address inside a [`Memory`], with room for what was asked after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Address(u64);
-
-impl Address {
-    /// The number that kernels are given.
-    pub(super) fn get(self) -> u64 {
-        self.0
-    }
-}
-
-/// Device memory. Where the driver can, it lies alone in a reserved range with a gap on both sides.
-pub(super) struct Memory {
-    context: Arc<Context>,
-    at: u64,
-    bytes: u64,
-    /// The reserved range and the memory mapped into it.
-    mapped: Option<(u64, u64, u64)>,
-}
-
-impl Memory {
-    /// At least `bytes` bytes, contents undefined.
-    ///
-    /// # Errors
-    /// `None` when the device has no room, else `DeviceLost`.
-    pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        context.enter()?;
-        let bytes = context.rounded(bytes);
-        let context = Arc::clone(context);
-        if context.virtual_memory { Self::map(context, bytes) } else { Self::plain(context, bytes) }
-    }
-
-    fn plain(context: Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        let mut at = 0;
-        // SAFETY: the address is written.
-        let code = unsafe { (context.api.cuMemAlloc_v2)(&mut at, bytes as usize) };
-        if code == OUT_OF_MEMORY {
-            return Ok(None);
-        }
-        context.api.check("cuMemAlloc", code)?;
-        Ok(Some(Self { context, at, bytes, mapped: None }))
-    }
-
-    fn map(context: Arc<Context>, bytes: u64) -> Result<Option<Self>, Error> {
-        let (api, gap, size) = (context.api, context.granularity, bytes as usize);
-        let (property, mut handle, mut range) = (context.property(), 0, 0);
-        // SAFETY: the property is whole, the handle is written.
-        let code = unsafe { (api.cuMemCreate)(&mut handle, size, &property, 0) };
-        if code == OUT_OF_MEMORY {
-            return Ok(None);
-        }
-        api.check("cuMemCreate", code)?;
-        let reserved = (bytes + 2 * gap) as usize;
-        // SAFETY: the range is written; below it is ours alone.
-        let code = unsafe { (api.cuMemAddressReserve)(&mut range, reserved, gap as usize, 0, 0) };
-        if code != 0 {
-            // SAFETY: made above and mapped nowhere.
-            unsafe { (api.cuMemRelease)(handle) };
-            return match code {
-                OUT_OF_MEMORY => Ok(None),
-                code => api.check("cuMemAddressReserve", code).map(|()| None),
-            };
-        }
-        let at = range + gap;
-        let mapped = Some((range, reserved as u64, handle));
-        // From here on the drop undoes what was done; unmapping what is not mapped is an error that it ignores.
-        let memory = Self { context: Arc::clone(&context), at, bytes, mapped };
-        let access = Access { location: Location { kind: 1, id: context.device }, flags: 3 };
-        // SAFETY: the middle of the reserved range, as long as the memory.
-        unsafe {
-            match (api.cuMemMap)(at, size, 0, handle, 0) {
-                OUT_OF_MEMORY => return Ok(None),
-                code => api.check("cuMemMap", code)?,
-            }
-            api.check("cuMemSetAccess", (api.cuMemSetAccess)(at, size, &access, 1))?;
-        }
-        Ok(Some(memory))
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The address of `len` bytes from `offset` on, if they lie inside.
-    pub(super) fn address(&self, offset: u64, len: u64) -> Option<Address> {
-        let end = offset.checked_add(len)?;
-        (end <= self.bytes).then(|| Address(self.at + offset))
-    }
-}
-
-/// The caller has waited for everything that uses it.
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let api = self.context.api;
-        if self.context.enter().is_err() {
-            return;
-        }
-        // SAFETY: made by `new`, and nothing on the device uses it any more. A lost device's errors change nothing.
-        unsafe {
-            match self.mapped {
-                None => {
-                    (api.cuMemFree_v2)(self.at);
-                }
-                Some((range, reserved, handle)) => {
-                    (api.cuMemUnmap)(self.at, self.bytes as usize);
-                    (api.cuMemRelease)(handle);
-                    (api.cuMemAddressFree)(range, reserved as usize);
-                }
-            }
-        }
-    }
-}
-
-/// Page-locked memory of the host, cached, that copies pass through.
-pub(super) struct Staging {
-    context: Arc<Context>,
-    at: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: owned memory, used by whoever owns the value.
-unsafe impl Send for Staging {}
-
-impl Staging {
-    /// # Errors
-    /// `OutOfMemory` of the host, or `DeviceLost`.
-    pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, Error> {
-        context.enter()?;
-        let mut at = null_mut();
-        // SAFETY: the address is written.
-        let code = unsafe { (context.api.cuMemHostAlloc)(&mut at, bytes, 0) };
-        if code == OUT_OF_MEMORY {
-            return Err(Kind::OutOfMemory { asked: bytes as u64, free: 0, quota: 0 }.into());
-        }
-        context.api.check("cuMemHostAlloc", code)?;
-        // SAFETY: as many bytes were allocated; they become defined here.
-        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
-        Ok(Self { context: Arc::clone(context), at: at.cast(), bytes })
-    }
-
-    /// Its bytes. The stream has been waited for since a copy from or to them was enqueued.
-    pub(super) fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: allocated with this length and initialised; callers keep the word above.
-        unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if self.context.enter().is_ok() {
-            // SAFETY: made by `new`; the stream that copies it has been waited for or is gone.
-            unsafe { (self.context.api.cuMemFreeHost)(self.at.cast()) };
-        }
     }
 }
 
@@ -510,13 +262,13 @@ unsafe impl Send for Stream {}
 
 impl Stream {
     /// # Errors
-    /// `DeviceLost`.
+    /// `OutOfMemory`, or `DeviceLost`.
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, Error> {
         context.enter()?;
         let mut handle = null_mut();
         // SAFETY: the handle is written.
         let code = unsafe { (context.api.cuStreamCreate)(&mut handle, NON_BLOCKING) };
-        context.api.check("cuStreamCreate", code)?;
+        context.check("cuStreamCreate", code)?;
         Ok(Self { context: Arc::clone(context), handle })
     }
 
@@ -528,7 +280,7 @@ impl Stream {
         self.context.enter()?;
         let api = self.context.api;
         // SAFETY: the stream lives.
-        api.check("cuStreamSynchronize", unsafe { (api.cuStreamSynchronize)(self.handle) })
+        self.context.check("cuStreamSynchronize", unsafe { (api.cuStreamSynchronize)(self.handle) })
     }
 
     /// Zeroes `len` bytes at an address that has as many.
@@ -539,8 +291,8 @@ impl Stream {
         self.context.enter()?;
         let api = self.context.api;
         // SAFETY: an address comes with the length that it was asked for.
-        api.check("cuMemsetD8Async", unsafe {
-            (api.cuMemsetD8Async)(at.0, 0, len as usize, self.handle)
+        self.context.check("cuMemsetD8Async", unsafe {
+            (api.cuMemsetD8Async)(at.get(), 0, len as usize, self.handle)
         })
     }
 
@@ -550,10 +302,10 @@ impl Stream {
     /// `DeviceLost`.
     pub(super) fn send(&self, staging: &Staging, len: usize, to: Address) -> Result<(), Error> {
         self.context.enter()?;
-        let (api, len) = (self.context.api, len.min(staging.bytes));
+        let (api, len) = (self.context.api, len.min(staging.len()));
         // SAFETY: staging has `len` bytes and outlives the copy, since its owner waits before it touches or drops it.
-        api.check("cuMemcpyHtoDAsync", unsafe {
-            (api.cuMemcpyHtoDAsync_v2)(to.0, staging.at.cast(), len, self.handle)
+        self.context.check("cuMemcpyHtoDAsync", unsafe {
+            (api.cuMemcpyHtoDAsync_v2)(to.get(), staging.start().cast(), len, self.handle)
         })
     }
 
@@ -563,10 +315,10 @@ impl Stream {
     /// `DeviceLost`.
     pub(super) fn fetch(&self, from: Address, staging: &Staging, len: usize) -> Result<(), Error> {
         self.context.enter()?;
-        let (api, len) = (self.context.api, len.min(staging.bytes));
+        let (api, len) = (self.context.api, len.min(staging.len()));
         // SAFETY: as in `send`.
-        api.check("cuMemcpyDtoHAsync", unsafe {
-            (api.cuMemcpyDtoHAsync_v2)(staging.at.cast(), from.0, len, self.handle)
+        self.context.check("cuMemcpyDtoHAsync", unsafe {
+            (api.cuMemcpyDtoHAsync_v2)(staging.start().cast(), from.get(), len, self.handle)
         })
     }
 
@@ -578,8 +330,8 @@ impl Stream {
         self.context.enter()?;
         let api = self.context.api;
         // SAFETY: addresses come with the length that they were asked for.
-        api.check("cuMemcpyDtoDAsync", unsafe {
-            (api.cuMemcpyDtoDAsync_v2)(to.0, from.0, len as usize, self.handle)
+        self.context.check("cuMemcpyDtoDAsync", unsafe {
+            (api.cuMemcpyDtoDAsync_v2)(to.get(), from.get(), len as usize, self.handle)
         })
     }
 
@@ -598,7 +350,7 @@ impl Stream {
         let api = self.context.api;
         let mut parameter = args.as_ptr().cast_mut().cast::<c_void>();
         // SAFETY: one parameter, which the driver copies during the call; the function lives as long as its module.
-        api.check("cuLaunchKernel", unsafe {
+        self.context.check("cuLaunchKernel", unsafe {
             (api.cuLaunchKernel)(
                 function.handle,
                 blocks,
@@ -639,13 +391,13 @@ unsafe impl Send for Event {}
 
 impl Event {
     /// # Errors
-    /// `DeviceLost`.
+    /// `OutOfMemory`, or `DeviceLost`.
     pub(super) fn new(context: &Arc<Context>) -> Result<Self, Error> {
         context.enter()?;
         let mut handle = null_mut();
         // SAFETY: the handle is written.
         let code = unsafe { (context.api.cuEventCreate)(&mut handle, 0) };
-        context.api.check("cuEventCreate", code)?;
+        context.check("cuEventCreate", code)?;
         Ok(Self { context: Arc::clone(context), handle })
     }
 
@@ -655,7 +407,8 @@ impl Event {
         self.context.enter()?;
         let api = self.context.api;
         // SAFETY: both live.
-        api.check("cuEventRecord", unsafe { (api.cuEventRecord)(self.handle, stream.handle) })
+        self.context
+            .check("cuEventRecord", unsafe { (api.cuEventRecord)(self.handle, stream.handle) })
     }
 
     /// Whether what was enqueued before it is done.
@@ -668,7 +421,7 @@ impl Event {
         // SAFETY: the event lives.
         match unsafe { (api.cuEventQuery)(self.handle) } {
             NOT_READY => Ok(false),
-            code => api.check("cuEventQuery", code).map(|()| true),
+            code => self.context.check("cuEventQuery", code).map(|()| true),
         }
     }
 
@@ -682,7 +435,7 @@ impl Event {
         // SAFETY: both live, the time is written.
         let code =
             unsafe { (api.cuEventElapsedTime)(&mut milliseconds, start.handle, self.handle) };
-        api.check("cuEventElapsedTime", code)?;
+        self.context.check("cuEventElapsedTime", code)?;
         Ok((f64::from(milliseconds.max(0.0)) * 1e6) as u64)
     }
 }
@@ -741,14 +494,11 @@ impl Function {
     ) -> Result<Self, Error> {
         context.enter()?;
         let api = context.api;
-        let refused = |call: &str, code| -> Error {
-            if code == OUT_OF_MEMORY {
-                let free = context.free_bytes();
-                return Kind::OutOfMemory { asked: image.len() as u64, free, quota: free }.into();
+        let refused = |call, code| match code {
+            OUT_OF_MEMORY => context.out_of_memory(image.len() as u64),
+            code => {
+                context.refused(call, code, entry.into(), "machine code that this driver loads")
             }
-            let asked = format!("{entry}: {call}: {}", api.name(code));
-            Kind::Unsupported { asked, allowed: "machine code that this driver loads".into() }
-                .into()
         };
         let mut handle = null_mut();
         // SAFETY: the image was made by our compiler or comes from a pack whose hash was checked.

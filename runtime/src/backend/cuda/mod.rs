@@ -2,22 +2,26 @@
 //! arguments, `driver` is the only one that speaks to the driver; `leasehold-kernels` holds the sources and their table.
 //! `device` opens it.
 
+mod api;
 mod cache;
 mod compiler;
 mod driver;
 mod encode;
+mod folder;
 mod kernels;
 mod memory;
 mod pack;
 mod plan;
+mod ranges;
 mod stream;
 
 use super::{Backend, BlockId, Caps, Mark, Place, Progress};
 use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
+use api::TensorMap;
 pub use compiler::LEASEHOLD_NVRTC;
-use driver::{Context, Function, Info, TensorMap};
+use driver::{Context, Function, Info};
 use encode::{Addresses, Args, Launch};
 use kernels::Kernels;
 use leasehold_kernels::{BoxMap, Row};
@@ -95,7 +99,8 @@ pub fn candidates(op: &CheckedOp, arch: &str) -> Result<Vec<Plan>> {
 }
 
 impl Cuda {
-    /// Every device that the driver sees and kernels are made for, each with its ordinal.
+    /// Every device that the driver sees and kernels are made for, each with its ordinal. Its memory is all that it has;
+    /// one that is opened says what was free.
     ///
     /// # Errors
     /// Why there is none: no driver, or devices without kernels.
@@ -131,8 +136,19 @@ impl Cuda {
         Self::with(&info, caps, Kernels::new(cubins))
     }
 
-    fn with(info: &Info, caps: Caps, kernels: Kernels) -> Result<Self> {
+    fn with(info: &Info, mut caps: Caps, mut kernels: Kernels) -> Result<Self> {
         let context = Context::new(info)?;
+        // A driver that is too old for the code says so now, when there is another device to go on to.
+        if let Some(row) = pack::of_arch(caps.arch).next() {
+            kernels.get(&context, &row).map_err(|error| match error.kind() {
+                Kind::Unsupported { .. } => {
+                    Kind::NoDevice { why: format!("{}: {error}", info.name) }.into()
+                }
+                _ => error,
+            })?;
+        }
+        caps.memory = memory::usable(context.free_bytes());
+        (caps.max_alloc, caps.max_binding) = (caps.memory, caps.memory);
         let Some(class) = plan::class(caps.arch) else {
             return Err(Kind::NoDevice { why: format!("{}: {}", info.name, caps.arch) }.into());
         };
@@ -148,12 +164,21 @@ impl Cuda {
         })
     }
 
-    /// The same with at most `bytes` bytes of memory.
+    /// The same with at most `bytes` bytes of memory. No block is there yet.
     #[must_use]
     pub fn with_memory(mut self, bytes: u64) -> Self {
         self.caps.memory = self.caps.memory.min(bytes);
         self.blocks = Blocks::new(&self.context, self.caps.memory);
         self
+    }
+
+    /// The same with all its memory taken from the driver and zeroed, as executors begin. No block is there yet.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when another process was faster, `Unsupported` when the driver has no virtual memory.
+    pub fn taken(mut self) -> Result<Self> {
+        self.blocks = Blocks::taken(&self.context, &self.work.stream, self.caps.memory)?;
+        Ok(self)
     }
 
     /// A map as the driver encodes it.
@@ -237,7 +262,7 @@ fn caps(info: &Info) -> Option<Caps> {
         max_binding: info.memory,
         memory: info.memory,
         unit_cap_ns: UNIT_CAP_GPU_NS,
-        clock: "device timestamps",
+        clock: "device timestamps of 0.5 us",
     })
 }
 
@@ -269,7 +294,8 @@ impl Backend for Cuda {
             return Ok(());
         }
         self.work.begin()?;
-        self.work.stream.zero(at, len)
+        self.work.stream.zero(at, len)?;
+        self.work.end()
     }
 
     fn upload(&mut self, block: BlockId, offset: u64, src: &[u8]) -> Result<()> {
@@ -290,7 +316,7 @@ impl Backend for Cuda {
         if len == 0 {
             return Ok(());
         }
-        self.work.stream.copy(from, to, len)
+        self.work.copy(from, to, len)
     }
 
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
@@ -316,6 +342,10 @@ impl Backend for Cuda {
         };
         let is_indexed = encode::is_indexed(op);
         Ok(Prepared { plan: *plan, row: *row, functions, made, is_indexed })
+    }
+
+    fn prepared_bytes(prepared: &Prepared) -> u64 {
+        prepared.made.as_ref().map_or(0, |made| made.bytes)
     }
 
     fn launch(
@@ -346,7 +376,7 @@ impl Backend for Cuda {
         for span in spans(units, prepared.plan.links) {
             self.launch_span(prepared, op.op(), span, &at)?;
         }
-        Ok(())
+        self.work.end()
     }
 
     fn mark(&mut self) -> Result<Mark> {

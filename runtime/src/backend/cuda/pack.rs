@@ -6,9 +6,13 @@
 
 use super::cache::{Key, key};
 use super::compiler::Compiler;
+use super::folder::Folder;
 use crate::error::{Error, Kind, Result};
 use leasehold_kernels::{Row, rows};
+use rustix::fs::Mode;
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -129,18 +133,33 @@ impl Pack {
         Ok(pack)
     }
 
-    /// Reads a pack's file.
+    /// Reads a pack's file. Its code runs on the device with all that it may do: the file and its folder are such that only
+    /// this user and root can write to them, and neither is a link.
     ///
     /// # Errors
-    /// `System` when it cannot be read, else as [`Pack::from_bytes`].
+    /// `System` when it cannot be read or others may have written it, else as [`Pack::from_bytes`].
     pub fn read(path: &Path) -> Result<Self> {
-        let open = |error| Error::system("read of the kernels' file", error);
-        if std::fs::metadata(path).map_err(open)?.len() > FILE_MAX {
-            let asked = format!("{} of more than {FILE_MAX} bytes", path.display());
-            return Err(Kind::Value { asked, allowed: "a pack".into() }.into());
-        }
-        Self::from_bytes(&std::fs::read(path).map_err(open)?)
+        let read = beside(path).and_then(|(folder, name)| folder.read(name, FILE_MAX));
+        Self::from_bytes(&read.map_err(|error| Error::system("read of the kernels' file", error))?)
     }
+
+    /// Writes the pack's file, whole or not at all: a node may be reading the old one. Says its size.
+    ///
+    /// # Errors
+    /// `System` when it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<u64> {
+        let (bytes, mode) = (self.to_bytes(), Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH);
+        let written = beside(path).and_then(|(folder, name)| folder.store(name, mode, &[&bytes]));
+        written.map_err(|error| Error::system("write of the kernels' file", error))?;
+        Ok(bytes.len() as u64)
+    }
+}
+
+/// A file's folder, and its name there.
+fn beside(path: &Path) -> io::Result<(Folder, &OsStr)> {
+    let no_file = || io::Error::new(io::ErrorKind::InvalidInput, "no name of a file");
+    let name = path.file_name().ok_or_else(no_file)?;
+    Ok((Folder::open(path.parent().unwrap_or(Path::new("")))?, name))
 }
 
 /// Every row of an architecture that a plan may name; the others cost time to compile and change no result.

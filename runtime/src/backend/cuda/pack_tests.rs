@@ -31,6 +31,45 @@ fn a_pack_survives_its_file() {
 }
 
 #[test]
+fn a_file_that_others_may_write_or_change_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = std::env::temp_dir().join(format!("leasehold-packs-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir(&folder).unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(&folder, 0o755);
+    let (pack, file) = (pack(&["sm_86"]), folder.join("kernels"));
+    let size = pack.write(&file).unwrap();
+    assert_eq!(size, std::fs::metadata(&file).unwrap().len());
+    assert_eq!(Pack::read(&file).unwrap(), pack);
+    let refused = || match Pack::read(&file).unwrap_err().kind() {
+        Kind::System { .. } => {}
+        other => panic!("{other:?}"),
+    };
+    for wrong in [0o664, 0o646] {
+        mode(&file, wrong);
+        refused();
+    }
+    mode(&file, 0o644);
+    for wrong in [0o775, 0o757, 0o1777] {
+        mode(&folder, wrong);
+        refused();
+    }
+    mode(&folder, 0o755);
+    let other = folder.join("other");
+    std::fs::rename(&file, &other).unwrap();
+    symlink(&other, &file).unwrap();
+    refused();
+    // A file that is written takes the link's place; what it led to stays, and nothing else is left.
+    pack.write(&file).unwrap();
+    assert_eq!(Pack::read(&file).unwrap(), pack);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn a_pack_that_is_not_of_these_kernels_is_refused() {
     let whole = pack(&["sm_86"]);
     let error = packed(&whole, "sm_80").unwrap_err().to_string();

@@ -1,7 +1,8 @@
 //! The one stream of work: copies through page-locked memory, marks, the time between them, and the first bad index that
 //! kernels told of. `mod` calls it.
 
-use super::driver::{Address, Context, Event, Memory, Staging, Stream};
+use super::driver::{Context, Event, Stream};
+use super::ranges::{Address, Memory, Source, Staging};
 use crate::backend::{IndexFault, Mark, Progress};
 use crate::error::{Kind, Result};
 use std::collections::VecDeque;
@@ -24,16 +25,6 @@ struct Buffer {
     is_pending: bool,
 }
 
-/// A stretch of work and the mark after it.
-struct Stretch {
-    mark: Mark,
-    /// Before the first work; `None` where there was none.
-    start: Option<Event>,
-    end: Event,
-    /// Where the fault was copied to, if any work could tell of one.
-    told: Option<Staging>,
-}
-
 /// The words that kernels tell of the first bad index in; zeros after each mark.
 struct Fault {
     words: Memory,
@@ -41,14 +32,38 @@ struct Fault {
     spare: Vec<Staging>,
 }
 
-/// The stream of work.
+/// Where a stretch of work begins.
+enum Start {
+    /// At its own event: the stream may have been idle.
+    At(Event),
+    /// Where the one before ends: the stream had work all the time.
+    Before,
+    /// It holds nothing that counts: copies, or nothing.
+    Nowhere,
+}
+
+/// A stretch of work, and the mark after it if there is one.
+struct Stretch {
+    start: Start,
+    end: Event,
+    mark: Option<Mark>,
+    /// Where the fault was copied to, if any work could tell of one.
+    told: Option<Staging>,
+}
+
+/// The stream of work. What the device was busy with is the sum of its stretches: what the host does between them does not
+/// count, and copies do not. The driver's times are of half a microsecond.
 pub(super) struct Work {
     pub(super) stream: Stream,
     context: Arc<Context>,
     buffers: VecDeque<Buffer>,
     stretches: VecDeque<Stretch>,
-    /// Before the first work since the last mark.
-    start: Option<Event>,
+    /// The end of the last one that is no longer in the list.
+    before: Option<Event>,
+    /// The beginning of the one that is being enqueued.
+    open: Option<Start>,
+    /// Whether copies were enqueued since the last stretch.
+    copied: bool,
     next: u64,
     spare: Vec<Event>,
     fault: Fault,
@@ -61,9 +76,10 @@ impl Work {
             Ok(Buffer { staging, sent, is_pending: false })
         };
         let stream = Stream::new(context)?;
-        let Some(words) = Memory::new(context, FAULT as u64)? else {
+        let source = Source::Driver(Arc::clone(context));
+        let Some(words) = Memory::new(&source, FAULT as u64)? else {
             let asked = FAULT as u64;
-            return Err(Kind::OutOfMemory { asked, free: context.free_bytes(), quota: 0 }.into());
+            return Err(Kind::OutOfMemory { asked, free: source.free_bytes(), quota: 0 }.into());
         };
         let fault = Fault { words, is_used: false, spare: Vec::new() };
         stream.zero(fault.address()?, FAULT as u64)?;
@@ -72,7 +88,9 @@ impl Work {
             context: Arc::clone(context),
             buffers: (0..BUFFERS).map(|_| buffer()).collect::<Result<_>>()?,
             stretches: VecDeque::new(),
-            start: None,
+            before: None,
+            open: None,
+            copied: false,
             next: 0,
             spare: Vec::new(),
             fault,
@@ -81,6 +99,10 @@ impl Work {
 
     /// The address of the fault, for work that tells of one.
     pub(super) fn fault(&mut self) -> Result<u64> {
+        // Where it is copied to: once work is enqueued, nothing is short.
+        if self.fault.spare.is_empty() {
+            self.fault.spare.push(Staging::new(&self.context, FAULT)?);
+        }
         self.fault.is_used = true;
         Ok(self.fault.address()?.get())
     }
@@ -90,10 +112,7 @@ impl Work {
         if !std::mem::take(&mut self.fault.is_used) {
             return Ok(None);
         }
-        let staging = match self.fault.spare.pop() {
-            Some(staging) => staging,
-            None => Staging::new(&self.context, FAULT)?,
-        };
+        let Some(staging) = self.fault.spare.pop() else { return Ok(None) };
         let words = self.fault.address()?;
         self.stream.fetch(words, &staging, FAULT)?;
         self.stream.zero(words, FAULT as u64)?;
@@ -109,12 +128,31 @@ impl Work {
         Ok(event)
     }
 
-    /// Work that counts as busy comes next.
+    /// Work that counts as busy comes next, and [`Work::end`] after it.
     pub(super) fn begin(&mut self) -> Result<()> {
-        if self.start.is_none() {
-            self.start = Some(self.event()?);
+        // Events for the beginning, the end and a mark: once work is enqueued, nothing is short.
+        while self.spare.len() < 3 {
+            self.spare.push(Event::new(&self.context)?);
         }
+        let last = self.stretches.back().filter(|_| !self.copied);
+        let is_busy = last.map_or(Ok(false), |last| last.end.is_done().map(|done| !done))?;
+        self.open = Some(if is_busy { Start::Before } else { Start::At(self.event()?) });
         Ok(())
+    }
+
+    /// The work that counts is enqueued.
+    pub(super) fn end(&mut self) -> Result<()> {
+        let Some(start) = self.open.take() else { return Ok(()) };
+        let end = self.event()?;
+        self.stretches.push_back(Stretch { start, end, mark: None, told: None });
+        self.copied = false;
+        Ok(())
+    }
+
+    /// Copies on the device.
+    pub(super) fn copy(&mut self, from: Address, to: Address, len: u64) -> Result<()> {
+        self.copied = true;
+        self.stream.copy(from, to, len)
     }
 
     /// Copies host bytes to the device; `to` has room for them. It returns when they have left `src`.
@@ -123,6 +161,7 @@ impl Work {
         src: &[u8],
         mut to: impl FnMut(u64, u64) -> Result<Address>,
     ) -> Result<()> {
+        self.copied = true;
         for (i, part) in src.chunks(STAGED).enumerate() {
             let to = to((i * STAGED) as u64, part.len() as u64)?;
             self.buffers.rotate_left(1);
@@ -144,6 +183,7 @@ impl Work {
         dst: &mut [u8],
         mut from: impl FnMut(u64, u64) -> Result<Address>,
     ) -> Result<()> {
+        self.copied = true;
         for (i, part) in dst.chunks_mut(STAGED).enumerate() {
             let from = from((i * STAGED) as u64, part.len() as u64)?;
             let Some(buffer) = self.buffers.front_mut() else { return Ok(()) };
@@ -157,25 +197,35 @@ impl Work {
 
     pub(super) fn mark(&mut self) -> Result<Mark> {
         let told = self.told()?;
-        let end = self.event()?;
+        self.copied |= told.is_some();
         let mark = Mark(self.next);
+        match self.stretches.back_mut() {
+            Some(last) if last.mark.is_none() && !self.copied => last.mark = Some(mark),
+            _ => {
+                let (start, end) = (Start::Nowhere, self.event()?);
+                self.stretches.push_back(Stretch { start, end, mark: Some(mark), told });
+                self.copied = false;
+            }
+        }
         self.next += 1;
-        let start = self.start.take();
-        self.stretches.push_back(Stretch { mark, start, end, told });
         Ok(mark)
     }
 
     pub(super) fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress> {
         let (mut busy_ns, mut fault) = (0, None);
-        while let Some(stretch) = self.stretches.front().filter(|stretch| stretch.mark <= mark) {
-            if !wait(&stretch.end, timeout)? {
+        let marked = self.stretches.iter().position(|stretch| stretch.mark == Some(mark));
+        if let Some(marked) = marked {
+            if !wait(&self.stretches[marked].end, timeout)? {
                 return Ok(Progress::Pending);
             }
-            if let Some(start) = &stretch.start {
-                busy_ns += stretch.end.since(start)?;
-            }
-            if let Some(Stretch { start, end, told, .. }) = self.stretches.pop_front() {
-                self.spare.extend(start.into_iter().chain([end]));
+            for Stretch { start, end, told, .. } in self.stretches.drain(..=marked) {
+                busy_ns += match (&start, &self.before) {
+                    (Start::At(start), _) => end.since(start)?,
+                    (Start::Before, Some(before)) => end.since(before)?,
+                    _ => 0,
+                };
+                let start = if let Start::At(start) = start { Some(start) } else { None };
+                self.spare.extend(self.before.replace(end).into_iter().chain(start));
                 if let Some(mut staging) = told {
                     fault = fault.or_else(|| found(staging.bytes()));
                     self.fault.spare.push(staging);

@@ -368,6 +368,10 @@ impl Backend for Wgpu {
         self.prepared(op, &plan)
     }
 
+    fn prepared_bytes(prepared: &Prepared) -> u64 {
+        prepared.made.as_ref().map_or(0, wgpu::Buffer::size)
+    }
+
     fn launch(
         &mut self,
         prepared: &mut Prepared,

@@ -51,7 +51,10 @@ pub(super) fn launches(
         };
         let blocks = match args {
             Args::Plain(_) => part.tiles as u32,
-            _ => walked(part.tiles, multiprocessors),
+            _ => {
+                let cluster = if let Row::MatmulSm90(form) = row { form.cluster } else { 1 };
+                cluster * walked(part.tiles, (multiprocessors / cluster).max(1))
+            }
         };
         Some(Launch { row: *row, args, blocks })
     };

@@ -208,8 +208,10 @@ fn limits(op: &CheckedOp) -> Result<()> {
 /// What a plan's tiles cost one multiprocessor.
 struct Work {
     tiles: u128,
+    /// Multiprocessors that a tile takes at a time.
+    blocks: u64,
     links: u64,
-    /// Nanoseconds of a tile's link on one multiprocessor.
+    /// Nanoseconds of a tile's link on them.
     link_ns: u64,
     state_bytes: u64,
 }
@@ -224,8 +226,8 @@ fn finish(
     kernel: &'static str,
     work: Work,
 ) -> Result<Plan> {
-    let Work { tiles, links, link_ns, state_bytes } = work;
-    let waves = tiles.div_ceil(class.multiprocessors.into());
+    let Work { tiles, blocks, links, link_ns, state_bytes } = work;
+    let waves = tiles.div_ceil((class.multiprocessors / blocks).into());
     let busy = waves.saturating_mul(links.into()).saturating_mul(link_ns.into());
     let moved = op.cost().bytes / u128::from(class.bytes);
     let units = tiles.saturating_mul(links.into());

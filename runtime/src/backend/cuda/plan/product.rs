@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Scale, Spec};
 use crate::order::{Family, Order, Plan};
 use leasehold_kernels::{
-    BoxMap, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90,
+    BoxMap, Form, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90,
     MatmulSm90Fp8, Row, Side,
 };
 
@@ -42,6 +42,8 @@ const COUNT_NS: u64 = 1_000;
 
 /// Bytes that copies move at once.
 const ALIGNED: u64 = 16;
+/// Rows that products are counted as, at least.
+const LEAST_ROWS: u32 = 16;
 /// Elements a microsecond through the epilogue of one multiprocessor.
 const EPILOGUE: u64 = 1_000;
 
@@ -276,10 +278,15 @@ impl Product {
             return (SM90, Vec::new());
         }
         let (a_outer, b_outer) = (a == Major::Outer, b == Major::Outer);
-        let rows = MatmulSm90::all().into_iter().filter(|row| {
+        let mut rows = MatmulSm90::forms();
+        rows.retain(|row| {
             (row.bf16, row.a_outer, row.b_outer) == (of_a == DType::BF16, a_outer, b_outer)
         });
-        (SM90, rows.map(Row::MatmulSm90).collect())
+        // Of the forms for few rows the smallest that holds them.
+        let few = rows.iter().filter(|row| row.form == Form::Swapped).map(|row| row.rows);
+        let few = few.filter(|&n| u64::from(n) >= self.m).min();
+        rows.retain(|row| row.form != Form::Swapped || Some(row.rows) == few);
+        (SM90, rows.into_iter().map(Row::MatmulSm90).collect())
     }
 }
 
@@ -292,7 +299,7 @@ pub(in super::super) fn form(row: &Row) -> Option<([u32; 2], u32, u64)> {
         Row::MatmulF32(row) => Some(([row.tile; 2], MatmulF32::CHUNK, row.state_bytes())),
         Row::MatmulSm80(row) => Some((row.tile, MatmulSm80::CHUNK, row.state_bytes())),
         Row::MatmulSm90(row) => {
-            Some(([MatmulSm90::ROWS, row.columns], MatmulSm90::CHUNK, row.state_bytes()))
+            Some(([row.rows, row.columns], MatmulSm90::CHUNK, row.state_bytes()))
         }
         Row::MatmulSm90Fp8(row) => Some((row.tile, MatmulSm90Fp8::CHUNK, row.state_bytes())),
         _ => None,
@@ -318,12 +325,25 @@ fn cut(product: &Product, matmul: &Matmul, row: &Row, class: &Class) -> (u64, u6
     links(product.k.div_ceil(chunk.into()), chunk_ns(matmul, row, class), end_ns)
 }
 
-/// Nanoseconds of a chunk of k of a tile, on one multiprocessor.
+/// Multiprocessors that a tile takes at a time.
+fn blocks(row: &Row) -> u64 {
+    if let Row::MatmulSm90(row) = row { row.cluster.into() } else { 1 }
+}
+
+/// Nanoseconds of a chunk of k of a tile, on as many multiprocessors as it takes.
 fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
     let Some(([rows, columns], chunk, _)) = form(row) else { return 1 };
+    // Instructions of fewer columns take no less time.
+    let rows = if rows < LEAST_ROWS { LEAST_ROWS } else { rows };
     let rate = match row {
         Row::MatmulReference(_) => class.plain,
         Row::MatmulF32(_) => class.fma,
+        Row::MatmulSm90(row) if row.form == Form::Swapped => class.sm90[2],
+        // What a cluster brings once is most of its lead.
+        Row::MatmulSm90(row) if row.cluster > 1 => {
+            let of_block = class.sm90[if row.columns == 256 { 0 } else { 1 }];
+            u64::from(row.cluster) * (of_block + of_block / 32)
+        }
         Row::MatmulSm90(row) if row.columns == 256 => class.sm90[0],
         Row::MatmulSm90(row) if row.columns == 128 => class.sm90[1],
         Row::MatmulSm90(_) => class.sm90[2],
@@ -344,7 +364,7 @@ fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
 fn end_ns(product: &Product, matmul: &Matmul, row: &Row) -> u64 {
     let Some(([rows, columns], ..)) = form(row) else { return 0 };
     let counted = if matmul.sizes.on_device() { product.groups.div_ceil(32) } else { 0 };
-    u64::from(rows) * u64::from(columns) * 1000 / EPILOGUE + counted * COUNT_NS
+    u64::from(rows) * u64::from(columns) * 1000 / (EPILOGUE * blocks(row)) + counted * COUNT_NS
 }
 
 /// The plans of a product.
@@ -380,7 +400,11 @@ fn plan(
     }
     let (chunk_ns, end_ns) = (chunk_ns(matmul, row, class), end_ns(product, matmul, row));
     let (per_link, links) = cut(product, matmul, row, class);
-    let link_ns = per_link.min(product.k.div_ceil(chunk.into())) * chunk_ns + end_ns;
-    let work = Work { tiles: entries * per_entry, links, link_ns, state_bytes };
+    let products_ns = per_link.min(product.k.div_ceil(chunk.into())) * chunk_ns;
+    // Where warpgroups take turns, one's end is behind the other's products.
+    let is_hidden = matches!(row, Row::MatmulSm90(row) if row.form == Form::PingPong) && links == 1;
+    let link_ns = if is_hidden { products_ns.max(end_ns) } else { products_ns + end_ns };
+    let work =
+        Work { tiles: entries * per_entry, blocks: blocks(row), links, link_ns, state_bytes };
     finish(op, class, order, super::name(row), work)
 }

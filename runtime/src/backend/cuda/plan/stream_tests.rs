@@ -21,8 +21,11 @@ const SLOW: Class = Class {
     arch: "sm_90a",
     multiprocessors: 1,
     sm90: [1; 3],
+    sm90_fp8: [1; 3],
     sm80: [1; 2],
     gathered: 1,
+    fma: 1,
+    plain: 1,
     attention: 1,
     bytes: 2,
 };

@@ -1,0 +1,110 @@
+//! A served node on a CUDA device, whose driver is the host model: its kernels come from a file, its bits are those of a
+//! local device, and when the device is lost its sessions hear it and the node goes on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../../tests/model/mod.rs"]
+mod model;
+mod served;
+
+use leasehold::{Attention, Device, Error, Kind, Matmul, bf16};
+use leasehold_node::job::{Admitted, Grant, JobError, Node, Word};
+use leasehold_node::ledger::{Entry, Outcome};
+use served::{PATIENCE, Served, device, until, usage};
+
+/// A product and attention on what it makes.
+fn program(dev: &Device) -> Result<Vec<bf16>, Error> {
+    let numbers = |count: usize| -> Vec<bf16> {
+        (0..count).map(|i| bf16::from_f32((i * 37 % 101) as f32 / 50.0 - 1.0)).collect()
+    };
+    let x = dev.tensor([60, 64], &numbers(60 * 64))?;
+    let w = dev.tensor([128, 64], &numbers(128 * 64))?;
+    let h = Matmul::new(&x, &w.t()).silu().run()?;
+    let heads = h.reshape(&[2, 30, 2, 64])?.permute(&[0, 2, 1, 3])?;
+    let o = Attention::new(&heads, &heads, &heads).causal().run()?;
+    o.read::<bf16>()?.wait(Some(PATIENCE))
+}
+
+/// A node with a file of kernels, serving once this returns.
+fn serve(served: &mut Served, variables: &[(&str, &str)]) {
+    model::pack("sm_90a").write(&served.dir.path().join("kernels")).unwrap();
+    served.start_on(&["--device", "cuda:0", "--kernels", "kernels"], variables);
+}
+
+/// A job, once the node has an executor.
+fn job(served: &Served, grant: &Grant) -> (Node, Admitted) {
+    until("an executor is there", || {
+        let node = served.connect();
+        match node.admit(grant, None) {
+            Ok(job) => Some((node, job)),
+            Err(JobError::Refused { retryable: true, .. }) => None,
+            Err(other) => panic!("{other}"),
+        }
+    })
+}
+
+#[test]
+fn leased_bits_are_local_bits_on_cuda() {
+    if !model::in_child("leased_bits_are_local_bits_on_cuda", &[]) {
+        return;
+    }
+    let mut served = Served::new();
+    serve(&mut served, &[]);
+    let (node, job) = job(&served, &served.lease());
+    let local = Device::from_backend(model::open()).unwrap();
+    let leased = device(&job);
+    assert_eq!(leased.numerics(), local.numerics());
+    let (here, there) = (program(&local).unwrap(), program(&leased).unwrap());
+    assert!(here.iter().zip(&there).all(|(a, b)| a.to_bits() == b.to_bits()));
+    assert!(here.len() == there.len() && here.iter().all(|x| x.is_finite()));
+    drop(leased);
+    node.ended(Outcome::Exited(0)).unwrap();
+    let usage = usage(node.word());
+    assert!(usage.ops == 2 && usage.busy_ns > 0 && usage.bytes_up > 0, "{usage:?}");
+    assert_eq!(served.stop().code(), Some(0));
+}
+
+#[test]
+fn a_lost_device_is_told_and_replaced() {
+    if !model::in_child("a_lost_device_is_told_and_replaced", &[]) {
+        return;
+    }
+    let mut served = Served::new();
+    // Every executor's device fails after some launches.
+    serve(&mut served, &[(model::FAIL, "cuLaunchKernel:700:5:1")]);
+    let grant = served.lease();
+    let (node, first) = job(&served, &grant);
+    let dev = device(&first);
+    let error = (0..10).find_map(|_| program(&dev).err()).expect("a failure");
+    assert!(matches!(error.kind(), Kind::DeviceLost { .. }), "{error}");
+    assert!(matches!(dev.wait(None).unwrap_err().kind(), Kind::DeviceLost { .. }));
+    assert!(matches!(node.word(), Word::Stop(Outcome::DeviceLost)));
+    assert_eq!(usage(node.word()).outcome, Outcome::DeviceLost);
+    let struck = Entry::Strike { lease: first.lease.0, job: first.job.0, strikes: 1 };
+    assert!(served.ledger().contains(&struck));
+    // The node's next executor has a device again.
+    let (_node, next) = job(&served, &served.lease());
+    assert!(program(&device(&next)).is_ok());
+}
+
+#[test]
+fn a_launch_short_of_memory_fails_alone() {
+    if !model::in_child("a_launch_short_of_memory_fails_alone", &[]) {
+        return;
+    }
+    let mut served = Served::new();
+    serve(&mut served, &[(model::FAIL, "cuLaunchKernel:2:3:1")]);
+    let (_node, job) = job(&served, &served.lease());
+    let dev = device(&job);
+    let runs: Vec<_> = (0..4).map(|_| program(&dev)).collect();
+    let failed: Vec<&Error> = runs.iter().filter_map(|run| run.as_ref().err()).collect();
+    assert!(
+        failed.len() == 1 && matches!(failed[0].kind(), Kind::OutOfMemory { .. }),
+        "{failed:?}"
+    );
+    assert_eq!(runs[0].as_ref().unwrap(), runs[3].as_ref().unwrap());
+}

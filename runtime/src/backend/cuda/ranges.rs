@@ -1,0 +1,288 @@
+//! Memory as the driver gives it: ranges of the device, and of the host what copies pass through. `memory` makes blocks of
+//! the first, `stream` copies through the second.
+
+use super::api::{Access, Location, OUT_OF_MEMORY};
+use super::driver::Context;
+use crate::error::{Error, Kind, Result};
+use std::ptr::null_mut;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// An address inside a [`Memory`], with room for what was asked after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address(u64);
+
+impl Address {
+    /// The number that kernels are given.
+    pub(super) fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Where device memory comes from.
+#[derive(Clone)]
+pub(super) enum Source {
+    /// From the driver, as it is asked for.
+    Driver(Arc<Context>),
+    /// From what was taken from it before.
+    Taken(Arc<Taken>),
+}
+
+impl Source {
+    fn context(&self) -> &Arc<Context> {
+        match self {
+            Self::Driver(context) => context,
+            Self::Taken(taken) => &taken.context,
+        }
+    }
+
+    /// Bytes that it could still give.
+    pub(super) fn free_bytes(&self) -> u64 {
+        match self {
+            Self::Driver(context) => context.free_bytes(),
+            Self::Taken(taken) => taken.pieces().len() as u64 * taken.context.granularity,
+        }
+    }
+}
+
+/// Device memory without addresses, in pieces of one granule, so that any of them make a range of any size. It is held
+/// until the value goes, whether ranges use it or not: no other process gets it in between.
+pub(super) struct Taken {
+    context: Arc<Context>,
+    free: Mutex<Vec<u64>>,
+}
+
+impl Taken {
+    /// As many whole granules as fit `bytes`, contents undefined.
+    ///
+    /// # Errors
+    /// `Unsupported` where addresses cannot be had apart from memory, `OutOfMemory`, or `DeviceLost`.
+    pub(super) fn new(context: &Arc<Context>, bytes: u64) -> Result<Arc<Self>> {
+        if !context.virtual_memory {
+            let (asked, allowed) = ("device memory ahead", "a driver with virtual memory");
+            return Err(Kind::Unsupported { asked: asked.into(), allowed: allowed.into() }.into());
+        }
+        // Those made so far go with it when one cannot be made.
+        let taken = Arc::new(Self { context: Arc::clone(context), free: Mutex::default() });
+        for made in 0..bytes / context.granularity {
+            let Some(piece) = create(context, context.granularity)? else {
+                let free = made * context.granularity;
+                return Err(Kind::OutOfMemory { asked: bytes, free, quota: bytes }.into());
+            };
+            taken.pieces().push(piece);
+        }
+        Ok(taken)
+    }
+
+    fn pieces(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Every range of it holds the `Arc`, so all pieces are here again.
+impl Drop for Taken {
+    fn drop(&mut self) {
+        release(&self.context, &self.pieces());
+    }
+}
+
+/// Memory without an address; `None` where the device has no room.
+fn create(context: &Context, bytes: u64) -> Result<Option<u64>> {
+    context.enter()?;
+    let (property, mut piece) = (context.property(), 0);
+    // SAFETY: the property is whole, the handle is written.
+    match unsafe { (context.api.cuMemCreate)(&mut piece, bytes as usize, &property, 0) } {
+        OUT_OF_MEMORY => Ok(None),
+        code => context.check("cuMemCreate", code).map(|()| Some(piece)),
+    }
+}
+
+fn release(context: &Context, pieces: &[u64]) {
+    if context.enter().is_ok() {
+        for piece in pieces {
+            // SAFETY: made by `create`, released once; what maps it keeps it until it is unmapped.
+            unsafe { (context.api.cuMemRelease)(*piece) };
+        }
+    }
+}
+
+/// Device memory. Where the driver can, it lies alone in a reserved range with a gap on both sides.
+pub(super) struct Memory {
+    source: Source,
+    at: u64,
+    bytes: u64,
+    mapped: Option<Mapped>,
+}
+
+/// A reserved range and the pieces of memory in the middle of it.
+struct Mapped {
+    range: u64,
+    reserved: u64,
+    pieces: Vec<u64>,
+}
+
+impl Memory {
+    /// At least `bytes` bytes, contents undefined.
+    ///
+    /// # Errors
+    /// `None` when there is no room, else `DeviceLost`.
+    pub(super) fn new(source: &Source, bytes: u64) -> Result<Option<Self>> {
+        let context = source.context();
+        let bytes = context.rounded(bytes);
+        match source {
+            Source::Taken(taken) => {
+                let mut free = taken.pieces();
+                let count = bytes / context.granularity;
+                let Some(rest) = (free.len() as u64).checked_sub(count) else { return Ok(None) };
+                let pieces = free.split_off(rest as usize);
+                drop(free);
+                Self::map(source, bytes, pieces)
+            }
+            Source::Driver(_) if context.virtual_memory => match create(context, bytes)? {
+                Some(piece) => Self::map(source, bytes, vec![piece]),
+                None => Ok(None),
+            },
+            Source::Driver(_) => Self::plain(source, bytes),
+        }
+    }
+
+    fn plain(source: &Source, bytes: u64) -> Result<Option<Self>> {
+        let (context, mut at) = (source.context(), 0);
+        context.enter()?;
+        // SAFETY: the address is written.
+        let code = unsafe { (context.api.cuMemAlloc_v2)(&mut at, bytes as usize) };
+        if code == OUT_OF_MEMORY {
+            return Ok(None);
+        }
+        context.check("cuMemAlloc", code)?;
+        Ok(Some(Self { source: source.clone(), at, bytes, mapped: None }))
+    }
+
+    /// Pieces of one size, `bytes` together, side by side in a range of their own.
+    fn map(source: &Source, bytes: u64, pieces: Vec<u64>) -> Result<Option<Self>> {
+        let context = source.context();
+        let (api, gap) = (context.api, context.granularity);
+        let piece = bytes / pieces.len() as u64;
+        let mapped = Mapped { range: 0, reserved: bytes + 2 * gap, pieces };
+        // From here on the drop undoes what was done.
+        let mut memory = Self { source: source.clone(), at: 0, bytes, mapped: Some(mapped) };
+        let Some(mapped) = &mut memory.mapped else { return Ok(None) };
+        context.enter()?;
+        // SAFETY: the range is written; below it is ours alone.
+        let code = unsafe {
+            let reserved = mapped.reserved as usize;
+            (api.cuMemAddressReserve)(&mut mapped.range, reserved, gap as usize, 0, 0)
+        };
+        if code == OUT_OF_MEMORY {
+            return Ok(None);
+        }
+        context.check("cuMemAddressReserve", code)?;
+        memory.at = mapped.range + gap;
+        for (at, handle) in (memory.at..).step_by(piece as usize).zip(&mapped.pieces) {
+            // SAFETY: within the middle of the reserved range, each behind the one before, as long as the piece.
+            match unsafe { (api.cuMemMap)(at, piece as usize, 0, *handle, 0) } {
+                OUT_OF_MEMORY => return Ok(None),
+                code => context.check("cuMemMap", code)?,
+            }
+        }
+        let access = Access { location: Location { kind: 1, id: context.device }, flags: 3 };
+        // SAFETY: all that was mapped, and nothing else.
+        match unsafe { (api.cuMemSetAccess)(memory.at, bytes as usize, &access, 1) } {
+            OUT_OF_MEMORY => Ok(None),
+            code => context.check("cuMemSetAccess", code).map(|()| Some(memory)),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The address of `len` bytes from `offset` on, if they lie inside.
+    pub(super) fn address(&self, offset: u64, len: u64) -> Option<Address> {
+        let end = offset.checked_add(len)?;
+        (end <= self.bytes).then(|| Address(self.at + offset))
+    }
+}
+
+/// The caller has waited for everything that uses it.
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let context = self.source.context();
+        let api = context.api;
+        if context.enter().is_ok() {
+            // SAFETY: made by `new`, and nothing on the device uses it any more. What was not done yet is refused, and a lost
+            // device's errors change nothing.
+            unsafe {
+                match &self.mapped {
+                    None => {
+                        (api.cuMemFree_v2)(self.at);
+                    }
+                    Some(Mapped { range: 0, .. }) => {}
+                    Some(Mapped { range, reserved, pieces }) => {
+                        let piece = self.bytes / pieces.len() as u64;
+                        for at in (self.at..).step_by(piece as usize).take(pieces.len()) {
+                            (api.cuMemUnmap)(at, piece as usize);
+                        }
+                        (api.cuMemAddressFree)(*range, *reserved as usize);
+                    }
+                }
+            }
+        }
+        let Some(mapped) = self.mapped.take() else { return };
+        match &self.source {
+            Source::Driver(context) => release(context, &mapped.pieces),
+            Source::Taken(taken) => taken.pieces().extend(mapped.pieces),
+        }
+    }
+}
+
+/// Page-locked memory of the host, cached, that copies pass through.
+pub(super) struct Staging {
+    context: Arc<Context>,
+    at: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: owned memory, used by whoever owns the value.
+unsafe impl Send for Staging {}
+
+impl Staging {
+    /// # Errors
+    /// `OutOfMemory` of the host, or `DeviceLost`.
+    pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Result<Self, Error> {
+        context.enter()?;
+        let mut at = null_mut();
+        // SAFETY: the address is written.
+        let code = unsafe { (context.api.cuMemHostAlloc)(&mut at, bytes, 0) };
+        if code == OUT_OF_MEMORY {
+            return Err(Kind::OutOfMemory { asked: bytes as u64, free: 0, quota: 0 }.into());
+        }
+        context.check("cuMemHostAlloc", code)?;
+        // SAFETY: as many bytes were allocated; they become defined here.
+        unsafe { at.cast::<u8>().write_bytes(0, bytes) };
+        Ok(Self { context: Arc::clone(context), at: at.cast(), bytes })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its first byte, for copies that the stream does later.
+    pub(super) fn start(&self) -> *mut u8 {
+        self.at
+    }
+
+    /// Its bytes. The stream has been waited for since a copy from or to them was enqueued.
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: allocated with this length and initialised; callers keep the word above.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.bytes) }
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: made by `new`; the stream that copies it has been waited for or is gone.
+            unsafe { (self.context.api.cuMemFreeHost)(self.at.cast()) };
+        }
+    }
+}

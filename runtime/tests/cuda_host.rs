@@ -1,0 +1,290 @@
+//! The host side of the CUDA backend where things run short or break, on the host model as its driver: memory, failed calls,
+//! lost devices, and the time that work takes.
+#![cfg(feature = "cuda")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod model;
+
+use leasehold::backend::cuda::Cuda;
+use leasehold::backend::{Backend, BlockId, Progress};
+use leasehold::exec::Core;
+use leasehold::op::{Attention, Lens, Spec, check};
+use leasehold::{DType, Device, Dims, Error, Kind, Layout, bf16};
+use model::{FAIL, ORDER, in_child, open, pack};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Tells a child what its device will say.
+const WHY: &str = "LEASEHOLD_TEST_WHY";
+
+const MIB: u64 = 1 << 20;
+/// What the model has, and its granule.
+const TOTAL: u64 = 256 * MIB;
+const GRANULE: u64 = 2 * MIB;
+
+fn is_out_of_memory(error: &Error) -> bool {
+    matches!(error.kind(), Kind::OutOfMemory { .. })
+}
+
+fn wait(cuda: &mut Cuda) {
+    let mark = cuda.mark().unwrap();
+    assert!(matches!(cuda.poll(mark, None).unwrap(), Progress::Done { .. }));
+}
+
+/// Blocks of a size, as many as there is room for.
+fn fill(cuda: &mut Cuda, bytes: u64) -> Vec<BlockId> {
+    let mut blocks = Vec::new();
+    loop {
+        match cuda.alloc(bytes) {
+            Ok(block) => blocks.push(block),
+            Err(error) if is_out_of_memory(&error) => return blocks,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn memory_is_what_was_free() {
+    if !in_child("memory_is_what_was_free", &[]) {
+        return;
+    }
+    let first = open();
+    let memory = first.caps().memory;
+    assert!(memory > TOTAL / 2 && memory < TOTAL, "{memory}");
+    // Another process's memory is not promised twice.
+    let mut first = first.with_memory(100 * MIB).taken().unwrap();
+    let second = open();
+    assert!(second.caps().memory < memory - 90 * MIB, "{}", second.caps().memory);
+    // What was taken is there, and zeros.
+    let block = first.alloc(100 * MIB).unwrap();
+    let mut bytes = vec![1; 100 << 20];
+    first.download(block, 0, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    drop(first);
+    assert_eq!(open().caps().memory, memory);
+}
+
+/// A device that was taken whole needs nothing of the driver any more, and its ranges have gaps around them.
+#[test]
+fn taken_memory_makes_blocks_of_any_size() {
+    if !in_child("taken_memory_makes_blocks_of_any_size", &[]) {
+        return;
+    }
+    let mut cuda = open().with_memory(64 * MIB).taken().unwrap();
+    // Nobody else leaves anything.
+    let rest = fill(&mut open(), GRANULE);
+    assert!(rest.len() > 50, "{}", rest.len());
+    for granules in [1, 3, 7, 30] {
+        let blocks = fill(&mut cuda, granules * GRANULE);
+        assert!(blocks.len() as u64 >= 32 / granules, "{} of {granules}", blocks.len());
+        for (i, block) in blocks.iter().enumerate() {
+            cuda.upload(*block, granules * GRANULE - 5, &[i as u8; 5]).unwrap();
+        }
+        for (i, block) in blocks.iter().enumerate() {
+            let mut back = [0xff; 5];
+            cuda.download(*block, granules * GRANULE - 5, &mut back).unwrap();
+            assert_eq!(back, [i as u8; 5], "block {i} of {granules}");
+        }
+        blocks.into_iter().for_each(|block| cuda.free(block));
+    }
+}
+
+#[test]
+fn slabs_of_small_blocks_come_back() {
+    if !in_child("slabs_of_small_blocks_come_back", &[]) {
+        return;
+    }
+    let mut cuda = open().with_memory(32 * MIB);
+    for round in 0..3 {
+        // Sizes in turn, each of which takes nearly everything.
+        for size in [400 * 1024, 256, 512 * 1024, 3000] {
+            let count = if size < 4096 { 2000 } else { 60 };
+            let blocks: Vec<_> = (0..count).map(|_| cuda.alloc(size).unwrap()).collect();
+            cuda.upload(blocks[count - 1], 0, &[7; 256]).unwrap();
+            blocks.into_iter().for_each(|block| cuda.free(block));
+        }
+        let large = cuda.alloc(30 * MIB).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        cuda.zero(large, 0, 30 * MIB).unwrap();
+        cuda.free(large);
+    }
+    wait(&mut cuda);
+}
+
+/// Ops with long lists, each different, more of them than the device has room for.
+#[test]
+fn lists_of_ops_take_a_bounded_part_of_memory() {
+    if !in_child("lists_of_ops_take_a_bounded_part_of_memory", &[]) {
+        return;
+    }
+    // Tenants may have all that they were promised.
+    let mut core = Core::new(open().with_memory(48 * MIB).taken().unwrap());
+    let all = fill(core.backend(), 48 * MIB);
+    assert_eq!(all.len(), 1);
+    plan_many(&mut core);
+    // With room for all of the lists, few are kept.
+    drop(core);
+    let before = open().caps().memory;
+    let mut core = Core::new(open());
+    plan_many(&mut core);
+    let kept = before - open().caps().memory;
+    assert!(kept > MIB && kept < 24 * MIB, "{kept}");
+}
+
+/// Plans a thousand attentions, each with a list of lengths of its own.
+fn plan_many(core: &mut Core<Cuda>) {
+    const BATCH: u64 = 4000;
+    let dense = |shape: [u64; 4]| Layout::contiguous(Dims::new(&shape).unwrap());
+    let spec = |shape| Spec::new(DType::F16, dense(shape), 0);
+    let specs = [[BATCH, 1, 1, 64], [BATCH, 1, 2, 64], [BATCH, 1, 2, 64], [BATCH, 1, 1, 64]];
+    let specs = specs.map(spec);
+    for i in 0..1000 {
+        let mut lens = vec![1; BATCH as usize];
+        lens[i % 1000] = 2;
+        let op = Attention { lens: Lens::Host(lens), scale: 1.0, ..Attention::default() };
+        let op = Arc::new(check(op.into(), &specs).unwrap());
+        core.plan(&op).unwrap_or_else(|error| panic!("op {i}: {error}"));
+    }
+}
+
+/// A product whose result is known, through the engine.
+fn product(dev: &Device) -> Result<(), Error> {
+    let ones = dev.tensor([64, 64], &vec![bf16::ONE; 64 * 64])?;
+    let sums = leasehold::Matmul::new(&ones, &ones).run()?.read::<bf16>()?.wait(None)?;
+    assert!(sums.iter().all(|sum| *sum == bf16::from_f32(64.0)), "{sums:?}");
+    Ok(())
+}
+
+/// Calls a function until it fails, and then until it no longer does; how often it did, each time for want of memory.
+fn failures(mut call: impl FnMut() -> Result<(), Error>) -> usize {
+    let failed: Vec<Option<Error>> = (0..40).map(|_| call().err()).collect();
+    assert!(failed.last().unwrap().is_none(), "{failed:?}");
+    let errors: Vec<&Error> = failed.iter().flatten().collect();
+    assert!(errors.iter().all(|error| is_out_of_memory(error)), "{errors:?}");
+    errors.len()
+}
+
+#[test]
+fn a_device_short_of_memory_is_used_on() {
+    let fail = "cuMemCreate:2:2:3,cuMemMap:2:4:1,cuMemAddressReserve:2:4:1,cuMemSetAccess:2:4:1";
+    if !in_child("a_device_short_of_memory_is_used_on", &[(FAIL, fail)]) {
+        return;
+    }
+    let mut cuda = open();
+    let failed = failures(|| {
+        let block = cuda.alloc(6 * MIB)?;
+        cuda.upload(block, 6 * MIB - 1, &[1])
+    });
+    assert_eq!(failed, 6);
+    // What failed half-way holds nothing.
+    drop(cuda);
+    let memory = open().caps().memory;
+    assert!(memory > TOTAL * 3 / 4, "{memory}");
+}
+
+#[test]
+fn a_driver_short_of_memory_is_used_on() {
+    let fail = "cuStreamCreate:2:0:1,cuMemHostAlloc:2:0:1,cuEventCreate:2:1:1,\
+                cuEventCreate:2:5:2,cuModuleLoadData:2:3:1,cuLaunchKernel:2:3:2";
+    if !in_child("a_driver_short_of_memory_is_used_on", &[(FAIL, fail)]) {
+        return;
+    }
+    // Until there is a device.
+    let mut opened = None;
+    let failed = failures(|| {
+        if opened.is_none() {
+            let devices = Cuda::enumerate().unwrap();
+            opened = Some(Cuda::open_with(devices[0].0, &pack("sm_90a"))?);
+        }
+        Ok(())
+    });
+    assert_eq!(failed, 4);
+    let dev = Device::from_backend(opened.unwrap()).unwrap();
+    let failed = failures(|| product(&dev));
+    assert_eq!(failed, 4);
+}
+
+/// A fault of the device, at a launch or found later: whoever uses it hears the first cause, again and again.
+#[test]
+fn a_lost_device_stays_lost_and_says_why() {
+    const TEST: &str = "a_lost_device_stays_lost_and_says_why";
+    for (fail, why) in [
+        ("cuLaunchKernel:719:2:1", "cuLaunchKernel: CUDA_ERROR_LAUNCH_FAILED"),
+        ("cuEventQuery:700:9:1", "cuEventQuery: CUDA_ERROR_ILLEGAL_ADDRESS"),
+        ("cuMemcpyDtoHAsync_v2:716:1:1", "cuMemcpyDtoHAsync: CUDA_ERROR_MISALIGNED_ADDRESS"),
+    ] {
+        if in_child(TEST, &[(FAIL, fail), (WHY, why)]) {
+            break;
+        }
+    }
+    let Ok(why) = std::env::var(WHY) else { return };
+    let says_why = |error: Error| {
+        let is = matches!(error.kind(), Kind::DeviceLost { why: said } if *said == why);
+        assert!(is, "{error} instead of {why}");
+    };
+    let dev = Device::from_backend(open()).unwrap();
+    let kept = dev.tensor([4], &[1u32; 4]).unwrap();
+    let first = (0..40).find_map(|_| product(&dev).err()).expect("a failure");
+    says_why(first);
+    for _ in 0..3 {
+        says_why(product(&dev).unwrap_err());
+        says_why(kept.read::<u32>().and_then(|mut read| read.wait(None)).unwrap_err());
+    }
+    // The process goes on, but not with this device.
+    drop((kept, dev));
+    let error = Cuda::open_with(0, &pack("sm_90a")).err().unwrap();
+    assert!(matches!(error.kind(), Kind::NoDevice { why: said } if said.contains(&why)), "{error}");
+    let cpu = Device::open_named("cpu").unwrap();
+    assert_eq!(product(&cpu), Ok(()));
+}
+
+#[test]
+fn a_driver_that_does_not_take_the_code_is_no_device() {
+    const TEST: &str = "a_driver_that_does_not_take_the_code_is_no_device";
+    for (status, why) in
+        [("222", "UNSUPPORTED_PTX_VERSION"), ("209", "NO_BINARY"), ("200", "IMAGE")]
+    {
+        if in_child(TEST, &[(FAIL, &format!("cuModuleLoadData:{status}:0:1")), (WHY, why)]) {
+            break;
+        }
+    }
+    let Ok(why) = std::env::var(WHY) else { return };
+    let error = Cuda::open_with(0, &pack("sm_90a")).err().unwrap();
+    assert!(matches!(error.kind(), Kind::NoDevice { why: said } if said.contains(&why)), "{error}");
+    // It says nothing of the device.
+    assert!(Cuda::open_with(0, &pack("sm_90a")).is_ok());
+}
+
+/// What the host does between two pieces of work is not the device's time.
+#[test]
+fn busy_time_has_no_pauses_of_the_host() {
+    if !in_child("busy_time_has_no_pauses_of_the_host", &[(ORDER, "early")]) {
+        return;
+    }
+    const PAUSE: Duration = Duration::from_millis(300);
+    let mut cuda = open();
+    let block = cuda.alloc(MIB).unwrap();
+    let busy = |cuda: &mut Cuda| {
+        let mark = cuda.mark().unwrap();
+        match cuda.poll(mark, None).unwrap() {
+            Progress::Done { busy_ns, .. } => Duration::from_nanos(busy_ns),
+            Progress::Pending => panic!("waited for"),
+        }
+    };
+    for _ in 0..2 {
+        for pause in [Duration::ZERO, PAUSE, PAUSE] {
+            std::thread::sleep(pause);
+            cuda.zero(block, 0, MIB).unwrap();
+        }
+        let time = busy(&mut cuda);
+        assert!(time > Duration::ZERO && time < PAUSE, "{time:?}");
+        // Copies do not count, nor does nothing.
+        cuda.upload(block, 0, &[1; 4096]).unwrap();
+        assert_eq!(busy(&mut cuda), Duration::ZERO);
+        assert_eq!(busy(&mut cuda), Duration::ZERO);
+    }
+}
