@@ -1,7 +1,7 @@
 //! A served node of one's own for measurements, in a folder that goes with it, and tenants in this process.
 
-use leasehold::Device;
 use leasehold::remote::Remote;
+use leasehold::{Device, LEASEHOLD_KERNELS};
 use leasehold_node::job::{Admitted, Grant, JobError, Node, Word};
 use leasehold_node::keys::{KeyFileError, SecretKey, write_secret};
 use leasehold_node::lease::{
@@ -70,16 +70,17 @@ fn at(path: &Path) -> impl Fn(io::Error) -> ServedError {
 }
 
 impl Served {
-    /// Starts a node on the CPU by its program, with keys of its own.
+    /// Starts a node on a device by its program, with keys of its own. A CUDA device is served with the kernels of the
+    /// file that `LEASEHOLD_KERNELS` names.
     ///
     /// # Errors
     /// The folder, the program, or a node that does not serve.
-    pub fn start(program: PathBuf) -> Result<Self, ServedError> {
+    pub fn start(program: PathBuf, device: &str) -> Result<Self, ServedError> {
         let name: Name = "bench".parse().map_err(JobError::from)?;
         let folder = std::env::temp_dir().join(format!("leasehold-bench-{}", std::process::id()));
         std::fs::create_dir(&folder).map_err(at(&folder))?;
         let issuer = SecretKey::generate();
-        let started = Self::spawn(&program, &folder, &name, &issuer);
+        let started = Self::spawn(&program, device, &folder, &name, &issuer);
         let child = started.inspect_err(|_| drop(std::fs::remove_dir_all(&folder)))?;
         let mut served = Self { folder, child, issuer, name };
         let (begin, socket) = (Instant::now(), served.folder.join("jobs.sock"));
@@ -96,6 +97,7 @@ impl Served {
 
     fn spawn(
         program: &Path,
+        device: &str,
         folder: &Path,
         name: &Name,
         issuer: &SecretKey,
@@ -105,8 +107,12 @@ impl Served {
         std::fs::write(&issuers, set.map_err(io::Error::from).map_err(at(&issuers))?)
             .map_err(at(&issuers))?;
         write_secret(&key, &SecretKey::generate())?;
-        Command::new(program)
-            .args(["serve", "--name", name.as_str(), "--device", "cpu", "--issuers"])
+        let mut command = Command::new(program);
+        if let Some(file) = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty()) {
+            command.arg("--kernels").arg(file);
+        }
+        command
+            .args(["serve", "--name", name.as_str(), "--device", device, "--issuers"])
             .arg(issuers)
             .arg("--key")
             .arg(key)
