@@ -38,7 +38,7 @@ pub(super) fn launches(check: &mut Check<'_>) -> Vec<Row> {
         let peer = Peer {
             name: "torch.relu_".into(),
             number: theirs.map_or_else(Maybe::not, |samples| microseconds(Timing::of(samples))),
-            published: false,
+            beside: false,
         };
         rows.push(Row::new(what, None, ours.map_or_else(Maybe::not, microseconds), vec![peer]));
     }
@@ -48,7 +48,7 @@ pub(super) fn launches(check: &mut Check<'_>) -> Vec<Row> {
     let peer = Peer {
         name: "peers".into(),
         number: Maybe::not("nobody else replays this step here"),
-        published: false,
+        beside: false,
     };
     rows.push(Row::new(what, None, step.map_or_else(Maybe::not, microseconds), vec![peer]));
     rows
@@ -251,6 +251,6 @@ fn beside_cubek(line: &str) -> Option<Row> {
     };
     let (ours, theirs) = (row["ours_s"].as_f64()?, row["theirs_s"].as_f64()?);
     let name = row["peer"].as_str()?.into();
-    let peer = Peer { name, number: number(theirs), published: false };
+    let peer = Peer { name, number: number(theirs), beside: false };
     Some(Row::new(row["what"].as_str()?, None, number(ours), vec![peer]))
 }

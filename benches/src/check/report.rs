@@ -181,8 +181,8 @@ pub struct Peer {
     pub name: String,
     /// What it came to.
     pub number: Maybe<Number>,
-    /// Printed elsewhere, of another card: no part of the ratio.
-    pub published: bool,
+    /// No part of the ratio: printed elsewhere, of another card, or doing less.
+    pub beside: bool,
 }
 
 /// A number with all that it rests on.
@@ -252,7 +252,7 @@ impl Row {
         peers: Vec<Peer>,
     ) -> Self {
         let ratio = ours.known().and_then(|ours| {
-            let theirs = peers.iter().filter(|peer| !peer.published);
+            let theirs = peers.iter().filter(|peer| !peer.beside);
             let theirs = theirs.filter_map(|peer| peer.number.known());
             let right = theirs.filter(|n| n.is_right() && n.unit == ours.unit && n.value > 0.0);
             let better =
@@ -310,8 +310,8 @@ mod tests {
         Maybe::Is(Number::speed(value, "TFLOP/s", timing, Maybe::not("a test")))
     }
 
-    fn peer(name: &str, number: Maybe<Number>, published: bool) -> Peer {
-        Peer { name: name.into(), number, published }
+    fn peer(name: &str, number: Maybe<Number>, beside: bool) -> Peer {
+        Peer { name: name.into(), number, beside }
     }
 
     #[test]

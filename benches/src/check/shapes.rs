@@ -133,7 +133,7 @@ fn published(name: &str, tflops: f64) -> Peer {
         timing: None,
         check: Maybe::not("printed by its authors"),
     };
-    Peer { name: name.into(), number: Maybe::Is(number), published: true }
+    Peer { name: name.into(), number: Maybe::Is(number), beside: true }
 }
 
 /// Attention of table 4, forward.

@@ -32,6 +32,7 @@ struct Side {
     /// `None` is ours.
     peer: Option<usize>,
     name: String,
+    beside: bool,
     runs: u32,
     seconds: Vec<f64>,
     number: Maybe<Number>,
@@ -64,9 +65,10 @@ impl Speed<'_, '_> {
         self.rounds(&mut sides);
         self.ours.unload();
         self.theirs.unload();
-        let mut numbers = sides.into_iter().map(|side| (side.name.clone(), side.finished(&built)));
-        let ours = numbers.next().map_or_else(|| Maybe::not("no side"), |(_, number)| number);
-        let peers = numbers.map(|(name, number)| Peer { name, number, published: false });
+        let mut numbers =
+            sides.into_iter().map(|side| (side.name.clone(), side.beside, side.finished(&built)));
+        let ours = numbers.next().map_or_else(|| Maybe::not("no side"), |(.., number)| number);
+        let peers = numbers.map(|(name, beside, number)| Peer { name, number, beside });
         Row::new(problem.label(), sizes, ours, peers.chain(further).collect())
     }
 
@@ -88,13 +90,13 @@ impl Speed<'_, '_> {
             Ok(built.judged(&elements(built.out().dtype, bytes, &built.checked())))
         };
         let checked: leasehold::Result<_> = check(self.ours);
-        Side::new(None, "ours".into(), checked.map_err(|error| error.to_string()))
+        Side::new(None, ("ours".into(), false), checked.map_err(|error| error.to_string()))
     }
 
     fn their_sides(&mut self, problem: &Problem, built: &Built, copies: u64) -> Vec<Side> {
         let offers = match self.theirs.load(problem, built, copies) {
             Ok(offers) => offers,
-            Err(why) => return vec![Side::new(Some(0), "peers".into(), Err(why))],
+            Err(why) => return vec![Side::new(Some(0), ("peers".into(), false), Err(why))],
         };
         let at = built.checked();
         let sides = offers.into_iter().enumerate().map(|(i, offer)| {
@@ -107,7 +109,7 @@ impl Speed<'_, '_> {
                 true => super::report::Checked::all(0),
                 false => built.judged(&values),
             });
-            Side::new(Some(i), offer.name, checked)
+            Side::new(Some(i), (offer.name, offer.beside), checked)
         });
         sides.collect()
     }
@@ -156,14 +158,14 @@ impl Speed<'_, '_> {
 impl Side {
     fn new(
         peer: Option<usize>,
-        name: String,
+        (name, beside): (String, bool),
         checked: Result<super::report::Checked, String>,
     ) -> Self {
         let number = match checked {
             Ok(checked) => Maybe::Is(Number::count(0.0, "none", checked)),
             Err(why) => Maybe::not(why),
         };
-        Self { peer, name, runs: 1, seconds: Vec::new(), number }
+        Self { peer, name, beside, runs: 1, seconds: Vec::new(), number }
     }
 
     /// The work of the problem over the median.
@@ -216,7 +218,7 @@ mod tests {
                     };
                     operands = bytes.iter().map(floats).collect();
                     assert_eq!(request["given"][1]["strides"], json!([1, 32]));
-                    json!({ "peers": [{ "name": "right" }, { "name": "wrong" }, { "name": "gone", "not_run": "absent" }] })
+                    json!({ "peers": [{ "name": "right", "beside": false }, { "name": "wrong", "beside": false }, { "name": "gone", "beside": false, "not_run": "absent" }] })
                 }
                 "time" => json!({ "seconds": 0.25 * request["runs"].as_f64().unwrap() }),
                 "values" => {

@@ -24,6 +24,8 @@ pub(super) struct Theirs<'a> {
 pub(super) struct Offer {
     /// What is called.
     pub(super) name: String,
+    /// Whether it is no part of the ratio.
+    pub(super) beside: bool,
     /// Why it is not, where it is not.
     pub(super) not_run: Option<String>,
 }
