@@ -10,12 +10,15 @@ use leasehold_node::lease::{
 use leasehold_node::ledger::{Entry, Outcome, Record, Usage};
 use leasehold_node::time::Timestamp;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+/// The file in a node's folder that it says its errors to.
+const LOG: &str = "log";
 /// How long the node may take to serve.
 const START: Duration = Duration::from_secs(30);
 
@@ -87,7 +90,9 @@ impl Served {
         while Node::connect(&socket).is_err() {
             let ended = served.child.try_wait().map_err(at(&program))?.is_some();
             if ended || begin.elapsed() > START {
-                let source = io::Error::other("the node does not serve");
+                let log = std::fs::read_to_string(served.folder.join(LOG)).unwrap_or_default();
+                let first = log.lines().next().unwrap_or("it said nothing");
+                let source = io::Error::other(format!("the node does not serve: {first}"));
                 return Err(ServedError::System { path: program, source });
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -102,25 +107,19 @@ impl Served {
         name: &Name,
         issuer: &SecretKey,
     ) -> Result<Child, ServedError> {
-        let (issuers, key) = (folder.join("issuers"), folder.join("key"));
+        let [issuers, key, log] = ["issuers", "key", LOG].map(|name| folder.join(name));
         let set = serde_json::to_string(&KeySet::of(name.clone(), issuer.public()));
         std::fs::write(&issuers, set.map_err(io::Error::from).map_err(at(&issuers))?)
             .map_err(at(&issuers))?;
         write_secret(&key, &SecretKey::generate())?;
         let mut command = Command::new(program);
-        if let Some(file) = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty()) {
+        command.args(["serve", "--name", name.as_str(), "--device", device, "--issuers"]);
+        command.arg(issuers).arg("--key").arg(key).arg("--dir").arg(folder);
+        let kernels = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty());
+        if let Some(file) = kernels.filter(|_| device.starts_with("cuda:")) {
             command.arg("--kernels").arg(file);
         }
-        command
-            .args(["serve", "--name", name.as_str(), "--device", device, "--issuers"])
-            .arg(issuers)
-            .arg("--key")
-            .arg(key)
-            .arg("--dir")
-            .arg(folder)
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(at(program))
+        command.stderr(File::create(&log).map_err(at(&log))?).spawn().map_err(at(program))
     }
 
     /// The operator's socket.

@@ -424,9 +424,9 @@ class Answers:
             "libraries": [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}", cublas.version()] if cuda else [],
         }
 
-    def host(self, what: str, count: int) -> list:
+    def host(self, elements: int, count: int) -> list:
         """Seconds of one small op, a sample each."""
-        x = torch.ones(16, device=self.device)
+        x = torch.ones(elements, device=self.device)
         samples = []
         for _ in range(HOST_BATCHES):
             begin = time.perf_counter()
@@ -449,7 +449,7 @@ class Answers:
         if what == "values":
             return {"values": self.problem.values(request["peer"], request["at"])}
         if what == "host":
-            return {"samples": self.host(request["what"], request["count"])}
+            return {"samples": self.host(request["elements"], request["count"])}
         self.problem = None
         if self.device != "cpu":
             torch.cuda.empty_cache()

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Elements of an op that only its launch costs.
 const SMALL: usize = 16;
-/// Ops enqueued before a wait, and waits timed.
-const QUEUED: usize = 500;
+/// Ops enqueued before a wait, and in a rehearsal.
+const QUEUED: [usize; 2] = [500, 20];
 /// Layers of the decode step.
 const LAYERS: usize = 12;
 /// Text that `embed` and `generate` are given.
@@ -29,12 +29,10 @@ pub(super) fn launches(check: &mut Check<'_>) -> Vec<Row> {
     };
     let device = Device::open_named(&check.args.device);
     let mut rows = Vec::new();
-    for (what, name, count) in [
-        ("an op of 16 elements and the wait for it", "waited", 1),
-        ("an op of 16 elements among 500 before a wait", "queued", QUEUED),
-    ] {
+    for count in [1, QUEUED[usize::from(check.is_tiny())]] {
+        let what = format!("an op of {SMALL} elements, {count} and then a wait");
         let ours = device.clone().and_then(|device| small(&device, count, pace));
-        let theirs = check.theirs.host(name, count);
+        let theirs = check.theirs.host(SMALL, count);
         let peer = Peer {
             name: "torch.relu_".into(),
             number: theirs.map_or_else(Maybe::not, |samples| microseconds(Timing::of(samples))),

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// Zeroed before a batch of launches on a card, this often: the stream is busy until the host has enqueued them all, so
 /// that no gap between two launches is timed.
-const HELD_BYTES: u64 = 1 << 29;
-const HELD_TIMES: usize = 4;
+const HELD_BYTES: u64 = 1 << 27;
+const HELD_TIMES: usize = 16;
 
 /// A device that problems run on, whatever its backend.
 pub(super) trait Ours {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Floating-point operations of a case of the parity suite, and in a rehearsal.
 const CASE_FLOPS: [u64; 2] = [200_000_000, 300_000];
 /// Runs of one case, and in a rehearsal.
-const TIMES: [u64; 2] = [1000, 12];
+const TIMES: [u64; 2] = [1000, 6];
 /// Bytes that are filled and read, and in a rehearsal; a part at a time.
 const FILLED: [u64; 2] = [768 << 20, 4 << 20];
 const PART: u64 = 4 << 20;
@@ -86,7 +86,7 @@ fn beside_another<T>(
     let (enough, rounds) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
     std::thread::scope(|scope| {
         let neighbour = scope.spawn(|| -> leasehold::Result<()> {
-            let x = crate::ops::random(&device, DType::F32, &[NEIGHBOUR, NEIGHBOUR], 7)?;
+            let x = crate::ops::random(&device, DType::BF16, &[NEIGHBOUR, NEIGHBOUR], 7)?;
             while !enough.load(Relaxed) {
                 Matmul::new(&x, &x).run()?;
                 device.wait(None)?;

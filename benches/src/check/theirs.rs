@@ -129,11 +129,11 @@ impl<'a> Theirs<'a> {
     ///
     /// # Errors
     /// Why there is no such number.
-    pub(super) fn host(&mut self, what: &str, count: usize) -> Result<Vec<f64>, String> {
+    pub(super) fn host(&mut self, elements: usize, count: usize) -> Result<Vec<f64>, String> {
         if let Some(why) = self.about.why_not() {
             return Err(why.into());
         }
-        let request = json!({ "do": "host", "what": what, "count": count });
+        let request = json!({ "do": "host", "elements": elements, "count": count });
         self.ask::<Samples>(&request, &[]).map(|answer| answer.samples)
     }
 
