@@ -75,8 +75,9 @@ enum What {
     Check(check::Args),
     /// A summary of what `check` wrote, as Markdown.
     CheckSummary {
-        /// Its file.
-        file: PathBuf,
+        /// Its files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
     },
     /// Leased against local on the CPU, by a private node.
     Leased,
@@ -148,8 +149,10 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
             let report = check::run(&check::Args { device, ..asked.clone() }, None)?;
             return judged(&report);
         }
-        What::CheckSummary { file } => {
-            print!("{}", check::summary::markdown(&check::read(file)?));
+        What::CheckSummary { files } => {
+            let reports =
+                files.iter().map(|file| check::read(file)).collect::<Result<Vec<_>, _>>()?;
+            print!("{}", check::summary::markdown(&reports));
             return Ok(());
         }
         _ => {}

@@ -37,7 +37,7 @@ fn said(output: &Output) -> String {
 }
 
 fn tiny(command: &mut Command, file: &File) -> Output {
-    let words = ["--tiny", "--budget", "2", "--seed", "7", "--commit", "a test", "--out"];
+    let words = ["--tiny", "--budget", "1", "--seed", "7", "--commit", "a test", "--out"];
     command.args(words).arg(&file.0).env("NODEVICE_SELECT", "1").output().unwrap()
 }
 

@@ -25,7 +25,7 @@ const PROMPT: &str = "What is a lease?";
 pub(super) fn launches(check: &mut Check<'_>) -> Vec<Row> {
     let pace = match check.is_tiny() {
         true => Duration::ZERO,
-        false => check.budget().min(Duration::from_secs(20)) / 4,
+        false => check.budget.min(Duration::from_secs(20)) / 4,
     };
     let device = Device::open_named(&check.args.device);
     let mut rows = Vec::new();

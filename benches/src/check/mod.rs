@@ -36,9 +36,9 @@ pub struct Args {
     /// Tables, by commas; all unless given.
     #[arg(long, value_delimiter = ',', value_parser = table)]
     pub table: Vec<String>,
-    /// Seconds for each table.
-    #[arg(long, default_value_t = 60)]
-    pub budget: u64,
+    /// Seconds of a share: a table has 1 to 6 of them.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub budget: u32,
     /// Where random shapes, data and pages come from; of the clock unless given.
     #[arg(long, default_value_t = clock_seed())]
     pub seed: u64,
@@ -115,6 +115,8 @@ pub struct Check<'a> {
     args: &'a Args,
     ours: Box<dyn Ours>,
     theirs: Theirs<'a>,
+    /// Of the table that runs.
+    budget: Duration,
 }
 
 /// Runs `check` with arguments as the command line has them, the program's name first.
@@ -131,7 +133,8 @@ pub fn from_words(words: &[String], answer: Option<Box<Answer<'_>>>) -> Result<R
 /// # Errors
 /// The device, or a report that cannot be written.
 pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, CheckError> {
-    let mut check = Check { args, ours: ours::open(&args.device)?, theirs: Theirs::new(answer) };
+    let (ours, theirs) = (ours::open(&args.device)?, Theirs::new(answer));
+    let mut check = Check { args, ours, theirs, budget: Duration::ZERO };
     let card = card::card(&args.device);
     let mut report = Report {
         schema: SCHEMA,
@@ -199,10 +202,6 @@ impl Check<'_> {
         self.args.tiny
     }
 
-    fn budget(&self) -> Duration {
-        Duration::from_secs(self.args.budget)
-    }
-
     fn programs(&self) -> PathBuf {
         let own = || std::env::current_exe().ok()?.parent().map(Path::to_path_buf);
         self.args.programs.clone().or_else(own).unwrap_or_default()
@@ -210,6 +209,7 @@ impl Check<'_> {
 
     fn rows(&mut self, kind: &Kind, watch: &card::Watch) -> Vec<Row> {
         watch.taken();
+        self.budget = Duration::from_secs(u64::from(self.args.budget * kind.share));
         match kind.rows {
             Rows::Speed(entries) => self.speed(entries(self.args.tiny, self.args.seed), watch),
             Rows::Made(made) => {
@@ -230,20 +230,20 @@ impl Check<'_> {
         let began = Instant::now();
         let count = entries.len().max(1) as u32;
         // Half of a row's time goes to its data and its check.
-        let time = self.budget() / (2 * count);
+        let time = self.budget / (2 * count);
         let pace = match self.args.tiny {
             true => Pace { time: Duration::ZERO, rounds: 3, turns: 1 << 16 },
             false => Pace { time, rounds: 7, turns: speed::TURNS_BYTES },
         };
         let mut rows = Vec::new();
         for (problem, further) in entries {
-            if began.elapsed() > self.budget() {
+            if began.elapsed() > self.budget {
                 let sizes = serde_json::to_value(&problem).ok();
-                let why = Maybe::not(format!("the table's {} s were over", self.args.budget));
+                let why = Maybe::not(format!("the table's {} s were over", self.budget.as_secs()));
                 rows.push(Row::new(problem.label(), sizes, why, further));
                 continue;
             }
-            let Self { ours, theirs, args } = self;
+            let Self { ours, theirs, args, .. } = self;
             let mut speed = Speed { ours: ours.as_mut(), theirs, seed: args.seed, pace };
             let row = speed.row(&problem, further);
             rows.push(Row { card: watch.taken(), ..row });

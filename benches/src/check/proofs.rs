@@ -31,7 +31,7 @@ pub(super) fn parity(check: &mut Check<'_>) -> Vec<Row> {
     let flops = CASE_FLOPS[usize::from(check.is_tiny())];
     for (i, (op, cases)) in OPS.iter().enumerate() {
         // What is left of the time, shared by the ops that are left.
-        let time = check.budget().saturating_sub(began.elapsed()) / (OPS.len() - i) as u32;
+        let time = check.budget.saturating_sub(began.elapsed()) / (OPS.len() - i) as u32;
         let count = check.ours.parity(&cases(), flops, time);
         let mut what = op.to_string();
         if count.unsupported > 0 {
@@ -186,7 +186,7 @@ pub(super) fn sanitizer(check: &mut Check<'_>) -> Vec<Row> {
                 "parity",
                 "--budget",
             ])
-            .arg((check.budget().as_secs() / 3).max(1).to_string())
+            .arg((check.budget.as_secs() / 9).max(1).to_string())
             .arg("--out")
             .arg(&report)
             .output()

@@ -1,12 +1,35 @@
-//! A report as Markdown for people: each table's geometric mean, worst row and share of rows won beside the target, and what
+//! Reports as Markdown for people: each table's geometric mean, worst row and share of rows won beside the target, and what
 //! was not run. `leasehold-bench check-summary` prints it.
 
 use super::report::{Report, Table};
 use super::tables::{ALL, Target};
 use std::fmt::Write;
 
-/// A report's summary. A rehearsal says so first, and its numbers judge nobody.
-pub fn markdown(report: &Report) -> String {
+/// A summary of reports; those of one device, commit and seed share a table. A rehearsal says so first: its numbers judge
+/// nobody.
+pub fn markdown(reports: &[Report]) -> String {
+    let mut out = String::new();
+    let mut last = None;
+    for report in reports {
+        let head = head(report);
+        if last.as_ref() != Some(&head) {
+            let gap = if last.is_some() { "\n" } else { "" };
+            let _ = writeln!(out, "{gap}{head}\n{COLUMNS}");
+            last = Some(head);
+        }
+        for table in &report.tables {
+            out += &line(table, report.rehearsal);
+        }
+    }
+    for fault in reports.iter().flat_map(Report::faults) {
+        let _ = writeln!(out, "\n- {fault}");
+    }
+    out
+}
+
+const COLUMNS: &str = "| table | rows | right | geometric mean | worst | won | aim | |\n|---|---|---|---|---|---|---|---|";
+
+fn head(report: &Report) -> String {
     let Report { device, commit, seed, .. } = report;
     let mut out = String::new();
     if report.rehearsal {
@@ -18,31 +41,21 @@ pub fn markdown(report: &Report) -> String {
         device.name, device.asked, device.numerics
     );
     let _ = match report.card.known() {
-        Some(card) => writeln!(
-            out,
-            "Driver {}, {} W, {} MHz at most.",
-            card.driver, card.limit_w, card.most_sm_mhz
-        ),
+        Some(card) => {
+            let (driver, watts, clock) = (&card.driver, card.limit_w, card.most_sm_mhz);
+            writeln!(out, "Driver {driver}, {watts} W, {clock} MHz at most.")
+        }
         None => writeln!(out, "Card: not asked: {}.", report.card.why_not().unwrap_or("")),
     };
     let _ = match report.peers.known() {
-        Some(peers) => writeln!(
-            out,
-            "Peers: PyTorch {} on {}, {}.",
-            peers.torch,
-            peers.device,
-            peers.libraries.join(", ")
-        ),
+        Some(peers) => {
+            let libraries: String =
+                peers.libraries.iter().map(|name| format!(", {name}")).collect();
+            writeln!(out, "Peers: PyTorch {} on {}{libraries}.", peers.torch, peers.device)
+        }
         None => writeln!(out, "Peers: not run: {}.", report.peers.why_not().unwrap_or("")),
     };
-    let _ = writeln!(out, "Data: {}.\n", report.data);
-    out += "| table | rows | right | geometric mean | worst | won | aim | |\n|---|---|---|---|---|---|---|---|\n";
-    for table in &report.tables {
-        out += &line(table, report.rehearsal);
-    }
-    for fault in report.faults() {
-        let _ = writeln!(out, "\n- {fault}");
-    }
+    let _ = writeln!(out, "Data: {}.", report.data);
     out
 }
 
@@ -52,7 +65,8 @@ fn line(table: &Table, is_rehearsal: bool) -> String {
     let ran: Vec<_> = table.rows.iter().filter_map(|row| row.ours.known()).collect();
     let right = ran.iter().filter(|number| number.is_right()).count();
     let mut line = format!("| {} | {} of {} | {right} |", table.name, ran.len(), table.rows.len());
-    let ratios = Ratios::of(table);
+    // Ratios of a rehearsal would be read as more than they are.
+    let ratios = if is_rehearsal { None } else { Ratios::of(table) };
     let _ = match &ratios {
         Some(r) => write!(
             line,
