@@ -8,7 +8,7 @@ use crate::ops::random;
 use leasehold::{
     Attention, DType, Device, Map, MapFn, Matmul, Norm, Program, Rope, Scatter, Tensor,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const SMALL: usize = 16;
 const QUEUED: [usize; 2] = [500, 20];
 /// Layers of the decode step.
 const LAYERS: usize = 12;
-/// Text that `embed` and `generate` are given.
+/// What `embed` and `generate` are given.
 const PROMPT: &str = "What is a lease?";
 
 /// Launch overhead and a decode step.
@@ -163,30 +163,40 @@ fn recorded(device: &Device, sizes: Sizes) -> leasehold::Result<Program> {
 
 /// `embed` and `generate`, local and leased.
 pub(super) fn programs(check: &mut Check<'_>) -> Vec<Row> {
-    let rows = [
-        ("embed", "all-MiniLM-L6-v2"),
-        ("generate", "SmolLM2-135M-Instruct/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    let programs = [
+        ("embed", "all-MiniLM-L6-v2", ""),
+        ("generate", "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     ];
-    let rows = rows.into_iter().flat_map(|(program, model)| {
-        let model = match &check.args.models {
-            Some(folder) if folder.join(model).exists() => Ok(folder.join(model)),
-            Some(folder) => Err(format!("{} is not there", folder.join(model).display())),
-            None => Err("no folder of models: --models, which examples/fetch-model fills".into()),
-        };
+    let rows = programs.into_iter().flat_map(|(program, model, file)| {
+        let folder = check.args.models.as_deref().ok_or("no folder of models: --models");
+        let folder = folder.map_err(String::from).and_then(|folder| found(folder, model));
         [false, true].map(|is_leased| {
-            let rate = model.clone().and_then(|model| rate(check, program, &model, is_leased));
+            let folder = folder.clone();
+            let rate = folder.and_then(|folder| rate(check, program, (&folder, file), is_leased));
             let what = format!("{program}, {}", if is_leased { "leased" } else { "local" });
-            let number = rate.map(|rate| {
-                let check = Checked::all(0);
-                Number::count(rate, "tokens/s", check)
-            });
+            let number = rate.map(|rate| Number::count(rate, "tokens/s", Checked::all(0)));
             Row::new(what, None, number.map_or_else(Maybe::not, Maybe::Is), Vec::new())
         })
     });
     rows.collect()
 }
 
-fn rate(check: &Check<'_>, program: &str, model: &Path, is_leased: bool) -> Result<f64, String> {
+/// The folder of a model, whose name has its version after it.
+fn found(models: &Path, name: &str) -> Result<PathBuf, String> {
+    let entries = std::fs::read_dir(models).map_err(|e| format!("{}: {e}", models.display()))?;
+    let is_it = |path: &PathBuf| {
+        path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+    };
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    paths.find(is_it).ok_or_else(|| format!("{}: no {name}", models.display()))
+}
+
+fn rate(
+    check: &Check<'_>,
+    program: &str,
+    (model, file): (&Path, &str),
+    is_leased: bool,
+) -> Result<f64, String> {
     let (folder, device) = (check.programs(), &check.args.device);
     let options: &[&str] = match program {
         "embed" => &["--bench", "5", PROMPT],
@@ -199,9 +209,9 @@ fn rate(check: &Check<'_>, program: &str, model: &Path, is_leased: bool) -> Resu
     if is_leased {
         let input = format!("model={}", model.display());
         command.args(["run", "--private", "--device", device, "--in", &input, "--"]);
-        command.arg(folder.join(program)).args(options).arg("/in/model");
+        command.arg(folder.join(program)).args(options).arg(Path::new("/in/model").join(file));
     } else {
-        command.args(["--device", device]).args(options).arg(model);
+        command.args(["--device", device]).args(options).arg(model.join(file));
     }
     let output = command.output().map_err(|error| format!("{program}: {error}"))?;
     let (out, err) =

@@ -724,7 +724,7 @@ fn rows(function: &str, [rows, columns]: [u64; 2], seed: u64) -> Result<Built> {
     for taken in places(rows, 2) {
         let height = taken.end - taken.start;
         let parts = built.given.iter().map(|given| match given.spec.layout.rank() {
-            1 => (dtype, vec![columns], given.cut(&[0..columns])),
+            1 => (dtype, vec![columns], given.bytes.to_vec()),
             _ => (dtype, vec![height, columns], given.cut(&[taken.clone(), 0..columns])),
         });
         let parts: Vec<_> = parts.collect();

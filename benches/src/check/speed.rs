@@ -253,6 +253,7 @@ mod tests {
         assert!(!wrong.number.known().unwrap().is_right());
         assert_eq!(gone.number.why_not(), Some("absent"));
         assert_eq!(row.ratio, Some(ours.value / number.value));
+        drop(theirs);
         assert_eq!(asked.last().unwrap(), "unload");
     }
 }
