@@ -20,6 +20,8 @@ const QUEUED: [usize; 2] = [500, 20];
 const LAYERS: usize = 12;
 /// What `embed` and `generate` are given.
 const PROMPT: &str = "What is a lease?";
+/// As often to `embed`.
+const SENTENCES: usize = 64;
 
 /// Launch overhead and a decode step.
 pub(super) fn launches(check: &mut Check<'_>) -> Vec<Row> {
@@ -198,9 +200,10 @@ fn rate(
     is_leased: bool,
 ) -> Result<f64, String> {
     let (folder, device) = (check.programs(), &check.args.device);
-    let options: &[&str] = match program {
-        "embed" => &["--bench", "5", PROMPT],
-        _ => &["--prompt", PROMPT, "--tokens", "64"],
+    // `embed` takes its sentences after the model.
+    let (options, after): (&[&str], &[&str]) = match program {
+        "embed" => (&["--bench", "5"], &[PROMPT; SENTENCES]),
+        _ => (&["--prompt", PROMPT, "--tokens", "64"], &[]),
     };
     let mut command = match is_leased {
         false => Command::new(folder.join(program)),
@@ -213,6 +216,7 @@ fn rate(
     } else {
         command.args(["--device", device]).args(options).arg(model.join(file));
     }
+    command.args(after);
     let output = command.output().map_err(|error| format!("{program}: {error}"))?;
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
