@@ -166,6 +166,9 @@ pub(super) fn next(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Elements that one state of the generator draws; every thread takes some.
+const BLOCK: usize = 1 << 18;
+
 fn filled(fill: Fill, dtype: DType, len: u64, seed: u64) -> Vec<u8> {
     let numbers: Vec<f32> = match fill {
         Fill::Normal => crate::measure::normal(1, 1 << 16),
@@ -173,18 +176,33 @@ fn filled(fill: Fill, dtype: DType, len: u64, seed: u64) -> Vec<u8> {
     };
     let size = dtype.size() as usize;
     let table: Vec<u8> = numbers.iter().flat_map(|&x| encoded(dtype, x)).collect();
-    let mut bytes = Vec::with_capacity(len as usize * size);
-    let mut state = seed;
-    while bytes.len() < len as usize * size {
+    let mut bytes = vec![0; len as usize * size];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let blocks = bytes.len().div_ceil(BLOCK * size).div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        for (i, part) in bytes.chunks_mut(blocks * BLOCK * size).enumerate() {
+            let table = &table;
+            scope.spawn(move || {
+                for (block, part) in (i * blocks..).zip(part.chunks_mut(BLOCK * size)) {
+                    let state = seed ^ (block as u64).wrapping_mul(0xd134_2543_de82_ef95);
+                    draw(table, size, part, state);
+                }
+            });
+        }
+    });
+    bytes
+}
+
+/// Fills a block from a table of 65536 elements: 16 bits of the generator choose each.
+fn draw(table: &[u8], size: usize, part: &mut [u8], mut state: u64) {
+    for four in part.chunks_mut(4 * size) {
         let mut word = next(&mut state);
-        for _ in 0..4 {
+        for to in four.chunks_exact_mut(size) {
             let at = (word & 0xffff) as usize * size;
-            bytes.extend_from_slice(&table[at..at + size]);
+            to.copy_from_slice(&table[at..at + size]);
             word >>= 16;
         }
     }
-    bytes.truncate(len as usize * size);
-    bytes
 }
 
 fn encoded(dtype: DType, x: f32) -> Vec<u8> {
@@ -677,7 +695,9 @@ fn decode(
     let bytes = 2 * batch * kv * keys * dim * dtype.size();
     let outs = [dense(dtype, &[batch, heads, 1, dim])];
     let mut built = Built::new(op, given, &outs, (bytes as f64 / GIGA, BYTES))?;
-    for (entry, head) in places(batch, 1).into_iter().zip(places(heads, 1)) {
+    // Of half a million keys the reference is slow; one window then.
+    let windows = if keys > 1 << 16 { 1 } else { 3 };
+    for (entry, head) in places(batch, 1).into_iter().zip(places(heads, 1)).take(windows) {
         let (entry, head) = (entry.start, head.start);
         let group = head / (heads / kv);
         let all = |which: usize| {
@@ -733,4 +753,48 @@ fn rows(function: &str, [rows, columns]: [u64; 2], seed: u64) -> Result<Built> {
         built.windows.push(window(op.clone(), &parts, &[out(height)], at)?);
     }
     Ok(built)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::super::shapes;
+    use super::*;
+
+    /// Data is the seed's, whatever the threads; normal; and a wrong element of any window is seen.
+    #[test]
+    fn operands_are_normal_and_windows_see_errors() {
+        let of = |seed| filled(Fill::Normal, DType::F32, 300_000, seed);
+        assert_eq!(of(3), of(3));
+        assert_ne!(of(3), of(4));
+        let x: Vec<f64> =
+            reference::read(DType::F32, &dense(DType::F32, &[300_000]).layout, &of(3));
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        let square = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+        assert!(mean.abs() < 0.02 && (square - 1.0).abs() < 0.02, "{mean} {square}");
+
+        let all = [shapes::dense(true, 1), shapes::batched(true, 1), shapes::fp8(true)];
+        let all = all.into_iter().chain([
+            shapes::attention(true, 1),
+            shapes::decode(true),
+            shapes::memory(true),
+        ]);
+        for (problem, _) in all.flatten() {
+            let built = problem.build(1).unwrap();
+            let dtype = built.out().dtype;
+            let inputs: Vec<&[u8]> =
+                built.given.iter().map(|given| given.bytes.as_slice()).collect();
+            let whole = reference::exact(&built.op, &inputs).swap_remove(0);
+            let at = built.checked();
+            let right: Vec<f64> =
+                at.iter().map(|&at| reference::round_to(dtype, whole[at as usize])).collect();
+            assert_eq!(built.judged(&right).wrong, "", "{}", problem.label());
+            for i in [0, right.len() - 1] {
+                let mut wrong = right.clone();
+                wrong[i] += 1.0 + wrong[i].abs();
+                assert_ne!(built.judged(&wrong).wrong, "", "{}", problem.label());
+            }
+            assert_ne!(built.judged(&right[1..]).wrong, "");
+        }
+    }
 }
