@@ -2,6 +2,8 @@
 //! starts it. The package in `peers/` measures other libraries beside it.
 
 #[cfg(target_os = "linux")]
+pub mod check;
+#[cfg(target_os = "linux")]
 pub mod leased;
 pub mod measure;
 #[cfg(target_os = "linux")]

@@ -5,7 +5,7 @@ use leasehold::{DType, Device};
 use leasehold_bench::leased::{Pair, Sides, Wait};
 use leasehold_bench::measure::Timing;
 use leasehold_bench::ops::Report;
-use leasehold_bench::{leased, ops, plan};
+use leasehold_bench::{check, leased, ops, plan};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -71,6 +71,14 @@ enum What {
     /// CUDA kernels made ahead.
     #[command(subcommand)]
     Kernels(Kernels),
+    /// The tables by which a card is judged, as JSON. `benches/gpu/check/README.md` tells more.
+    Check(check::Args),
+    /// A summary of what `check` wrote, as Markdown.
+    CheckSummary {
+        /// Its files.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Leased against local on the CPU, by a private node.
     Leased,
     /// What a node promises: sharing, weights, latency, revocation, zeroing and bills, on the CPU by a node of its own.
@@ -135,6 +143,20 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         }
         _ => {}
     }
+    match &args.what {
+        What::Check(asked) => {
+            let device = args.device.clone();
+            let report = check::run(&check::Args { device, ..asked.clone() }, None)?;
+            return judged(&report);
+        }
+        What::CheckSummary { files } => {
+            let reports =
+                files.iter().map(|file| check::read(file)).collect::<Result<Vec<_>, _>>()?;
+            print!("{}", check::summary::markdown(&reports));
+            return Ok(());
+        }
+        _ => {}
+    }
     if matches!(args.what, What::Leased) {
         return run_leased(args);
     }
@@ -157,9 +179,15 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
             let shape = [batch, heads, sequence, dim];
             print_report(&ops::attention(&device, shape, causal, dtype, budget)?, args.json);
         }
-        What::Leased | What::Node | What::Plan { .. } | What::Kernels(_) => {}
+        _ => {}
     }
     Ok(())
+}
+
+/// A report whose results are wrong is a failure, however fast they came.
+fn judged(report: &check::report::Report) -> Result<(), Box<dyn std::error::Error>> {
+    let faults = report.faults();
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n").into()) }
 }
 
 fn run_leased(args: &Args) -> Result<(), Box<dyn std::error::Error>> {

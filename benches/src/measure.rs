@@ -1,10 +1,10 @@
 //! Timing: warm-up, repetitions, median and spread. Everything here is about one number, seconds a run.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// Seconds a run over several runs.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// Fastest.
     pub best_s: f64,

@@ -69,7 +69,7 @@ pub fn promises(
     budget: Duration,
     mut show: impl FnMut(&Row),
 ) -> Result<(), ServedError> {
-    let node = Served::start(program)?;
+    let node = Served::start(program, "cpu")?;
     for tenants in [2, 8, 32] {
         sharing_tax(&node, tenants, budget)?.iter().for_each(&mut show);
     }

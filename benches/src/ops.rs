@@ -1,7 +1,7 @@
 //! Matmul and attention on one device through the tenant's own calls.
 
 use crate::measure::{Timing, interleaved, normal};
-use leasehold::{Attention, DType, Device, Map, Matmul, Result, Tensor};
+use leasehold::{Attention, DType, Device, Map, Matmul, Result, Tensor, bf16, f16};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -32,8 +32,17 @@ pub struct Report {
 /// `OutOfMemory`, or what the device fails with.
 pub fn random(device: &Device, dtype: DType, shape: &[usize], seed: u64) -> Result<Tensor> {
     let data = normal(seed, shape.iter().product());
-    let tensor = device.tensor_of(shape, &data)?;
-    if dtype == DType::F32 { Ok(tensor) } else { Map::cast(&tensor, dtype).run() }
+    // Rounded here where the host can: not every device casts.
+    match dtype {
+        DType::F32 => device.tensor_of(shape, &data),
+        DType::F16 => {
+            device.tensor_of(shape, &data.into_iter().map(f16::from_f32).collect::<Vec<_>>())
+        }
+        DType::BF16 => {
+            device.tensor_of(shape, &data.into_iter().map(bf16::from_f32).collect::<Vec<_>>())
+        }
+        _ => Map::cast(&device.tensor_of(shape, &data)?, dtype).run(),
+    }
 }
 
 /// Seconds of one op with its wait.

@@ -1,7 +1,7 @@
 //! A served node of one's own for measurements, in a folder that goes with it, and tenants in this process.
 
-use leasehold::Device;
 use leasehold::remote::Remote;
+use leasehold::{Device, LEASEHOLD_KERNELS};
 use leasehold_node::job::{Admitted, Grant, JobError, Node, Word};
 use leasehold_node::keys::{KeyFileError, SecretKey, write_secret};
 use leasehold_node::lease::{
@@ -10,12 +10,15 @@ use leasehold_node::lease::{
 use leasehold_node::ledger::{Entry, Outcome, Record, Usage};
 use leasehold_node::time::Timestamp;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+/// The file in a node's folder that it says its errors to.
+const LOG: &str = "log";
 /// How long the node may take to serve.
 const START: Duration = Duration::from_secs(30);
 
@@ -70,23 +73,26 @@ fn at(path: &Path) -> impl Fn(io::Error) -> ServedError {
 }
 
 impl Served {
-    /// Starts a node on the CPU by its program, with keys of its own.
+    /// Starts a node on a device by its program, with keys of its own. A CUDA device is served with the kernels of the
+    /// file that `LEASEHOLD_KERNELS` names.
     ///
     /// # Errors
     /// The folder, the program, or a node that does not serve.
-    pub fn start(program: PathBuf) -> Result<Self, ServedError> {
+    pub fn start(program: PathBuf, device: &str) -> Result<Self, ServedError> {
         let name: Name = "bench".parse().map_err(JobError::from)?;
         let folder = std::env::temp_dir().join(format!("leasehold-bench-{}", std::process::id()));
         std::fs::create_dir(&folder).map_err(at(&folder))?;
         let issuer = SecretKey::generate();
-        let started = Self::spawn(&program, &folder, &name, &issuer);
+        let started = Self::spawn(&program, device, &folder, &name, &issuer);
         let child = started.inspect_err(|_| drop(std::fs::remove_dir_all(&folder)))?;
         let mut served = Self { folder, child, issuer, name };
         let (begin, socket) = (Instant::now(), served.folder.join("jobs.sock"));
         while Node::connect(&socket).is_err() {
             let ended = served.child.try_wait().map_err(at(&program))?.is_some();
             if ended || begin.elapsed() > START {
-                let source = io::Error::other("the node does not serve");
+                let log = std::fs::read_to_string(served.folder.join(LOG)).unwrap_or_default();
+                let first = log.lines().next().unwrap_or("it said nothing");
+                let source = io::Error::other(format!("the node does not serve: {first}"));
                 return Err(ServedError::System { path: program, source });
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -96,25 +102,24 @@ impl Served {
 
     fn spawn(
         program: &Path,
+        device: &str,
         folder: &Path,
         name: &Name,
         issuer: &SecretKey,
     ) -> Result<Child, ServedError> {
-        let (issuers, key) = (folder.join("issuers"), folder.join("key"));
+        let [issuers, key, log] = ["issuers", "key", LOG].map(|name| folder.join(name));
         let set = serde_json::to_string(&KeySet::of(name.clone(), issuer.public()));
         std::fs::write(&issuers, set.map_err(io::Error::from).map_err(at(&issuers))?)
             .map_err(at(&issuers))?;
         write_secret(&key, &SecretKey::generate())?;
-        Command::new(program)
-            .args(["serve", "--name", name.as_str(), "--device", "cpu", "--issuers"])
-            .arg(issuers)
-            .arg("--key")
-            .arg(key)
-            .arg("--dir")
-            .arg(folder)
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(at(program))
+        let mut command = Command::new(program);
+        command.args(["serve", "--name", name.as_str(), "--device", device, "--issuers"]);
+        command.arg(issuers).arg("--key").arg(key).arg("--dir").arg(folder);
+        let kernels = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty());
+        if let Some(file) = kernels.filter(|_| device.starts_with("cuda:")) {
+            command.arg("--kernels").arg(file);
+        }
+        command.stderr(File::create(&log).map_err(at(&log))?).spawn().map_err(at(program))
     }
 
     /// The operator's socket.

@@ -1,0 +1,498 @@
+"""Runs `check` in this process, with PyTorch and what comes with it as the peers.
+
+    python peers.py LIBRARY --device cuda:0 [what `leasehold-bench check` takes]
+
+LIBRARY is `target/release/examples/libcheck.so`. It asks by JSON for a problem to be loaded, for batches of runs, and for
+values to check; ours and theirs take turns. Without torch, or where a peer cannot be had, its place says why.
+"""
+
+import ctypes
+import json
+import math
+import sys
+import time
+
+try:
+    import torch
+except ImportError as error:
+    torch, WHY_NOT = None, f"no PyTorch: {error}"
+else:
+    import cublas
+
+# Cycles for which the stream is held, so that the host has enqueued a batch before its first run begins.
+HELD = 4_000_000
+# Singles of a batch go into one graph up to so many.
+GRAPH_MAX = 512
+# Batches of small ops on the host's clock.
+HOST_BATCHES = 200
+
+
+class Absent(Exception):
+    """Why a peer is not run."""
+
+
+def dtypes() -> dict:
+    return {
+        "f32": torch.float32,
+        "f16": torch.float16,
+        "bf16": torch.bfloat16,
+        "f8e4m3": torch.float8_e4m3fn,
+        "u32": torch.int32,
+    }
+
+
+class Problem:
+    """The problem that is loaded: its operands in copies, and who computes it."""
+
+    def __init__(self, request: dict, operands: list, device: str):
+        self.sizes, self.device = request["problem"], device
+        self.copies = [self.tensors(request["given"], operands) for _ in range(request["copies"])]
+        self.peers, self.offers, self.turn = [], [], 0
+        for name, beside, make in PEERS[self.sizes["op"]](self):
+            offer = {"name": name, "beside": beside, "not_run": None}
+            try:
+                run = make()
+                run(0)
+                synchronize(device)
+            except Exception as error:  # A peer that fails is named, whatever it fails with.
+                run, offer["not_run"] = None, f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            self.peers.append(run)
+            self.offers.append(offer)
+
+    def tensors(self, given: list, operands: list) -> dict:
+        made = {}
+        for one, raw in zip(given, operands):
+            flat = torch.frombuffer(raw, dtype=torch.uint8).view(dtypes()[one["dtype"]])
+            # The copy keeps the strides, and outlives the bytes.
+            made[one["name"]] = flat.to(self.device, copy=True).as_strided(one["shape"], one["strides"])
+        return made
+
+    def each(self, make) -> list:
+        """What `make` makes of each copy, before anything is timed."""
+        return [make(copy) for copy in self.copies]
+
+    def run(self, peer: int):
+        self.turn = (self.turn + 1) % len(self.copies)
+        return self.peers[peer](self.turn)
+
+    def seconds(self, peer: int, runs: int) -> float:
+        if self.device == "cpu":
+            begin = time.perf_counter()
+            for _ in range(runs):
+                self.run(peer)
+            return time.perf_counter() - begin
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(HELD)
+        start.record()
+        for _ in range(runs):
+            self.run(peer)
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    def values(self, peer: int, at: list) -> list:
+        out = self.peers[peer](0)
+        if out is None:
+            return []
+        # Places are those of our output, which is row-major.
+        taken = out.reshape(-1)[torch.tensor(at, device=out.device)].double().tolist()
+        return [x if math.isfinite(x) else None for x in taken]
+
+
+def synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def timed(run, count: int = 3) -> float:
+    """Milliseconds of a few runs on the device, to choose among algorithms."""
+    run()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(count):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def on_cuda(problem: Problem) -> None:
+    if problem.device == "cpu":
+        raise Absent("no CUDA device")
+
+
+def product_peers(problem: Problem) -> list:
+    m, n, _ = problem.sizes["size"]
+    batch = problem.sizes["batch"]
+
+    def outputs() -> list:
+        lead = () if batch == 1 else (batch,)
+        return problem.each(lambda c: torch.empty(*lead, m, n, dtype=c["a"].dtype, device=problem.device))
+
+    def plain():
+        product = torch.mm if batch == 1 else torch.bmm
+        outs = outputs()
+
+        def run(i: int):
+            return product(problem.copies[i]["a"], problem.copies[i]["b"], out=outs[i])
+
+        return run
+
+    def library(make):
+        def peer():
+            on_cuda(problem)
+            outs = outputs()
+            calls = [make(problem.sizes, c["a"], c["b"], out) for c, out in zip(problem.copies, outs)]
+            best = cublas.fastest(calls[0], timed)
+
+            def run(i: int):
+                calls[i](best)
+                return outs[i]
+
+            return run
+
+        return peer
+
+    def singles():
+        on_cuda(problem)
+        if batch > GRAPH_MAX:
+            raise Absent(f"{batch} singles, more than {GRAPH_MAX} in a graph")
+        outs, graphs = outputs(), []
+        torch.mm(problem.copies[0]["a"][0], problem.copies[0]["b"][0], out=outs[0][0])
+        synchronize(problem.device)
+        for copy, out in zip(problem.copies, outs):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for i in range(batch):
+                    torch.mm(copy["a"][i], copy["b"][i], out=out[i])
+            graphs.append(graph)
+
+        def run(i: int):
+            graphs[i].replay()
+            return outs[i]
+
+        return run
+
+    peers = [("torch.mm" if batch == 1 else "torch.bmm", False, plain)]
+    peers.append(("cuBLASLt, the best of its algorithms", False, library(cublas.light)))
+    if batch > 1:
+        peers.append(("cuBLAS by pointers", False, library(cublas.pointers)))
+        peers.append(("cuBLAS grouped", False, library(cublas.grouped)))
+        peers.append(("a graph of torch.mm", False, singles))
+    return peers
+
+
+def grouped_peers(problem: Problem) -> list:
+    rows, (n, _) = problem.sizes["rows"], problem.sizes["size"]
+    ends = [sum(rows[: i + 1]) for i in range(len(rows))]
+
+    def whole():
+        offsets = torch.tensor(ends, dtype=torch.int32, device=problem.device)
+        return lambda i: torch._grouped_mm(problem.copies[i]["a"], problem.copies[i]["b"], offs=offsets)
+
+    def singles():
+        outs = problem.each(lambda c: torch.empty(ends[-1], n, dtype=c["a"].dtype, device=problem.device))
+
+        def run(i: int):
+            a, b, out = problem.copies[i]["a"], problem.copies[i]["b"], outs[i]
+            for group, (end, count) in enumerate(zip(ends, rows)):
+                torch.mm(a[end - count : end], b[group], out=out[end - count : end])
+            return out
+
+        return run
+
+    return [("torch._grouped_mm", False, whole), ("torch.mm a group", False, singles)]
+
+
+def scaled_peers(problem: Problem) -> list:
+    def call(i: int, scales: list):
+        a, b = problem.copies[i]["a"], problem.copies[i]["b"]
+        return torch._scaled_mm(a, b, scale_a=scales[0], scale_b=scales[1], out_dtype=torch.bfloat16)
+
+    def blocks():
+        # Both lie with the rows of A, and the blocks of K of B, next to one another.
+        scales = problem.each(lambda c: [c[name].t().contiguous().t() for name in ("scale_a", "scale_b")])
+        return lambda i: call(i, scales[i])
+
+    def one():
+        scale = torch.ones((), device=problem.device)
+
+        def run(i: int):
+            call(i, [scale, scale])
+
+        return run
+
+    return [
+        ("torch._scaled_mm, scales of 128", False, blocks),
+        ("torch._scaled_mm with one scale, which does less", True, one),
+    ]
+
+
+def backends() -> list:
+    from torch.nn.attention import SDPBackend
+
+    if not torch.cuda.is_available():
+        return [("torch sdpa", SDPBackend.FLASH_ATTENTION)]
+    return [("torch sdpa cuDNN", SDPBackend.CUDNN_ATTENTION), ("torch sdpa flash", SDPBackend.FLASH_ATTENTION)]
+
+
+def attended(problem: Problem, backend, tensors: dict):
+    from torch.nn.attention import sdpa_kernel
+
+    heads, kv = problem.sizes["heads"]
+    with sdpa_kernel(backend):
+        q, k, v = (tensors[name] for name in "qkv")
+        causal = problem.sizes["causal"]
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=heads != kv)
+
+
+def flash(name: str, function: str):
+    """A function of a `flash-attn` that is here."""
+    import importlib
+
+    return getattr(importlib.import_module(name), function)
+
+
+FLASHES = [("flash-attn 4", "flash_attn.cute"), ("flash-attn 3", "flash_attn_interface"), ("flash-attn 2", "flash_attn")]
+
+
+def first(out):
+    return out[0] if isinstance(out, tuple) else out
+
+
+def attention_peers(problem: Problem) -> list:
+    packed, causal = problem.sizes["packed"], problem.sizes["causal"]
+    if packed:
+        return packed_peers(problem)
+
+    def torch_peer(backend):
+        return lambda: lambda i: attended(problem, backend, problem.copies[i])
+
+    def flash_peer(module: str):
+        def make():
+            on_cuda(problem)
+            call = flash(module, "flash_attn_func")
+            # [batch, sequence, head, dim] in memory, as it wants them.
+            turned = problem.each(lambda c: [c[name].transpose(1, 2).contiguous() for name in "qkv"])
+            return lambda i: first(call(*turned[i], causal=causal)).transpose(1, 2)
+
+        return make
+
+    peers = [(name, False, torch_peer(backend)) for name, backend in backends()]
+    return peers + [(name, False, flash_peer(module)) for name, module in FLASHES]
+
+
+def packed_peers(problem: Problem) -> list:
+    lengths = problem.sizes["packed"]
+
+    def prepared():
+        total = [0]
+        for length in lengths:
+            total.append(total[-1] + length)
+        ends = torch.tensor(total, dtype=torch.int32, device=problem.device)
+        # [total, head, dim].
+        turned = problem.each(lambda c: [c[name][0].transpose(0, 1).contiguous() for name in "qkv"])
+        return turned, ends, max(lengths)
+
+    def torch_peer():
+        on_cuda(problem)
+        from torch.nn.attention.varlen import varlen_attn
+
+        turned, ends, longest = prepared()
+        scores = {"window_size": (-1, 0)} if problem.sizes["causal"] else {}
+        return lambda i: first(varlen_attn(*turned[i], ends, ends, longest, longest, **scores)).transpose(0, 1)
+
+    def flash_peer(module: str):
+        def make():
+            on_cuda(problem)
+            call = flash(module, "flash_attn_varlen_func")
+            turned, ends, longest = prepared()
+            words = {"cu_seqlens_q": ends, "cu_seqlens_k": ends, "max_seqlen_q": longest, "max_seqlen_k": longest}
+            words["causal"] = problem.sizes["causal"]
+            return lambda i: first(call(*turned[i], **words)).transpose(0, 1)
+
+        return make
+
+    peers = [("torch varlen_attn", False, torch_peer)]
+    return peers + [(name, False, flash_peer(module)) for name, module in FLASHES]
+
+
+def backward_peers(problem: Problem) -> list:
+    def make(backend):
+        def peer():
+            def graph(copy: dict):
+                leaves = {name: copy[name].detach().requires_grad_() for name in "qkv"}
+                return attended(problem, backend, leaves), tuple(leaves.values()), copy["d_out"]
+
+            graphs = problem.each(graph)
+
+            def run(i: int):
+                out, leaves, gradient = graphs[i]
+                return torch.autograd.grad(out, leaves, gradient, retain_graph=True)[0]
+
+            return run
+
+        return peer
+
+    return [(name, False, make(backend)) for name, backend in backends()]
+
+
+def decode_peers(problem: Problem) -> list:
+    def read():
+        def run(i: int):
+            for name in "kv":
+                # Wide words: the sum means nothing, every byte is read once.
+                problem.copies[i][name].view(torch.float32).sum()
+
+        return run
+
+    def paged():
+        on_cuda(problem)
+        call = flash("flash_attn_interface", "flash_attn_with_kvcache")
+        turned = problem.each(lambda c: [c[name].transpose(1, 2).contiguous() for name in "qkv"])
+
+        def run(i: int):
+            copy = problem.copies[i]
+            words = {"cache_seqlens": copy["lens"], "page_table": copy["pages"], "causal": True}
+            return first(call(*turned[i], **words)).transpose(1, 2)
+
+        return run
+
+    return [("torch.sum of the same bytes", False, read), ("flash-attn 3", False, paged)]
+
+
+def row_peers(problem: Problem) -> list:
+    function = problem.sizes["function"]
+
+    def call(c: dict):
+        x = c["x"]
+        if function == "add":
+            return x + c["y"]
+        if function == "rms_norm":
+            return torch.nn.functional.rms_norm(x, (x.shape[1],), c["weight"], 1e-5)
+        if function == "sum":
+            return x.sum(1, dtype=torch.float32)
+        calls = {"copy": torch.clone, "silu": torch.nn.functional.silu, "softmax": lambda x: x.softmax(1)}
+        return calls[function](x)
+
+    def copy():
+        def pair(c: dict):
+            out = call(c)
+            moved = sum(t.nbytes for t in c.values()) + out.nbytes
+            return [torch.empty(moved // 2, dtype=torch.uint8, device=problem.device) for _ in range(2)]
+
+        pairs = problem.each(pair)
+
+        def run(i: int):
+            pairs[i][0].copy_(pairs[i][1])
+
+        return run
+
+    return [(f"torch {function}", False, lambda: lambda i: call(problem.copies[i])), ("a copy of as many bytes", False, copy)]
+
+
+PEERS = {
+    "matmul": product_peers,
+    "grouped": grouped_peers,
+    "scaled": scaled_peers,
+    "attention": attention_peers,
+    "backward": backward_peers,
+    "decode": decode_peers,
+    "rows": row_peers,
+}
+
+
+class Answers:
+    """Answers requests, one problem at a time."""
+
+    def __init__(self, device: str):
+        # A graphics adapter's peer is CUDA on the same card.
+        cuda = torch is not None and torch.cuda.is_available() and not device.startswith("cpu")
+        self.device = (device if device.startswith("cuda") else "cuda:0") if cuda else "cpu"
+        self.problem = None
+        if cuda:
+            torch.cuda.set_device(self.device)
+
+    def hello(self) -> dict:
+        if torch is None:
+            return {"not_run": WHY_NOT}
+        cuda = self.device != "cpu"
+        return {
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
+            "clock": "CUDA events" if cuda else "host clock",
+            "libraries": [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}", cublas.version()] if cuda else [],
+        }
+
+    def host(self, elements: int, count: int) -> list:
+        """Seconds of one small op, a sample each."""
+        x = torch.ones(elements, device=self.device)
+        samples = []
+        for _ in range(HOST_BATCHES):
+            begin = time.perf_counter()
+            for _ in range(count):
+                torch.relu_(x)
+            synchronize(self.device)
+            samples.append((time.perf_counter() - begin) / count)
+        return samples
+
+    def answer(self, request: dict, operands: list) -> dict:
+        what = request["do"]
+        if what == "hello":
+            return self.hello()
+        if what == "load":
+            self.problem = None
+            self.problem = Problem(request, operands, self.device)
+            return {"peers": self.problem.offers}
+        if what == "time":
+            return {"seconds": self.problem.seconds(request["peer"], request["runs"])}
+        if what == "values":
+            return {"values": self.problem.values(request["peer"], request["at"])}
+        if what == "host":
+            return {"samples": self.host(request["elements"], request["count"])}
+        self.problem = None
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
+        return {}
+
+
+ANSWER = ctypes.CFUNCTYPE(
+    ctypes.c_int64,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.POINTER(ctypes.c_uint64),
+    ctypes.c_uint64,
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+)
+
+
+def main() -> int:
+    if len(sys.argv) < 4 or "--device" not in sys.argv:
+        print(__doc__, file=sys.stderr)
+        return 2
+    words = sys.argv[1:]
+    answers = Answers(words[words.index("--device") + 1])
+
+    def answer(request, places, lens, count, reply, room) -> int:
+        try:
+            # Nothing of an operand is copied here; a length of 0 has no address.
+            kinds = [ctypes.c_uint8 * max(lens[i], 1) for i in range(count)]
+            operands = [kind.from_address(places[i]) for i, kind in enumerate(kinds)]
+            said = answers.answer(json.loads(request), operands)
+        except Exception as error:
+            said = {"error": f"{type(error).__name__}: {error}"[:1000]}
+        text = json.dumps(said).encode()
+        if len(text) > room:
+            return -1
+        ctypes.memmove(reply, text, len(text))
+        return len(text)
+
+    check = ctypes.CDLL(words[0]).leasehold_check
+    check.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p), ANSWER]
+    strings = (ctypes.c_char_p * len(words))(*[word.encode() for word in words])
+    return check(len(words), strings, ANSWER(answer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

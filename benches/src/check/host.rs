@@ -1,0 +1,268 @@
+//! What a tenant's program feels on the host's clock: launches, the replay of a decode step, the example programs local and
+//! leased, and another library on the same graphics adapter. `tables` calls it.
+
+use super::Check;
+use super::report::{Checked, Maybe, Number, Peer, Row};
+use crate::measure::{Timing, interleaved};
+use crate::ops::random;
+use leasehold::{
+    Attention, DType, Device, Map, MapFn, Matmul, Norm, Program, Rope, Scatter, Tensor,
+};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Elements of an op that only its launch costs.
+const SMALL: usize = 16;
+/// Ops enqueued before a wait, and in a rehearsal.
+const QUEUED: [usize; 2] = [500, 20];
+/// Layers of the decode step.
+const LAYERS: usize = 12;
+/// What `embed` and `generate` are given.
+const PROMPT: &str = "What is a lease?";
+/// As often to `embed`.
+const SENTENCES: usize = 64;
+
+/// Launch overhead and a decode step.
+pub(super) fn launches(check: &mut Check<'_>) -> Vec<Row> {
+    let pace = match check.is_tiny() {
+        true => Duration::ZERO,
+        false => check.budget.min(Duration::from_secs(20)) / 4,
+    };
+    let device = Device::open_named(&check.args.device);
+    let mut rows = Vec::new();
+    for count in [1, QUEUED[usize::from(check.is_tiny())]] {
+        let what = format!("an op of {SMALL} elements, {count} and then a wait");
+        let ours = device.clone().and_then(|device| small(&device, count, pace));
+        let theirs = check.theirs.host(SMALL, count);
+        let peer = Peer {
+            name: "torch.relu_".into(),
+            number: theirs.map_or_else(Maybe::not, |samples| microseconds(Timing::of(samples))),
+            beside: false,
+        };
+        rows.push(Row::new(what, None, ours.map_or_else(Maybe::not, microseconds), vec![peer]));
+    }
+    let sizes = if check.is_tiny() { TINY } else { LLAMA };
+    let step = device.and_then(|device| replayed(&device, sizes, pace));
+    let what = format!("replay of a decode step: {LAYERS} layers, {sizes:?}");
+    let peer = Peer {
+        name: "peers".into(),
+        number: Maybe::not("nobody else replays this step here"),
+        beside: false,
+    };
+    rows.push(Row::new(what, None, step.map_or_else(Maybe::not, microseconds), vec![peer]));
+    rows
+}
+
+fn microseconds(timing: Timing) -> Maybe<Number> {
+    Maybe::Is(Number::time(timing.median_s * 1e6, "us", timing))
+}
+
+/// Seconds of one of `count` ops and a wait.
+fn small(device: &Device, count: usize, pace: Duration) -> leasehold::Result<Timing> {
+    let x = random(device, DType::F32, &[SMALL], 1)?;
+    let mut samples = Vec::new();
+    let began = Instant::now();
+    while samples.len() < 7 || (began.elapsed() < pace && samples.len() < 2000) {
+        let start = Instant::now();
+        for _ in 0..count {
+            Map::unary(MapFn::Relu, &x).into(&x).run()?;
+        }
+        device.wait(None)?;
+        samples.push(start.elapsed().as_secs_f64() / count as f64);
+    }
+    Ok(Timing::of(samples))
+}
+
+/// Sizes of a decoder.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    hidden: usize,
+    heads: usize,
+    kv_heads: usize,
+    inner: usize,
+    keys: usize,
+    page: usize,
+}
+
+const LLAMA: Sizes =
+    Sizes { hidden: 2048, heads: 32, kv_heads: 8, inner: 5632, keys: 2048, page: 64 };
+const TINY: Sizes = Sizes { hidden: 64, heads: 4, kv_heads: 2, inner: 96, keys: 32, page: 16 };
+
+/// Weights and cache of a layer.
+struct Layer {
+    norms: [Tensor; 2],
+    qkv: Tensor,
+    out: Tensor,
+    up: Tensor,
+    down: Tensor,
+    cache: [Tensor; 2],
+}
+
+fn replayed(device: &Device, sizes: Sizes, pace: Duration) -> leasehold::Result<Timing> {
+    let step = recorded(device, sizes)?;
+    let mut once = || {
+        step.replay()?;
+        device.wait(None)
+    };
+    Ok(interleaved(pace, &mut [&mut once])?[0])
+}
+
+/// One token through all layers, its keys in pages.
+fn recorded(device: &Device, sizes: Sizes) -> leasehold::Result<Program> {
+    let Sizes { hidden, heads, kv_heads, inner, keys, page } = sizes;
+    let (dtype, dim) = (DType::BF16, hidden / heads);
+    let weights = |rows: usize, columns: usize, seed| random(device, dtype, &[rows, columns], seed);
+    let layer = |i: usize| -> leasehold::Result<Layer> {
+        let seed = 10 * i as u64;
+        let store = [keys / page, kv_heads, page, dim];
+        Ok(Layer {
+            norms: [
+                random(device, dtype, &[hidden], seed)?,
+                random(device, dtype, &[hidden], seed + 1)?,
+            ],
+            qkv: weights((heads + 2 * kv_heads) * dim, hidden, seed + 2)?,
+            out: weights(hidden, hidden, seed + 3)?,
+            up: weights(2 * inner, hidden, seed + 4)?,
+            down: weights(hidden, inner, seed + 5)?,
+            cache: [
+                random(device, dtype, &store, seed + 6)?,
+                random(device, dtype, &store, seed + 7)?,
+            ],
+        })
+    };
+    let layers = (0..LAYERS).map(layer).collect::<leasehold::Result<Vec<_>>>()?;
+    let pages: Vec<u32> = (0..(keys / page) as u32).rev().collect();
+    let pages = device.tensor([1, pages.len()], &pages)?;
+    let lens = device.tensor([1], &[keys as u32])?;
+    let position = device.tensor([1, 1], &[keys as u32 - 1])?;
+    let input = random(device, dtype, &[1, hidden], 99)?;
+    device.program(|p| {
+        let mut x = input.clone();
+        for layer in &layers {
+            let y = Norm::rms(&x, 1e-5).weight(&layer.norms[0]).record(p)?;
+            let qkv = Matmul::new(&y, &layer.qkv.t()).record(p)?;
+            let split = |from: usize, heads: usize| {
+                qkv.narrow(1, from * dim, heads * dim)?.reshape(&[1, heads, 1, dim])
+            };
+            let (q, k) = (split(0, heads)?, split(heads, kv_heads)?);
+            let v = split(heads + kv_heads, kv_heads)?;
+            let (q, k) = (Rope::new(&q, &position).record(p)?, Rope::new(&k, &position).record(p)?);
+            let [keys_of, values_of] = &layer.cache;
+            Scatter::append(&k, &pages, &lens, keys_of).record(p)?;
+            Scatter::append(&v, &pages, &lens, values_of).record(p)?;
+            let attention = Attention::new(&q, keys_of, values_of).causal().paged(&pages);
+            let o =
+                attention.lens_on_device(&lens, keys as u32).record(p)?.reshape(&[1, hidden])?;
+            x = Matmul::new(&o, &layer.out.t()).residual(&x).record(p)?;
+            let y = Norm::rms(&x, 1e-5).weight(&layer.norms[1]).record(p)?;
+            let y = Matmul::new(&y, &layer.up.t()).silu().gate_interleaved().record(p)?;
+            x = Matmul::new(&y, &layer.down.t()).residual(&x).record(p)?;
+        }
+        p.output(&x)
+    })
+}
+
+/// `embed` and `generate`, local and leased.
+pub(super) fn programs(check: &mut Check<'_>) -> Vec<Row> {
+    let programs = [
+        ("embed", "all-MiniLM-L6-v2", ""),
+        ("generate", "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    ];
+    let rows = programs.into_iter().flat_map(|(program, model, file)| {
+        let folder = check.args.models.as_deref().ok_or("no folder of models: --models");
+        let folder = folder.map_err(String::from).and_then(|folder| found(folder, model));
+        [false, true].map(|is_leased| {
+            let folder = folder.clone();
+            let rate = folder.and_then(|folder| rate(check, program, (&folder, file), is_leased));
+            let what = format!("{program}, {}", if is_leased { "leased" } else { "local" });
+            let number = rate.map(|rate| Number::count(rate, "tokens/s", Checked::all(0)));
+            Row::new(what, None, number.map_or_else(Maybe::not, Maybe::Is), Vec::new())
+        })
+    });
+    rows.collect()
+}
+
+/// The folder of a model, whose name has its version after it.
+fn found(models: &Path, name: &str) -> Result<PathBuf, String> {
+    let entries = std::fs::read_dir(models).map_err(|e| format!("{}: {e}", models.display()))?;
+    let is_it = |path: &PathBuf| {
+        path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+    };
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    paths.find(is_it).ok_or_else(|| format!("{}: no {name}", models.display()))
+}
+
+fn rate(
+    check: &Check<'_>,
+    program: &str,
+    (model, file): (&Path, &str),
+    is_leased: bool,
+) -> Result<f64, String> {
+    let (folder, device) = (check.programs(), &check.args.device);
+    // `embed` takes its sentences after the model.
+    let (options, after): (&[&str], &[&str]) = match program {
+        "embed" => (&["--bench", "5"], &[PROMPT; SENTENCES]),
+        _ => (&["--prompt", PROMPT, "--tokens", "64"], &[]),
+    };
+    let mut command = match is_leased {
+        false => Command::new(folder.join(program)),
+        true => Command::new(folder.join("leasehold")),
+    };
+    if is_leased {
+        let input = format!("model={}", model.display());
+        command.args(["run", "--private", "--device", device, "--in", &input, "--"]);
+        command.arg(folder.join(program)).args(options).arg(Path::new("/in/model").join(file));
+    } else {
+        command.args(["--device", device]).args(options).arg(model.join(file));
+    }
+    command.args(after);
+    let output = command.output().map_err(|error| format!("{program}: {error}"))?;
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        || format!("{program}: {}: {}", output.status, err.lines().next_back().unwrap_or(""));
+    if !output.status.success() {
+        return Err(said());
+    }
+    let of_embed =
+        out.split("\"tokens_per_s_median\":").nth(1).and_then(|rest| rest.split([',', '}']).next());
+    // The last rate that it prints is that of decoding.
+    let of_generate = err.rsplit(" tokens/s").nth(1).and_then(|text| text.rsplit(' ').next());
+    let word = if program == "embed" { of_embed } else { of_generate };
+    word.and_then(|word| word.trim().parse().ok()).ok_or_else(said)
+}
+
+/// Our products and attention beside cubek's on the card's graphics adapter, by the program in `benches/peers`, in which
+/// both take turns.
+pub(super) fn adapter(check: &mut Check<'_>) -> Vec<Row> {
+    let sizes: &[&str] = match check.is_tiny() {
+        true => &["--sides", "64", "--sequences", "64", "--seconds", "0.1"],
+        false => &["--sides", "512,2048,4096", "--sequences", "1024,4096", "--seconds", "4"],
+    };
+    let program =
+        check.args.adapter.clone().unwrap_or_else(|| "benches/peers/target/release/adapter".into());
+    let what = "products and attention on a graphics adapter";
+    let none = |why: String| vec![Row::new(what, None, Maybe::not(why), Vec::new())];
+    let output = match Command::new(&program).args(sizes).arg("--json").output() {
+        Ok(output) => output,
+        Err(error) => return none(format!("{}: {error}", program.display())),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let rows: Vec<Row> = text.lines().filter_map(beside_cubek).collect();
+    let err = String::from_utf8_lossy(&output.stderr);
+    if rows.is_empty() { none(format!("{}: {err}", program.display())) } else { rows }
+}
+
+/// A row that the program in `benches/peers` printed.
+fn beside_cubek(line: &str) -> Option<Row> {
+    let row: serde_json::Value = serde_json::from_str(line).ok()?;
+    let number = |seconds: f64| {
+        let timing = Timing { best_s: seconds, median_s: seconds, spread_s: 0.0, runs: 1 };
+        Maybe::Is(Number::time(seconds * 1e6, "us", timing))
+    };
+    let (ours, theirs) = (row["ours_s"].as_f64()?, row["theirs_s"].as_f64()?);
+    let name = row["peer"].as_str()?.into();
+    let peer = Peer { name, number: number(theirs), beside: false };
+    Some(Row::new(row["what"].as_str()?, None, number(ours), vec![peer]))
+}

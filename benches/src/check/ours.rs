@@ -1,0 +1,242 @@
+//! Our side: a device's backend driven without an engine between, so that times are the device's own: a problem's operands
+//! in as many copies as take more than its caches, launched in turns. `speed` times it, `proofs` proves with it.
+
+use super::parity::{self, Count, case::Case};
+use super::problem::Built;
+use super::report::{Checked, DeviceOf};
+use leasehold::backend::{
+    Backend, BlockId, Caps, Progress, cpu::Cpu, cuda::Cuda, cuda::Pack, wgpu::Wgpu,
+};
+use leasehold::exec::Core;
+use leasehold::op::{Binding, BoundOp, BufferId};
+use leasehold::{DType, Error, Kind, LEASEHOLD_KERNELS, Result, reference};
+use std::time::Duration;
+
+/// Zeroed before a batch of launches on a card, this often: the stream is busy until the host has enqueued them all, so
+/// that no gap between two launches is timed.
+const HELD_BYTES: u64 = 1 << 27;
+const HELD_TIMES: usize = 16;
+
+/// A device that problems run on, whatever its backend.
+pub(super) trait Ours {
+    /// What it is.
+    fn about(&self, asked: &str) -> DeviceOf;
+    /// Loads a problem in so many copies, and runs it once.
+    ///
+    /// # Errors
+    /// `Unsupported`, no memory, or what the run fails with.
+    fn load(&mut self, built: &Built, copies: u64) -> Result<()>;
+    /// Seconds of so many runs, each on the next copy.
+    ///
+    /// # Errors
+    /// What a run fails with.
+    fn time(&mut self, runs: u32) -> Result<f64>;
+    /// Every output of the last problem's first copy.
+    ///
+    /// # Errors
+    /// What the device fails with.
+    fn outputs(&mut self) -> Result<Vec<Vec<u8>>>;
+    /// Frees what `load` took.
+    fn unload(&mut self);
+    /// Cases of the parity suite.
+    fn parity(&mut self, cases: &[Case], flops: u64, time: Duration) -> Count;
+    /// One case so often, cut anew each time.
+    ///
+    /// # Errors
+    /// Why it does not run.
+    fn repeat(
+        &mut self,
+        case: &Case,
+        times: u64,
+        seed: u64,
+    ) -> std::result::Result<Checked, String>;
+}
+
+/// Opens a device by its name.
+///
+/// # Errors
+/// `NoDevice`, or what opening it fails with.
+pub(super) fn open(name: &str) -> Result<Box<dyn Ours>> {
+    let number = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.parse().ok());
+    if name == "cpu" {
+        return Ok(Box::new(On::new(Cpu::new()?.unshared(), false)));
+    }
+    if let Some(index) = number("wgpu:") {
+        return Ok(Box::new(On::new(Wgpu::open(index)?, false)));
+    }
+    if let Some(ordinal) = number("cuda:") {
+        let kernels = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty());
+        let cuda = match kernels {
+            Some(file) => Cuda::open_with(ordinal as i32, &Pack::read(file.as_ref())?)?,
+            None => Cuda::open(ordinal as i32)?,
+        };
+        return Ok(Box::new(On::new(cuda, true)));
+    }
+    let names: Vec<String> =
+        leasehold::Device::list().into_iter().map(|found| found.name).collect();
+    Err(Kind::NoDevice { why: format!("{name:?} asked, there are {}", names.join(", ")) }.into())
+}
+
+struct On<B: Backend> {
+    core: Core<B>,
+    /// One a copy.
+    copies: Vec<BoundOp>,
+    buffers: Vec<BufferId>,
+    /// Block, bytes and dtype of each output of the first copy.
+    outputs: Vec<(BlockId, u64)>,
+    next_buffer: u64,
+    next_copy: usize,
+    /// What is zeroed to hold the stream; none where launches are not enqueued.
+    held: Option<BlockId>,
+}
+
+impl<B: Backend> On<B> {
+    fn new(backend: B, is_held: bool) -> Self {
+        let mut core = Core::new(backend);
+        let held = if is_held { core.backend().alloc(HELD_BYTES).ok() } else { None };
+        Self {
+            core,
+            copies: Vec::new(),
+            buffers: Vec::new(),
+            outputs: Vec::new(),
+            next_buffer: 1,
+            next_copy: 0,
+            held,
+        }
+    }
+
+    fn buffer(&mut self, bytes: u64) -> Result<BufferId> {
+        let id = BufferId(self.next_buffer);
+        self.next_buffer += 1;
+        self.core.alloc(id, bytes)?;
+        self.buffers.push(id);
+        Ok(id)
+    }
+
+    /// One copy of the operands.
+    fn copy(&mut self, built: &Built) -> Result<BoundOp> {
+        let mut bindings = Vec::new();
+        let specs = built.op.specs();
+        for (i, spec) in specs.iter().enumerate() {
+            let len = (spec.span_bytes() as u64).max(4).next_multiple_of(256);
+            let buffer = self.buffer(len)?;
+            let block = self.core.place(buffer, 0, len)?.block;
+            match built.given.get(i) {
+                Some(given) => self.core.backend().upload(block, 0, &given.bytes)?,
+                None if self.copies.is_empty() => {
+                    self.outputs.push((block, spec.span_bytes() as u64));
+                }
+                None => {}
+            }
+            bindings.push(Binding { buffer, offset: 0, len });
+        }
+        built.op.bind(&bindings)
+    }
+
+    fn busy(&mut self) -> Result<u64> {
+        let mark = self.core.mark()?;
+        loop {
+            if let Progress::Done { busy_ns, .. } = self.core.poll(mark, None)? {
+                return Ok(busy_ns);
+            }
+        }
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let Some(op) = self.copies.get(self.next_copy).cloned() else { return Ok(()) };
+        self.next_copy = (self.next_copy + 1) % self.copies.len();
+        let mut run = self.core.begin(op)?;
+        let all = run.remaining();
+        let stepped = self.core.step(&mut run, all);
+        self.core.end(&run);
+        stepped.map(drop)
+    }
+}
+
+impl<B: Backend> Ours for On<B> {
+    fn about(&self, asked: &str) -> DeviceOf {
+        let Caps { backend, name, arch, software, memory, clock, .. } = self.core.caps().clone();
+        DeviceOf {
+            asked: asked.into(),
+            name,
+            backend: backend.into(),
+            arch: arch.into(),
+            clock: clock.into(),
+            memory_bytes: memory,
+            software,
+            numerics: self.core.numerics().to_string(),
+        }
+    }
+
+    fn load(&mut self, built: &Built, copies: u64) -> Result<()> {
+        // What it cannot plan is said before memory is taken.
+        self.core.plan(&built.op)?;
+        for _ in 0..copies.max(1) {
+            let copy = self.copy(built)?;
+            self.copies.push(copy);
+        }
+        self.launch()?;
+        self.busy().map(drop)
+    }
+
+    fn time(&mut self, runs: u32) -> Result<f64> {
+        if let Some(held) = self.held {
+            for _ in 0..HELD_TIMES {
+                self.core.backend().zero(held, 0, HELD_BYTES)?;
+            }
+            // The mark before the launches; its own time is taken away.
+            let before = self.core.mark()?;
+            (0..runs).try_for_each(|_| self.launch())?;
+            let after = self.core.mark()?;
+            self.core.poll(before, None)?;
+            return match self.core.poll(after, None)? {
+                Progress::Done { busy_ns, .. } => Ok(busy_ns as f64 / 1e9),
+                Progress::Pending => Err(Error::from(Kind::Timeout { waited_ms: 0 })),
+            };
+        }
+        (0..runs).try_for_each(|_| self.launch())?;
+        Ok(self.busy()? as f64 / 1e9)
+    }
+
+    fn outputs(&mut self) -> Result<Vec<Vec<u8>>> {
+        let outputs = self.outputs.clone();
+        let read = |(block, len): (BlockId, u64)| {
+            let mut bytes = vec![0; len as usize];
+            self.core.backend().download(block, 0, &mut bytes)?;
+            Ok(bytes)
+        };
+        outputs.into_iter().map(read).collect()
+    }
+
+    fn unload(&mut self) {
+        self.copies.clear();
+        self.outputs.clear();
+        self.next_copy = 0;
+        for buffer in std::mem::take(&mut self.buffers) {
+            self.core.free(buffer);
+        }
+    }
+
+    fn parity(&mut self, cases: &[Case], flops: u64, time: Duration) -> Count {
+        parity::count(self.core.backend(), cases, flops, time)
+    }
+
+    fn repeat(
+        &mut self,
+        case: &Case,
+        times: u64,
+        seed: u64,
+    ) -> std::result::Result<Checked, String> {
+        parity::repeat(self.core.backend(), case, times, seed)
+    }
+}
+
+/// Elements of a dense output by their places.
+pub(super) fn elements(dtype: DType, bytes: &[u8], at: &[u64]) -> Vec<f64> {
+    let (size, one) = (dtype.size() as usize, super::problem::dense(dtype, &[1]).layout);
+    let element = |&at: &u64| {
+        let from = at as usize * size;
+        reference::read(dtype, &one, bytes.get(from..from + size).unwrap_or(&[]))[0]
+    };
+    at.iter().map(element).collect()
+}

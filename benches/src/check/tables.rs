@@ -1,0 +1,152 @@
+//! The tables of `check` in the order in which they run, with what each holds and what is aimed at. `mod` runs them,
+//! `summary` holds their ratios against the targets.
+
+use super::report::Row;
+use super::shapes::{self, Entry};
+use super::{Check, host, proofs};
+
+/// A table.
+pub(super) struct Kind {
+    /// As `--table` takes it.
+    pub(super) name: &'static str,
+    /// Its time, in budgets.
+    pub(super) share: u32,
+    /// What it holds.
+    pub(super) about: &'static str,
+    /// Its rows.
+    pub(super) rows: Rows,
+    /// What the ratios to the best peer should be.
+    pub(super) target: Option<Target>,
+}
+
+/// Where rows come from.
+pub(super) enum Rows {
+    /// Problems, each by ours and by theirs.
+    Speed(fn(bool, u64) -> Vec<Entry>),
+    /// Anything else.
+    Made(fn(&mut Check<'_>) -> Vec<Row>),
+}
+
+/// Least ratios; a geometric mean over the rows, and of the worst row.
+pub(super) struct Target {
+    /// What it is a ratio to.
+    pub(super) to: &'static str,
+    /// Of all rows.
+    pub(super) mean: f64,
+    /// Of each row.
+    pub(super) worst: Option<f64>,
+}
+
+const fn target(to: &'static str, mean: f64, worst: Option<f64>) -> Option<Target> {
+    Some(Target { to, mean, worst })
+}
+
+/// Every table.
+pub(super) const ALL: [Kind; 14] = [
+    Kind {
+        name: "parity",
+        share: 3,
+        about: "cases of each op under every plan and several cuts, held against the f64 reference by the op's tolerance (runtime/tests/common)",
+        rows: Rows::Made(proofs::parity),
+        target: None,
+    },
+    Kind {
+        name: "sanitizer",
+        share: 3,
+        about: "the small cases of parity under NVIDIA's compute-sanitizer",
+        rows: Rows::Made(proofs::sanitizer),
+        target: None,
+    },
+    Kind {
+        name: "repeats",
+        share: 2,
+        about: "one case again and again, every plan, cut at random, alone and beside a neighbour: equal bytes",
+        rows: Rows::Made(proofs::repeats),
+        target: None,
+    },
+    Kind {
+        name: "zeroing",
+        share: 1,
+        about: "memory that was filled with a pattern, as a node's executor gives it to the next",
+        rows: Rows::Made(proofs::zeroing),
+        target: None,
+    },
+    Kind {
+        name: "dense",
+        share: 6,
+        about: "bf16 products: squares, K at 8192 x 8192 (TileLang), DeepGEMM's dense list, few rows by Llama-3 8B's weights, gradients' layouts, sizes drawn by the seed",
+        rows: Rows::Speed(shapes::dense),
+        target: target("the best of cuBLASLt and torch", 1.0, Some(0.85)),
+    },
+    Kind {
+        name: "batched",
+        share: 3,
+        about: "bf16 products in batches and groups: small squares, DeepGEMM's grouped and batched lists",
+        rows: Rows::Speed(shapes::batched),
+        target: target(
+            "the fastest of cuBLAS strided, of pointers and grouped, and a graph of singles",
+            1.3,
+            None,
+        ),
+    },
+    Kind {
+        name: "fp8",
+        share: 1,
+        about: "e4m3 products with scales of 1x128 and 128x128: DeepGEMM's table at its launch",
+        rows: Rows::Speed(|is_tiny, _| shapes::fp8(is_tiny)),
+        target: target(
+            "torch's scaled product; DeepGEMM's printed numbers, of an H800, stand beside",
+            0.95,
+            None,
+        ),
+    },
+    Kind {
+        name: "attention",
+        share: 4,
+        about: "forward: 16384 tokens at hidden 2048 (FlashAttention's benchmark), 16 heads on 2, lengths drawn by the seed",
+        rows: Rows::Speed(shapes::attention),
+        target: target("the best of cuDNN, torch's flash and flash-attn", 1.0, None),
+    },
+    Kind {
+        name: "backward",
+        share: 3,
+        about: "gradients of attention: 16384 tokens at hidden 2048",
+        rows: Rows::Speed(|is_tiny, _| shapes::backward(is_tiny)),
+        target: target("cuDNN", 1.0, None),
+    },
+    Kind {
+        name: "decode",
+        share: 4,
+        about: "one row an entry over 1 GiB of keys and values in shuffled pages: the bytes read, of a plain read of as many",
+        rows: Rows::Speed(|is_tiny, _| shapes::decode(is_tiny)),
+        target: target("a read of the same bytes", 0.92, None),
+    },
+    Kind {
+        name: "memory",
+        share: 1,
+        about: "ops that memory bounds on rows of bf16: bytes moved, beside a plain copy of as many",
+        rows: Rows::Speed(|is_tiny, _| shapes::memory(is_tiny)),
+        target: target("the card's copy and torch", 0.9, None),
+    },
+    Kind {
+        name: "launches",
+        share: 1,
+        about: "on the host's clock: small ops, the replay of a decode step",
+        rows: Rows::Made(host::launches),
+        target: None,
+    },
+    Kind {
+        name: "programs",
+        share: 2,
+        about: "embed and generate, local and leased, with models that are already here",
+        rows: Rows::Made(host::programs),
+        target: None,
+    },
+    Kind {
+        name: "adapter",
+        share: 3,
+        about: "products and attention through wgpu beside cubek on one graphics adapter, by benches/peers",
+        rows: Rows::Made(host::adapter),
+        target: None,
+    },
+];

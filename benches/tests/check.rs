@@ -1,0 +1,138 @@
+//! `leasehold-bench check` rehearsed with tiny shapes, where there is no card: every table has its rows, every row its number
+//! or the reason why there is none, and what was computed is right. The schema is the Rust type, which refuses a field too
+//! many or too few. Also through `benches/gpu/check/peers.py`, without PyTorch.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use leasehold::Device;
+use leasehold_bench::check::report::{Maybe, Report};
+use leasehold_bench::check::{names, read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// What a machine without a card and without models has no rows of.
+const ABSENT: [&str; 3] = ["sanitizer", "programs", "adapter"];
+
+/// A file of this test's own, gone before and after.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str) -> Self {
+        let file = format!("leasehold-check-{}-{name}.json", std::process::id());
+        Self(std::env::temp_dir().join(file))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn bench() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_leasehold-bench"))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn tiny(command: &mut Command, file: &File) -> Output {
+    let words = ["--tiny", "--budget", "1", "--seed", "7", "--commit", "a test", "--out"];
+    command.args(words).arg(&file.0).env("NODEVICE_SELECT", "1").output().unwrap()
+}
+
+/// Runs every table on a device and holds the report against its schema and its own words.
+fn rehearse(device: &str) -> Report {
+    let file = File::new(device);
+    let output = tiny(Command::new(bench()).args(["--device", device, "check"]), &file);
+    assert!(output.status.success(), "{}", said(&output));
+    let report = read(&file.0).unwrap();
+    assert_eq!(report.faults(), Vec::<String>::new());
+    assert!(report.rehearsal && report.seed == 7 && report.commit == "a test");
+    assert_eq!(report.device.asked, device);
+    assert!(report.peers.why_not().unwrap().contains("peers.py"));
+    let tables: Vec<&str> = report.tables.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(tables, names());
+    for table in &report.tables {
+        for row in &table.rows {
+            let number = row.ours.known();
+            assert_eq!(number.is_none(), ABSENT.contains(&table.name.as_str()), "{row:?}");
+            let speed = number.is_none_or(|number| number.value > 0.0);
+            assert!(speed, "{}: {row:?}", table.name);
+            assert!(row.peers.iter().all(|peer| matches!(peer.number, Maybe::Not(_))));
+        }
+    }
+    report
+}
+
+#[test]
+fn every_table_is_rehearsed_on_the_cpu() {
+    let report = rehearse("cpu");
+    let file = File::new("summary");
+    std::fs::write(&file.0, serde_json::to_string(&report).unwrap()).unwrap();
+    let output = Command::new(bench()).arg("check-summary").arg(&file.0).output().unwrap();
+    let text = said(&output);
+    assert!(output.status.success() && text.starts_with("**A rehearsal"), "{text}");
+    assert!(names().iter().all(|name| text.contains(&format!("| {name} |"))), "{text}");
+    assert!(!text.contains("| met") && !text.contains("not yet"), "{text}");
+    // Random shapes are those of the seed.
+    let dense = |report: &Report| {
+        let table = report.tables.iter().find(|table| table.name == "dense").unwrap();
+        table.rows.iter().map(|row| row.what.clone()).collect::<Vec<_>>()
+    };
+    let again = File::new("again");
+    let mut command = Command::new(bench());
+    let output = tiny(command.args(["--device", "cpu", "check", "--table", "dense"]), &again);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(dense(&read(&again.0).unwrap()), dense(&report));
+}
+
+#[test]
+fn every_table_is_rehearsed_on_a_graphics_adapter() {
+    let mut adapters = Device::list();
+    adapters.retain(|found| found.caps.backend == "wgpu");
+    let Some(found) = adapters.first() else {
+        let ci = std::env::var_os("CI").is_some_and(|v| v == "true");
+        assert!(!ci, "no wgpu adapter, and mesa-vulkan-drivers could have been installed");
+        println!("skip: no wgpu adapter (install mesa-vulkan-drivers)");
+        return;
+    };
+    rehearse(&found.name);
+}
+
+#[test]
+fn pythons_side_answers_and_names_what_it_lacks() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("gpu/check/peers.py");
+    let library = bench().with_file_name("examples").join("libcheck.so");
+    assert!(library.exists(), "{}: cargo build --release --examples makes it", library.display());
+    let file = File::new("python");
+    let mut command = Command::new("python3");
+    command.arg("-B").arg(script).arg(library).args([
+        "--device",
+        "cpu",
+        "--table",
+        "dense,launches",
+    ]);
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("skip: no python3");
+        return;
+    }
+    // What only a machine with PyTorch imports is Python at least.
+    let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("gpu/check/cublas.py");
+    let parse = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
+    let parsed = Command::new("python3").args(["-c", parse]).arg(other).output().unwrap();
+    assert!(parsed.status.success(), "{}", said(&parsed));
+    let output = tiny(&mut command, &file);
+    assert!(output.status.success(), "{}", said(&output));
+    let report = read(&file.0).unwrap();
+    assert_eq!(report.faults(), Vec::<String>::new());
+    let why = report.peers.why_not();
+    assert!(why.is_none_or(|why| why.starts_with("no PyTorch")), "{why:?}");
+    let rows = report.tables.iter().flat_map(|table| &table.rows);
+    assert!(rows.clone().count() > 3 && rows.clone().all(|row| row.ours.known().is_some()));
+    if let Some(why) = why {
+        assert!(rows.flat_map(|row| &row.peers).all(|peer| {
+            peer.number.why_not().is_some_and(|said| said == why || said.contains("nobody else"))
+        }));
+    }
+}
