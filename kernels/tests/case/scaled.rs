@@ -197,8 +197,9 @@ impl Options {
             Group::None => Some(entry),
             Group::Masked => (row < sizes[entry]).then_some(entry),
             Group::Contiguous => {
-                let owners = sizes.iter().enumerate().flat_map(|(g, &n)| std::iter::repeat_n(g, n));
-                owners.skip(row).next()
+                let mut owners =
+                    sizes.iter().enumerate().flat_map(|(g, &n)| std::iter::repeat_n(g, n));
+                owners.nth(row)
             }
         }
     }
