@@ -37,7 +37,7 @@ pub use map::BoxMap;
 pub use matmul::{GroupEntry, Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, Matrices};
 pub use matmul_groups::{MatmulGroups, MatmulGroupsArgs};
 pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
-pub use matmul_sm80_bytes::MatmulSm80Bytes;
+pub use matmul_sm80_bytes::{Bytes, MatmulSm80Bytes};
 pub use matmul_sm90::{Form, MatmulMerge, MatmulMergeArgs, MatmulSm90, MatmulSm90Args, Side};
 pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
@@ -180,6 +180,7 @@ impl Row {
             | Self::MatmulSm90Fp8(_)
             | Self::MatmulMerge(_)
             | Self::AttentionSm90(_) => &["sm_90a"],
+            Self::MatmulSm80Bytes(row) => row.archs(),
             _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
         }
     }
