@@ -153,6 +153,7 @@ pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
                 | Row::MatmulGroups(_)
                 | Row::MatmulF32(_)
                 | Row::MatmulSm80(_)
+                | Row::MatmulSm80Bytes(_)
                 | Row::MatmulSm90(_)
                 | Row::MatmulSm90Fp8(_)
                 | Row::AttentionSm90(_)
