@@ -1,10 +1,10 @@
 // Products of 8-bit values on every NVIDIA GPU from compute capability 8.0: a ring of cp.async copies, ldmatrix, and
-// mma.sync. i8 by i8 is summed in i32; floats of 8 bits become f16, which holds all of them, and are summed in f32. A block
-// computes one tile of the output; operands lie dense along K, or anyhow, as no instruction transposes bytes.
+// mma.sync. i8 by i8 is summed in i32; floats of 8 bits in f32, as they are where the architecture multiplies them, else as
+// f16, which holds all of them. A block computes one tile of the output; operands lie dense along K, or anyhow, as no instruction transposes bytes.
 // `kernels/src/matmul_sm80_bytes.rs` lists the rows; layouts that wgmma does not take come here on Hopper, too.
 //
 // Order of each output: of i8 whole numbers, in any order. Else, and of i8 where scales cover 128 of k, chunks of 128 along
-// k from left to right: one mma after the other from zero, floats 16 at a time in f32, then as in `matmul_sm90_fp8.cu`.
+// k from left to right: one mma after the other from zero, floats 16 (as f16) or 32 at a time in f32, then as in `matmul_sm90_fp8.cu`.
 #pragma once
 
 #include "cuda/tile/scaled.h"
@@ -16,13 +16,17 @@ constexpr u32 PIECE = 16;  // Elements, and bytes, of a copy.
 constexpr u32 LANES = 32;
 constexpr u32 K_STEP = 32;
 
-template <u32 TILE_, u32 STAGES_, u32 WARPS_M_, u32 WARPS_N_, bool GATHERED_, bool WHOLE_>
+// What operands are: whole numbers; floats that become f16; floats that the instruction takes.
+enum class Values { I8, AsF16, Fp8 };
+
+template <u32 TILE_, u32 STAGES_, u32 WARPS_M_, u32 WARPS_N_, bool GATHERED_, Values VALUES_>
 struct Shape {
     static constexpr u32 TILE = TILE_, BLOCK_K = 64, STAGES = STAGES_;
     static constexpr u32 WARPS_M = WARPS_M_, WARPS_N = WARPS_N_;
     static constexpr u32 THREADS = WARPS_M * WARPS_N * LANES;
+    static constexpr Values VALUES = VALUES_;
     // Whether elements lie anyhow; whether they are i8.
-    static constexpr bool GATHERED = GATHERED_, WHOLE = WHOLE_;
+    static constexpr bool GATHERED = GATHERED_, WHOLE = VALUES == Values::I8;
     static constexpr u32 SIDE_BYTES = TILE * BLOCK_K, RING_BYTES = STAGES * 2 * SIDE_BYTES;
     // Sums on their way to the epilogue: rows of f32, and eight more, so that four of them meet no bank twice.
     static constexpr u32 SUM_ROW = (TILE + 8) * 4, SUM_BYTES = TILE * SUM_ROW;
@@ -161,21 +165,39 @@ struct Block {
             }
             if constexpr (S::WHOLE) {
                 multiply_whole(a, b);
-            } else {
+            } else if constexpr (S::VALUES == Values::AsF16) {
                 multiply_halves<0>(a, b);
                 multiply_halves<1>(a, b);
+            } else {
+                multiply_floats(a, b);
             }
         }
     }
 
-    DEVICE_MEMBER void multiply_whole(const u32 (&a)[S::BLOCKS_M][4], const u32 (&b)[S::BLOCKS_N / 2][4]) {
+    // Calls f for the sums of every block, with its sides.
+    template <class T, class F>
+    static DEVICE_MEMBER void each_block(T (&sums)[S::BLOCKS_M][S::BLOCKS_N][4], const u32 (&a)[S::BLOCKS_M][4],
+                                         const u32 (&b)[S::BLOCKS_N / 2][4], F f) {
 #pragma unroll
         for (u32 i = 0; i < S::BLOCKS_M; i++) {
 #pragma unroll
             for (u32 j = 0; j < S::BLOCKS_N; j++) {
                 const u32 pair[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
-                mma_i8(counts[i][j], a[i], pair);
+                f(sums[i][j], a[i], pair);
             }
+        }
+    }
+
+    DEVICE_MEMBER void multiply_whole(const u32 (&a)[S::BLOCKS_M][4], const u32 (&b)[S::BLOCKS_N / 2][4]) {
+        each_block(counts, a, b, [](i32(&d)[4], const u32(&x)[4], const u32(&y)[2]) { mma_i8(d, x, y); });
+    }
+
+    DEVICE_MEMBER void multiply_floats(const u32 (&a)[S::BLOCKS_M][4], const u32 (&b)[S::BLOCKS_N / 2][4]) {
+        switch ((args.a.dtype == F8E5M2 ? 2 : 0) + (args.b.dtype == F8E5M2 ? 1 : 0)) {
+        case 0: each_block(part, a, b, [](f32(&d)[4], const u32(&x)[4], const u32(&y)[2]) { mma_e4m3_e4m3(d, x, y); }); break;
+        case 1: each_block(part, a, b, [](f32(&d)[4], const u32(&x)[4], const u32(&y)[2]) { mma_e4m3_e5m2(d, x, y); }); break;
+        case 2: each_block(part, a, b, [](f32(&d)[4], const u32(&x)[4], const u32(&y)[2]) { mma_e5m2_e4m3(d, x, y); }); break;
+        default: each_block(part, a, b, [](f32(&d)[4], const u32(&x)[4], const u32(&y)[2]) { mma_e5m2_e5m2(d, x, y); });
         }
     }
 

@@ -34,9 +34,11 @@ struct Shape {
     static constexpr u32 A = A_, B = B_;
     static constexpr bool BY_COLUMNS = BY_COLUMNS_;
     static constexpr u32 THREADS = (1 + CONSUMERS) * WARPGROUP;
-    // Registers a thread: the launch gives all the same, then the producer's go to the consumers.
-    static constexpr u32 PRODUCER_REGISTERS = 32, CONSUMER_REGISTERS = 240;
-    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65536 / WARPGROUP, "registers of a multiprocessor");
+    // Registers a thread: the launch gives all the same, in eights, then the producer's go to the consumers. Who asks for
+    // more than the block was given waits for ever.
+    static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
+    static constexpr u32 PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
+    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (1 + CONSUMERS) * GIVEN, "registers of a block");
     static constexpr u32 A_BYTES = BLOCK_M * CHUNK_K, B_BYTES = BLOCK_N * CHUNK_K;
     static constexpr u32 STAGE_BYTES = A_BYTES + B_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
     // Sums of a warp on their way to the epilogue, eight rows at a time: of f32, and eight more, so that four of them meet

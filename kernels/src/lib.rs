@@ -34,7 +34,7 @@ pub use matmul::{
 };
 pub use matmul_groups::{MatmulGroups, MatmulGroupsArgs};
 pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
-pub use matmul_sm80_bytes::MatmulSm80Bytes;
+pub use matmul_sm80_bytes::{Bytes, MatmulSm80Bytes};
 pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
@@ -147,6 +147,7 @@ impl Row {
     pub fn archs(&self) -> &'static [&'static str] {
         match self {
             Self::MatmulSm90(_) | Self::MatmulSm90Fp8(_) | Self::AttentionSm90(_) => &["sm_90a"],
+            Self::MatmulSm80Bytes(row) => row.archs(),
             _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
         }
     }

@@ -8,11 +8,22 @@ const BLOCK_K: u32 = 64;
 /// Stages of the ring of copies.
 const STAGES: u32 = 4;
 
+/// What the operands of a row are, and how they are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bytes {
+    /// Both are i8.
+    I8,
+    /// Each is a float of 8 bits, either one, and becomes f16: on architectures that multiply none of 8 bits by `mma.sync`.
+    Fp8AsF16,
+    /// The same as it is, on the others.
+    Fp8,
+}
+
 /// A row of `matmul_sm80_bytes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MatmulSm80Bytes {
-    /// Whether both operands are i8; else each is a float of 8 bits, either one.
-    pub i8: bool,
+    /// What both operands are.
+    pub values: Bytes,
     /// Whether operands lie anyhow; else dense along K, rows and batch entries 16-byte aligned. Groups along K begin
     /// anywhere: theirs lie anyhow.
     pub gathered: bool,
@@ -27,16 +38,20 @@ impl MatmulSm80Bytes {
     /// Every row.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
-        for i8 in [true, false] {
+        for values in [Bytes::I8, Bytes::Fp8AsF16, Bytes::Fp8] {
             for gathered in [false, true] {
-                all.extend([128, 64].map(|tile| Self { i8, gathered, tile }));
+                all.extend([128, 64].map(|tile| Self { values, gathered, tile }));
             }
         }
         all
     }
 
     pub(crate) fn key(&self) -> String {
-        let dtype = if self.i8 { "i8" } else { "fp8" };
+        let dtype = match self.values {
+            Bytes::I8 => "i8",
+            Bytes::Fp8AsF16 => "fp8_as_f16",
+            Bytes::Fp8 => "fp8",
+        };
         let way = if self.gathered { 'g' } else { 'k' };
         format!("matmul_sm80_{dtype}_{way}{way}_{0}x{0}", self.tile)
     }
@@ -47,8 +62,25 @@ impl MatmulSm80Bytes {
     }
 
     pub(crate) fn shape(&self) -> String {
-        let (Self { i8, gathered, tile }, [down, across]) = (self, self.form());
-        format!("matmul_sm80_bytes::Shape<{tile}, {STAGES}, {down}, {across}, {gathered}, {i8}>")
+        let (Self { gathered, tile, .. }, [down, across]) = (self, self.form());
+        let values = match self.values {
+            Bytes::I8 => "I8",
+            Bytes::Fp8AsF16 => "AsF16",
+            Bytes::Fp8 => "Fp8",
+        };
+        let values = format!("matmul_sm80_bytes::Values::{values}");
+        format!(
+            "matmul_sm80_bytes::Shape<{tile}, {STAGES}, {down}, {across}, {gathered}, {values}>"
+        )
+    }
+
+    pub(crate) fn archs(&self) -> &'static [&'static str] {
+        match self.values {
+            Bytes::I8 => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
+            // Hopper multiplies floats of 8 bits by warpgroups alone.
+            Bytes::Fp8AsF16 => &["sm_80", "sm_86", "sm_90a"],
+            Bytes::Fp8 => &["sm_89", "sm_120"],
+        }
     }
 
     pub(crate) fn threads(&self) -> u32 {

@@ -6,7 +6,7 @@
 
 mod nvrtc;
 
-use leasehold_kernels::{Row, SOURCES, Streaming, rows};
+use leasehold_kernels::{Bytes, Row, SOURCES, Streaming, rows};
 use nvrtc::{Compiled, FLAGS, Nvrtc};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -140,11 +140,15 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     if count(&["LDL", "STL"]) > 0 {
         return complain("local loads or stores");
     }
-    let products = count(&["HGMMA", "QGMMA", "HMMA", "IMMA"]);
+    let products = count(&["HGMMA", "QGMMA", "HMMA", "IMMA", "QMMA"]);
     let copies = count(&["UTMALDG", "LDGSTS"]);
     let as_written = match row {
         Row::MatmulReference(_) | Row::MatmulF32(_) => count(&["FFMA"]) > 0,
-        Row::MatmulSm80Bytes(row) => count(&[if row.i8 { "IMMA" } else { "HMMA" }]) > 0,
+        Row::MatmulSm80Bytes(row) => match row.values {
+            Bytes::I8 => count(&["IMMA"]) > 0,
+            Bytes::Fp8AsF16 => count(&["HMMA"]) > 0,
+            Bytes::Fp8 => count(&["QMMA"]) > 0,
+        },
         Row::MatmulSm80(_) | Row::AttentionSm80(_) | Row::AttentionPaged(_) => products > 0,
         Row::MatmulGroups(_)
         | Row::AttentionReference(_)

@@ -107,6 +107,7 @@ pub(crate) const SECTIONS: &[Section] = &[
     hopper("bytes_left_128", 128, 16 * 128, Exact),
     hopper("bytes_right_64", 128, 8 * 128, Exact),
     hopper("bytes_right_128", 128, 16 * 128, Exact),
+    hopper("float_byte_products", 32, 4 * 128, Exact),
     hopper("byte_rounding", 128, 8 * 128, Unclaimed),
 ];
 

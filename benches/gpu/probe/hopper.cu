@@ -296,6 +296,36 @@ BYTES(bytes_right_64, e5m2, F8E5M2, e5m2, F8E5M2, unit_byte, whole_byte, 32)
 BYTES(bytes_right_128, e5m2, F8E5M2, e4m3, F8E4M3, unit_byte, whole_byte, 64)
 #undef BYTES
 
+// By a warp: each lane's bytes are small whole numbers, or halves of them, that tell their place.
+template <class F>
+DEVICE void put_byte_products(const ProbeArgs& args, u32 at, u32 of_a, u32 of_b, F multiply) {
+    const u32 lane = thread_index();
+    u32 a[4] = {}, b[2] = {};
+    for (u32 i = 0; i < 16; i++) {
+        a[i / 4] |= byte_of(of_a, 0.5f * (f32)((lane * 5 + i * 3) % 9) - 2.0f) << i % 4 * 8;
+    }
+    for (u32 i = 0; i < 8; i++) {
+        b[i / 4] |= byte_of(of_b, (f32)((lane * 3 + i * 5) % 7) - 3.0f) << i % 4 * 8;
+    }
+    f32 sums[4] = {(f32)lane, 1.0f, -2.0f, 0.5f};
+    multiply(sums, a, b);
+    for (u32 i = 0; i < 4; i++) {
+        put(args, at + 4 * lane + i, bits_of(sums[i]));
+    }
+}
+
+#define BYTE_PRODUCTS(at, left, right, of_a, of_b)                                                      \
+    put_byte_products(args, at, of_a, of_b, [](f32(&d)[4], const u32(&a)[4], const u32(&b)[2]) {        \
+        mma_##left##_##right(d, a, b);                                                                  \
+    });
+KERNEL(float_byte_products, 32, 1)(PARAMETER(ProbeArgs) args) {
+    BYTE_PRODUCTS(0, e4m3, e4m3, F8E4M3, F8E4M3)
+    BYTE_PRODUCTS(128, e4m3, e5m2, F8E4M3, F8E5M2)
+    BYTE_PRODUCTS(256, e5m2, e4m3, F8E5M2, F8E4M3)
+    BYTE_PRODUCTS(384, e5m2, e5m2, F8E5M2, F8E5M2)
+}
+#undef BYTE_PRODUCTS
+
 // How many bits of a sum are kept: in row i of A one number and others that are 2^(i % 16) times smaller, one or all 31 of
 // them, with signs or without, from zero and added to what that gave. B is ones.
 KERNEL(byte_rounding, 128, 1)(PARAMETER(ProbeArgs) args) {

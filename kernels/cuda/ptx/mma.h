@@ -56,3 +56,17 @@ DEVICE void mma_i8(i32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {
                  : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+// The same of 8-bit floats in f32, from compute capability 8.9 on; the instruction may keep fewer bits of a sum.
+#define MMA_BYTES(A_TYPE, B_TYPE)                                                                             \
+    DEVICE void mma_##A_TYPE##_##B_TYPE(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2]) {               \
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.f32." #A_TYPE "." #B_TYPE ".f32 "                     \
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                        \
+                     : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                             \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                     \
+    }
+MMA_BYTES(e4m3, e4m3)
+MMA_BYTES(e4m3, e5m2)
+MMA_BYTES(e5m2, e4m3)
+MMA_BYTES(e5m2, e5m2)
+#undef MMA_BYTES

@@ -98,31 +98,29 @@ inline void mma(const char* name, f32 (&sums)[4], const u32 (&a)[4], const u32 (
     });
 }
 
-// The same of whole numbers, which wrap.
-inline void mma_i8(i32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const Where& where) {
+// Sums of 16 by 32 by 8 bytes: `add` takes a sum, and the rows of bytes of A and of B that it is of.
+template <class T, class F>
+void mma_bytes(const char* name, T (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const Where& where, F add) {
     struct In {
-        i32* sums;
+        T* sums;
         const u32 *a, *b;
     } in{sums, a, b};
     u32 none = 0;
-    meet("mma_i8", in, none, where, [&](const In** ins, u32**) {
-        i32 lhs[16][32], rhs[32][8];
-        const auto byte = [](const u32* words, u32 i) { return static_cast<i32>(words[i / 4] << (24 - i % 4 * 8)) >> 24; };
+    meet(name, in, none, where, [&](const In** ins, u32**) {
+        u8 lhs[16][32], rhs[8][32];
+        const auto byte = [](const u32* words, u32 i) { return static_cast<u8>(words[i / 4] >> i % 4 * 8); };
         for (u32 lane = 0; lane < LANES; lane++) {
             for (u32 i = 0; i < 16; i++) {
                 lhs[fragment::byte_a_row(lane, i)][fragment::byte_a_column(lane, i)] = byte(ins[lane]->a, i);
             }
             for (u32 i = 0; i < 8; i++) {
-                rhs[fragment::byte_b_row(lane, i)][fragment::b_column(lane)] = byte(ins[lane]->b, i);
+                rhs[fragment::b_column(lane)][fragment::byte_b_row(lane, i)] = byte(ins[lane]->b, i);
             }
         }
         for (u32 lane = 0; lane < LANES; lane++) {
             for (u32 i = 0; i < 4; i++) {
-                u32 sum = static_cast<u32>(ins[lane]->sums[i]);
-                for (u32 k = 0; k < 32; k++) {
-                    sum += static_cast<u32>(lhs[fragment::sum_row(lane, i)][k] * rhs[k][fragment::sum_column(lane, i)]);
-                }
-                ins[lane]->sums[i] = static_cast<i32>(sum);
+                T& sum = ins[lane]->sums[i];
+                sum = add(sum, lhs[fragment::sum_row(lane, i)], rhs[fragment::sum_column(lane, i)]);
             }
         }
     });
@@ -154,6 +152,31 @@ DEVICE void mma_f16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const 
     model::mma("mma_f16", sums, a, b, f32_of_f16, where);
 }
 
+// Whole numbers wrap.
 DEVICE void mma_i8(i32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
-    model::mma_i8(sums, a, b, where);
+    model::mma_bytes("mma_i8", sums, a, b, where, [](i32 sum, const u8* x, const u8* y) {
+        u32 out = static_cast<u32>(sum);
+        for (u32 k = 0; k < 32; k++) {
+            out += static_cast<u32>(static_cast<signed char>(x[k]) * static_cast<signed char>(y[k]));
+        }
+        return static_cast<i32>(out);
+    });
 }
+
+// From left to right in f64, rounded once, as `host/ptx/wgmma.h` says of 8 bits: not calibrated yet.
+#define MODEL_MMA_BYTES(left, right)                                                                                  \
+    DEVICE void mma_##left##_##right(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2],                            \
+                                     const model::Where& where = model::Where::current()) {                           \
+        model::mma_bytes("mma_" #left "_" #right, sums, a, b, where, [](f32 sum, const u8* x, const u8* y) {          \
+            double out = sum;                                                                                         \
+            for (u32 k = 0; k < 32; k++) {                                                                            \
+                out += static_cast<double>(model::f32_of_##left(x[k])) * model::f32_of_##right(y[k]);                 \
+            }                                                                                                         \
+            return static_cast<f32>(out);                                                                             \
+        });                                                                                                           \
+    }
+MODEL_MMA_BYTES(e4m3, e4m3)
+MODEL_MMA_BYTES(e4m3, e5m2)
+MODEL_MMA_BYTES(e5m2, e4m3)
+MODEL_MMA_BYTES(e5m2, e5m2)
+#undef MODEL_MMA_BYTES

@@ -178,6 +178,7 @@ impl Case {
         let stride = |n: usize| if odd { (n + 1) | 1 } else { n };
         let q_batch = if packed { 1 } else { batch };
         let line = if page == 0 { keys } else { page };
+        let k_batch = if page == 0 { q_batch } else { page_count };
         let view = |buffer, heads: usize, rows: usize, columns: usize, dtype| {
             let [row, head, batch] =
                 [columns, rows * columns, heads * rows * columns].map(|n| n as i64);
@@ -233,13 +234,13 @@ impl Case {
         };
         let mut case = Self { row, options, entries, table, buffers: Vec::new(), args };
         let width = width(dtype);
-        let mut fill = |x: &Heads, columns: usize, rows: &[[usize; 3]]| -> Vec<u8> {
-            let mut bytes = Vec::new();
+        // All of the room may be brought, also what no entry has.
+        let mut fill = |x: &Heads, columns: usize, rows: &[[usize; 3]], last| -> Vec<u8> {
+            let mut bytes = vec![NO_NUMBER; width * (offset(x, last) + columns)];
             for at in rows {
                 let first = width * offset(x, *at);
                 let numbers: Vec<u8> =
                     (0..columns).flat_map(|_| bytes_of(dtype, random.draw())).collect();
-                bytes.resize(bytes.len().max(first + numbers.len()), NO_NUMBER);
                 bytes[first..first + numbers.len()].copy_from_slice(&numbers);
             }
             bytes
@@ -247,9 +248,9 @@ impl Case {
         let of_rows: Vec<[usize; 3]> = case.places(heads, |e| e.rows, |b, i| case.row_at(b, i));
         let of_keys: Vec<[usize; 3]> = case.places(kv_heads, |e| e.keys, |b, j| case.key_at(b, j));
         let mut buffers = vec![
-            fill(&args.q, d, &of_rows),
-            fill(&args.k, d, &of_keys),
-            fill(&args.v, dv, &of_keys),
+            fill(&args.q, d, &of_rows, [q_batch - 1, heads - 1, rows - 1]),
+            fill(&args.k, d, &of_keys, [k_batch - 1, kv_heads - 1, line - 1]),
+            fill(&args.v, dv, &of_keys, [k_batch - 1, kv_heads - 1, line - 1]),
             vec![POISON; ((q_batch * heads * rows - 1) * (dv + GAP) + dv) * 4],
             vec![POISON; q_batch * heads * rows * 4],
             bytemuck::cast_slice(&case.entries).to_vec(),

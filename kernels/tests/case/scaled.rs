@@ -6,8 +6,8 @@ use crate::tensor::{
     BF16, F8E4M3, F8E5M2, F16, F32, I8, Lay, Random, Tensor, close, decode, encode,
 };
 use leasehold_kernels::{
-    Fp8, MatmulArgs, MatmulScaledArgs, MatmulScaling, MatmulSm90Fp8, MatmulSm90Fp8Args, Matrices,
-    Row, Scales,
+    Bytes, Fp8, MatmulArgs, MatmulScaledArgs, MatmulScaling, MatmulSm90Fp8, MatmulSm90Fp8Args,
+    Matrices, Row, Scales,
 };
 use std::mem::offset_of;
 
@@ -88,7 +88,7 @@ pub(crate) fn form(row: &Row) -> Form {
         },
         // Each of the floats may be of either type.
         Row::MatmulSm80Bytes(row) => Form {
-            types: if row.i8 { [I8; 2] } else { [F8E4M3, F8E5M2] },
+            types: if row.values == Bytes::I8 { [I8; 2] } else { [F8E4M3, F8E5M2] },
             is_dense: !row.gathered,
             tile: [row.tile; 2],
             state: row.state_bytes(),
@@ -197,8 +197,9 @@ impl Options {
             Group::None => Some(entry),
             Group::Masked => (row < sizes[entry]).then_some(entry),
             Group::Contiguous => {
-                let owners = sizes.iter().enumerate().flat_map(|(g, &n)| std::iter::repeat_n(g, n));
-                owners.skip(row).next()
+                let mut owners =
+                    sizes.iter().enumerate().flat_map(|(g, &n)| std::iter::repeat_n(g, n));
+                owners.nth(row)
             }
         }
     }

@@ -111,9 +111,7 @@ impl Compiler {
     }
 
     fn object(&self, (name, text): &Unit) -> PathBuf {
-        let mut read = BTreeMap::new();
-        self.read(text, &mut read);
-        let object = self.place(name, &format!("{text}{read:?}"), "o");
+        let object = self.place(name, &self.whole(text), "o");
         self.make(&object, |to| {
             let source = object.with_extension("cpp");
             std::fs::write(&source, text).expect("a source is written");
@@ -122,6 +120,13 @@ impl Compiler {
             command
         });
         object
+    }
+
+    /// A text and every source that it includes.
+    pub(crate) fn whole(&self, text: &str) -> String {
+        let mut read = BTreeMap::new();
+        self.read(text, &mut read);
+        format!("{text}{read:?}")
     }
 
     /// The sources that a text includes, and those that they do.

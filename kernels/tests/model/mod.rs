@@ -10,10 +10,11 @@ mod compiler;
 pub(crate) use compiler::Build;
 use compiler::{Compiler, units};
 use leasehold_kernels::{Row, rows};
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// When copies become visible, as in `host/world.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,11 @@ pub(crate) enum Order {
     LateProducts,
 }
 
+impl Order {
+    const ALL: [Self; 5] =
+        [Self::Late, Self::Early, Self::Seeded(1), Self::LateCopies, Self::LateProducts];
+}
+
 /// What a run left.
 pub(crate) struct Outcome {
     /// Findings of the model, a line each; empty when all is well.
@@ -33,10 +39,54 @@ pub(crate) struct Outcome {
     pub(crate) buffers: Vec<Vec<u8>>,
 }
 
+/// A quick program and one with sanitizers.
+type Programs = [PathBuf; 2];
+
 /// The running program.
 pub(crate) struct Model {
     child: Child,
     rows: Vec<Row>,
+    witness: Option<Witness>,
+}
+
+/// Runs of a row that are witnessed.
+const WITNESSED: u32 = 2;
+
+/// The same with address and undefined-behaviour sanitizers: of each form of kernel one row, of all rows where
+/// `LEASEHOLD_TEST_FULL=1`. It runs the first cases of a row again, in every order, and must see the same.
+struct Witness {
+    program: &'static Path,
+    rows: Vec<Row>,
+    model: Option<Box<Model>>,
+}
+
+impl Witness {
+    /// The program's model, while a row has runs left.
+    fn of(&mut self, row: &Row) -> Option<&mut Model> {
+        static RUNS: OnceLock<Mutex<HashMap<Row, u32>>> = OnceLock::new();
+        if !self.rows.contains(row) {
+            return None;
+        }
+        let mut runs =
+            RUNS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let runs = runs.entry(*row).or_default();
+        *runs += 1;
+        let (program, rows) = (self.program, self.rows.clone());
+        (*runs <= WITNESSED)
+            .then(|| &mut **self.model.get_or_insert_with(|| Box::new(Model::spawn(program, rows))))
+    }
+}
+
+/// One row of each function that rows instantiate.
+fn forms(rows: &[Row]) -> Vec<Row> {
+    let mut seen = Vec::new();
+    let mut is_new = |row: &&Row| {
+        let form = row.template().2;
+        let is_new = !seen.contains(&form);
+        seen.push(form);
+        is_new || std::env::var("LEASEHOLD_TEST_FULL").is_ok_and(|value| value == "1")
+    };
+    rows.iter().filter(|row| is_new(row)).copied().collect()
 }
 
 /// An address as a case has it: a buffer's number and an offset in bytes.
@@ -48,31 +98,38 @@ impl Model {
     /// The program of every row of products by tensor cores, built once a test program; `None` where there is no C++
     /// compiler, as a skip.
     pub(crate) fn start() -> Option<Self> {
-        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        static PROGRAM: OnceLock<Option<Programs>> = OnceLock::new();
         Self::shared(&PROGRAM, "products", |row| row.key().starts_with("matmul") && !is_plain(row))
     }
 
     /// The same of the rows of attention.
     pub(crate) fn attention() -> Option<Self> {
-        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        static PROGRAM: OnceLock<Option<Programs>> = OnceLock::new();
         Self::shared(&PROGRAM, "attention", |row| row.key().starts_with("attention"))
     }
 
     /// The same of all other rows.
     pub(crate) fn plain() -> Option<Self> {
-        static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+        static PROGRAM: OnceLock<Option<Programs>> = OnceLock::new();
         Self::shared(&PROGRAM, "plain", is_plain)
     }
 
     fn shared(
-        program: &OnceLock<Option<PathBuf>>,
+        programs: &'static OnceLock<Option<Programs>>,
         name: &str,
         has: impl Fn(&Row) -> bool,
     ) -> Option<Self> {
         let rows: Vec<Row> = rows().into_iter().filter(has).collect();
+        let witnessed = forms(&rows);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let program = program.get_or_init(|| compile(Build::Plain, folder, name, &rows));
-        Some(Self::spawn(program.as_ref()?, rows))
+        let programs = programs.get_or_init(|| {
+            let sanitized = compile(Build::Sanitized, folder, name, &witnessed)?;
+            Some([compile(Build::Plain, folder, name, &rows)?, sanitized])
+        });
+        let [plain, sanitized] = programs.as_ref()?;
+        let mut model = Self::spawn(plain, rows);
+        model.witness = Some(Witness { program: sanitized, rows: witnessed, model: None });
+        Some(model)
     }
 
     /// The program of some rows, from sources in any folder.
@@ -87,11 +144,34 @@ impl Model {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the model starts");
-        Self { child, rows }
+        Self { child, rows, witness: None }
     }
 
     /// Runs a row on a grid of `blocks`. Addresses stand at `places` in the arguments.
     pub(crate) fn run(
+        &mut self,
+        row: &Row,
+        order: Order,
+        blocks: u32,
+        args: (&[u8], &[u32]),
+        buffers: &[Vec<u8>],
+    ) -> Outcome {
+        let outcome = self.run_once(row, order, blocks, args, buffers);
+        if let Some(model) = self.witness.as_mut().and_then(|witness| witness.of(row)) {
+            for order in Order::ALL {
+                let seen = model.run_once(row, order, blocks, args, buffers);
+                let what = format!("{} {order:?}, sanitized", row.key());
+                assert_eq!(seen.found, outcome.found, "{what}");
+                // Whose bad index is the first is open; the words of the fault are as long as nothing else.
+                let pairs = seen.buffers.iter().zip(&outcome.buffers);
+                let is_equal = |(a, b): (&Vec<u8>, &Vec<u8>)| a == b || a.len() == 12;
+                assert!(pairs.into_iter().all(is_equal), "{what}: other bits");
+            }
+        }
+        outcome
+    }
+
+    fn run_once(
         &mut self,
         row: &Row,
         order: Order,
@@ -164,4 +244,12 @@ fn compile(build: Build, folder: &Path, name: &str, rows: &[Row]) -> Option<Path
     let mut units = units(rows);
     units.push(("runner".into(), main.into()));
     Some(Compiler::new(build, folder, made)?.link(&units, name, &[]))
+}
+
+/// Every source of a program of these rows, one after the other; `None` where there is no C++ compiler, as a skip.
+pub(crate) fn sources(folder: &Path, rows: &[Row]) -> Option<String> {
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("model");
+    let compiler = Compiler::new(Build::Sanitized, folder, made)?;
+    let units = units(rows).into_iter().map(|(_, text)| compiler.whole(&text));
+    Some(units.chain([compiler.whole("#include \"host/runner.h\"")]).collect())
 }

@@ -53,9 +53,9 @@ pub(super) fn subjects(_file: &str) -> Vec<Row> {
 /// What a mutant's runs say first: the model's findings, or that values are wrong.
 pub(super) fn verdict(row: Row, model: &mut Model) -> String {
     let [a, b] = form(&row).types;
-    for k in [904, 200] {
+    for k in [648, 200] {
         let options = Options {
-            size: [1, 300, 140, k],
+            size: [1, 260, 130, k],
             types: [a, b, F32],
             scales: [By::Chunk, By::Block],
             to: To::Float,

@@ -4,7 +4,7 @@
 use crate::case::scaled::{ALL, By, Case, Group, OUT, Options, To, form};
 use crate::model::{Model, Order};
 use crate::tensor::{BF16, F8E4M3, F8E5M2, F16, F32, I8};
-use leasehold_kernels::{MatmulSm80Bytes, Row, rows};
+use leasehold_kernels::{Bytes, MatmulSm80Bytes, Row, rows};
 use std::collections::BTreeMap;
 
 /// Tails in every axis, less than a tile, more steps than a ring has stages.
@@ -25,7 +25,7 @@ fn is_by_columns(row: &Row) -> bool {
 
 fn options(row: &Row, i: usize) -> Options {
     let [of_a, of_b] = match (row, form(row).types) {
-        (Row::MatmulSm80Bytes(row), _) if !row.i8 => {
+        (Row::MatmulSm80Bytes(row), _) if row.values != Bytes::I8 => {
             [[F8E4M3, F8E5M2], [F8E5M2, F8E4M3], [F8E4M3, F8E4M3]][i % 3]
         }
         (_, types) => types,
@@ -75,7 +75,8 @@ fn scales_of_every_granularity_multiply() {
                 && (of_b == By::Chunk || form(row).tile[0] == [64, 128][i % 8 / 7])
         };
         let hopper = rows.find(is_one).expect("a row");
-        let ampere = MatmulSm80Bytes { i8: i % 2 == 0, gathered: i % 3 == 0, tile: 64 };
+        let values = [Bytes::I8, Bytes::Fp8AsF16, Bytes::Fp8][i % 3];
+        let ampere = MatmulSm80Bytes { values, gathered: i % 2 == 0, tile: 64 };
         for row in [hopper, Row::MatmulSm80Bytes(ampere)] {
             let size = [[1, 140, 72, 264], [2, 72, 140, 264]][i % 2];
             let case = Case::new(row, Options { size, scales: [of_a, of_b], ..options(&row, i) });
@@ -148,7 +149,9 @@ fn any_cut_and_any_tile_give_equal_bits() {
             let outcome = case.run_cut(&mut model, Order::Seeded(3), cut);
             assert_eq!(outcome.found, "", "{what}");
             assert!(outcome.buffers[OUT] == whole[OUT], "{what}: cut at {cut} gives other bits");
-            let kind = format!("{} {:?} {scales:?}", row.file(), form(&row).types);
+            let key = row.key();
+            let name = key.split("_kk").next().and_then(|key| key.split("_gg").next());
+            let kind = format!("{:?} {:?} {scales:?}", name, form(&row).types);
             let first = firsts.entry(kind).or_insert_with(|| whole[OUT].clone());
             assert!(*first == whole[OUT], "{what}: other bits than another tile's");
         }
@@ -164,8 +167,10 @@ fn of_first(row: &Row) -> [u32; 3] {
 #[test]
 fn every_float_of_eight_bits_becomes_what_it_is() {
     let Some(mut model) = Model::start() else { return };
-    for gathered in [false, true] {
-        let row = Row::MatmulSm80Bytes(MatmulSm80Bytes { i8: false, gathered, tile: 64 });
+    for (values, gathered) in
+        [(Bytes::Fp8AsF16, false), (Bytes::Fp8AsF16, true), (Bytes::Fp8, false)]
+    {
+        let row = Row::MatmulSm80Bytes(MatmulSm80Bytes { values, gathered, tile: 64 });
         for dtype in [F8E4M3, F8E5M2] {
             let options = Options {
                 size: [1, 256, 1, 1],
