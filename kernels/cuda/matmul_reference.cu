@@ -170,7 +170,10 @@ DEVICE void run(const MatmulScaledArgs& all) {
         if (args.k_to < args.k) {
             sum.store(state + 4 * i);
         } else {
-            values[i] = sum.value(line, part.entry);
+            // By constant indices: an array that is not in registers would be a stack.
+            const f32 v = sum.value(line, part.entry);
+            values[0] = i == 0 ? v : values[0];
+            values[1] = i == 1 ? v : values[1];
         }
     }
     if (args.k_to < args.k) {

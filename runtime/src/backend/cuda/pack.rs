@@ -167,7 +167,10 @@ pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
     let arch = arch.to_string();
     let planned = |row: &Row| match row {
         Row::MatmulReference(_) | Row::MatmulGroups(_) | Row::MatmulF32(_) => true,
-        Row::MatmulSm80(_) | Row::MatmulSm90(_) | Row::MatmulSm90Fp8(_) => true,
+        Row::MatmulSm80(_)
+        | Row::MatmulSm80Bytes(_)
+        | Row::MatmulSm90(_)
+        | Row::MatmulSm90Fp8(_) => true,
         Row::AttentionSm80(_) | Row::AttentionSm90(_) | Row::AttentionReference(_) => true,
         Row::AttentionPaged(_) | Row::AttentionCombine(_) | Row::AttentionEntries(_) => true,
         Row::Streaming(_) => true,

@@ -46,7 +46,7 @@ pub(super) fn launches(
                 let all = MatmulSm90Fp8Args { a, b, scaled, spread_a, spread_b, padding };
                 Args::MatmulSm90Fp8(Box::new(all))
             }
-            Row::MatmulReference(_) => Args::plain(&scaled()),
+            Row::MatmulReference(_) | Row::MatmulSm80Bytes(_) => Args::plain(&scaled()),
             _ => Args::plain(&matmul_args),
         };
         let blocks = match args {

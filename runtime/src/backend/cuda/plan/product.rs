@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Scale, Spec};
 use crate::order::{Family, Order, Plan};
 use leasehold_kernels::{
-    BoxMap, Form, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm90,
-    MatmulSm90Fp8, Row, Side,
+    BoxMap, Form, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm80Bytes,
+    MatmulSm90, MatmulSm90Fp8, Row, Side,
 };
 
 /// The orders: one instruction after the other along k, 16 elements at a time, in f32; the epilogue of
@@ -17,6 +17,13 @@ pub(super) const SM80: Order =
 pub(super) const SM90: Order =
     Order { entry: "matmul_sm90", tile: [1, 1], chunk: 16, family: Family::Matrix16 };
 
+/// Of i8 whole numbers, of fp8 as the next with other instructions.
+pub(super) const SM80_BYTES: Order = Order {
+    entry: "matmul_sm80_bytes",
+    tile: [1, 1],
+    chunk: MatmulSm80Bytes::CHUNK,
+    family: Family::Matrix16,
+};
 /// Chunks of 128 along k, each by one instruction after the other from zero, times their scales, and added in f32.
 pub(super) const SM90_FP8: Order = Order {
     entry: "matmul_sm90_fp8",
@@ -226,9 +233,20 @@ impl Product {
                 return (order, rows);
             }
         }
-        if !self.is_float() || matmul.quantize != Scale::None {
-            let finds = matmul.quantize == Scale::Block1x128;
+        let finds = matmul.quantize == Scale::Block1x128;
+        // Tiles of sums find no scales of half as many outputs.
+        let is_halved = finds && matmul.gate == Gate::Interleaved;
+        if self.is_float() && matmul.quantize != Scale::None || is_halved {
             return (REFERENCE, vec![Row::MatmulReference(MatmulReference { finds })]);
+        }
+        if !self.is_float() {
+            let gathered =
+                self.sides.map(|lie| lie.major()) != [Major::K; 2] || matmul.group == Group::K;
+            let rows = MatmulSm80Bytes::all().into_iter().filter(|row| {
+                (row.i8, row.gathered) == (self.dtypes[0] == DType::I8, gathered)
+                    && (!finds || row.tile == 128)
+            });
+            return (SM80_BYTES, rows.map(Row::MatmulSm80Bytes).collect());
         }
         if self.dtypes[0] == DType::F32 {
             return (F32, MatmulF32::all().into_iter().map(Row::MatmulF32).collect());
@@ -262,9 +280,9 @@ impl Product {
             Fp8::E4m3 => dtype == DType::F8E4M3,
             Fp8::E5m2 => dtype == DType::F8E5M2,
         };
-        let is_plain = matmul.gate != Gate::Interleaved;
-        if is_plain && [a, b] == [Major::K; 2] && !self.is_float() {
-            let finds = matmul.quantize == Scale::Block1x128;
+        let finds = matmul.quantize == Scale::Block1x128;
+        let is_halved = finds && matmul.gate == Gate::Interleaved;
+        if !is_halved && [a, b] == [Major::K; 2] && !self.is_float() {
             let by_columns = matmul.scales[1] == Scale::Block1x128;
             let rows = MatmulSm90Fp8::all().into_iter().filter(|row| {
                 fp8(of_a, row.a)
@@ -300,6 +318,9 @@ pub(in super::super) fn form(row: &Row) -> Option<([u32; 2], u32, u64)> {
         Row::MatmulSm80(row) => Some((row.tile, MatmulSm80::CHUNK, row.state_bytes())),
         Row::MatmulSm90(row) => {
             Some(([row.rows, row.columns], MatmulSm90::CHUNK, row.state_bytes()))
+        }
+        Row::MatmulSm80Bytes(row) => {
+            Some(([row.tile; 2], MatmulSm80Bytes::CHUNK, row.state_bytes()))
         }
         Row::MatmulSm90Fp8(row) => Some((row.tile, MatmulSm90Fp8::CHUNK, row.state_bytes())),
         _ => None,
@@ -352,6 +373,8 @@ fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
         Row::MatmulSm90Fp8(_) => class.sm90_fp8[2],
         Row::MatmulSm80(row) if row.a == Major::Gathered => class.gathered,
         Row::MatmulSm80(row) if row.tile[0] == 128 => class.sm80[0],
+        Row::MatmulSm80Bytes(row) if row.gathered => class.gathered,
+        Row::MatmulSm80Bytes(row) if row.tile == 128 => class.sm80[0],
         _ => class.sm80[1],
     };
     // The simple product's tiles count outputs.
