@@ -281,6 +281,7 @@ sources!(
     "cuda/tile/fault.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
+    "cuda/tile/gradient_sums.h",
     "cuda/tile/gradients.h",
     "cuda/tile/lines.h",
     "cuda/tile/parts.h",
