@@ -54,13 +54,10 @@ DEVICE void run(const AttentionBackwardArgs& args) {
             mean += f32_of_bits(shuffle_xor(bits_of(mean), far));
         }
         if (lane == 0) {
-            f32 sum = NOBODY;
-            if (is) {
-                const f32 natural = load_global_f32(row_of(args.lse, tile.batch, tile.head, row));
-                sum = sees_nothing(natural) ? sum : natural * LOG2_E;
-            }
-            store_global_f32(statistics_of(args, tile.batch, tile.head, false, row), sum);
-            store_global_f32(statistics_of(args, tile.batch, tile.head, true, row), mean);
+            const f32 natural = is ? load_global_f32(row_of(args.lse, tile.batch, tile.head, row)) : 0.0f;
+            const bool any = is && !sees_nothing(natural);
+            store_global_f32(statistics_of(args, tile.batch, tile.head, false, row), any ? natural * LOG2_E : NOBODY);
+            store_global_f32(statistics_of(args, tile.batch, tile.head, true, row), any ? mean : 0.0f);
         }
     }
 }

@@ -40,9 +40,12 @@ pub(crate) struct Options {
     pub(crate) keys: usize,
     pub(crate) dims: [usize; 2],
     pub(crate) causal: bool,
-    /// Whether every seventh row has a log-sum-exp of minus infinity, whatever it sees.
+    /// Whether every seventh row has a log-sum-exp of minus infinity, whatever it sees, and an
+    /// output that is no number.
     pub(crate) hidden: bool,
     pub(crate) style: Style,
+    /// Type of Q, K, V and d_out, where it is not the row's.
+    pub(crate) operands: Option<u32>,
     /// Types of out, and of the gradients.
     pub(crate) dtypes: [u32; 2],
 }
@@ -57,6 +60,7 @@ pub(crate) const PLAIN: Options = Options {
     causal: false,
     hidden: false,
     style: Style::Whole,
+    operands: None,
     dtypes: [F32; 2],
 };
 
@@ -115,6 +119,7 @@ pub(crate) struct Case {
 impl Case {
     pub(crate) fn new(row: Row, options: Options, seed: u64) -> Self {
         let Form { side, dtype, tile, chunk, state_bytes } = form(&row);
+        let dtype = options.operands.unwrap_or(dtype);
         let Options { batch, kv_heads, group, rows, keys, dims: [d, dv], .. } = options;
         let heads = kv_heads * group;
         let mut random = Random(seed * 2 + 1);
@@ -357,9 +362,8 @@ fn forward(options: &Options, scale: f64, [q, k, v]: [&[f64]; 3]) -> (Vec<f64>, 
         lse.push(if hidden { f64::NEG_INFINITY } else { sum.ln() });
         for c in 0..dv {
             let value = |(j, w): (usize, &f64)| w * v[(first + j) * dv + c];
-            out.push(
-                weights.iter().enumerate().map(value).sum::<f64>() / sum.max(f64::MIN_POSITIVE),
-            );
+            let sum = if hidden { f64::NAN } else { sum.max(f64::MIN_POSITIVE) };
+            out.push(weights.iter().enumerate().map(value).sum::<f64>() / sum);
         }
     }
     (out, lse)

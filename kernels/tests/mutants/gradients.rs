@@ -7,6 +7,7 @@ use leasehold_kernels::{AttentionBackwardRows, AttentionBackwardSm80, GradientSi
 
 const SM80: &str = "cuda/attention_backward.cu";
 const ROWS: &str = "cuda/attention_backward_rows.cu";
+const SUMS: &str = "cuda/tile/gradient_sums.h";
 const GRADIENTS: &str = "cuda/tile/gradients.h";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -27,7 +28,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(SM80, "bring_chunk(stage ^ 1, key +", "bring_chunk(stage, key +", "copy-in-flight"),
     mutant(SM80, "            stage ^= 1;\n", "", "bits"),
-    mutant(SM80, "x, true, row, r < count", "x, true, row, true", "ended"),
+    mutant(SUMS, "x, true, row, r < count", "x, true, row, true", "ended"),
     mutant(SM80, "const bool means = i >= S::CHUNK / 4;", "const bool means = false;", "race"),
     // The weights that a pair of warps shares.
     mutant(
@@ -40,7 +41,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         SM80,
         "case 1: return sync_threads<2, 2 * LANES>();",
         "case 1: return sync_threads<1, 2 * LANES>();",
-        "race",
+        "barrier",
     ),
     mutant(SM80, "first() * S::D * ELEMENT + (i / 4", "(i / 4", "race"),
     mutant(SM80, "gradients[b][i + j] - mean[j % 2]", "gradients[b][i + j] - mean[0]", "bits"),
@@ -57,19 +58,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(GRADIENTS, "            head++;\n", "            head += 2;\n", "bits"),
     mutant(GRADIENTS, "== 0xff800000u", "== 0xff800001u", "bits"),
-    mutant(ROWS, "far = ROW_LANES / 2", "far = ROW_LANES / 4", "bits"),
+    mutant(ROWS, "any ? mean : 0.0f", "mean", "bits"),
+    mutant(ROWS, "far > 0; far /= 2", "far > 1; far /= 2", "bits"),
     mutant(ROWS, "        if (lane == 0) {", "        if (lane == 0 && is) {", "bits"),
     // Fragments, cuts and the way out.
     mutant(
-        SM80,
+        SUMS,
         "lane / 16 * 8, 2 * step + lane / 8 % 2",
         "lane / 8 % 2 * 8, 2 * step + lane / 16",
         "bits",
     ),
-    mutant(SM80, "(u64)block_index() * S::STATE_BYTES", "(u64)block_index() * 0", "bits"),
+    mutant(SUMS, "(u64)block_index() * S::STATE_BYTES", "(u64)block_index() * 0", "bits"),
     mutant(GRADIENTS, "end < seen ? (u32)end : seen;", "seen;", "bits"),
-    mutant(SM80, "            if (row >= rows) {", "            if (false) {", "ended"),
-    mutant(SM80, "if (column < columns) {", "if (true) {", "ended"),
+    mutant(SUMS, "            if (row >= rows) {", "            if (false) {", "ended"),
+    mutant(SUMS, "if (column < columns) {", "if (true) {", "ended"),
 ];
 
 const KEYS: AttentionBackwardSm80 =

@@ -47,6 +47,19 @@ fn every_row_is_right_in_every_order() {
     }
 }
 
+/// The reference takes any type of any operand.
+#[test]
+fn operands_of_every_type_are_right_as_written_down() {
+    let Some(mut model) = Model::attention() else { return };
+    for (i, operands) in [F16, BF16].into_iter().enumerate() {
+        for side in ["keys", "queries"] {
+            let key = format!("attention_backward_reference_{side}_256");
+            let options = Options { operands: Some(operands), rows: 20, keys: 33, ..PLAIN };
+            right(&mut model, row(&key), options, i);
+        }
+    }
+}
+
 const SOME: [&str; 6] = [
     "attention_backward_keys_bf16_64",
     "attention_backward_keys_f16_32",
@@ -106,5 +119,24 @@ fn any_cut_of_tiles_and_chunks_gives_equal_bits() {
             let equal = case.agree(&cut, &whole);
             assert!(equal, "{key}: {tiles} tiles by {chunks} chunks give other bits");
         }
+    }
+}
+
+/// Tiles, chunks and buckets of head dims are no part of the order.
+#[test]
+fn every_bucket_gives_equal_bits() {
+    let Some(mut model) = Model::attention() else { return };
+    for side in ["keys", "queries"] {
+        let left = [32, 64, 96, 128, 256].map(|d| {
+            let options = Options { causal: true, group: 2, rows: 70, keys: 40, ..PLAIN };
+            let row = row(&format!("attention_backward_{side}_bf16_{d}"));
+            let case = Case::new(row, options, 7);
+            let outcome = case.run(&mut model, Order::Late);
+            assert_eq!(outcome.found, "", "{side} {d}");
+            (case, outcome)
+        });
+        let [(case, first), others @ ..] = &left;
+        let equal = others.iter().all(|(_, other)| case.agree(first, other));
+        assert!(equal, "{side}: a bucket gives other bits");
     }
 }
