@@ -15,6 +15,8 @@ const BEGIN: u64 = 100;
 /// Rows of fewer elements are a lane's each in `reduce`; so are rows that lie side by side, up to so many elements.
 const FEW: u64 = 32;
 const ACROSS_MOST: u64 = 1 << 17;
+/// Bytes of a word that is left for the next pass.
+const WORD: u64 = 4;
 /// Nanoseconds of a load that nothing hides.
 const LOAD_NS: u64 = 100;
 
@@ -95,7 +97,8 @@ impl Groups {
         let all = self.per_tile.saturating_mul(pieces);
         if self.stages[0].over == Over::Turns {
             let turn = item.ns(self.per_tile, class);
-            self.step = (RUN_NS / turn.max(1)).clamp(1, pieces);
+            // What one piece leaves for the next is the state of a tile of several links.
+            self.step = (RUN_NS / turn.max(1)).clamp(1, pieces - 1);
             self.unit_ns = self.step.saturating_mul(turn);
             return self;
         }
@@ -153,7 +156,11 @@ impl Groups {
     pub(super) fn cut(&self) -> Cut {
         let tiles = self.rows.div_ceil(self.per_tile.max(1));
         let links = if self.is_chain() { chain::links(&self.passes(self.per_tile)) } else { 1 };
-        let state_bytes = if links > 1 { self.state_bytes(self.per_tile) } else { 0 };
+        let state_bytes = match links {
+            1 => 0,
+            _ if self.is_whole() => WORD,
+            _ => self.state_bytes(self.per_tile),
+        };
         Cut { row: self.row, tiles, links, unit_ns: self.unit_ns, state_bytes }
     }
 
@@ -163,7 +170,7 @@ impl Groups {
             Streaming::TopK(_) => 1,
             _ => u64::from(self.pieces),
         };
-        4 * u64::from(self.row.state_words()) * of_row * rows
+        WORD * u64::from(self.row.state_words()) * of_row * rows
     }
 
     /// Whether rows are in passes.
