@@ -153,7 +153,7 @@ const MUTANTS: &[Mutant] = &[
         "return descriptor::of(at, BLOCK / 2);",
         "bits",
     ),
-    mutant(SM90, "PING_PONG ? 0 : number * S::BLOCKS", "PING_PONG ? 0 : 0", "race"),
+    mutant(SM90, "PING_PONG ? 0 : number * S::BLOCKS", "PING_PONG ? 0 : 0", "bits"),
     mutant("cuda/tile/descriptor.h", "SWIZZLE_128 = 1", "SWIZZLE_128 = 2", "descriptor"),
     // Its way out.
     mutant(

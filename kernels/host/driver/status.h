@@ -23,8 +23,8 @@ enum Status : u32 {
     LAUNCH_OUT_OF_RESOURCES = 701,
     MISALIGNED_ADDRESS = 716,
     LAUNCH_FAILED = 719,
-    INVALID_CLUSTER_SIZE = 912,
     NOT_SUPPORTED = 801,
+    INVALID_CLUSTER_SIZE = 912,
     UNKNOWN = 999,
 };
 
@@ -54,6 +54,7 @@ inline const char* name_of(u32 status) {
     case MISALIGNED_ADDRESS: return "CUDA_ERROR_MISALIGNED_ADDRESS";
     case LAUNCH_FAILED: return "CUDA_ERROR_LAUNCH_FAILED";
     case NOT_SUPPORTED: return "CUDA_ERROR_NOT_SUPPORTED";
+    case INVALID_CLUSTER_SIZE: return "CUDA_ERROR_INVALID_CLUSTER_SIZE";
     case UNKNOWN: return "CUDA_ERROR_UNKNOWN";
     default: return nullptr;
     }

@@ -302,6 +302,11 @@ fn what_a_launch_asks_in_vain_is_refused() {
     assert_eq!(launch(1, row.threads(), row.shared_bytes()), Some(1), "more than was allowed");
     assert_eq!(launch(0, row.threads(), 0), Some(1));
     assert_eq!(launch(1, row.threads() + 32, 0), Some(701));
+    let by_two = MatmulSm90 { rows: 256, columns: 256, cluster: 2, ..SM90 };
+    let by_two = cuda.function(module, &Row::MatmulSm90(by_two).key()).expect("a function");
+    let grid = Grid { blocks: 3, threads: row.threads(), shared_bytes: 0 };
+    let failure = cuda.launch(by_two, grid, &args, stream).err().map(|failure| failure.0);
+    assert_eq!(failure, Some(912), "a part of a cluster");
     let most = cuda.attribute(97).expect("the largest shared memory") as u32;
     assert!(cuda.allow_shared(function, most).is_ok());
     assert_eq!(cuda.allow_shared(function, most + 1).err().map(|failure| failure.0), Some(1));
