@@ -222,6 +222,21 @@ fn attention_on_ampere() {
     }
 }
 
+#[test]
+fn attention_backward() {
+    if in_child("attention_backward", "sm_90a", "late") {
+        run_each(&small(common::tables::attention_backward()));
+    }
+}
+
+#[test]
+fn attention_backward_on_ampere() {
+    if in_child("attention_backward_on_ampere", "sm_80", "early") {
+        let table = small(common::tables::attention_backward());
+        run_each(&table.into_iter().step_by(3).collect::<Vec<_>>());
+    }
+}
+
 /// Counts and pages that lie or change while kernels read them.
 #[test]
 fn counts_and_pages_of_attention_that_lie() {

@@ -33,12 +33,14 @@ use stream::Work;
 const MAPS_MAX: usize = 1024;
 
 /// The sources that decide what kernels are told.
-const HOST: [&str; 11] = [
+const HOST: [&str; 13] = [
     include_str!("encode/attention.rs"),
+    include_str!("encode/attention_backward.rs"),
     include_str!("encode/attention_entries.rs"),
     include_str!("encode/mod.rs"),
     include_str!("encode/product.rs"),
     include_str!("plan/attention.rs"),
+    include_str!("plan/attention_backward.rs"),
     include_str!("plan/attention_cut.rs"),
     include_str!("plan/chain.rs"),
     include_str!("plan/heads.rs"),

@@ -146,12 +146,8 @@ impl Pack {
 /// Every row of an architecture that a plan may name; the others cost time to compile and change no result.
 pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
     let arch = arch.to_string();
-    let planned = |row: &Row| match row {
-        Row::MatmulSm80(_) | Row::MatmulSm90(_) => true,
-        Row::AttentionSm80(_) | Row::AttentionSm90(_) | Row::AttentionReference(_) => true,
-        Row::AttentionPaged(_) | Row::AttentionCombine(_) | Row::AttentionEntries(_) => true,
-        _ => false,
-    };
+    let is_product = |row: &Row| matches!(row, Row::MatmulSm80(_) | Row::MatmulSm90(_));
+    let planned = move |row: &Row| is_product(row) || row.key().starts_with("attention_");
     rows().into_iter().filter(move |row| planned(row) && row.archs().contains(&&*arch))
 }
 

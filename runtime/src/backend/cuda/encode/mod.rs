@@ -2,6 +2,7 @@
 //! Pure but for the addresses, which come from `memory`; `mod` launches. Each family of ops has a file of its own.
 
 mod attention;
+mod attention_backward;
 mod attention_entries;
 mod product;
 
@@ -57,6 +58,7 @@ pub(super) fn made(op: &CheckedOp, row: &Row, class: &Class) -> Vec<u8> {
 pub(super) fn rows(op: &CheckedOp, row: &Row) -> Vec<Row> {
     match op.op() {
         Op::Attention(attention) => attention::rows(attention, row),
+        Op::AttentionBackward(_) => attention_backward::rows(op),
         _ => vec![*row],
     }
 }
@@ -82,6 +84,9 @@ pub(super) fn launches(
         Op::Matmul(matmul) => product::launches(op, matmul, row, class, span, at, multiprocessors),
         Op::Attention(attention) => {
             attention::launches(op, attention, row, class, span, at, multiprocessors)
+        }
+        Op::AttentionBackward(backward) => {
+            attention_backward::launches(op, backward, class, span, at)
         }
         // No plan is of another op.
         _ => Vec::new(),

@@ -3,6 +3,7 @@
 //! what a device says of itself.
 
 mod attention;
+mod attention_backward;
 mod attention_cut;
 mod chain;
 mod heads;
@@ -12,6 +13,7 @@ mod waves;
 use crate::error::{Error, Kind, Result, Rule};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::{Order, Plan, UNIT_CAP_GPU_NS};
+pub(super) use attention_backward::{Gradients, rows as gradient_rows};
 pub(super) use attention_cut::Cut;
 pub(super) use chain::parts;
 pub(super) use heads::Heads;
@@ -130,7 +132,8 @@ fn table() -> &'static [(String, Row)] {
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
-    format!("{archs:?} {:?} {:?} {:?}", product::SM80, product::SM90, attention::orders())
+    let attention = [attention::orders(), attention_backward::ORDERS.to_vec()];
+    format!("{archs:?} {:?} {:?} {attention:?}", product::SM80, product::SM90)
 }
 
 /// The plans of an op, best first. All have one order; they differ in their rows.
@@ -142,7 +145,14 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
     let mut plans = match op.op() {
         Op::Matmul(matmul) => product::plans(op, matmul, class)?,
         Op::Attention(attention) => attention::plans(op, attention, class)?,
-        other => return Err(missing(op, other.name().into(), "matmul, attention".into())),
+        Op::AttentionBackward(_) => attention_backward::plans(op, class)?,
+        other => {
+            return Err(missing(
+                op,
+                other.name().into(),
+                "matmul, attention, attention_backward".into(),
+            ));
+        }
     };
     plans.sort_by_key(Plan::total_ns);
     Ok(plans)
