@@ -18,8 +18,9 @@ use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{
-    Activation, ArgMax, Attention, Gate, Group, KeyValue, Lens, Matmul, Norm, NormBackward,
-    NormKind, OrderClass, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Softmax, TopK,
+    Activation, ArgMax, Attention, AttentionBackward, Gate, Group, KeyValue, Lens, Matmul, Norm,
+    NormBackward, NormKind, OrderClass, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Softmax,
+    TopK,
 };
 use leasehold::{DType, Device, Kind};
 use model::{open, pack};
@@ -297,6 +298,42 @@ fn attention_on_ampere() {
         let table = small(common::tables::attention());
         run_each(&table.into_iter().step_by(3).collect::<Vec<_>>());
         run_each(&decode());
+    }
+}
+
+/// Gradients that the matrix unit gives, of more rows and keys than a tile has.
+fn gradients() -> Vec<Case> {
+    let of = |dtype, rows: u64, keys: u64, [d, dv]: [u64; 2]| {
+        let make = |dtype, shape: &[u64], fill| Operand::new(dtype, shape, Style::Tight, 0, fill);
+        let read = |shape: &[u64]| make(dtype, shape, Fill::Normal(1.0));
+        let write = |shape: &[u64]| Operand::out(dtype, shape, Style::Odd, 1);
+        let (q, k, v) = ([1, 2, rows, d], [1, 1, keys, d], [1, 1, keys, dv]);
+        let (out, lse) = ([1, 2, rows, dv], make(DType::F32, &q[..3], Fill::List([2, 3, 2])));
+        let reads = [read(&q), read(&k), read(&v), read(&out), lse, read(&out)];
+        let operands = reads.into_iter().chain([write(&q), write(&k), write(&v)]).collect();
+        Case::new(AttentionBackward { scale: 0.03, causal: rows < keys }, operands)
+    };
+    vec![
+        of(DType::F16, 70, 130, [32, 24]),
+        of(DType::BF16, 130, 70, [64, 64]),
+        of(DType::F16, 33, 40, [128, 72]),
+    ]
+}
+
+#[test]
+fn attention_backward() {
+    if in_child("attention_backward", "sm_90a", "late") {
+        run_each(&small(common::tables::attention_backward()));
+        run_each(&gradients());
+    }
+}
+
+#[test]
+fn attention_backward_on_ampere() {
+    if in_child("attention_backward_on_ampere", "sm_80", "early") {
+        let table = small(common::tables::attention_backward());
+        run_each(&table.into_iter().step_by(3).collect::<Vec<_>>());
+        run_each(&gradients()[..1]);
     }
 }
 

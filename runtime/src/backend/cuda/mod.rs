@@ -45,6 +45,7 @@ macro_rules! host {
 
 host!(
     "encode/attention.rs",
+    "encode/attention_backward.rs",
     "encode/attention_entries.rs",
     "encode/elements.rs",
     "encode/mod.rs",
@@ -53,6 +54,7 @@ host!(
     "encode/scatter.rs",
     "encode/view.rs",
     "plan/attention.rs",
+    "plan/attention_backward.rs",
     "plan/attention_cut.rs",
     "plan/chain.rs",
     "plan/elements.rs",

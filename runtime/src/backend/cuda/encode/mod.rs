@@ -2,6 +2,7 @@
 //! Pure but for the addresses, which come from `memory`; `mod` launches. Each family of ops has a file of its own.
 
 mod attention;
+mod attention_backward;
 mod attention_entries;
 mod elements;
 mod product;
@@ -68,6 +69,7 @@ pub(super) fn rows(op: &CheckedOp, row: &Row) -> Vec<Row> {
             vec![*row, Row::MatmulGroups(MatmulGroups)]
         }
         Op::Attention(attention) => attention::rows(attention, row),
+        Op::AttentionBackward(_) => attention_backward::rows(op),
         _ => vec![*row],
     }
 }
@@ -95,6 +97,9 @@ pub(super) fn launches(
         Op::Matmul(matmul) => product::launches(op, matmul, row, class, span, at, multiprocessors),
         Op::Attention(attention) => {
             attention::launches(op, attention, row, class, span, at, multiprocessors)
+        }
+        Op::AttentionBackward(backward) => {
+            attention_backward::launches(op, backward, class, span, at)
         }
         _ => streams(op, row, class, span, at),
     }

@@ -5,9 +5,9 @@ use super::*;
 use crate::DType;
 use crate::backend::common::case::Random;
 use crate::backend::cuda::encode::{Addresses, Args, Launch, launches, made};
-use crate::op::{Attention, KeyValue, Lens, OrderClass, check};
+use crate::op::{Attention, AttentionBackward, KeyValue, Lens, OrderClass, check};
 use crate::order::spans;
-use leasehold_kernels::{AttentionArgs, AttentionEntriesArgs, Entry};
+use leasehold_kernels::{AttentionArgs, AttentionBackwardArgs, AttentionEntriesArgs, Entry};
 
 /// Attention of f16: rows and keys of entries that lie in every way.
 struct Sizes {
@@ -282,4 +282,65 @@ fn orders_of_attention_follow_shapes_types_and_layouts_only() {
         order_of(&sizes)
     };
     assert!([0, 1, 700, 8192].into_iter().all(|keys| cache(keys) == cache(1)));
+}
+
+#[test]
+fn every_gradient_of_attention_is_finished_once_whatever_the_cut() {
+    let mut random = Random(9);
+    let mut cut = 0;
+    for round in 0..60 {
+        let class = &CLASSES[random.below(5) as usize];
+        let [batch, kv_heads, group] = [0; 3].map(|_| 1 + random.below(3));
+        let [rows, keys] = [0; 2].map(|_| [0, 1, 300, 30_000][random.below(4) as usize]);
+        let dtype = [DType::F32, DType::BF16][round % 2];
+        let make = |heads, rows, d| contiguous(dtype, &[batch, heads, rows, d]);
+        let heads = kv_heads * group;
+        let (q, out) = (make(heads, rows, 64), make(heads, rows, 40));
+        let (k, v) = (make(kv_heads, keys, 64), make(kv_heads, keys, 40));
+        let lse = contiguous(DType::F32, &[batch, heads, rows]);
+        let op = AttentionBackward { scale: 1.0, causal: true };
+        let op = check(op.into(), &[q, k, v, out, lse, out, q, k, v]).unwrap();
+        let plan = candidates(&op, class).unwrap()[0];
+        assert!(plan.unit_ns <= UNIT_CAP_GPU_NS, "{plan}");
+        let waves = Gradients::of(&op, class).unwrap().waves;
+        cut += waves.iter().filter(|waves| waves.links > 1).count();
+        let at = Addresses { operands: &[256; 9], state: 1 << 40, made: 256, fault: 256 };
+        for cuts in cuts(plan.units() as u64, &mut random) {
+            let mut reached = waves.map(|waves| vec![(0, false); waves.tiles as usize]);
+            let mut from = 0;
+            for &to in &cuts {
+                for span in spans(from..to, plan.links) {
+                    let row = row(plan.kernel).unwrap();
+                    for Launch { row, args, blocks } in launches(&op, row, class, span, &at, 4) {
+                        let pass = gradient_pass(&op, &row);
+                        let (before, rest) = reached.split_at_mut(pass);
+                        assert!(
+                            before.iter().flatten().all(|(_, last)| *last),
+                            "one after another"
+                        );
+                        let Args::Plain(args) = args else { panic!("no gradients") };
+                        let args: AttentionBackwardArgs = bytemuck::pod_read_unaligned(&args);
+                        assert_eq!(u64::from(blocks), args.tiles);
+                        for tile in args.first_tile..args.first_tile + args.tiles {
+                            let (chunk, last) = &mut rest[0][tile as usize];
+                            assert!(args.from == *chunk && !*last, "links in sequence");
+                            (*chunk, *last) = (args.to, args.last == 1);
+                        }
+                    }
+                }
+                from = to;
+            }
+            for (reached, waves) in reached.iter().zip(&waves) {
+                let end = (waves.chunks, true);
+                assert!(reached.iter().all(|tile| *tile == end), "{plan} cut at {cuts:?}");
+            }
+        }
+    }
+    assert!(cut > 5, "{cut} passes had links");
+}
+
+/// Which pass a row runs.
+fn gradient_pass(op: &CheckedOp, row: &Row) -> usize {
+    let sides = gradient_rows(op).unwrap();
+    sides.iter().position(|side| side == row).map_or(0, |side| side + 1)
 }

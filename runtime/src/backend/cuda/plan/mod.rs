@@ -3,6 +3,7 @@
 //! what a device says of itself.
 
 mod attention;
+mod attention_backward;
 mod attention_cut;
 mod chain;
 mod elements;
@@ -17,6 +18,7 @@ mod waves;
 use crate::error::{Error, Kind, Result, Rule};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::{Order, Plan, UNIT_CAP_GPU_NS};
+pub(super) use attention_backward::{Gradients, rows as gradient_rows};
 pub(super) use attention_cut::Cut;
 pub(super) use chain::parts;
 pub(super) use elements::{Elements, side};
@@ -163,7 +165,8 @@ pub(super) fn order_table() -> String {
     use product::{F32, REFERENCE, SM80, SM80_BYTES, SM89_FP8, SM90, SM90_FP8};
     let products = [REFERENCE, F32, SM80, SM80_BYTES, SM89_FP8, SM90, SM90_FP8];
     let streams: Vec<Order> = Streaming::all().iter().map(streaming::order).collect();
-    format!("{archs:?} {products:?} {:?} {streams:?}", attention::orders())
+    let attention = [attention::orders(), attention_backward::ORDERS.to_vec()];
+    format!("{archs:?} {products:?} {attention:?} {streams:?}")
 }
 
 /// The plans of an op, best first. All have one order; they differ in their rows.
@@ -177,9 +180,7 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
     let mut plans = match op.op() {
         Op::Matmul(matmul) => product::plans(op, matmul, class)?,
         Op::Attention(attention) => attention::plans(op, attention, class)?,
-        Op::AttentionBackward(_) => {
-            return Err(missing(op, op.op().name().into(), "every other op".into()));
-        }
+        Op::AttentionBackward(_) => attention_backward::plans(op, class)?,
         _ => streaming::plans(op, class)?,
     };
     plans.sort_by_key(Plan::total_ns);

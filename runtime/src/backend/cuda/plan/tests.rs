@@ -22,7 +22,8 @@ fn product(matmul: Matmul, batch: &[u64], [m, n, k]: [u64; 3]) -> CheckedOp {
 }
 
 fn tables() -> Vec<Case> {
-    [tables::matmul(), tables::attention(), tables::copy(), tables::softmax()].concat()
+    let attention = [tables::attention(), tables::attention_backward()].concat();
+    [tables::matmul(), attention, tables::copy(), tables::softmax()].concat()
 }
 
 #[test]
@@ -54,7 +55,9 @@ fn candidates_share_an_order_and_keep_the_cap() {
     }
     for class in &CLASSES {
         assert!(planned[&(class.arch, "matmul")] > 200, "{planned:?}");
-        assert_eq!(planned[&(class.arch, "attention")], tables::attention().len(), "{planned:?}");
+        let all = [tables::attention().len(), tables::attention_backward().len()];
+        let ours = ["attention", "attention_backward"].map(|name| planned[&(class.arch, name)]);
+        assert_eq!(ours, all, "{planned:?}");
     }
 }
 
