@@ -131,8 +131,13 @@ impl Groups {
     /// What a row takes, or a piece of one.
     fn item(&self, op: &CheckedOp, effort: u64) -> Item {
         let elements = self.inner.size.min(self.row.piece().into());
+        let mut along = self.inner;
+        if self.row == Streaming::ReduceAcross {
+            // Beside what a lane reads lies what its neighbour does.
+            along.steps[0] = along.steps[0].min(1);
+        }
         let of_operand =
-            |(i, name): (usize, &&str)| Some(moved(op.spec(name)?, &self.inner, i, elements));
+            |(i, name): (usize, &&str)| Some(moved(op.spec(name)?, &along, i, elements));
         let walked: u64 = self.names.iter().enumerate().filter_map(of_operand).sum();
         let beside = ["weight", "bias"].into_iter().filter_map(|name| op.spec(name));
         let bytes = walked + beside.map(|spec| elements * spec.dtype.size()).sum::<u64>();
