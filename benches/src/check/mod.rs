@@ -3,6 +3,8 @@
 //! in the same process as the peer. `benches/gpu/check/README.md` tells how and how long.
 
 mod card;
+mod data;
+mod heads;
 mod host;
 mod ours;
 mod parity;
@@ -145,7 +147,7 @@ pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, Check
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
         seed: args.seed,
-        data: format!("{}; {turns} KiB of operands take turns", problem::DATA),
+        data: format!("{}; {turns} KiB of operands take turns", data::DATA),
         device: check.ours.about(&args.device),
         card: card.clone(),
         peers: check.theirs.about.clone(),
