@@ -3,6 +3,8 @@
 //! in the same process as the peer. `benches/gpu/check/README.md` tells how and how long.
 
 mod card;
+mod data;
+mod heads;
 mod host;
 mod ours;
 mod parity;
@@ -136,6 +138,7 @@ pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, Check
     let (ours, theirs) = (ours::open(&args.device)?, Theirs::new(answer));
     let mut check = Check { args, ours, theirs, budget: Duration::ZERO };
     let card = card::card(&args.device);
+    let turns = turns(args) >> 10;
     let mut report = Report {
         schema: SCHEMA,
         rehearsal: args.tiny,
@@ -144,7 +147,7 @@ pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, Check
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
         seed: args.seed,
-        data: format!("{}; {} MiB of operands take turns", problem::DATA, speed::TURNS_BYTES >> 20),
+        data: format!("{}; {turns} KiB of operands take turns", data::DATA),
         device: check.ours.about(&args.device),
         card: card.clone(),
         peers: check.theirs.about.clone(),
@@ -183,6 +186,11 @@ fn write(path: &Path, report: &Report) -> Result<(), CheckError> {
     let text = serde_json::to_string_pretty(report).map_err(|error| file(error.into()))?;
     let part = path.with_extension("part");
     std::fs::write(&part, text + "\n").and_then(|()| std::fs::rename(&part, path)).map_err(file)
+}
+
+/// Bytes of operands that take turns.
+fn turns(args: &Args) -> u64 {
+    if args.tiny { 1 << 16 } else { speed::TURNS_BYTES }
 }
 
 fn commit() -> String {
@@ -232,8 +240,8 @@ impl Check<'_> {
         // Half of a row's time goes to its data and its check.
         let time = self.budget / (2 * count);
         let pace = match self.args.tiny {
-            true => Pace { time: Duration::ZERO, rounds: 3, turns: 1 << 16 },
-            false => Pace { time, rounds: 7, turns: speed::TURNS_BYTES },
+            true => Pace { time: Duration::ZERO, rounds: 3, turns: turns(self.args) },
+            false => Pace { time, rounds: 7, turns: turns(self.args) },
         };
         let mut rows = Vec::new();
         for (problem, further) in entries {

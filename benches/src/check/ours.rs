@@ -233,7 +233,7 @@ impl<B: Backend> Ours for On<B> {
 
 /// Elements of a dense output by their places.
 pub(super) fn elements(dtype: DType, bytes: &[u8], at: &[u64]) -> Vec<f64> {
-    let (size, one) = (dtype.size() as usize, super::problem::dense(dtype, &[1]).layout);
+    let (size, one) = (dtype.size() as usize, super::data::dense(dtype, &[1]).layout);
     let element = |&at: &u64| {
         let from = at as usize * size;
         reference::read(dtype, &one, bytes.get(from..from + size).unwrap_or(&[]))[0]

@@ -1,13 +1,15 @@
 //! One op of a table as sizes, and what it becomes: a checked op with N(0, 1) operands, the same bytes for ours and for
 //! theirs, and windows of its output that are held against the reference. `shapes` lists problems, `speed` runs them.
 
+use super::data::{Fill, Given, dense, laid};
+use super::heads::{Heads, decode};
 use super::parity::judge::judge;
 use super::report::Checked;
 use leasehold::op::{
-    Attention, AttentionBackward, CheckedOp, Copy, Group, KeyValue, Lens, Map, MapFn, Matmul, Norm,
-    NormKind, Op, Reduce, ReduceFn, Scale, Softmax, Spec, check,
+    CheckedOp, Copy, Group, Lens, Map, MapFn, Matmul, Norm, NormKind, Op, Reduce, ReduceFn, Scale,
+    Softmax, Spec, check,
 };
-use leasehold::{DType, Dims, Error, Kind, Layout, Result, bf16, f16, reference};
+use leasehold::{DType, Result, reference};
 use serde::{Serialize, Serializer};
 use std::ops::Range;
 use std::sync::Arc;
@@ -72,39 +74,8 @@ pub(super) enum Problem {
     },
 }
 
-/// Sizes of attention.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Heads {
-    /// Entries.
-    pub(super) batch: u64,
-    /// Query heads and key heads.
-    pub(super) heads: [u64; 2],
-    /// Query rows and keys of an entry.
-    pub(super) length: u64,
-    /// Of a head.
-    pub(super) dim: u64,
-    /// Whether later keys are hidden.
-    pub(super) causal: bool,
-    /// Of all.
-    #[serde(serialize_with = "name")]
-    pub(super) dtype: DType,
-    /// Lengths of entries that lie packed, one after another, in place of `batch` and `length`.
-    pub(super) packed: Vec<u32>,
-}
-
-fn name<S: Serializer>(dtype: &DType, to: S) -> std::result::Result<S::Ok, S::Error> {
+pub(super) fn name<S: Serializer>(dtype: &DType, to: S) -> std::result::Result<S::Ok, S::Error> {
     to.serialize_str(dtype.name())
-}
-
-/// An operand's bytes and how they are read.
-#[derive(Clone, Debug)]
-pub(super) struct Given {
-    /// Its role.
-    pub(super) name: &'static str,
-    /// Dtype and layout.
-    pub(super) spec: Spec,
-    /// From its first element on.
-    pub(super) bytes: Arc<Vec<u8>>,
 }
 
 /// A part of the output, as an op of its own.
@@ -131,141 +102,13 @@ pub(super) struct Built {
     pub(super) unit: &'static str,
 }
 
-/// A row-major spec.
-pub(super) fn dense(dtype: DType, shape: &[u64]) -> Spec {
-    Spec::new(dtype, Layout::contiguous(Dims::new(shape).unwrap_or(Dims::NONE)), 0)
-}
-
-/// The last two axes exchanged in memory.
-fn laid(dtype: DType, shape: &[u64], turned: bool) -> Spec {
-    let mut stored = shape.to_vec();
-    let rank = stored.len();
-    if turned && rank >= 2 {
-        stored.swap(rank - 2, rank - 1);
-    }
-    let spec = dense(dtype, &stored);
-    let layout = if turned { spec.layout.transpose() } else { None };
-    Spec { layout: layout.unwrap_or(spec.layout), ..spec }
-}
-
-/// Numbers of a distribution, drawn independently by a seed.
-#[derive(Clone, Copy, Debug)]
-enum Fill {
-    Normal,
-    Positive,
-}
-
-/// How operands are filled, for the report.
-pub(super) const DATA: &str = "N(0, 1) rounded to the type, drawn independently from 65536 numbers by Box and Muller; scales 0.5 to 2";
-
-/// SplitMix64.
-pub(super) fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-/// Elements that one state of the generator draws; every thread takes some.
-const BLOCK: usize = 1 << 18;
-
-fn filled(fill: Fill, dtype: DType, len: u64, seed: u64) -> Vec<u8> {
-    let numbers: Vec<f32> = match fill {
-        Fill::Normal => crate::measure::normal(1, 1 << 16),
-        Fill::Positive => (0..1 << 16).map(|i| 0.5 * 4f32.powf(i as f32 / 65536.0)).collect(),
-    };
-    let size = dtype.size() as usize;
-    let table: Vec<u8> = numbers.iter().flat_map(|&x| encoded(dtype, x)).collect();
-    let mut bytes = vec![0; len as usize * size];
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let blocks = bytes.len().div_ceil(BLOCK * size).div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        for (i, part) in bytes.chunks_mut(blocks * BLOCK * size).enumerate() {
-            let table = &table;
-            scope.spawn(move || {
-                for (block, part) in (i * blocks..).zip(part.chunks_mut(BLOCK * size)) {
-                    let state = seed ^ (block as u64).wrapping_mul(0xd134_2543_de82_ef95);
-                    draw(table, size, part, state);
-                }
-            });
-        }
-    });
-    bytes
-}
-
-/// Fills a block from a table of 65536 elements: 16 bits of the generator choose each.
-fn draw(table: &[u8], size: usize, part: &mut [u8], mut state: u64) {
-    for four in part.chunks_mut(4 * size) {
-        let mut word = next(&mut state);
-        for to in four.chunks_exact_mut(size) {
-            let at = (word & 0xffff) as usize * size;
-            to.copy_from_slice(&table[at..at + size]);
-            word >>= 16;
-        }
-    }
-}
-
-fn encoded(dtype: DType, x: f32) -> Vec<u8> {
-    match dtype {
-        DType::F32 => x.to_le_bytes().to_vec(),
-        DType::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
-        DType::BF16 => bf16::from_f32(x).to_le_bytes().to_vec(),
-        // Eight bits: the code whose value is nearest.
-        _ => vec![nearest(dtype, x)],
-    }
-}
-
-fn nearest(dtype: DType, x: f32) -> u8 {
-    use std::sync::OnceLock;
-    static CODES: OnceLock<Vec<(f64, u8)>> = OnceLock::new();
-    let codes = CODES.get_or_init(|| {
-        let all: Vec<u8> = (0..0x7f).collect();
-        let values = reference::read(dtype, &dense(dtype, &[0x7f]).layout, &all);
-        values.into_iter().zip(all).collect()
-    });
-    let wanted = f64::from(x.abs());
-    let above = codes.partition_point(|(value, _)| *value < wanted).clamp(1, codes.len() - 1);
-    let (below, above) = (codes[above - 1], codes[above]);
-    let code = if wanted - below.0 < above.0 - wanted { below.1 } else { above.1 };
-    code | if x < 0.0 { 0x80 } else { 0 }
-}
-
-impl Given {
-    fn normal(name: &'static str, spec: Spec, seed: u64) -> Self {
-        Self::of(Fill::Normal, name, spec, seed)
-    }
-
-    fn of(fill: Fill, name: &'static str, spec: Spec, seed: u64) -> Self {
-        let salt = name.bytes().fold(seed, |h, byte| h.wrapping_mul(31) + u64::from(byte));
-        let bytes = filled(fill, spec.dtype, spec.layout.span() as u64, salt);
-        Self { name, spec, bytes: Arc::new(bytes) }
-    }
-
-    /// Counts or indices.
-    fn words(name: &'static str, shape: &[u64], words: &[u32]) -> Self {
-        let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        Self { name, spec: dense(DType::U32, shape), bytes: Arc::new(bytes) }
-    }
-
-    /// The elements of a box, row-major.
-    fn cut(&self, ranges: &[Range<u64>]) -> Vec<u8> {
-        let (size, strides) = (self.spec.dtype.size(), self.spec.layout.strides());
-        let mut at = vec![0];
-        for (range, stride) in ranges.iter().zip(strides.iter()) {
-            at = at.iter().flat_map(|from| range.clone().map(move |i| from + i * stride)).collect();
-        }
-        let element = |at: u64| &self.bytes[(at * size) as usize..((at + 1) * size) as usize];
-        at.into_iter().flat_map(element).copied().collect()
-    }
-}
-
 /// What of `0..len` windows of `most` show: the beginning, the middle, the end.
-fn places(len: u64, most: u64) -> [Range<u64>; 3] {
+pub(super) fn places(len: u64, most: u64) -> [Range<u64>; 3] {
     let width = most.min(len);
     [0, (len - width) / 2, len - width].map(|from| from..from + width)
 }
 
-fn window(
+pub(super) fn window(
     op: Op,
     inputs: &[(DType, Vec<u64>, Vec<u8>)],
     outs: &[Spec],
@@ -278,7 +121,7 @@ fn window(
 }
 
 impl Built {
-    fn new(
+    pub(super) fn new(
         op: impl Into<Op>,
         given: Vec<Given>,
         outs: &[Spec],
@@ -327,11 +170,11 @@ impl Built {
     }
 }
 
-const TERA: f64 = 1e12;
-const GIGA: f64 = 1e9;
+pub(super) const TERA: f64 = 1e12;
+pub(super) const GIGA: f64 = 1e9;
 /// Units, by which `work` is divided.
-const FLOPS: &str = "TFLOP/s";
-const BYTES: &str = "GB/s";
+pub(super) const FLOPS: &str = "TFLOP/s";
+pub(super) const BYTES: &str = "GB/s";
 
 impl Problem {
     /// Ready to run.
@@ -494,228 +337,6 @@ fn scaled([m, n, k]: [u64; 3], seed: u64) -> Result<Built> {
     Ok(built)
 }
 
-/// A window of one query row: its keys and values, all of them seen.
-fn row_window(
-    scale: f32,
-    dtype: DType,
-    [q, k, v]: [Vec<u8>; 3],
-    dim: u64,
-    first: u64,
-) -> Result<Window> {
-    let keys = k.len() as u64 / (dim * dtype.size());
-    let (row, all) = (vec![1, 1, 1, dim], vec![1, 1, keys, dim]);
-    let op = Attention { scale, ..Attention::default() };
-    let out = dense(dtype, &row);
-    let parts = [(dtype, row, q), (dtype, all.clone(), k), (dtype, all, v)];
-    window(op.into(), &parts, &[out], (first..first + dim).collect())
-}
-
-impl Heads {
-    fn scale(&self) -> f32 {
-        1.0 / (self.dim as f32).sqrt()
-    }
-
-    fn label(&self) -> String {
-        let Self { batch, heads: [q, kv], length, dim, causal, dtype, packed } = self;
-        let mask = if *causal { "causal" } else { "full" };
-        match packed.is_empty() {
-            true => format!("{batch} x {length}, {q} heads on {kv} of {dim}, {mask} {dtype}"),
-            false => {
-                let (total, longest) =
-                    (packed.iter().sum::<u32>(), packed.iter().max().unwrap_or(&0));
-                format!(
-                    "{} lengths to {longest}, {total} rows, {q} heads on {kv} of {dim}, {mask} {dtype}",
-                    packed.len()
-                )
-            }
-        }
-    }
-
-    /// Shapes of Q and of K and V.
-    fn shapes(&self) -> [[u64; 4]; 2] {
-        let (batch, rows) = match self.packed.is_empty() {
-            true => (self.batch, self.length),
-            false => (1, self.packed.iter().map(|&len| u64::from(len)).sum()),
-        };
-        self.heads.map(|heads| [batch, heads, rows, self.dim])
-    }
-
-    /// The log-sum-exp is an output where its gradients are wanted: `speed` runs it first and then [`Heads::backward`].
-    fn forward(&self, seed: u64, log_sum_exp: bool) -> Result<Built> {
-        let [q, kv] = self.shapes();
-        let given = vec![
-            Given::normal("q", dense(self.dtype, &q), seed),
-            Given::normal("k", dense(self.dtype, &kv), seed),
-            Given::normal("v", dense(self.dtype, &kv), seed),
-        ];
-        let rows =
-            if self.packed.is_empty() { Lens::Full } else { Lens::Host(self.packed.clone()) };
-        let op = Attention {
-            scale: self.scale(),
-            causal: self.causal,
-            rows,
-            log_sum_exp,
-            ..Attention::default()
-        };
-        let mut outs = vec![dense(self.dtype, &q)];
-        outs.extend(log_sum_exp.then(|| dense(DType::F32, &q[..3])));
-        let mut built = Built::new(op, given, &outs, (self.flops(), FLOPS))?;
-        for [entry, head, row] in self.samples() {
-            let from =
-                self.packed.iter().take(entry as usize).map(|&len| u64::from(len)).sum::<u64>();
-            let place =
-                if self.packed.is_empty() { [entry, head, row] } else { [0, head, from + row] };
-            let at = ((place[0] * q[1] + head) * q[2] + place[2]) * self.dim;
-            let parts =
-                self.row(&built.given, place, from * u64::from(!self.packed.is_empty()), entry);
-            built.windows.push(row_window(self.scale(), self.dtype, parts, self.dim, at)?);
-        }
-        Ok(built)
-    }
-
-    /// Query row `place` with the keys that it sees, which begin at `from` in memory.
-    fn row(
-        &self,
-        given: &[Given],
-        [batch, head, row]: [u64; 3],
-        from: u64,
-        entry: u64,
-    ) -> [Vec<u8>; 3] {
-        let keys = self.packed.get(entry as usize).map_or(self.length, |&len| u64::from(len));
-        let seen = if self.causal { row + 1 } else { from + keys };
-        let kv = head / (self.heads[0] / self.heads[1]);
-        let one =
-            |head: u64, rows: Range<u64>| [batch..batch + 1, head..head + 1, rows, 0..self.dim];
-        [
-            given[0].cut(&one(head, row..row + 1)),
-            given[1].cut(&one(kv, from..seen)),
-            given[2].cut(&one(kv, from..seen)),
-        ]
-    }
-
-    /// Entry, head and row within the entry.
-    fn samples(&self) -> [[u64; 3]; 3] {
-        let entries = if self.packed.is_empty() { self.batch } else { self.packed.len() as u64 };
-        let (heads, entry) = (places(self.heads[0], 1), places(entries, 1));
-        [0, 1, 2].map(|i| {
-            let entry = entry[i].start;
-            let rows = self.packed.get(entry as usize).map_or(self.length, |&len| u64::from(len));
-            [entry, heads[i].start, places(rows, 1)[i].start]
-        })
-    }
-
-    fn flops(&self) -> f64 {
-        let lengths: Vec<f64> = match self.packed.is_empty() {
-            true => vec![self.length as f64; self.batch as usize],
-            false => self.packed.iter().map(|&len| f64::from(len)).collect(),
-        };
-        let squares: f64 = lengths.iter().map(|len| len * len).sum();
-        let half = if self.causal { 0.5 } else { 1.0 };
-        4.0 * half * squares * (self.heads[0] * self.dim) as f64 / TERA
-    }
-
-    /// The gradients, from what forward was given and what it gave.
-    ///
-    /// # Errors
-    /// A rule that the sizes break.
-    pub(super) fn backward(
-        &self,
-        forward: &Built,
-        results: Vec<Vec<u8>>,
-        seed: u64,
-    ) -> Result<Built> {
-        let [q, kv] = self.shapes();
-        let [out, lse]: [Vec<u8>; 2] = results.try_into().map_err(|_| {
-            let asked = "another number of results".into();
-            Error::from(Kind::Value { asked, allowed: "out and lse".into() })
-        })?;
-        let mut given = forward.given.clone();
-        given.push(Given { name: "out", spec: dense(self.dtype, &q), bytes: Arc::new(out) });
-        given.push(Given { name: "lse", spec: dense(DType::F32, &q[..3]), bytes: Arc::new(lse) });
-        given.push(Given::normal("d_out", dense(self.dtype, &q), seed));
-        let op = AttentionBackward { scale: self.scale(), causal: self.causal };
-        let outs = [dense(self.dtype, &q), dense(self.dtype, &kv), dense(self.dtype, &kv)];
-        let mut built = Built::new(op, given, &outs, (2.5 * self.flops(), FLOPS))?;
-        for [batch, head, row] in self.samples() {
-            let [one_q, k, v] = self.row(&built.given, [batch, head, row], 0, batch);
-            let part = |which: usize, ranges: &[Range<u64>]| built.given[which].cut(ranges);
-            let place = [batch..batch + 1, head..head + 1, row..row + 1, 0..self.dim];
-            let keys = k.len() as u64 / (self.dim * self.dtype.size());
-            let (one, all) = (vec![1, 1, 1, self.dim], vec![1, 1, keys, self.dim]);
-            let specs = [dense(self.dtype, &one), dense(self.dtype, &all), dense(self.dtype, &all)];
-            let parts = [
-                (self.dtype, one.clone(), one_q),
-                (self.dtype, all.clone(), k),
-                (self.dtype, all, v),
-                (self.dtype, one.clone(), part(3, &place)),
-                (DType::F32, vec![1, 1, 1], part(4, &place[..3])),
-                (self.dtype, one, part(5, &place)),
-            ];
-            let at = ((batch * q[1] + head) * q[2] + row) * self.dim;
-            let op = AttentionBackward { scale: self.scale(), causal: false };
-            built.windows.push(window(op.into(), &parts, &specs, (at..at + self.dim).collect())?);
-        }
-        Ok(built)
-    }
-}
-
-fn decode(
-    batch: u64,
-    [heads, kv]: [u64; 2],
-    keys: u64,
-    dim: u64,
-    page: u64,
-    seed: u64,
-) -> Result<Built> {
-    let dtype = DType::BF16;
-    let each = keys.div_ceil(page);
-    let count = batch * each;
-    // A permutation by Fisher and Yates.
-    let (mut pages, mut state) = ((0..count as u32).collect::<Vec<u32>>(), seed);
-    for i in (1..pages.len()).rev() {
-        pages.swap(i, (next(&mut state) % (i as u64 + 1)) as usize);
-    }
-    let store = [count, kv, page, dim];
-    let given = vec![
-        Given::normal("q", dense(dtype, &[batch, heads, 1, dim]), seed),
-        Given::normal("k", dense(dtype, &store), seed),
-        Given::normal("v", dense(dtype, &store), seed),
-        Given::words("lens", &[batch], &vec![keys as u32; batch as usize]),
-        Given::words("pages", &[batch, each], &pages),
-    ];
-    let scale = 1.0 / (dim as f32).sqrt();
-    let op = Attention {
-        scale,
-        causal: true,
-        lens: Lens::Device { max: keys as u32 },
-        key_value: KeyValue::Paged { page: page as u32 },
-        ..Attention::default()
-    };
-    // What a step must read: keys and values of every entry, once.
-    let bytes = 2 * batch * kv * keys * dim * dtype.size();
-    let outs = [dense(dtype, &[batch, heads, 1, dim])];
-    let mut built = Built::new(op, given, &outs, (bytes as f64 / GIGA, BYTES))?;
-    // Of half a million keys the reference is slow; one window then.
-    let windows = if keys > 1 << 16 { 1 } else { 3 };
-    for (entry, head) in places(batch, 1).into_iter().zip(places(heads, 1)).take(windows) {
-        let (entry, head) = (entry.start, head.start);
-        let group = head / (heads / kv);
-        let all = |which: usize| {
-            let of_page = |i: u64| {
-                let at = u64::from(pages[(entry * each + i) as usize]);
-                let held = page.min(keys - i * page);
-                built.given[which].cut(&[at..at + 1, group..group + 1, 0..held, 0..dim])
-            };
-            (0..each).flat_map(of_page).collect::<Vec<u8>>()
-        };
-        let q = built.given[0].cut(&[entry..entry + 1, head..head + 1, 0..1, 0..dim]);
-        let (k, v) = (all(1), all(2));
-        let at = (entry * heads + head) * dim;
-        built.windows.push(row_window(scale, dtype, [q, k, v], dim, at)?);
-    }
-    Ok(built)
-}
-
 fn rows(function: &str, [rows, columns]: [u64; 2], seed: u64) -> Result<Built> {
     let dtype = DType::BF16;
     let map = |function| Map { function, scale: 1.0, shift: 0.0 };
@@ -758,6 +379,7 @@ fn rows(function: &str, [rows, columns]: [u64; 2], seed: u64) -> Result<Built> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use super::super::data::filled;
     use super::super::shapes;
     use super::*;
 

@@ -1,7 +1,9 @@
 //! The shape lists of the speed tables as data, each with where it comes from; and a few shapes nobody tuned for, drawn by
 //! the seed. A rehearsal takes tiny ones of the same kinds. `tables` runs them.
 
-use super::problem::{Heads, Problem, next};
+use super::data::next;
+use super::heads::Heads;
+use super::problem::Problem;
 use super::report::{Maybe, Number, Peer};
 use leasehold::DType::{self, BF16};
 

@@ -79,7 +79,7 @@ fn line(table: &Table, is_rehearsal: bool) -> String {
         None => write!(line, " – | – | – |"),
     };
     let _ = match target {
-        Some(Target { to, mean, worst }) => {
+        Some(Target { to, mean, worst, .. }) => {
             let worst = worst.map_or_else(String::new, |worst| format!(", worst {worst:.2}"));
             write!(line, " {mean:.2}{worst} of {to} |")
         }
@@ -88,7 +88,10 @@ fn line(table: &Table, is_rehearsal: bool) -> String {
     let verdict = match (target, &ratios) {
         (Some(_), _) if is_rehearsal => "a rehearsal",
         (Some(target), Some(r)) => {
-            let kept = r.mean >= target.mean && target.worst.is_none_or(|worst| r.worst >= worst);
+            let most = ran.iter().map(|number| number.value).fold(0.0, f64::max);
+            let kept = r.mean >= target.mean
+                && target.worst.is_none_or(|worst| r.worst >= worst)
+                && target.best.is_none_or(|best| most >= best);
             if kept { "met" } else { "not yet" }
         }
         (Some(_), None) => "not measured",
