@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Scale, Spec};
 use crate::order::{Family, Order, Plan};
 use leasehold_kernels::{
-    BoxMap, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm80Bytes,
+    BoxMap, Bytes, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80, MatmulSm80Bytes,
     MatmulSm90, MatmulSm90Fp8, Row, Side,
 };
 
@@ -17,12 +17,19 @@ pub(super) const SM80: Order =
 pub(super) const SM90: Order =
     Order { entry: "matmul_sm90", tile: [1, 1], chunk: 16, family: Family::Matrix16 };
 
-/// Of i8 whole numbers, of fp8 as the next with other instructions.
+/// Of i8 whole numbers; of fp8 chunks as below, by instructions of f16, which holds all of its values.
 pub(super) const SM80_BYTES: Order = Order {
     entry: "matmul_sm80_bytes",
     tile: [1, 1],
     chunk: MatmulSm80Bytes::CHUNK,
     family: Family::Matrix16,
+};
+/// The same by instructions of fp8.
+pub(super) const SM89_FP8: Order = Order {
+    entry: "matmul_sm89_fp8",
+    tile: [1, 1],
+    chunk: MatmulSm80Bytes::CHUNK,
+    family: Family::Matrix8,
 };
 /// Chunks of 128 along k, each by one instruction after the other from zero, times their scales, and added in f32.
 pub(super) const SM90_FP8: Order = Order {
@@ -240,11 +247,17 @@ impl Product {
         if !self.is_float() {
             let gathered =
                 self.sides.map(|lie| lie.major()) != [Major::K; 2] || matmul.group == Group::K;
+            let is_i8 = self.dtypes[0] == DType::I8;
             let rows = MatmulSm80Bytes::all().into_iter().filter(|row| {
-                (row.i8, row.gathered) == (self.dtypes[0] == DType::I8, gathered)
+                ((row.values == Bytes::I8), row.gathered) == (is_i8, gathered)
                     && (!finds || row.tile == 128)
             });
-            return (SM80_BYTES, rows.map(Row::MatmulSm80Bytes).collect());
+            let mut rows: Vec<Row> = rows.map(Row::MatmulSm80Bytes).collect();
+            rows.retain(|row| row.archs().contains(&class.arch));
+            let is_fp8 =
+                |row: &Row| matches!(row, Row::MatmulSm80Bytes(row) if row.values == Bytes::Fp8);
+            let order = if rows.iter().any(is_fp8) { SM89_FP8 } else { SM80_BYTES };
+            return (order, rows);
         }
         if self.dtypes[0] == DType::F32 {
             return (F32, MatmulF32::all().into_iter().map(Row::MatmulF32).collect());
