@@ -127,7 +127,9 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
                     (_, Args::MatmulSm90Fp8(args)) => args.scaled.matmul,
                     _ => panic!("no product"),
                 };
-                assert!(blocks > 0 && u64::from(blocks) <= args.tiles);
+                let cluster = if let Row::MatmulSm90(row) = row { row.cluster } else { 1 };
+                assert!(blocks > 0 && blocks % cluster == 0);
+                assert!(u64::from(blocks / cluster) <= args.tiles);
                 let is_cut = args.k_from > 0 || args.k_to < args.k;
                 assert!(!is_cut || args.tiles == 1, "the state is one tile's");
                 for tile in args.first_tile..args.first_tile + args.tiles {
@@ -269,7 +271,9 @@ fn orders_follow_layouts_and_classes_only() {
 fn large_products_rank_large_tiles_first_and_few_tiles_small_ones() {
     let hopper = class("sm_90a").unwrap();
     let first = |size| candidates(&product(Matmul::default(), &[], size), hopper).unwrap()[0];
-    assert!(first([8192, 8192, 4096]).kernel.ends_with("128x256"));
+    // Blocks of 128 by 256, two of them together.
+    assert!(first([8192, 8192, 4096]).kernel.ends_with("256x256_by2"));
+    assert!(first([8, 4096, 4096]).kernel.ends_with("8x128_swapped"));
     assert!(first([128, 4096, 4096]).kernel.ends_with("128x64"));
     // Hundreds of TFLOP/s, whichever the row.
     let total = first([4096; 3]).total_ns();
