@@ -12,7 +12,7 @@ const RING: &str = "cuda/tile/ring.h";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     // Ring, steps, chunks and their scales.
-    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "shared-uninitialised"),
+    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "copy-in-flight"),
     mutant(FP8, "wait_barrier(ring.empty(), ring.phase ^ 1);", "", "copy-in-flight"),
     mutant(FP8, "        wgmma_fence();\n", "", "wgmma-unfenced"),
     mutant(FP8, "                wgmma_wait<0>();\n", "", "race"),
