@@ -22,12 +22,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(FP8, "factors[i / 2 % 2]", "factors[0]", "bits"),
     mutant(
         FP8,
-        "of_a.of_chunk(row(wave, 2), args.m, chunk)",
-        "of_a.of_chunk(row(0, 2), args.m, chunk)",
+        "of_a.of_chunk(row(wave, 2), tile.owned, chunk)",
+        "of_a.of_chunk(row(0, 2), tile.owned, chunk)",
         "bits",
     ),
     mutant(SCALES, "(i64)chunk * scales_.depth", "0 * scales_.depth", "bits"),
-    mutant(SCALES, "&& outer < end, place", ", place", "ended"),
     mutant(RING, "            phase ^= 1;\n", "", "copy-in-flight"),
     mutant(RING, "        fence_barriers();\n", "", "barrier-unfenced"),
     // Its way out.
