@@ -30,10 +30,10 @@ pub struct MatmulScaling {
     pub a: Scales,
     /// Of B: `[batch.., n]`, `[batch.., k/128, n]` or `[batch.., k/128, n/128]`, strides of n being `outer`.
     pub b: Scales,
-    /// Of an output of 8 bits: the one that is given, or those that are found, `[batch.., m, n/128]`; f32.
+    /// Of an output of 8 bits: the one that is given, all strides 0, or those that are found, `[batch.., m, n/128]`; f32.
     pub out: Matrices,
-    /// 0: the output has no scale. 1: it is given. 2: one is found for each 128 columns of a row, by rows whose tile has
-    /// 128 columns.
+    /// 0: the output has no scale. 1: it is given. 2: one is found for each 128 columns of a row: by kernels' rows whose
+    /// tile has 128 columns, and where columns do not gate each other.
     pub quantize: u32,
     /// Nothing.
     pub padding: u32,

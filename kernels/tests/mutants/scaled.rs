@@ -12,7 +12,7 @@ const RING: &str = "cuda/tile/ring.h";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     // Ring, steps, chunks and their scales.
-    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "shared-uninitialised"),
+    mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "copy-in-flight"),
     mutant(FP8, "wait_barrier(ring.empty(), ring.phase ^ 1);", "", "copy-in-flight"),
     mutant(FP8, "        wgmma_fence();\n", "", "wgmma-unfenced"),
     mutant(FP8, "                wgmma_wait<0>();\n", "", "race"),
@@ -22,12 +22,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(FP8, "factors[i / 2 % 2]", "factors[0]", "bits"),
     mutant(
         FP8,
-        "of_a.of_chunk(row(wave, 2), args.m, chunk)",
-        "of_a.of_chunk(row(0, 2), args.m, chunk)",
+        "of_a.of_chunk(row(wave, 2), tile.owned, chunk)",
+        "of_a.of_chunk(row(0, 2), tile.owned, chunk)",
         "bits",
     ),
     mutant(SCALES, "(i64)chunk * scales_.depth", "0 * scales_.depth", "bits"),
-    mutant(SCALES, "&& outer < end, place", ", place", "ended"),
     mutant(RING, "            phase ^= 1;\n", "", "copy-in-flight"),
     mutant(RING, "        fence_barriers();\n", "", "barrier-unfenced"),
     // Its way out.
