@@ -58,8 +58,10 @@ const COUNT_NS: u64 = 1_000;
 const ALIGNED: u64 = 16;
 /// Rows that products are counted as, at least.
 const LEAST_ROWS: u32 = 16;
+/// Bytes a nanosecond that one multiprocessor of Hopper brings from the L2 cache.
+const L2: u64 = 40;
 /// Elements a microsecond through the epilogue of one multiprocessor.
-const EPILOGUE: u64 = 1_000;
+const EPILOGUE: u64 = 3_000;
 
 /// How a side of a product lies: sizes and strides, in elements, of its outer axis, of k, and of the batch.
 #[derive(Clone, Copy, Debug)]
@@ -369,17 +371,13 @@ fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
     let Some(([rows, columns], chunk, _)) = form(row) else { return 1 };
     // Instructions of fewer columns take no less time.
     let rows = if rows < LEAST_ROWS { LEAST_ROWS } else { rows };
+    let of_tile = blocks(row);
     let rate = match row {
         Row::MatmulReference(_) => class.plain,
         Row::MatmulF32(_) => class.fma,
         Row::MatmulSm90(row) if row.form == Form::Swapped => class.sm90[2],
-        // What a cluster brings once is most of its lead.
-        Row::MatmulSm90(row) if row.cluster > 1 => {
-            let of_block = class.sm90[if row.columns == 256 { 0 } else { 1 }];
-            u64::from(row.cluster) * (of_block + of_block / 32)
-        }
-        Row::MatmulSm90(row) if row.columns == 256 => class.sm90[0],
-        Row::MatmulSm90(row) if row.columns == 128 => class.sm90[1],
+        Row::MatmulSm90(row) if row.columns == 256 => of_tile * class.sm90[0],
+        Row::MatmulSm90(row) if row.columns == 128 => of_tile * class.sm90[1],
         Row::MatmulSm90(_) => class.sm90[2],
         Row::MatmulSm90Fp8(row) if row.tile[0] == 256 => class.sm90_fp8[0],
         Row::MatmulSm90Fp8(row) if row.tile[0] == 128 => class.sm90_fp8[1],
@@ -393,7 +391,13 @@ fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
     // The simple product's tiles count outputs.
     let is_twice = matches!(row, Row::MatmulReference(_)) && matmul.gate == Gate::Interleaved;
     let sums = (1 + u64::from(is_twice)) * u64::from(rows) * u64::from(columns);
-    (2 * sums * u64::from(chunk)).div_ceil(rate.max(1))
+    let products = (2 * sums * u64::from(chunk)).div_ceil(rate.max(1));
+    // What a block brings: its own rows, and its part of the columns.
+    let brought = match row {
+        Row::MatmulSm90(_) => 2 * u64::from(rows + columns) * u64::from(chunk) / of_tile / L2,
+        _ => 0,
+    };
+    products.max(brought)
 }
 
 /// Nanoseconds of a tile's epilogue, and of counting groups before it.
