@@ -165,16 +165,25 @@ fn beside(path: &Path) -> io::Result<(Folder, &OsStr)> {
 /// Every row of an architecture that a plan may name; the others cost time to compile and change no result.
 pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
     let arch = arch.to_string();
-    let planned = |row: &Row| match row {
-        Row::MatmulReference(_) | Row::MatmulGroups(_) | Row::MatmulF32(_) => true,
-        Row::MatmulSm80(_)
-        | Row::MatmulSm80Bytes(_)
-        | Row::MatmulSm90(_)
-        | Row::MatmulSm90Fp8(_) => true,
-        Row::AttentionSm80(_) | Row::AttentionSm90(_) | Row::AttentionReference(_) => true,
-        Row::AttentionPaged(_) | Row::AttentionCombine(_) | Row::AttentionEntries(_) => true,
-        Row::Streaming(_) => true,
-        _ => false,
+    let planned = |row: &Row| {
+        use Row::*;
+        matches!(
+            row,
+            MatmulReference(_)
+                | MatmulGroups(_)
+                | MatmulF32(_)
+                | MatmulSm80(_)
+                | MatmulSm80Bytes(_)
+                | MatmulSm90(_)
+                | MatmulSm90Fp8(_)
+                | AttentionSm80(_)
+                | AttentionSm90(_)
+                | AttentionReference(_)
+                | AttentionPaged(_)
+                | AttentionCombine(_)
+                | AttentionEntries(_)
+                | Streaming(_)
+        )
     };
     rows().into_iter().filter(move |row| planned(row) && row.archs().contains(&&*arch))
 }
