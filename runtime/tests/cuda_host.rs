@@ -65,7 +65,7 @@ fn memory_is_what_was_free() {
     let mut bytes = vec![1; 100 << 20];
     first.download(block, 0, &mut bytes).unwrap();
     assert!(bytes.iter().all(|byte| *byte == 0));
-    drop(first);
+    drop((first, second));
     assert_eq!(open().caps().memory, memory);
 }
 
