@@ -41,7 +41,8 @@ pub struct Found {
 
 impl Device {
     /// The leased device if `LEASEHOLD_FD` is set, and then no other; else the first hardware adapter; else the CPU. A
-    /// software adapter is never chosen here, nor, until it runs every op, a CUDA device: ask for them by name.
+    /// software adapter is never chosen here, nor, until its kernels have been judged on a card, a CUDA device: ask for them
+    /// by name.
     ///
     /// # Errors
     /// `NoDevice`, `Environment`, or what opening the leased device fails with.
@@ -59,7 +60,10 @@ impl Device {
                 continue;
             }
             if found.caps.backend == "cuda" {
-                why.push(format!("{}: runs some ops only so far, passed over", found.name));
+                why.push(format!(
+                    "{}: no card has judged its kernels yet, passed over",
+                    found.name
+                ));
                 continue;
             }
             match Self::open_found(&found.name) {

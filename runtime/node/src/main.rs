@@ -113,11 +113,12 @@ fn standard_input() -> Result<OwnedFd, Failure> {
     Ok(std::io::stdin().as_fd().try_clone_to_owned()?)
 }
 
-/// The device to own when none is named: the first that is no software adapter and runs every op, else the CPU.
+/// The device to own when none is named: the first that is no software adapter, else the CPU; none of CUDA until a card has
+/// judged its kernels.
 fn best_device() -> Result<String, Failure> {
     let found = Device::list();
-    let whole = found.iter().filter(|found| found.caps.backend != "cuda");
-    let hardware = whole.clone().find(|found| !found.caps.software || found.caps.backend == "cpu");
+    let mut judged = found.iter().filter(|found| found.caps.backend != "cuda");
+    let hardware = judged.find(|found| !found.caps.software || found.caps.backend == "cpu");
     hardware.map(|found| found.name.clone()).ok_or_else(|| "no device".into())
 }
 
@@ -244,10 +245,11 @@ fn run_devices(options: &Options) -> Result<(), Failure> {
     let chosen = best_device().unwrap_or_default();
     for device in &found {
         let (caps, is_chosen) = (&device.caps, device.name == chosen);
-        let why = match (is_chosen, caps.software && caps.backend != "cpu") {
-            (true, _) => "chosen",
-            (false, true) => "software adapter: only by name",
-            (false, false) => "passed over for a better one",
+        let why = match caps.backend {
+            _ if is_chosen => "chosen",
+            "cuda" => "no card has judged its kernels yet: only by name",
+            "wgpu" if caps.software => "software adapter: only by name",
+            _ => "passed over for a better one",
         };
         if options.get("json").is_some() {
             let line = serde_json::json!({
