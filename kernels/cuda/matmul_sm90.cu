@@ -55,9 +55,11 @@ struct Shape {
     // Blocks of 64 rows that a consumer multiplies.
     static constexpr u32 BLOCKS = LEFT / 64 / (PING_PONG ? 1 : CONSUMERS), SUMS = RIGHT / 2;
     static_assert(BLOCKS * SUMS <= 128, "sums of a thread");
-    // Registers a thread: the launch gives all the same, then the producer's go to the consumers.
+    // Registers a thread: the launch gives all the same, in eights, then the producer's go to the consumers. Who asks for
+    // more than the block was given waits for ever.
+    static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
     static constexpr u32 PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
-    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65536 / WARPGROUP, "registers of a multiprocessor");
+    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (1 + CONSUMERS) * GIVEN, "registers of a block");
     static constexpr u32 LEFT_BYTES = LEFT * BLOCK_K * ELEMENT, RIGHT_BYTES = RIGHT * BLOCK_K * ELEMENT;
     static constexpr u32 STAGE_BYTES = LEFT_BYTES + RIGHT_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
     static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * output::BYTES, TURNS = BARRIERS + 2 * STAGES * 8;
@@ -201,7 +203,8 @@ struct Consumer {
 
     // Where a cut tile's sums lie: the same register of all threads together.
     DEVICE_MEMBER u64 carried(u64 state, u32 block, u32 sum) const {
-        return state + (u64)((of_tile(block) * S::SUMS + sum) * WARPGROUP + thread) * 4;
+        // One base and constant distances, which the loads hold.
+        return state + (u64)(of_tile(0) * S::SUMS * WARPGROUP + thread) * 4 + (u64)((block * S::SUMS + sum) * WARPGROUP * 4);
     }
 
     // What earlier links summed, or zeros: defined without a branch, which would make wgmma wait for each other.

@@ -1,6 +1,6 @@
 // Products of 8-bit floats on Hopper: one thread brings tiles by the copy engine into a ring, one or two warpgroups multiply
 // them by wgmma, tile after tile of what the launch was given. Both operands are dense along K: wgmma of 8 bits knows no
-// other layout. `kernels/src/matmul_scaled.rs` lists the rows and when they may run.
+// other layout. `kernels/src/matmul_sm90_fp8.rs` lists the rows and when they may run.
 //
 // Order of each output: chunks of 128 along k from left to right. A chunk is one wgmma after the other, 32 at a time, from
 // zero; its sum is multiplied by the scales of its row and column (first with each other) and added in f32, rounded once.
@@ -19,7 +19,7 @@ struct MatmulSm90Fp8Args {
     u32 padding[2];
 };
 
-static_assert(sizeof(MatmulSm90Fp8Args) == 1088, "as in kernels/src/matmul_scaled.rs");
+static_assert(sizeof(MatmulSm90Fp8Args) == 1088, "as in kernels/src/matmul_sm90_fp8.rs");
 
 namespace matmul_sm90_fp8 {
 

@@ -285,6 +285,14 @@ pub fn rows() -> Vec<Row> {
     products.chain(attention).chain(backward).chain(streaming).collect()
 }
 
+/// The sources that choose rows and their cuts: what decides bits beside the kernels.
+pub const TABLE: [&str; 4] = [
+    include_str!("attention_paged.rs"),
+    include_str!("attention_sm80.rs"),
+    include_str!("matmul.rs"),
+    include_str!("streaming.rs"),
+];
+
 macro_rules! sources {
     ($($path:literal),* $(,)?) => {
         /// Every source of the kernels, by the name that the others include it by.

@@ -86,8 +86,13 @@ const MUTANTS: &[Mutant] = &[
         "#pragma unroll\n        for (u32 i = 0; i < S::BLOCKS_M; i++)",
         "race",
     ),
-    mutant(SM80, "        sync_block();\n#pragma unroll 1", "#pragma unroll 1", "race"),
-    mutant(SM80, "if (row + r < m && column + c < n)", "if (row + r < m)", "ended"),
+    mutant(SM80, "sums are there.\n        sync_block();", "sums are there.", "race"),
+    mutant(
+        "cuda/tile/finish.h",
+        "if (row >= part.end || column >= args.n) {",
+        "if (row >= part.end) {",
+        "ended",
+    ),
     mutant("cuda/tile/epilogue.h", "if (c_.all.present) {", "{", "ended"),
     // The ring of boxes and its barriers.
     mutant(SM90, "wait_barrier(ring.full(), ring.phase);", "", "copy-in-flight"),
@@ -128,7 +133,7 @@ const MUTANTS: &[Mutant] = &[
         "(S::PING_PONG ? 1 : S::CONSUMERS)",
         "deadlock",
     ),
-    mutant(SM90, "    fence_barriers();\n", "", "barrier-unfenced"),
+    mutant(RING, "        fence_barriers();\n", "", "barrier-unfenced"),
     mutant(SM90, "        sync_block();\n", "", "barrier"),
     // Products behind the threads.
     mutant(SM90, "wgmma_fence();", "", "wgmma-unfenced"),
@@ -258,6 +263,18 @@ fn verdict(row: Row, model: &mut Model) -> String {
         }
     }
     "nothing".into()
+}
+
+#[test]
+fn every_mutant_names_what_is_there_once() {
+    let tables = [MUTANTS, attention::MUTANTS, forms::MUTANTS, gradients::MUTANTS, scaled::MUTANTS];
+    let mut stale = Vec::new();
+    for Mutant { file, find, .. } in tables.into_iter().flatten() {
+        let text = std::fs::read_to_string(crate_folder().join(file)).expect("a source");
+        let count = text.matches(find).count();
+        stale.extend((count != 1).then(|| format!("{file}: {find:?} is there {count} times")));
+    }
+    assert!(stale.is_empty(), "{}", stale.join("\n"));
 }
 
 #[test]

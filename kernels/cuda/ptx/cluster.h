@@ -18,13 +18,13 @@ DEVICE void sync_cluster() {
         "barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Arrives at the barrier that lies at this address in the block of a number. No block may end before all that is
-// signalled to it has come.
+// Arrives at the barrier that lies at this address in the block of a number: for those who have only read, since it hands on
+// nothing that the thread wrote to others than its own block. No block may end before all that is signalled to it has come.
 DEVICE void arrive_at(u32 barrier, u32 rank) {
     asm volatile(
         "{\n"
         ".reg .b32 there;\n"
         "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
         "}" ::"r"(barrier), "r"(rank) : "memory");
 }

@@ -118,26 +118,32 @@ class Epilogue {
             load_elements(x, bias_, row, column, n);
             each(v, x, [](f32 sum, f32 bias) { return sum + bias; });
         }
-        if (preactivation_.all.present) {
-            store_elements(preactivation_, row, column, n, v);
-        }
     }
 
-    // From there to the cast.
+    // From there to the cast. All is read before anything is written: outputs may lie where these operands do.
     template <u32 N>
     DEVICE_MEMBER void after(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
-        f32 x[N];
+        f32 gate[N], residual[N];
+        if (gate_.all.present) {
+            load_elements(gate, gate_, row, column, n);
+        }
+        if (residual_.all.present) {
+            load_elements(residual, residual_, row, column, n);
+        }
+        store_preactivation(row, column, n, v);
         activate(v);
         if (gate_.all.present) {
-            load_elements(x, gate_, row, column, n);
-            each(v, x, [](f32 sum, f32 gate) { return product(sum, gate); });
+            each(v, gate, [](f32 sum, f32 gate) { return product(sum, gate); });
         }
-        add_residual(row, column, n, v);
+        if (residual_.all.present) {
+            each(v, residual, [](f32 sum, f32 residual) { return sum + residual; });
+        }
     }
 
     // The same of pairs, whose second gates the first: `column` and n are those of the output.
     template <u32 N>
     DEVICE_MEMBER void gated(u32 row, u32 column, u32 n, f32 (&pairs)[N], f32 (&v)[N / 2]) const {
+        store_preactivation(row, 2 * column, 2 * n, pairs);
         f32 gates[N / 2];
 #pragma unroll
         for (u32 i = 0; i < N / 2; i++) {
@@ -145,7 +151,11 @@ class Epilogue {
         }
         activate(v);
         each(v, gates, [](f32 sum, f32 gate) { return product(gate, sum); });
-        add_residual(row, column, n, v);
+        if (residual_.all.present) {
+            f32 residual[N / 2];
+            load_elements(residual, residual_, row, column, n);
+            each(v, residual, [](f32 sum, f32 residual) { return sum + residual; });
+        }
     }
 
     // Where an output lies.
@@ -163,11 +173,9 @@ class Epilogue {
     }
 
     template <u32 N>
-    DEVICE_MEMBER void add_residual(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
-        if (residual_.all.present) {
-            f32 x[N];
-            load_elements(x, residual_, row, column, n);
-            each(v, x, [](f32 sum, f32 residual) { return sum + residual; });
+    DEVICE_MEMBER void store_preactivation(u32 row, u32 column, u32 n, const f32 (&v)[N]) const {
+        if (preactivation_.all.present) {
+            store_elements(preactivation_, row, column, n, v);
         }
     }
 

@@ -38,7 +38,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "(S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
         "phase-lag",
     ),
-    mutant(SM90, "(left * S::CLUSTER + rank) * S::LEFT", "(left * S::CLUSTER) * S::LEFT", "bits"),
+    mutant(SM90, "left + rank * S::LEFT", "left", "bits"),
     mutant(
         RING,
         "copy_box_to((1 << S::CLUSTER) - 1,",
@@ -63,10 +63,10 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "S::CONSUMERS * WARPGROUP / 32",
         "deadlock",
     ),
-    mutant(RING, "        phase ^= stage / S::STAGES % 2;\n", "", "deadlock"),
+    mutant(RING, "        phase ^= stage / STAGES % 2;\n", "", "deadlock"),
     mutant(OUTPUT, "sync_threads<2, WARPGROUP>", "sync_threads<1, WARPGROUP>", "barrier"),
     // Swapped sides.
-    mutant(SM90, "S::SWAPPED ? place.n : place.m", "place.m", "bits"),
+    mutant(SM90, "S::SWAPPED ? part.column : part.row", "part.row", "bits"),
     mutant(OUTPUT, "warp * 2 + matrix % 2), words", "warp * 2 + matrix / 2), words", "race"),
     mutant(
         OUTPUT,

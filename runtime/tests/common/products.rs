@@ -308,5 +308,7 @@ fn special() -> Vec<Case> {
     cases.push(in_place(gate.case(), "gate"));
     let before = Options { gate: Gate::Interleaved, preactivation: Some(F32), ..c };
     cases.push(in_place(before.case(), "c"));
+    let summed = Options { preactivation: Some(F32), residual: true, beta: 0.0, ..c };
+    cases.push(in_place(summed.case(), "residual"));
     cases
 }

@@ -48,37 +48,43 @@ fn after(y: f32, tile: Tile, row: u32, column: u32) -> f32 {
     return v;
 }
 
-// The results of four sums of a row, two where they gate each other. Writes the pre-activations.
+// The results of four sums of a row, two where they gate each other. Writes the pre-activations, once all is read that may
+// lie in their place.
 fn results(sums: vec4<f32>, tile: Tile, row: u32, column: u32) -> vec4<f32> {
     var v = vec4(0.0);
-    let is_owned = row < tile.owned;
-    for (var i = 0u; i < 4u && column + i < p.n; i++) {
-        if is_owned {
+    var y = vec4(0.0);
+    if row < tile.owned {
+        for (var i = 0u; i < 4u && column + i < p.n; i++) {
             v[i] = before(sums[i], tile, row, column + i);
         }
-        if has(HAS_PREACTIVATION) {
+        y = results_of(v, tile, row, column);
+    }
+    if has(HAS_PREACTIVATION) {
+        for (var i = 0u; i < 4u && column + i < p.n; i++) {
             let place = vec2(row, column + i);
             let w = p.preactivation.strides;
             let e = offset_of(p.preactivation.base, w[0], w[1].xy, tile.out, place);
             put_preactivation(e, narrow(p.preactivation.kind, v[i]));
         }
     }
-    if !is_owned {
-        return vec4(0.0);
-    }
+    return y;
+}
+
+// The results of four pre-activations.
+fn results_of(v: vec4<f32>, tile: Tile, row: u32, column: u32) -> vec4<f32> {
+    var y = vec4(0.0);
     if has(INTERLEAVED) {
-        let y = vec2(v.y * activated(v.x), v.w * activated(v.z));
         let first = column / 2u;
-        var second = 0.0;
+        y.x = after(v.y * activated(v.x), tile, row, first);
         if column + 2u < p.n {
-            second = after(y.y, tile, row, first + 1u);
+            y.y = after(v.w * activated(v.z), tile, row, first + 1u);
         }
-        return vec4(after(y.x, tile, row, first), second, 0.0, 0.0);
+        return y;
     }
     for (var i = 0u; i < 4u && column + i < p.n; i++) {
-        v[i] = after(activated(v[i]), tile, row, column + i);
+        y[i] = after(activated(v[i]), tile, row, column + i);
     }
-    return v;
+    return y;
 }
 
 // The bits of a result, by the scale of a quantised output.

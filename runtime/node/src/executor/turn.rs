@@ -3,7 +3,7 @@
 use super::session::Work;
 use super::{Executor, Flight, lost};
 use crate::sched::{SessionId, Turn};
-use leasehold::backend::{Backend, Progress};
+use leasehold::backend::{Backend, IndexFault, Progress};
 use leasehold::wire::Outcome;
 use leasehold::{Error, Kind, Result};
 use std::time::Duration;
@@ -142,9 +142,13 @@ impl<B: Backend> Executor<B> {
         }
     }
 
-    /// A record's op failed: its answer comes after what the session launched before.
+    /// A record's op failed: its answer comes after what the session launched before. A bad index that its slices met is the
+    /// cause, and no later record's.
     fn fail(&mut self, id: u64, ticket: u64, error: Error, now_ns: u64) -> Result<()> {
         self.drain(id, now_ns)?;
+        let met = self.sessions.get_mut(&id).and_then(|session| session.fault.take());
+        let index = |f: IndexFault| Kind::Index { value: f.value, bound: f.bound }.into();
+        let error = met.map_or(error, index);
         if self.answer(id, ticket, Outcome::Failed(error)).is_err() {
             self.close(id, now_ns)?;
         }

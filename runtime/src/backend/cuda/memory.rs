@@ -115,12 +115,13 @@ impl Blocks {
         let mut blocks = Self::new(context, quota);
         let all = blocks.limit() / context.granularity * context.granularity;
         blocks.source = Source::Taken(Taken::new(context, all)?);
-        if let Some(memory) = Memory::new(&blocks.source, all)?
-            && let Some(at) = memory.address(0, all)
-        {
-            stream.zero(at, all)?;
-            stream.wait()?;
-        }
+        let memory = Memory::new(&blocks.source, all)?;
+        let Some(at) = memory.as_ref().and_then(|memory| memory.address(0, all)) else {
+            return Err(blocks.full(all));
+        };
+        stream.zero(at, all)?;
+        stream.wait()?;
+        drop(memory);
         Ok(blocks)
     }
 

@@ -15,9 +15,14 @@ pub(super) fn sets(
     at: &Addresses<'_>,
 ) -> Vec<Launch> {
     let Some(whole) = set(op, landing, at) else { return Vec::new() };
-    let passes = parts(&landing.passes(), span).into_iter().map(|(place, items)| {
+    let most = GRID * Range::PER_BLOCK;
+    let grids = parts(&landing.passes(), span).into_iter().flat_map(|(place, items)| {
+        let from = items.clone().step_by(most as usize);
+        from.map(move |from| (place, from, most.min(items.end - from)))
+    });
+    let passes = grids.map(|(place, from, count)| {
         let (pass, first_entry) = landing.number(place);
-        let (first, count) = (landing.first(place) + items.start, items.end - items.start);
+        let first = landing.first(place) + from;
         let claims = Range { outer: axes(&landing.entries.0), inner: 1, first, count };
         let args = match pass {
             2 => ScatterArgs { range: Range { first, count, ..whole.range }, ..whole },

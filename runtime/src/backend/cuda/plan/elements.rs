@@ -1,7 +1,7 @@
 //! Ops that go element by element: runs of vectors along the innermost axis, or of square tiles where two axes matter.
 
 use super::Class;
-use super::streaming::{Cut, Item, RUN_NS, moved};
+use super::streaming::{Cut, Item, RUN_NS, SECTOR, moved};
 use super::walk::{Axis, OPERANDS, Walk};
 use crate::op::{CheckedOp, Op, Quantize, QuantizeFormat, Rope, Spec};
 use leasehold_kernels::{Range, RopeArgs, Streaming};
@@ -73,8 +73,11 @@ impl Elements {
             let along = if side(&row).is_some() { dense(&inner, i) } else { inner };
             Some(moved(op.spec(name)?, &along, i, elements))
         });
-        let operations = elements * operations + BEGIN;
-        let item = Item { bytes: bytes.sum(), operations, per_block, waits: 0 };
+        // Elements that each have an index of their own lie anywhere.
+        let is_scattered = matches!(row, Streaming::Gather(_)) && inner.steps[1] != 0;
+        let anywhere = if is_scattered { elements * SECTOR } else { 0 };
+        let (bytes, operations) = (bytes.sum::<u64>() + anywhere, elements * operations + BEGIN);
+        let item = Item { bytes, operations, per_block, waits: 0 };
         let step = item.step(items, RUN_NS, class);
         let unit_ns = item.ns(step.min(items), class);
         Self { row, names, outer, inner, items, step, unit_ns }

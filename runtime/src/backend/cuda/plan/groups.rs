@@ -144,7 +144,12 @@ impl Groups {
         let lanes = lanes(&self.row);
         // Every pass but the first finds what all pieces left.
         let found = u64::from(self.pieces) * 8;
-        let is_met = !matches!(self.row, Streaming::TopK(_) | Streaming::ReduceAcross);
+        let is_met = match self.row {
+            // Rows that end in a pass of their own find it there.
+            Streaming::TopK(_) | Streaming::ReduceAcross => false,
+            Streaming::Reduce(_) | Streaming::ArgMax(_) => false,
+            _ => !self.is_whole(),
+        };
         let (found, waits) = if is_met && self.pieces > 1 { (found, self.waits()) } else { (0, 0) };
         Item {
             bytes: bytes + found,

@@ -10,6 +10,8 @@ use leasehold_kernels::{Range, Streaming};
 
 /// Entries that a claim's word tells apart.
 const RUN: u64 = 1 << 31;
+/// Runs of entries that an op has at most.
+const RUNS: u64 = 1 << 10;
 /// Bytes that move for an index and a claim, which lie anywhere.
 const CLAIM: u64 = 96;
 /// Operations of a vector beside those of its elements.
@@ -107,8 +109,13 @@ impl Landing {
 
     pub(super) fn cut(&self) -> Cut {
         let is_none = self.entries.elements() == 0 || self.vectors() == 0;
+        let (tiles, row) = (u64::from(!is_none), self.row);
+        if self.entries.elements() > RUN * RUNS {
+            // The passes of so many are not even counted.
+            return Cut { row, tiles, links: 1, unit_ns: u64::MAX, state_bytes: 0 };
+        }
         let links = if is_none { 1 } else { chain::links(&self.passes()) };
-        let (tiles, row, unit_ns) = (u64::from(!is_none), self.row, self.unit_ns);
+        let unit_ns = self.unit_ns;
         let state_bytes = if is_none { 0 } else { self.state_bytes };
         Cut { row, tiles, links, unit_ns, state_bytes }
     }

@@ -174,7 +174,7 @@ pub(super) fn order_table() -> String {
 /// # Errors
 /// `Unsupported` for what no row runs, with the op's name; `Time` when units do not fit 64 bits.
 pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
-    if matches!(op.op(), Op::Matmul(_) | Op::Attention(_)) {
+    if matches!(op.op(), Op::Matmul(_) | Op::Attention(_) | Op::AttentionBackward(_)) {
         limits(op)?;
     }
     let mut plans = match op.op() {

@@ -267,8 +267,12 @@ impl Product {
             return (F32, MatmulF32::all().into_iter().map(Row::MatmulF32).collect());
         }
         let [a, b] = self.sides.map(|lie| lie.major());
-        // Where a group's k begins nothing is aligned along it.
-        let is_cut = matmul.group == Group::K && [a, b] != [Major::Outer; 2];
+        // Where a group's k begins nothing is aligned along it, nor along rows where a group's rows do.
+        let is_cut = match matmul.group {
+            Group::K => [a, b] != [Major::Outer; 2],
+            Group::Contiguous => a == Major::Outer,
+            _ => false,
+        };
         let ways = if a == Major::Gathered || b == Major::Gathered || is_cut {
             (Major::Gathered, Major::Gathered)
         } else {
@@ -418,8 +422,13 @@ pub(super) fn plans(op: &CheckedOp, matmul: &Matmul, class: &Class) -> Result<Ve
         return Err(missing(op, asked, COUNTED.to_string()));
     }
     let (order, rows) = product.rows(matmul, class);
-    let plan = |row| plan(op, matmul, &product, order, row, class);
-    rows.iter().map(plan).collect()
+    let plans = rows.iter().map(|row| plan(op, matmul, &product, order, row, class));
+    let (plans, refused): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
+    // What one row cannot hold another may.
+    match refused.into_iter().next() {
+        Some(error) if plans.is_empty() => error.map(|plan| vec![plan]),
+        _ => plans.into_iter().collect(),
+    }
 }
 
 fn plan(

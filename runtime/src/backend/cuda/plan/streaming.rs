@@ -18,7 +18,7 @@ const OPERATIONS: u64 = 40;
 /// A block alone moves so many times a multiprocessor's share of what memory moves.
 const ALONE: u64 = 4;
 /// Bytes that an access to one element moves, where none is beside it.
-const SECTOR: u64 = 32;
+pub(super) const SECTOR: u64 = 32;
 
 /// What an item of a launch takes.
 #[derive(Clone, Copy, Debug)]
