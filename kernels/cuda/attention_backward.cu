@@ -9,7 +9,6 @@
 //
 // Order of each sum: the other side from left to right, sixteen at a time by an mma, in f32, for keys head after head of the
 // group; products along a head dim likewise. P and dS are rounded to the operands' type before they are multiplied.
-// Operands are finite: a weight of a key that a row does not see is 0, and 0 times infinity is no number.
 #pragma once
 
 #include "cuda/tile/gradient_sums.h"

@@ -31,9 +31,7 @@ struct Shape {
     static constexpr u32 CONSUMERS = 2, ROWS = 64 * CONSUMERS, CHUNK = 128, STAGES = 2;
     static constexpr u32 THREADS = (1 + CONSUMERS) * WARPGROUP;
     static constexpr u32 PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
-    // What the launch gives, in eights a thread: who asks for more waits for ever.
-    static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
-    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (1 + CONSUMERS) * GIVEN, "registers of a block");
+    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65536 / WARPGROUP, "registers of a multiprocessor");
     static constexpr u32 Q_BYTES = ROWS * D * ELEMENT, K_BYTES = CHUNK * D * ELEMENT, V_BYTES = CHUNK * DV * ELEMENT;
     static constexpr u32 K_AT = Q_BYTES, V_AT = K_AT + STAGES * K_BYTES, BARRIERS = V_AT + STAGES * V_BYTES;
     static constexpr u32 SHARED_BYTES = BARRIERS + 4 * STAGES * 8;

@@ -123,21 +123,18 @@ class Epilogue {
     // From there to the cast. All is read before anything is written: outputs may lie where these operands do.
     template <u32 N>
     DEVICE_MEMBER void after(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
-        f32 gate[N], residual[N];
-        if (gate_.all.present) {
-            load_elements(gate, gate_, row, column, n);
+        f32 before[N], x[N];
+#pragma unroll
+        for (u32 i = 0; i < N; i++) {
+            before[i] = v[i];
         }
-        if (residual_.all.present) {
-            load_elements(residual, residual_, row, column, n);
-        }
-        store_preactivation(row, column, n, v);
         activate(v);
         if (gate_.all.present) {
-            each(v, gate, [](f32 sum, f32 gate) { return product(sum, gate); });
+            load_elements(x, gate_, row, column, n);
+            each(v, x, [](f32 sum, f32 gate) { return product(sum, gate); });
         }
-        if (residual_.all.present) {
-            each(v, residual, [](f32 sum, f32 residual) { return sum + residual; });
-        }
+        add_residual(row, column, n, v);
+        store_preactivation(row, column, n, before);
     }
 
     // The same of pairs, whose second gates the first: `column` and n are those of the output.
@@ -151,11 +148,7 @@ class Epilogue {
         }
         activate(v);
         each(v, gates, [](f32 sum, f32 gate) { return product(gate, sum); });
-        if (residual_.all.present) {
-            f32 residual[N / 2];
-            load_elements(residual, residual_, row, column, n);
-            each(v, residual, [](f32 sum, f32 residual) { return sum + residual; });
-        }
+        add_residual(row, column, n, v);
     }
 
     // Where an output lies.
@@ -169,6 +162,15 @@ class Epilogue {
     DEVICE_MEMBER void activate(f32 (&v)[N]) const {
         if (args_.activation != NONE) {
             each(v, v, [&](f32 sum, f32) { return activated(args_.activation, sum); });
+        }
+    }
+
+    template <u32 N>
+    DEVICE_MEMBER void add_residual(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
+        if (residual_.all.present) {
+            f32 x[N];
+            load_elements(x, residual_, row, column, n);
+            each(v, x, [](f32 sum, f32 residual) { return sum + residual; });
         }
     }
 
