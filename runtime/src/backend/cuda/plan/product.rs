@@ -319,6 +319,9 @@ impl Product {
         rows.retain(|row| {
             (row.bf16, row.a_outer, row.b_outer) == (of_a == DType::BF16, a_outer, b_outer)
         });
+        // Tiles of groups may have nothing to multiply, and warpgroups that take turns count on stages.
+        let is_plain = |row: &MatmulSm90| row.form == Form::Cooperative && row.cluster == 1;
+        rows.retain(|row| matmul.group == Group::None || is_plain(row));
         // Of the forms for few rows the smallest that holds them.
         let few = rows.iter().filter(|row| row.form == Form::Swapped).map(|row| row.rows);
         let few = few.filter(|&n| u64::from(n) >= self.m).min();
