@@ -278,7 +278,6 @@ fn every_mutant_names_what_is_there_once() {
 }
 
 #[test]
-#[ignore = "not yet run as a whole since clusters and groups met"]
 fn every_mutant_is_found() {
     find_all("products", &[SM80, SM90], MUTANTS, |file| vec![subject(file)], verdict);
 }
@@ -290,7 +289,6 @@ fn every_mutant_of_attention_is_found() {
 }
 
 #[test]
-#[ignore = "not yet run as a whole since clusters and groups met"]
 fn every_mutant_of_forms_is_found() {
     use forms::{MUTANTS, subjects, verdict};
     find_all("forms", &["cuda/matmul_sm90.cu"], MUTANTS, subjects, verdict);

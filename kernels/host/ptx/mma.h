@@ -165,16 +165,17 @@ DEVICE void mma_i8(i32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const m
     });
 }
 
-// From left to right in f64, rounded once, as `host/ptx/wgmma.h` says of 8 bits: not calibrated yet.
+// As products of warpgroups add them.
 #define MODEL_MMA_BYTES(left, right)                                                                                  \
     DEVICE void mma_##left##_##right(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2],                            \
                                      const model::Where& where = model::Where::current()) {                           \
         model::mma_bytes("mma_" #left "_" #right, sums, a, b, where, [](f32 sum, const u8* x, const u8* y) {          \
-            double out = sum;                                                                                         \
+            f32 lhs[32], rhs[32];                                                                                     \
             for (u32 k = 0; k < 32; k++) {                                                                            \
-                out += static_cast<double>(model::f32_of_##left(x[k])) * model::f32_of_##right(y[k]);                 \
+                lhs[k] = model::f32_of_##left(x[k]);                                                                  \
+                rhs[k] = model::f32_of_##right(y[k]);                                                                 \
             }                                                                                                         \
-            return static_cast<f32>(out);                                                                             \
+            return model::sum_of_bytes(sum, lhs, rhs);                                                                \
         });                                                                                                           \
     }
 MODEL_MMA_BYTES(e4m3, e4m3)

@@ -16,9 +16,9 @@ constexpr u32 K_BYTES = 32;
 
 // The elements of both sides: bytes of one, and its value. Sums of a product start anew where it does not add.
 //
-// Each output's sum is taken from left to right in f64 and rounded once to f32. For 16 bits that is what the manual bounds;
-// of 8 bits cards are known to keep fewer bits (about 14) of a sum while they add. Neither is calibrated yet: the probe's
-// `warpgroup_rounding` and `byte_rounding` ask. Kernels promote every 128 of K, so that what is lost stays bounded.
+// Each output's sum of 16-bit products is taken from left to right in f64 and rounded once to f32, which is what the manual
+// bounds; sums of 8 bits keep fewer bits, as `sum_of_bytes` has it, and kernels promote every 128 of K, so that what is lost
+// stays bounded. Neither is calibrated yet: the probe's `warpgroup_rounding` and `byte_rounding` ask.
 struct Kind {
     u32 width;
     f32 (*left)(u16);
@@ -114,11 +114,17 @@ inline void run_product(u32 index, u32 number, const Left& left, u64 b, u32 n, b
         for (u32 i = 0; i < n / 2; i++) {
             const f32* x = &lhs[fragment::wgmma_row(t, i) * depth];
             const f32* y = &rhs[fragment::wgmma_column(t, i) * depth];
-            double sum = kind.adds ? group.sums[t][of].values[i] : 0.0;
-            for (u32 k = 0; k < depth; k++) {
-                sum += static_cast<double>(x[k]) * y[k];
+            f32& sum = group.sums[t][of].values[i];
+            const f32 before = kind.adds ? sum : 0.0f;
+            if (kind.width == 1) {
+                sum = sum_of_bytes(before, x, y);
+                continue;
             }
-            group.sums[t][of].values[i] = static_cast<f32>(sum);
+            double whole = before;
+            for (u32 k = 0; k < depth; k++) {
+                whole += static_cast<double>(x[k]) * y[k];
+            }
+            sum = static_cast<f32>(whole);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::functions::{activation, largest};
 use super::quantize::{blocks, code};
-use super::{Arithmetic, Dense, Inputs, count};
+use super::{Arithmetic, Dense, Inputs, Sums, count};
 use crate::dtype::DType;
 use crate::layout::Dims;
 use crate::op::{Gate, Group, Lens, Matmul, QuantizeFormat, Scale};
@@ -83,6 +83,28 @@ fn scale(op: &Matmul, inputs: &Inputs, line: &Line, m: usize, p: usize, j: usize
     a * b
 }
 
+/// The sum of output `j` of a line as [`Sums::Aligned`] has it; what is scaled is each sum of 128.
+fn aligned(op: &Matmul, inputs: &Inputs, line: &Line, [m, k, n]: [usize; 3], j: usize) -> f64 {
+    let (lhs, rhs) = (&inputs.need("a").data, &inputs.need("b").data);
+    let product = |p: usize| lhs[line.a * k + p] * rhs[(line.b * k + p) * n + j];
+    let mut whole = 0f32;
+    for first in line.k.clone().step_by(128) {
+        let end = line.k.end.min(first + 128);
+        let mut sum = 0f64;
+        for from in (first..end).step_by(32) {
+            let run = from..end.min(from + 32);
+            let most = run.clone().fold(sum.abs(), |most, p| most.max(product(p).abs()));
+            let kept = |x: f64| {
+                let unit = 2f64.powi(most.log2().floor() as i32 - 13);
+                if x == 0.0 { 0.0 } else { (x / unit).trunc() * unit }
+            };
+            sum = run.fold(kept(sum), |sum, p| sum + kept(product(p)));
+        }
+        whole += (sum * scale(op, inputs, line, m, first, j, n)) as f32;
+    }
+    whole.into()
+}
+
 /// Outputs in the order of the roles.
 pub(super) fn matmul(
     a: impl Arithmetic,
@@ -97,6 +119,11 @@ pub(super) fn matmul(
     let mut sums = vec![0.0; lines.len() * n];
     for (line, sums) in lines.iter().zip(sums.chunks_exact_mut(n.max(1))) {
         let Some(line) = line else { continue };
+        if a.sums() == Sums::Aligned {
+            let dense = |j: usize| aligned(op, inputs, line, [m, k, n], j);
+            sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = dense(j));
+            continue;
+        }
         for p in line.k.clone() {
             let x = lhs.data[line.a * k + p];
             let row = (line.b * k + p) * n;

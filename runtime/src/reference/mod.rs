@@ -30,10 +30,22 @@ pub fn exact(op: &CheckedOp, inputs: &[&[u8]]) -> Vec<Vec<f64>> {
     run(Exact, op, inputs)
 }
 
-/// The same with inputs and every intermediate rounded to `low`; sums run left to right in f32, as does the
-/// inside of a function.
-pub fn rounded(op: &CheckedOp, inputs: &[&[u8]], low: DType) -> Vec<Vec<f64>> {
-    run(Rounded(low), op, inputs)
+/// How a plain implementation keeps its sums of products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sums {
+    /// In f32, from left to right.
+    #[default]
+    Single,
+    /// Floats of 8 bits as the matrix units of orders of `Family::Matrix8` add them, 32 at a time and anew every 128 of
+    /// K: aligned to the largest, of which 14 bits are kept (DeepSeek-V3, arXiv 2412.19437, section 3.5.2). All else in
+    /// f32.
+    Aligned,
+}
+
+/// The same with inputs and every intermediate rounded to `low`, and sums as `sums` has them; the inside of a function
+/// is in f32.
+pub fn rounded(op: &CheckedOp, inputs: &[&[u8]], low: DType, sums: Sums) -> Vec<Vec<f64>> {
+    run(Rounded { low, sums }, op, inputs)
 }
 
 /// The value of `x` in a dtype: the nearest, ties to even; of 8 bits the nearest finite one. 32-bit integers are
@@ -90,6 +102,10 @@ trait Arithmetic: Copy {
     fn sum(self, x: f64) -> f64;
     /// A result of an 8-bit type.
     fn stored(self, dtype: DType, x: f64) -> f64;
+    /// How sums of products of 8 bits are kept.
+    fn sums(self) -> Sums {
+        Sums::Single
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -111,11 +127,14 @@ impl Arithmetic for Exact {
 
 /// Values of 8 bits are stored, not computed with: in between is f32.
 #[derive(Clone, Copy)]
-struct Rounded(DType);
+struct Rounded {
+    low: DType,
+    sums: Sums,
+}
 
 impl Arithmetic for Rounded {
     fn value(self, x: f64) -> f64 {
-        round_to(if self.0.size() == 1 { DType::F32 } else { self.0 }, x)
+        round_to(if self.low.size() == 1 { DType::F32 } else { self.low }, x)
     }
     #[inline(always)]
     fn sum(self, x: f64) -> f64 {
@@ -123,6 +142,9 @@ impl Arithmetic for Rounded {
     }
     fn stored(self, dtype: DType, x: f64) -> f64 {
         round_to(dtype, x)
+    }
+    fn sums(self) -> Sums {
+        self.sums
     }
 }
 

@@ -4,8 +4,9 @@ use super::case::{Case, Fill, POISON, Random};
 use super::judge::judge;
 use leasehold::backend::{Backend, IndexFault, Place, Progress};
 use leasehold::op::{Access, Binding, BoundOp, BufferId, CheckedOp};
-use leasehold::order::Plan;
-use leasehold::{Error, Kind, reference};
+use leasehold::order::{Family, Plan};
+use leasehold::reference::{self, Sums};
+use leasehold::{Error, Kind};
 use std::sync::Arc;
 
 /// What a case came to.
@@ -55,7 +56,7 @@ pub fn run_on<B: Backend>(backend: &mut B, case: &Case) -> Result<Outcome, Strin
         }
     }
     let left = first.ok_or("no plan")?;
-    judge_all(&op, case, &contents, &left)?;
+    judge_all(&op, case, &contents, &left, sums_of(&plans[0]))?;
     Ok(Outcome::Passed)
 }
 
@@ -157,8 +158,19 @@ fn bind(op: &Arc<CheckedOp>, case: &Case, places: &[Place]) -> Result<BoundOp, E
     op.bind(&bindings.collect::<Vec<_>>())
 }
 
+/// How the orders of a plan keep sums of 8-bit floats.
+pub fn sums_of(plan: &Plan) -> Sums {
+    if plan.order.family == Family::Matrix8 { Sums::Aligned } else { Sums::Single }
+}
+
 /// Judges every output, and every byte that the op had no business with.
-fn judge_all(op: &CheckedOp, case: &Case, contents: &[Vec<u8>], left: &Left) -> Result<(), String> {
+fn judge_all(
+    op: &CheckedOp,
+    case: &Case,
+    contents: &[Vec<u8>],
+    left: &Left,
+    sums: Sums,
+) -> Result<(), String> {
     if let Some(fault) = left.fault {
         return Err(format!("{fault:?} of good indices"));
     }
@@ -173,7 +185,7 @@ fn judge_all(op: &CheckedOp, case: &Case, contents: &[Vec<u8>], left: &Left) -> 
     for (n, i) in outs.enumerate() {
         let operand = &case.operands[i];
         let name = op.roles()[i].name;
-        let low = reference::rounded(op, &inputs, operand.dtype).swap_remove(n);
+        let low = reference::rounded(op, &inputs, operand.dtype, sums).swap_remove(n);
         let bytes = &left.blocks[i][operand.offset as usize..];
         // The view as `check` left it: the op's axis last.
         let got = reference::read(operand.dtype, &op.specs()[i].layout, bytes);
