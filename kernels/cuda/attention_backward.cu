@@ -9,6 +9,9 @@
 //
 // Order of each sum: the other side from left to right, sixteen at a time by an mma, in f32, for keys head after head of the
 // group; products along a head dim likewise. P and dS are rounded to the operands' type before they are multiplied.
+//
+// All of this is for finite operands. A key that a row does not see is multiplied by the weight 0 like any other, so an Inf or
+// NaN in its K or V, or in the row's Q or d_out, makes NaN of sums that a gradient by definition does not have it in.
 #pragma once
 
 #include "cuda/tile/gradient_sums.h"

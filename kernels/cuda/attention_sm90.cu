@@ -1,6 +1,6 @@
 // Attention forward on Hopper: a thread brings keys and values by the copy engine into two rings, two warpgroups of 64 rows
 // each score by wgmma, weigh in registers and add values by wgmma whose left side never leaves them. Rows are the query
-// heads of a key head for each query, so that grouped heads share what is brought. For f16 and bf16, head dims of 64 and 128.
+// heads of a key head for each query, so that grouped heads share what is brought. For f16 and bf16, head dims up to 256.
 //
 // Order of each output: keys in chunks of CHUNK from left to right; within one, wgmma after wgmma along the head dim for
 // scores, and along the keys for values, in f32; sums of weights by lanes, then across four of them.
@@ -25,18 +25,22 @@ constexpr u32 SPAN = descriptor::ROW / ELEMENT;
 constexpr u32 WARPGROUP = 128;
 using attention::each_chunk, attention::K_STEP, attention::Tile, attention::tile_of;
 
-template <u32 D_, u32 DV_, u32 DTYPE_>
+template <u32 D_, u32 DV_, u32 CHUNK_, u32 DTYPE_>
 struct Shape {
-    static constexpr u32 D = D_, DV = DV_, DTYPE = DTYPE_;
-    static constexpr u32 CONSUMERS = 2, ROWS = 64 * CONSUMERS, CHUNK = 128, STAGES = 2;
+    static constexpr u32 D = D_, DV = DV_, CHUNK = CHUNK_, DTYPE = DTYPE_;
+    static constexpr u32 CONSUMERS = 2, ROWS = 64 * CONSUMERS, STAGES = 2;
     static constexpr u32 THREADS = (1 + CONSUMERS) * WARPGROUP;
+    // Registers a thread: the launch gives all the same, in eights, then the producer's go to the consumers. Who asks for
+    // more than the block was given waits for ever.
+    static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
     static constexpr u32 PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
-    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65536 / WARPGROUP, "registers of a multiprocessor");
+    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (1 + CONSUMERS) * GIVEN, "registers of a block");
     static constexpr u32 Q_BYTES = ROWS * D * ELEMENT, K_BYTES = CHUNK * D * ELEMENT, V_BYTES = CHUNK * DV * ELEMENT;
     static constexpr u32 K_AT = Q_BYTES, V_AT = K_AT + STAGES * K_BYTES, BARRIERS = V_AT + STAGES * V_BYTES;
     static constexpr u32 SHARED_BYTES = BARRIERS + 4 * STAGES * 8;
     static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
     static_assert(D % SPAN == 0 && DV % SPAN == 0, "whole rows of the swizzle");
+    static_assert(CHUNK * descriptor::ROW % 1024 == 0, "the swizzle repeats every 1024 bytes");
 };
 
 // A ring of one operand: `KEYS`, or values.

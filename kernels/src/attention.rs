@@ -66,12 +66,12 @@ pub struct Pages {
 ///
 /// | row | blocks | tile rows | cut of keys at | `state`, bytes a tile | `partials`, bytes |
 /// |---|---|---|---|---|---|
-/// | `attention_sm90` | any; tiles are dealt out | 128 | 128 | `AttentionSm90::state_bytes` | none |
+/// | `attention_sm90` | any; tiles are dealt out | 128 | `AttentionSm90::chunk` | `AttentionSm90::state_bytes` | none |
 /// | `attention_sm80` | `tiles` | `AttentionSm80::rows` | `AttentionSm80::chunk` | `AttentionSm80::state_bytes` | none |
 /// | `attention_paged` | `tiles` times splits | 16 | `split` | none | `part_bytes` a block |
-/// | `attention_combine` | `tiles` | 16 | `split` | `AttentionCombine::part_bytes` | as it was left |
+/// | `attention_combine` | `tiles` times rows | 16 | `split` | `AttentionCombine::part_bytes` | as it was left |
 ///
-/// where splits are `key_to.div_ceil(split) - key_from / split`. Launches of the same tiles run in order of their keys and share
+/// where splits are `key_to.div_ceil(split) - key_from / split`, and rows the most that a tile has. Launches of the same tiles run in order of their keys and share
 /// one `state`, which needs no first value; a tile whose keys are not cut touches none. `attention_combine` follows each
 /// `attention_paged` with the same arguments; their `partials` may be used again after it. Any cut gives equal bits, so
 /// `split` alone is part of the order, with the row.
@@ -179,14 +179,16 @@ impl AttentionSm90 {
     /// Packed rows of a tile.
     pub const ROWS: u32 = 128;
 
-    /// Keys of a chunk of the order.
-    pub const CHUNK: u32 = 128;
-
     /// Every row.
     pub fn all() -> Vec<Self> {
-        let dims = [[64, 64], [128, 128], [128, 64], [64, 128]];
+        let dims = [[64, 64], [128, 128], [128, 64], [64, 128], [192, 128], [256, 256]];
         let of = |bf16| dims.into_iter().map(move |[d, dv]| Self { bf16, d, dv });
         [false, true].into_iter().flat_map(of).collect()
+    }
+
+    /// Keys of a chunk of the order, at whose multiples launches are cut: what shared memory has room for, twice.
+    pub fn chunk(&self) -> u32 {
+        if self.d + self.dv > 320 { 80 } else { 128 }
     }
 
     pub(crate) fn key(&self) -> String {
@@ -195,8 +197,8 @@ impl AttentionSm90 {
     }
 
     pub(crate) fn shape(&self) -> String {
-        let Self { bf16, d, dv } = self;
-        format!("attention_sm90::Shape<{d}, {dv}, {}>", if *bf16 { "BF16" } else { "F16" })
+        let (Self { bf16, d, dv }, chunk) = (self, self.chunk());
+        format!("attention_sm90::Shape<{d}, {dv}, {chunk}, {}>", if *bf16 { "BF16" } else { "F16" })
     }
 
     pub(crate) fn threads(&self) -> u32 {
@@ -205,7 +207,7 @@ impl AttentionSm90 {
 
     pub(crate) fn shared_bytes(&self) -> u32 {
         let Self { d, dv, .. } = self;
-        2 * (Self::ROWS * d + 2 * Self::CHUNK * (d + dv)) + 64
+        2 * (Self::ROWS * d + 2 * self.chunk() * (d + dv)) + 64
     }
 
     /// Bytes that a cut tile carries.
@@ -214,13 +216,18 @@ impl AttentionSm90 {
     }
 
     /// The box map of keys or values: of `[batch, heads, keys, columns]` with these strides of batch, head and key.
-    pub fn map(at: u64, [batch, heads, keys, columns]: [u64; 4], strides: [u64; 3]) -> BoxMap {
+    pub fn map(
+        &self,
+        at: u64,
+        [batch, heads, keys, columns]: [u64; 4],
+        strides: [u64; 3],
+    ) -> BoxMap {
         let [of_batch, of_head, of_key] = strides.map(|n| 2 * n);
         BoxMap {
             at,
             sizes: [columns, keys, heads, batch, 1],
             strides: [of_key, of_head, of_batch, of_batch],
-            boxed: [64, Self::CHUNK, 1, 1, 1],
+            boxed: [64, self.chunk(), 1, 1, 1],
             element: 2,
             padding: [0; 6],
         }

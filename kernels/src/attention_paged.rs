@@ -1,7 +1,7 @@
 //! The rows of `attention_paged` and `attention_combine`: few rows over many keys, in pages or not.
 
 /// A row of `attention_paged`. It takes [`AttentionArgs`](crate::AttentionArgs), a block for each split of each tile, tile by
-/// tile, and leaves its parts for `attention_combine`, which takes the same arguments and a block for each tile.
+/// tile, and leaves its parts for `attention_combine`, which takes the same arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionPaged {
     /// Whether operands are bf16, not f16.
@@ -53,7 +53,7 @@ impl AttentionPaged {
 }
 
 /// The row of `attention_combine`: it merges what splits of the keys left, and writes the output. It takes the arguments
-/// of their launch, and a block for each tile.
+/// of their launch, and a block for each row of each tile: of all tiles as many as one has at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionCombine;
 
@@ -72,6 +72,6 @@ impl AttentionCombine {
     }
 
     pub(crate) fn threads(self) -> u32 {
-        32 * AttentionPaged::ROWS
+        256
     }
 }

@@ -286,7 +286,8 @@ pub fn rows() -> Vec<Row> {
 }
 
 /// The sources that choose rows and their cuts: what decides bits beside the kernels.
-pub const TABLE: [&str; 4] = [
+pub const TABLE: [&str; 5] = [
+    include_str!("attention.rs"),
     include_str!("attention_paged.rs"),
     include_str!("attention_sm80.rs"),
     include_str!("matmul.rs"),

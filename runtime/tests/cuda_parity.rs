@@ -230,7 +230,7 @@ fn sizes_of_groups_that_lie() {
 fn heads() -> Vec<Case> {
     let mut cases = Vec::new();
     for (i, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
-        for (d, dv) in [(64, 64), (64, 128), (128, 64)] {
+        for (d, dv) in [(64, 64), (64, 128), (128, 64), (192, 128), (200, 256)] {
             let (rows, keys, group) = (20 + 13 * i as u64, 70 + d, 2);
             let lens = [Lens::Full, Lens::Host(vec![keys as u32 - 60, 0])][i].clone();
             let normal = Fill::Normal(1.0);

@@ -26,6 +26,7 @@ DEVICE void wgmma_wait() {
 #define NUMBERS_32                                                                         \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "               \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NUMBERS_40 NUMBERS_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define NUMBERS_64                                                                         \
     NUMBERS_32 ", "                                                                        \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "     \
@@ -41,6 +42,7 @@ DEVICE void wgmma_wait() {
 #define SUMS_8(d, i) SUMS_4(d, i), SUMS_4(d, i + 4)
 #define SUMS_16(d, i) SUMS_8(d, i), SUMS_8(d, i + 8)
 #define SUMS_32(d, i) SUMS_16(d, i), SUMS_16(d, i + 16)
+#define SUMS_40(d, i) SUMS_32(d, i), SUMS_8(d, i + 32)
 #define SUMS_64(d, i) SUMS_32(d, i), SUMS_32(d, i + 32)
 #define SUMS_128(d, i) SUMS_64(d, i), SUMS_64(d, i + 64)
 
@@ -65,15 +67,17 @@ DEVICE void wgmma_wait() {
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B_OUTER ? 1 : 0)                  \
                      : "memory");                                                                                \
     }
-#define WGMMAS(TYPE)                                            \
-    WGMMA(TYPE, 8, 4, 4, 5, 6, 7)                               \
-    WGMMA(TYPE, 16, 8, 8, 9, 10, 11)                            \
-    WGMMA(TYPE, 32, 16, 16, 17, 18, 19)                         \
-    WGMMA(TYPE, 64, 32, 32, 33, 34, 35)                         \
-    WGMMA(TYPE, 128, 64, 64, 65, 66, 67)                        \
-    WGMMA(TYPE, 256, 128, 128, 129, 130, 131)                   \
-    WGMMA_FROM_REGISTERS(TYPE, 64, 32, 32, 33, 34, 35, 36, 37)  \
-    WGMMA_FROM_REGISTERS(TYPE, 128, 64, 64, 65, 66, 67, 68, 69)
+#define WGMMAS(TYPE)                                                  \
+    WGMMA(TYPE, 8, 4, 4, 5, 6, 7)                                     \
+    WGMMA(TYPE, 16, 8, 8, 9, 10, 11)                                  \
+    WGMMA(TYPE, 32, 16, 16, 17, 18, 19)                               \
+    WGMMA(TYPE, 64, 32, 32, 33, 34, 35)                               \
+    WGMMA(TYPE, 80, 40, 40, 41, 42, 43)                               \
+    WGMMA(TYPE, 128, 64, 64, 65, 66, 67)                              \
+    WGMMA(TYPE, 256, 128, 128, 129, 130, 131)                         \
+    WGMMA_FROM_REGISTERS(TYPE, 64, 32, 32, 33, 34, 35, 36, 37)        \
+    WGMMA_FROM_REGISTERS(TYPE, 128, 64, 64, 65, 66, 67, 68, 69)       \
+    WGMMA_FROM_REGISTERS(TYPE, 256, 128, 128, 129, 130, 131, 132, 133)
 WGMMAS(bf16)
 WGMMAS(f16)
 
@@ -102,12 +106,14 @@ WGMMAS_BYTES(e5m2, e5m2)
 #undef WGMMA
 #undef SUMS_128
 #undef SUMS_64
+#undef SUMS_40
 #undef SUMS_32
 #undef SUMS_16
 #undef SUMS_8
 #undef SUMS_4
 #undef NUMBERS_128
 #undef NUMBERS_64
+#undef NUMBERS_40
 #undef NUMBERS_32
 #undef NUMBERS_16
 #undef NUMBERS_8

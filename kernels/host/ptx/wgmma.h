@@ -193,13 +193,13 @@ DEVICE void wgmma_wait(const model::Where& where = model::Where::current()) {
 #define MODEL_WGMMA(type, widen)                                                                                       \
     template <bool A_OUTER, bool B_OUTER, u32 SUMS>                                                                    \
     DEVICE void wgmma_##type(f32 (&d)[SUMS], u64 a, u64 b, const model::Where& where = model::Where::current()) {      \
-        static_assert(SUMS >= 4 && SUMS <= 128 && (SUMS & (SUMS - 1)) == 0, "columns of 8 to 256");                    \
+        static_assert(SUMS == 40 || (SUMS >= 4 && SUMS <= 128 && (SUMS & (SUMS - 1)) == 0), "columns of 8 to 256");    \
         model::wgmma(d, 2 * SUMS, {a, A_OUTER, nullptr}, b, B_OUTER, {2, widen, widen, true}, where);                  \
     }                                                                                                                  \
     template <bool B_OUTER, u32 SUMS>                                                                                  \
     DEVICE void wgmma_##type##_from_registers(f32 (&d)[SUMS], const u32 (&a)[4], u64 b,                                \
                                               const model::Where& where = model::Where::current()) {                   \
-        static_assert(SUMS == 32 || SUMS == 64, "columns of 64 or 128");                                               \
+        static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "columns of 64, 128 or 256");                           \
         model::wgmma(d, 2 * SUMS, {0, false, a}, b, B_OUTER, {2, widen, widen, true}, where);                          \
     }
 MODEL_WGMMA(bf16, [](u16 x) { return f32_of_bits(static_cast<u32>(x) << 16); })

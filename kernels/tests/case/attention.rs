@@ -90,7 +90,7 @@ fn form(row: &Row) -> Form {
             dtype: if row.bf16 { BF16 } else { F16 },
             dims: [row.d, row.dv].map(|n| n as usize),
             tile_rows: AttentionSm90::ROWS as usize,
-            chunk: AttentionSm90::CHUNK as usize,
+            chunk: row.chunk() as usize,
             state_bytes: row.state_bytes(),
         },
         Row::AttentionPaged(row) => Form {
@@ -334,18 +334,22 @@ impl Case {
         ];
         places.extend(others.map(|at| at as u32));
         let (tiles, bytes) = (attention.tiles as u32, bytemuck::bytes_of(&attention));
-        match self.row {
-            Row::AttentionSm90(_) => {}
+        let row = match self.row {
+            Row::AttentionSm90(row) => row,
             Row::AttentionPaged(_) => {
                 let splits = attention.key_to.div_ceil(attention.split)
                     - attention.key_from / attention.split;
                 let parts = model.run(&self.row, order, tiles * splits, (bytes, &places), buffers);
                 let combine = Row::AttentionCombine(AttentionCombine);
-                let out = model.run(&combine, order, tiles, (bytes, &places), &parts.buffers);
+                let Options { rows, group, packed, .. } = self.options;
+                let most = AttentionPaged::ROWS;
+                let rows = if packed { most } else { most.min((rows * group) as u32) };
+                let blocks = tiles * rows;
+                let out = model.run(&combine, order, blocks, (bytes, &places), &parts.buffers);
                 return Outcome { found: parts.found + &out.found, buffers: out.buffers };
             }
             _ => return model.run(&self.row, order, tiles, (bytes, &places), buffers),
-        }
+        };
         let inner = offset_of!(AttentionSm90Args, attention) as u32;
         let maps = [offset_of!(AttentionSm90Args, k), offset_of!(AttentionSm90Args, v)];
         let places: Vec<u32> = maps
@@ -357,7 +361,7 @@ impl Case {
             let Options { batch, kv_heads, keys, packed, .. } = self.options;
             let batch = if packed { 1 } else { batch };
             let sizes = [batch, kv_heads, keys, columns as usize].map(|n| n as u64);
-            let map = AttentionSm90::map(x.at, sizes, [x.batch, x.head, x.row].map(|n| n as u64));
+            let map = row.map(x.at, sizes, [x.batch, x.head, x.row].map(|n| n as u64));
             assert!(map.is_valid(), "{map:?}");
             map
         };

@@ -39,7 +39,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "race",
     ),
     mutant(PAGED, "    // Everybody's sums are there.\n    sync_block();\n", "", "race"),
-    mutant(COMBINE, "split = splits.from;", "split = 0;", "bits"),
+    mutant(COMBINE, "u32 from = splits.from;", "u32 from = 0;", "bits"),
+    mutant(COMBINE, "top = larger(before, top);", "", "bits"),
+    mutant(COMBINE, "(lane > 0 ? other : before)", "before", "bits"),
+    mutant(COMBINE, "lane < count ? loaded : Part()", "loaded", "bits"),
     // Boxes, and values past the end.
     mutant(
         SM90,

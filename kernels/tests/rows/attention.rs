@@ -67,6 +67,24 @@ fn every_option_is_right() {
     }
 }
 
+/// Chunks of 80 keys, and values of other head dims than the queries', with tails in all of them.
+#[test]
+fn wide_heads_are_right() {
+    let Some(mut model) = Model::attention() else { return };
+    let lens: &[[usize; 2]] = &[[9, 81], [9, 0], [9, 177]];
+    let wide = Options { rows: 70, keys: 177, causal: true, ..PLAIN };
+    let cases = [
+        ("attention_sm90_bf16_256_256", Options { group: 3, rows: 50, ..wide }),
+        ("attention_sm90_f16_256_256", Options { dims: Some([200, 136]), mask: true, ..wide }),
+        ("attention_sm90_bf16_256_256", Options { batch: 3, rows: 9, lens, ..wide }),
+        ("attention_sm90_f16_256_256", Options { window: Some([90, 3]), causal: false, ..wide }),
+        ("attention_sm90_f16_192_128", Options { dims: Some([184, 120]), sinks: true, ..wide }),
+    ];
+    for (i, (key, options)) in cases.into_iter().enumerate() {
+        right(&mut model, key, options, 80 + i as u64);
+    }
+}
+
 /// What lies past an entry's keys is no number: nothing of it may reach an output.
 #[test]
 fn entries_of_many_lengths_are_right() {
@@ -108,6 +126,7 @@ fn any_cut_of_tiles_and_keys_gives_equal_bits() {
         "attention_sm80_bf16_32",
         "attention_sm80_f16_256",
         "attention_sm90_f16_128_64",
+        "attention_sm90_f16_256_256",
         "attention_paged_f16_256",
         "attention_reference_256",
     ];
@@ -123,6 +142,22 @@ fn any_cut_of_tiles_and_keys_gives_equal_bits() {
                 cut.buffers[OUT] == whole.buffers[OUT] && cut.buffers[LSE] == whole.buffers[LSE];
             assert!(equal, "{key}: {tiles} tiles by {chunks} chunks give other bits");
         }
+    }
+}
+
+/// More splits than are merged at once have the bits of splits that are merged one by one, launch after launch.
+#[test]
+fn splits_are_merged_as_one_by_one() {
+    let Some(mut model) = Model::attention() else { return };
+    let options = Options { rows: 1, keys: 70 * 128 + 5, group: 3, ..PLAIN };
+    let case = Case::new(row("attention_paged_bf16_32"), options, 6);
+    let whole = case.run(&mut model, Order::Late);
+    assert_eq!(whole.found, "");
+    case.check(&whole).unwrap_or_else(|wrong| panic!("{wrong}"));
+    for chunks in [1, 33] {
+        let cut = case.run_cut(&mut model, 1, chunks);
+        assert_eq!(cut.found, "");
+        assert!(cut.buffers[OUT] == whole.buffers[OUT] && cut.buffers[LSE] == whole.buffers[LSE]);
     }
 }
 

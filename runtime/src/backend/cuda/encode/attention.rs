@@ -74,11 +74,11 @@ impl Attend<'_> {
         }
         let launch = |tiles: Span| {
             let args = self.args(tiles, &keys);
-            let Row::AttentionSm90(_) = self.row else {
+            let Row::AttentionSm90(row) = self.row else {
                 return self.plain(self.row, &args, tiles.tiles);
             };
             // Without a key nothing is brought.
-            let [k, v] = heads.maps(self.op, [args.k.at, args.v.at]).unwrap_or_default();
+            let [k, v] = heads.maps(self.op, row, [args.k.at, args.v.at]).unwrap_or_default();
             let all = AttentionSm90Args { k, v, attention: args, padding: [0; 12] };
             let blocks = walked(tiles.tiles, multiprocessors);
             Launch { row: *self.row, args: Args::AttentionSm90(Box::new(all)), blocks }
@@ -88,7 +88,10 @@ impl Attend<'_> {
 
     /// Splits of the keys, and what merges the parts that they leave: as many at once as there is room for.
     fn in_parts(&self, tiles: Span, keys: Range<u64>) -> Vec<Launch> {
-        let Self { cut, .. } = self;
+        let Self { cut, heads, .. } = self;
+        // Of packed rows there may be more that nobody owns than any entry has.
+        let most = if heads.is_packed { u64::MAX } else { heads.rows.saturating_mul(heads.group) };
+        let rows = cut.tile_rows.min(most);
         let splits = |keys: &Range<u64>| keys.end.div_ceil(cut.split) - keys.start / cut.split;
         let mut launches = Vec::new();
         for tiles in runs(tiles, (cut.parts / splits(&keys)).max(1)) {
@@ -97,7 +100,7 @@ impl Attend<'_> {
                 let args = self.args(tiles, &keys);
                 let combine = Row::AttentionCombine(AttentionCombine);
                 launches.push(self.plain(self.row, &args, tiles.tiles * splits(&keys)));
-                launches.push(self.plain(&combine, &args, tiles.tiles));
+                launches.push(self.plain(&combine, &args, tiles.tiles * rows));
             }
         }
         launches

@@ -22,7 +22,7 @@ pub(in super::super) fn split(row: &AttentionPaged) -> u32 {
 fn order(row: &Row) -> Option<Order> {
     let of = |entry, chunk, family| Some(Order { entry, tile: [1, 1], chunk, family });
     match row {
-        Row::AttentionSm90(_) => of("attention_sm90", AttentionSm90::CHUNK, Family::Matrix16),
+        Row::AttentionSm90(row) => of("attention_sm90", row.chunk(), Family::Matrix16),
         Row::AttentionSm80(row) => of("attention_sm80", row.chunk(), Family::Matrix16),
         Row::AttentionPaged(row) => of("attention_paged", split(row), Family::Matrix16),
         Row::AttentionReference(_) => of("attention_reference", 1, Family::Fma32),
@@ -55,8 +55,7 @@ fn row(op: &CheckedOp, attention: &Attention, heads: &Heads, class: &Class) -> O
     let mut sm90 = AttentionSm90::all();
     sm90.retain(|r| r.bf16 == bf16 && r.d >= d && r.dv >= dv);
     let least = sm90.into_iter().min_by_key(|r| r.d + r.dv);
-    let brought = |r: &AttentionSm90| heads.is_brought(op, r.d.max(r.dv).into());
-    match least.filter(|r| class.sm90[0] > 0 && brought(r)) {
+    match least.filter(|r| class.sm90[0] > 0 && heads.is_brought(op, r)) {
         Some(row) => Some(Row::AttentionSm90(row)),
         None => sm80().map(Row::AttentionSm80),
     }

@@ -43,7 +43,7 @@ pub(in super::super) struct Cut {
 /// Rows of a tile, and keys of a chunk.
 fn tile(row: &Row) -> Option<[u64; 2]> {
     let tile = match row {
-        Row::AttentionSm90(_) => [AttentionSm90::ROWS, AttentionSm90::CHUNK],
+        Row::AttentionSm90(row) => [AttentionSm90::ROWS, row.chunk()],
         Row::AttentionSm80(row) => [row.rows(), row.chunk()],
         Row::AttentionPaged(row) => [AttentionPaged::ROWS, attention::split(row)],
         Row::AttentionReference(_) => [AttentionReference::ROWS, 1],

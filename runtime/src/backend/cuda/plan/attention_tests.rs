@@ -260,6 +260,8 @@ fn orders_of_attention_follow_shapes_types_and_layouts_only() {
     assert_eq!(order_of(&plain()).entry, "attention_paged");
     assert_eq!(order_of(&Sizes { page: Some(16), ..plain() }).entry, "attention_paged");
     assert_eq!(order_of(&Sizes { rows: vec![100], ..plain() }).entry, "attention_sm90");
+    let wide = order_of(&Sizes { rows: vec![100], d: 256, ..plain() });
+    assert_eq!((wide.entry, wide.chunk), ("attention_sm90", 80));
     assert_eq!(order_of(&Sizes { rows: vec![100], d: 63, ..plain() }).entry, "attention_sm80");
     assert_eq!(
         order_of(&Sizes { rows: vec![100], page: Some(1), ..plain() }).entry,

@@ -87,9 +87,9 @@ impl Heads {
         }
     }
 
-    /// Whether Q, K and V lie where copies of 16 bytes and the copy engine bring them, in head dims of this many at most.
-    pub(super) fn is_brought(&self, op: &CheckedOp, dims: u64) -> bool {
-        let whole = |n: u64| n > 0 && n <= dims && n.is_multiple_of(ALIGNED);
+    /// Whether Q, K and V lie where copies of 16 bytes and the copy engine bring them for a row.
+    pub(super) fn is_brought(&self, op: &CheckedOp, row: &AttentionSm90) -> bool {
+        let whole = |n: u64| n > 0 && n.is_multiple_of(ALIGNED);
         let dense = |[n, step]: [u64; 2]| n <= 1 || step.is_multiple_of(ALIGNED);
         let queries = op.spec("q").is_some_and(|q| {
             axis(q, 0)[1] == 1
@@ -98,12 +98,17 @@ impl Heads {
         });
         let has_keys = self.batch.min(self.kv_heads).min(self.room) > 0;
         // Queries are read also where there is no key.
-        let keys = || !has_keys || self.maps(op, [0; 2]).is_some();
+        let keys = || !has_keys || self.maps(op, row, [0; 2]).is_some();
         !self.is_paged && whole(self.d) && whole(self.dv) && queries && keys()
     }
 
-    /// What the copy engine is told of K and V at these addresses; `None` where it cannot bring them.
-    pub(in super::super) fn maps(&self, op: &CheckedOp, at: [u64; 2]) -> Option<[BoxMap; 2]> {
+    /// What the copy engine is told of K and V at these addresses for a row; `None` where it cannot bring them.
+    pub(in super::super) fn maps(
+        &self,
+        op: &CheckedOp,
+        row: &AttentionSm90,
+        at: [u64; 2],
+    ) -> Option<[BoxMap; 2]> {
         let map = |spec: &Spec, columns, at| {
             let [[_, dense], key, head, batch] = [0, 1, 2, 3].map(|i| axis(spec, i));
             // A stride that nothing follows is any valid one; one of 0 is no stride of the engine.
@@ -115,7 +120,7 @@ impl Heads {
             let strides = [step(batch)?, step(head)?, step(key)?];
             let sizes = [self.batch, self.kv_heads, self.room, columns];
             let is_whole = dense == 1 && spec.offset_class.is_multiple_of(16);
-            let map = is_whole.then(|| AttentionSm90::map(at, sizes, strides))?;
+            let map = is_whole.then(|| row.map(at, sizes, strides))?;
             Some(map).filter(BoxMap::is_valid)
         };
         Some([map(op.spec("k")?, self.d, at[0])?, map(op.spec("v")?, self.dv, at[1])?])
