@@ -140,6 +140,12 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     if count(&["LDL", "STL"]) > 0 {
         return complain("local loads or stores");
     }
+    let of_warpgroups = |line: &str| line.contains("HGMMA") || line.contains("QGMMA");
+    let between = lines().skip_while(|line| !of_warpgroups(line)).collect::<Vec<_>>();
+    let end = between.iter().rposition(|line| of_warpgroups(line)).unwrap_or(0);
+    if between[..end].iter().any(|line| line.contains("MEMBAR") && !line.contains(".CTA")) {
+        return complain("a wait for the memory of more than the block between products");
+    }
     let products = count(&["HGMMA", "QGMMA", "HMMA", "IMMA", "QMMA"]);
     let copies = count(&["UTMALDG", "LDGSTS"]);
     let as_written = match row {

@@ -1,5 +1,7 @@
 // The model's side of `cuda/ptx/mbarrier.h`: PTX ISA 8.7, section 9.7.13.15. House rule, stricter than the hardware's:
-// bytes are expected before their copy starts, so that a count below zero is an error at once.
+// a block expects the bytes of its own copies before they land, so that a count below zero is an error at once. Those of a
+// peer in the cluster may land before; then the arrival that expects them has not been, and no phase ends (`tma.h` holds
+// copies to both).
 #pragma once
 
 #include "cuda/types.h"
