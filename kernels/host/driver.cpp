@@ -105,7 +105,7 @@ API cuCtxGetCurrent(void** context) {
 }
 
 API cuCtxSynchronize() {
-    return call_in_context([&] { return driver.streams.run_all(), driver.streams.fault(); });
+    return call_that_waits([&] { return driver.streams.run_all(), driver.streams.fault(); });
 }
 
 // Memory.
@@ -115,23 +115,23 @@ API cuMemGetInfo_v2(u64* free, u64* total) {
 }
 
 API cuMemAlloc_v2(u64* at, u64 bytes) {
-    return call_in_context([&] { return driver.memory.allocate(bytes, *at); });
+    return call_that_waits([&] { return driver.memory.allocate(bytes, *at); });
 }
 
 // Waits for everything first, as a card's driver does.
 API cuMemFree_v2(u64 at) {
-    return call_in_context([&] {
+    return call_that_waits([&] {
         driver.streams.run_all();
         return driver.streams.fault() != SUCCESS ? driver.streams.fault() : at == 0 ? SUCCESS : driver.memory.free(at);
     });
 }
 
 API cuMemHostAlloc(void** at, u64 bytes, u32) {
-    return call_in_context([&] { return driver.memory.pin(bytes, *at); });
+    return call_that_waits([&] { return driver.memory.pin(bytes, *at); });
 }
 
 API cuMemFreeHost(void* at) {
-    return call_in_context([&] {
+    return call_that_waits([&] {
         driver.streams.run_all();
         return driver.streams.fault() != SUCCESS ? driver.streams.fault() : driver.memory.unpin(at);
     });
@@ -194,6 +194,9 @@ API cuMemSetAccess(u64 at, u64 bytes, const Access* to, u64 count) {
 // Pinned memory is read in its turn, so that a caller who changes it early is found; other memory is staged at the call.
 API cuMemcpyHtoDAsync_v2(u64 to, const void* from, u64 bytes, void* handle) {
     return call_on(handle, [&](Stream& stream) {
+        if (stream.capture != nullptr && !driver.memory.is_pinned(from, bytes)) {
+            return NOT_SUPPORTED;
+        }
         if (driver.memory.is_pinned(from, bytes)) {
             return add(stream, to, bytes, [=] { memcpy(reinterpret_cast<void*>(to), from, bytes); });
         }
@@ -205,6 +208,10 @@ API cuMemcpyHtoDAsync_v2(u64 to, const void* from, u64 bytes, void* handle) {
 // Returns at once for pinned memory only.
 API cuMemcpyDtoHAsync_v2(void* to, u64 from, u64 bytes, void* handle) {
     return call_on(handle, [&](Stream& stream) {
+        if (stream.capture != nullptr && !driver.memory.is_pinned(to, bytes)) {
+            stream.capture->invalid = true;
+            return CAPTURE_UNSUPPORTED;
+        }
         const Status status = add(stream, from, bytes, [=] { memcpy(to, reinterpret_cast<const void*>(from), bytes); });
         if (status == SUCCESS && !driver.memory.is_pinned(to, bytes)) {
             driver.streams.run(stream);
@@ -244,8 +251,20 @@ API cuStreamCreate(void** handle, u32 flags) {
     return call_in_context([&] { return flags > 1 ? INVALID_VALUE : (*handle = driver.streams.make(), SUCCESS); });
 }
 
-API cuStreamDestroy_v2(void* handle) {
+// A question about a stream that captures has no answer, and ends its capture.
+template <class F>
+static Status call_of_stream(void* handle, F f, const char* name = __builtin_FUNCTION()) {
     return call_on(handle, [&](Stream& stream) {
+        if (stream.capture != nullptr) {
+            stream.capture->invalid = true;
+            return CAPTURE_UNSUPPORTED;
+        }
+        return f(stream);
+    }, name);
+}
+
+API cuStreamDestroy_v2(void* handle) {
+    return call_of_stream(handle, [&](Stream& stream) {
         if (handle == nullptr) {
             return INVALID_HANDLE;
         }
@@ -255,12 +274,12 @@ API cuStreamDestroy_v2(void* handle) {
 }
 
 API cuStreamSynchronize(void* handle) {
-    return call_on(handle, [&](Stream& stream) { return driver.streams.run(stream), driver.streams.fault(); });
+    return call_of_stream(handle, [&](Stream& stream) { return driver.streams.run(stream), driver.streams.fault(); });
 }
 
 // Each question lets one task be done: who asks again and again sees the end.
 API cuStreamQuery(void* handle) {
-    return call_on(handle, [&](Stream& stream) {
+    return call_of_stream(handle, [&](Stream& stream) {
         if (stream.tasks.empty()) {
             return SUCCESS;
         }
@@ -281,6 +300,10 @@ API cuStreamWaitEvent(void* handle, void* event, u32) {
     return call_on(handle, [&](Stream& stream) {
         if (!driver.streams.has(static_cast<Event*>(event))) {
             return INVALID_HANDLE;
+        }
+        // Captures across streams: nothing here needs them.
+        if (stream.capture != nullptr) {
+            return NOT_SUPPORTED;
         }
         driver.streams.wait(stream, *static_cast<Event*>(event));
         return driver.streams.fault();
@@ -308,6 +331,9 @@ API cuEventRecord(void* event, void* handle) {
 
 API cuEventQuery(void* handle) {
     return call_of_event(handle, [&](Event& event) {
+        if (event.captured) {
+            return CAPTURED_EVENT;
+        }
         if (event.mark == nullptr || event.mark->done) {
             return SUCCESS;
         }
@@ -318,6 +344,9 @@ API cuEventQuery(void* handle) {
 
 API cuEventSynchronize(void* handle) {
     return call_of_event(handle, [&](Event& event) {
+        if (event.captured) {
+            return CAPTURED_EVENT;
+        }
         if (event.mark != nullptr) {
             driver.streams.until(*event.mark);
         }
@@ -331,6 +360,9 @@ API cuEventElapsedTime_v2(f32* milliseconds, void* from, void* to) {
         if (!driver.streams.has(&last) || !first.timed || !last.timed || first.mark == nullptr || last.mark == nullptr) {
             return INVALID_HANDLE;
         }
+        if (first.captured || last.captured) {
+            return CAPTURED_EVENT;
+        }
         if (!first.mark->done || !last.mark->done) {
             return NOT_READY;
         }
@@ -341,10 +373,67 @@ API cuEventElapsedTime_v2(f32* milliseconds, void* from, void* to) {
 
 API cuEventElapsedTime(f32* milliseconds, void* from, void* to) { return cuEventElapsedTime_v2(milliseconds, from, to); }
 
+// Graphs: a stream's work, captured and launched as one.
+
+API cuStreamBeginCapture_v2(void* handle, u32 mode) {
+    return call_on(handle, [&](Stream& stream) { return driver.streams.begin_capture(stream, mode); });
+}
+
+API cuStreamEndCapture(void* handle, void** graph) {
+    return call_on(handle, [&](Stream& stream) {
+        Graph* made = nullptr;
+        const Status status = driver.streams.end_capture(stream, made);
+        return *graph = made, status;
+    });
+}
+
+template <class F>
+static Status call_of_graph(void* handle, F f, const char* name = __builtin_FUNCTION()) {
+    return call_in_context([&] {
+        Graph* graph = static_cast<Graph*>(handle);
+        return driver.streams.has(graph) ? f(*graph) : INVALID_HANDLE;
+    }, name);
+}
+
+API cuGraphInstantiateWithFlags(void** made, void* handle, u64 flags) {
+    return call_of_graph(handle, [&](Graph& graph) {
+        return flags == 0 ? (*made = driver.streams.instantiate(graph), SUCCESS) : NOT_SUPPORTED;
+    });
+}
+
+API cuGraphLaunch(void* handle, void* stream_handle) {
+    return call_of_graph(handle, [&](Graph& graph) {
+        Stream* stream = driver.streams.find(static_cast<Stream*>(stream_handle));
+        if (stream == nullptr) {
+            return INVALID_HANDLE;
+        }
+        // A graph in a graph: nothing here needs one.
+        if (stream->capture != nullptr) {
+            return NOT_SUPPORTED;
+        }
+        driver.streams.launch(*stream, graph);
+        return driver.streams.fault();
+    });
+}
+
+API cuGraphExecDestroy(void* handle) {
+    return call_of_graph(handle, [&](Graph& graph) { return driver.streams.end(&graph), SUCCESS; });
+}
+
+API cuGraphDestroy(void* handle) {
+    return call_of_graph(handle, [&](Graph& graph) { return driver.streams.end(&graph), SUCCESS; });
+}
+
+// No driver has this: how often a function was called, for tests.
+API cuModelCalls(const char* name, u64* count) {
+    const std::lock_guard<std::mutex> lock(model::mutex);
+    return *count = driver.calls[name], SUCCESS;
+}
+
 // Modules and launches.
 
 API cuModuleLoadData(void** handle, const void* image) {
-    return call_in_context([&] {
+    return call_that_waits([&] {
         if (image == nullptr) {
             return INVALID_VALUE;
         }

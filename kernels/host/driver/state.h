@@ -41,6 +41,8 @@ struct Driver {
     std::set<Function*> functions;
     u32 retained = 0;
     std::vector<Failure> failures;
+    // How often each function was called.
+    std::map<std::string, u64> calls;
 
     u32 shared_limit() const { return is_hopper ? 227 << 10 : 163 << 10; }
 };
@@ -91,6 +93,7 @@ static Status call(F f, const char* name = __builtin_FUNCTION()) {
     if (driver.streams.fault() != SUCCESS) {
         return driver.streams.fault();
     }
+    driver.calls[name]++;
     const Status status = failure_of(name);
     if (is_sticky(status)) {
         driver.streams.fail(status);
@@ -101,6 +104,15 @@ static Status call(F f, const char* name = __builtin_FUNCTION()) {
 template <class F>
 static Status call_in_context(F f, const char* name = __builtin_FUNCTION()) {
     return call([&] { return current == &primary && driver.retained > 0 ? f() : INVALID_CONTEXT; }, name);
+}
+
+// A call that waits for the device or may: nothing for a thread that captures.
+template <class F>
+static Status call_that_waits(F f, const char* name = __builtin_FUNCTION()) {
+    return call_in_context([&] {
+        const Status status = driver.streams.forbid();
+        return status != SUCCESS ? status : f();
+    }, name);
 }
 
 template <class F>

@@ -1,5 +1,6 @@
 // Streams and events of the model driver. Work is done as late as its order allows: when somebody asks whether it is done
-// or waits for it, one task after the other; or at once. `driver.cpp` calls it.
+// or waits for it, one task after the other; or at once. What is added to a stream that captures becomes a graph's instead.
+// `driver.cpp` calls it.
 #pragma once
 
 #include <chrono>
@@ -7,6 +8,8 @@
 #include <functional>
 #include <memory>
 #include <set>
+#include <thread>
+#include <vector>
 
 #include "host/driver/status.h"
 
@@ -27,10 +30,29 @@ struct Event {
     bool timed;
     // Null before it is first recorded.
     std::shared_ptr<Mark> mark;
+    // Whether it was last recorded in a capture: then it is a place in a graph, and never done.
+    bool captured = false;
+};
+
+using Task = std::function<Status()>;
+
+// What a stream does in turn, recorded once: a graph, and what is launched of one.
+struct Graph {
+    std::vector<Task> tasks;
+};
+
+// A stream's capture: what was added since it began, by whom, and whether something forbidden was asked meanwhile.
+struct Capture {
+    std::vector<Task> tasks;
+    std::thread::id thread;
+    bool relaxed;
+    bool invalid = false;
 };
 
 struct Stream {
-    std::deque<std::function<Status()>> tasks;
+    std::deque<Task> tasks;
+    // Null when it captures nothing.
+    std::unique_ptr<Capture> capture;
 };
 
 class Streams {
@@ -74,7 +96,11 @@ class Streams {
         delete event;
     }
 
-    void add(Stream& stream, std::function<Status()> task) {
+    void add(Stream& stream, Task task) {
+        if (stream.capture != nullptr) {
+            stream.capture->tasks.push_back(std::move(task));
+            return;
+        }
         stream.tasks.push_back(std::move(task));
         // Nothing waits for the default stream by a rule of its own: it is never behind.
         if (early || &stream == &first_) {
@@ -83,6 +109,10 @@ class Streams {
     }
 
     void record(Stream& stream, Event& event) {
+        event.captured = stream.capture != nullptr;
+        if (event.captured) {
+            return;
+        }
         event.mark = std::make_shared<Mark>(&stream);
         add(stream, [mark = event.mark] {
             mark->done = true;
@@ -112,7 +142,7 @@ class Streams {
         if (stream.tasks.empty()) {
             return;
         }
-        const std::function<Status()> task = std::move(stream.tasks.front());
+        const Task task = std::move(stream.tasks.front());
         stream.tasks.pop_front();
         if (const Status status = task(); status != SUCCESS) {
             fail(status);
@@ -131,11 +161,70 @@ class Streams {
         }
     }
 
+    // What a thread that captures may not ask while it does, unless it began relaxed: the capture is then void.
+    Status forbid() {
+        Status status = SUCCESS;
+        for (Stream* stream : all_) {
+            Capture* capture = stream->capture.get();
+            if (capture != nullptr && !capture->relaxed && capture->thread == std::this_thread::get_id()) {
+                capture->invalid = true;
+                status = CAPTURE_UNSUPPORTED;
+            }
+        }
+        return status;
+    }
+
+    // CUstreamCaptureMode; of those but the last this knows the calling thread's part.
+    Status begin_capture(Stream& stream, u32 mode) {
+        constexpr u32 RELAXED = 2;
+        if (&stream == &first_ || mode > RELAXED) {
+            return &stream == &first_ ? CAPTURE_UNSUPPORTED : INVALID_VALUE;
+        }
+        if (stream.capture != nullptr) {
+            return ILLEGAL_STATE;
+        }
+        stream.capture.reset(new Capture{{}, std::this_thread::get_id(), mode == RELAXED});
+        return SUCCESS;
+    }
+
+    Status end_capture(Stream& stream, Graph*& graph) {
+        graph = nullptr;
+        if (stream.capture == nullptr) {
+            return ILLEGAL_STATE;
+        }
+        if (!stream.capture->relaxed && stream.capture->thread != std::this_thread::get_id()) {
+            return CAPTURE_WRONG_THREAD;
+        }
+        const std::unique_ptr<Capture> capture = std::move(stream.capture);
+        if (capture->invalid) {
+            return CAPTURE_INVALIDATED;
+        }
+        graph = *graphs_.insert(new Graph{std::move(capture->tasks)}).first;
+        return SUCCESS;
+    }
+
+    bool has(Graph* graph) const { return graphs_.count(graph) != 0; }
+
+    Graph* instantiate(const Graph& graph) { return *graphs_.insert(new Graph(graph)).first; }
+
+    // What was launched of it is still done.
+    void end(Graph* graph) {
+        graphs_.erase(graph);
+        delete graph;
+    }
+
+    void launch(Stream& stream, const Graph& graph) {
+        for (const Task& task : graph.tasks) {
+            add(stream, task);
+        }
+    }
+
   private:
     Status fault_ = SUCCESS;
     Stream first_;
     std::set<Stream*> all_;
     std::set<Event*> events_;
+    std::set<Graph*> graphs_;
 };
 
 }  // namespace model

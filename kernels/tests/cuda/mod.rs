@@ -247,6 +247,35 @@ impl Cuda {
             null_mut() => *mut *mut c_void)
     }
 
+    /// From now on the stream's work is kept, not done, by `mode` of cuda.h.
+    pub(crate) fn begin_capture(&self, stream: Handle, mode: u32) -> Answer<()> {
+        call!(self, "cuStreamBeginCapture_v2", stream.0 => *mut c_void, mode => u32)
+    }
+
+    /// What was kept, ready to be launched again and again.
+    pub(crate) fn end_capture(&self, stream: Handle) -> Answer<Handle> {
+        let [mut graph, mut made] = [null_mut(); 2];
+        call!(self, "cuStreamEndCapture", stream.0 => *mut c_void, &mut graph => &mut *mut c_void)?;
+        call!(self, "cuGraphInstantiateWithFlags", &mut made => &mut *mut c_void, graph => *mut c_void, 0 => u64)?;
+        call!(self, "cuGraphDestroy", graph => *mut c_void)?;
+        Ok(Handle(made))
+    }
+
+    pub(crate) fn launch_graph(&self, graph: Handle, stream: Handle) -> Answer<()> {
+        call!(self, "cuGraphLaunch", graph.0 => *mut c_void, stream.0 => *mut c_void)
+    }
+
+    pub(crate) fn end_graph(&self, graph: Handle) -> Answer<()> {
+        call!(self, "cuGraphExecDestroy", graph.0 => *mut c_void)
+    }
+
+    /// How often a function was called in this process: the model alone counts.
+    pub(crate) fn calls(&self, name: &str) -> Answer<u64> {
+        let (name, mut count) = (CString::new(name).expect("a plain name"), 0);
+        call!(self, "cuModelCalls", name.as_ptr() => *const c_char, &mut count => &mut u64)?;
+        Ok(count)
+    }
+
     /// A map of 16-bit elements as the driver encodes it, with the number of its swizzle in cuda.h.
     pub(crate) fn encode(&self, map: &BoxMap, swizzle: u32) -> Answer<Encoded> {
         const FLOAT16: u32 = 6;

@@ -134,10 +134,14 @@ impl Product {
     }
 }
 
-fn launch(cuda: &Cuda, row: &Row, blocks: u32, args: &[u8], stream: Handle) -> Result<(), Failure> {
+fn loaded(cuda: &Cuda, row: &Row, blocks: u32) -> Result<(Handle, Grid), Failure> {
     let function = cuda.function(cuda.module(b"any image")?, &row.key())?;
     cuda.allow_shared(function, row.shared_bytes())?;
-    let grid = Grid { blocks, threads: row.threads(), shared_bytes: row.shared_bytes() };
+    Ok((function, Grid { blocks, threads: row.threads(), shared_bytes: row.shared_bytes() }))
+}
+
+fn launch(cuda: &Cuda, row: &Row, blocks: u32, args: &[u8], stream: Handle) -> Result<(), Failure> {
+    let (function, grid) = loaded(cuda, row, blocks)?;
     cuda.launch(function, grid, args, stream)
 }
 
@@ -219,6 +223,78 @@ fn a_pinned_source_is_read_when_its_turn_comes() {
     // Other memory is staged when the copy is asked for.
     cuda.write(at, b"once", stream).expect("a copy");
     assert_eq!(cuda.read(at, 4, stream).expect("bytes"), b"once");
+}
+
+#[test]
+fn a_captured_stream_is_launched_again_and_again() {
+    let Some(cuda) = open_alone("graph") else { return };
+    let stream = cuda.stream().expect("a stream");
+    let product = Product::new(&cuda, stream);
+    let args = product.args(SM80.tile);
+    let (function, grid) =
+        loaded(&cuda, &Row::MatmulSm80(SM80), args.tiles as u32).expect("a function");
+    let launch = || cuda.launch(function, grid, bytemuck::bytes_of(&args), stream);
+    cuda.begin_capture(stream, 1).expect("a capture");
+    cuda.fill(product.out, 0xff, M * N * 4, stream).expect("a fill");
+    launch().expect("a launch");
+    let graph = cuda.end_capture(stream).expect("a graph");
+    for _ in 0..2 {
+        // Nothing was done at the capture, and all is at each launch.
+        cuda.fill(product.out, 0x5a, M * N * 4, stream).expect("a fill");
+        assert_eq!(cuda.read(product.out, 2, stream).expect("bytes"), [0x5a; 2]);
+        cuda.launch_graph(graph, stream).expect("a launch");
+        product.check(&cuda, stream);
+    }
+    assert_eq!(cuda.calls("cuLaunchKernel"), Ok(1));
+    assert_eq!(cuda.calls("cuGraphLaunch"), Ok(2));
+    // What is launched and late outlives its graph.
+    cuda.fill(product.out, 0x5a, M * N * 4, stream).expect("a fill");
+    cuda.launch_graph(graph, stream).expect("a launch");
+    cuda.end_graph(graph).expect("no graph");
+    product.check(&cuda, stream);
+    assert_eq!(cuda.launch_graph(graph, stream).err().map(|failure| failure.0), Some(400));
+    // Addresses are those of the capture, whoever has them now.
+    cuda.begin_capture(stream, 1).expect("a capture");
+    launch().expect("a launch");
+    let stale = cuda.end_capture(stream).expect("a graph");
+    cuda.free(product.a).expect("no memory");
+    cuda.launch_graph(stale, stream).expect("a launch");
+    assert_eq!(cuda.synchronize(stream).err().map(|failure| failure.0), Some(700));
+}
+
+#[test]
+fn what_a_capture_forbids_ends_it() {
+    const UNSUPPORTED: u32 = 900;
+    const INVALIDATED: u32 = 901;
+    let Some(cuda) = open_alone("capture") else { return };
+    let stream = cuda.stream().expect("a stream");
+    let at = cuda.alloc(4).expect("memory");
+    let number = |answer: Result<(), Failure>| answer.err().map(|failure| failure.0);
+    assert_eq!(number(cuda.end_capture(stream).map(drop)), Some(401), "none began");
+    let forbidden: [&dyn Fn() -> Result<(), Failure>; 5] = [
+        &|| cuda.synchronize(stream),
+        &|| cuda.stream_query(stream),
+        &|| cuda.alloc(4).map(drop),
+        &|| cuda.module(b"any image").map(drop),
+        &|| cuda.read(at, 4, stream).map(drop),
+    ];
+    for (i, ask) in forbidden.into_iter().enumerate() {
+        cuda.begin_capture(stream, 1).expect("a capture");
+        assert_eq!(number(ask()), Some(UNSUPPORTED), "{i}");
+        assert_eq!(number(cuda.end_capture(stream).map(drop)), Some(INVALIDATED), "{i}");
+        // The stream is as before.
+        cuda.synchronize(stream).expect("no capture");
+    }
+    // A relaxed one lets its thread allocate; an event of it is no event of the stream.
+    let event = cuda.event().expect("an event");
+    cuda.begin_capture(stream, 2).expect("a capture");
+    assert_eq!(number(cuda.begin_capture(stream, 2)), Some(401));
+    cuda.alloc(4).expect("memory");
+    cuda.record(event, stream).expect("a record");
+    let graph = cuda.end_capture(stream).expect("a graph");
+    let failure = cuda.event_query(event).expect_err("an event of a graph");
+    assert_eq!(failure.1, "CUDA_ERROR_CAPTURED_EVENT");
+    cuda.end_graph(graph).expect("no graph");
 }
 
 #[test]
