@@ -9,6 +9,8 @@ use std::ops::Range;
 pub const UNIT_CAP_SLOW_NS: u64 = 2_000_000;
 /// A unit is predicted to take at most this on a GPU, in nanoseconds (U of the design).
 pub const UNIT_CAP_GPU_NS: u64 = 250_000;
+/// Predicted nanoseconds that a slice may take on a GPU (S).
+pub const SLICE_GPU_NS: u64 = 1_000_000;
 
 /// What multiplies and adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

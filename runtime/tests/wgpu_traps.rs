@@ -155,7 +155,7 @@ fn a_bad_index_reads_zero_and_is_told() {
     for bad in [u32::MAX, 0x7fff_ffff, 0x8000_0000, 50] {
         let (words, fault) = gathered(&mut backend, rows, &[3, bad, 49]);
         assert_eq!(words, [10, 0, 56]);
-        assert_eq!(fault, Some(IndexFault { value: bad, bound: 50 }));
+        assert_eq!(fault, Some(IndexFault { value: bad, bound: 50, step: 0 }));
     }
     let mut random = Random(5);
     let index: Vec<u32> = (0..5000).map(|_| random.bits() as u32).collect();
@@ -191,7 +191,7 @@ fn indices_may_change_between_launches() {
         faults.push(backend.mark().unwrap());
     }
     let faults: Vec<_> = faults.into_iter().map(|mark| done(&mut backend, mark).1).collect();
-    assert_eq!(faults, [None, Some(IndexFault { value: 8, bound: 8 }), None]);
+    assert_eq!(faults, [None, Some(IndexFault { value: 8, bound: 8, step: 0 }), None]);
     let mut out = [0; 16];
     backend.download(blocks[2], 0, &mut out).unwrap();
     let out: Vec<f32> = out.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();

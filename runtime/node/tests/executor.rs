@@ -4,10 +4,11 @@
 
 use leasehold::backend::Backend;
 use leasehold::backend::cpu::Cpu;
+use leasehold::backend::null::Null;
 use leasehold::remote::Remote;
 use leasehold::wire::{Ends, Mapped, Open, Opened, from_bytes, pair, receive, send};
 use leasehold::{
-    ArgMax, Attention, Copy, DType, Device, Error, Gather, Kind, Map, Matmul, Norm, Scatter,
+    ArgMax, Attention, Copy, DType, Device, Error, Gather, Kind, Map, MapFn, Matmul, Norm, Scatter,
     Softmax, Tensor,
 };
 use leasehold_node::executor::protocol::{FromExecutor, Terms, ToExecutor, Usage, Why};
@@ -239,6 +240,62 @@ fn leased_replays_give_local_bits() {
 }
 
 /// A leased device has its node's plans: they are told as a local device of the same kind tells its own.
+/// A device that launches several ops as one does so for a program's, as far as a unit reaches; what is longer is cut. The
+/// bill is of ops and units all the same.
+#[test]
+fn a_leased_replay_is_of_segments_and_of_slices_of_longer_ops() {
+    let (null, log) = Null::new(1 << 30);
+    let node = Node::start(null, None);
+    let (job, dev) = node.tenant();
+    let x = dev.empty(DType::F32, &[64]).unwrap();
+    let wide = dev.empty(DType::F32, &[512, 512]).unwrap();
+    let of = |maps: usize, long: bool| {
+        dev.program(|p| {
+            let mut y = x.clone();
+            for i in 0..maps {
+                y = Map::unary(MapFn::Exp, &y).record(p)?;
+                if i == 4 && long {
+                    p.output(&Matmul::new(&wide, &wide).record(p)?)?;
+                }
+            }
+            p.output(&y)
+        })
+        .unwrap()
+    };
+    let names = |from: usize| {
+        let mut names: Vec<&str> = log.launches()[from..].iter().map(|launch| launch.op).collect();
+        names.dedup();
+        names
+    };
+    let program = of(8, true);
+    program.replay().unwrap();
+    dev.wait(None).unwrap();
+    assert_eq!(names(0), ["segment", "matmul", "segment"]);
+    let [once, began] = [log.launches().len(), log.now_ns() as usize];
+    program.replay().unwrap();
+    dev.wait(None).unwrap();
+    assert_eq!((names(once), log.now_ns() as usize), (names(0)[..3].to_vec(), 2 * began));
+    // An op of its own after a program is no part of it; nor is a program of one.
+    Map::unary(MapFn::Exp, &x).run().unwrap();
+    of(1, false).replay().unwrap();
+    program.replay().unwrap();
+    drop(program);
+    // The next program has the blocks of the one before, and segments of its own.
+    let next = of(3, false);
+    next.replay().unwrap();
+    next.replay().unwrap();
+    dev.wait(None).unwrap();
+    let rest = ["map", "segment", "matmul", "segment"];
+    assert_eq!(names(2 * once), rest);
+    let launches = log.launches();
+    let units: u64 = launches.iter().map(|launch| launch.units.end - launch.units.start).sum();
+    drop(next);
+    drop((x, wide, dev));
+    let usage = node.end(job, Why::Exited);
+    assert_eq!((usage.ops, usage.units), (3 * 9 + 2 + 2 * 3, units));
+    assert_eq!(usage.busy_ns, log.now_ns());
+}
+
 #[test]
 fn a_leased_program_says_what_a_local_one_says() {
     let node = Node::start(cpu(), None);

@@ -57,6 +57,8 @@ pub struct IndexFault {
     pub value: u32,
     /// The exclusive bound it broke.
     pub bound: u32,
+    /// Which op of a segment met it; 0 for launches of their own.
+    pub step: u32,
 }
 
 /// What `poll` saw.
@@ -82,10 +84,31 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// The segment of a backend that launches one by one: there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSegment {}
+
+/// An op of a segment: what [`Backend::launch`] is given for all its units.
+#[derive(Debug)]
+pub struct Step<'a, P> {
+    /// The op's kernel.
+    pub prepared: &'a P,
+    /// Every unit of its plan.
+    pub units: UnitRange,
+    /// The proof that every place is in bounds.
+    pub op: &'a BoundOp,
+    /// One place per operand.
+    pub places: &'a [Place],
+    /// What the plan's links hand on.
+    pub state: Option<Place>,
+}
+
 /// Device memory and kernels. One thread uses a backend at a time; only [`Backend::poll`] waits.
 pub trait Backend: Send + 'static {
     /// A kernel ready to launch, with whatever the backend packed for it.
     type Prepared: Send;
+    /// Ops kept to be enqueued again as one; of a backend that keeps none, [`NoSegment`].
+    type Segment: Send;
 
     /// What the backend is and can do.
     fn caps(&self) -> &Caps;
@@ -156,6 +179,22 @@ pub trait Backend: Send + 'static {
         places: &[Place],
         state: Option<Place>,
     ) -> Result<()>;
+
+    /// Keeps ops to be enqueued again as one, in their order; nothing runs yet. It names memory by address: the caller
+    /// drops it before it frees a block of it or drops what was prepared for it. `None` where the backend has no such
+    /// thing, or no room for it.
+    ///
+    /// # Errors
+    /// As [`Backend::launch`].
+    fn segment(&mut self, _: &[Step<'_, Self::Prepared>]) -> Result<Option<Self::Segment>> {
+        Ok(None)
+    }
+
+    /// Enqueues a segment, as its launches one by one would be.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, or `DeviceLost`.
+    fn replay(&mut self, segment: &Self::Segment) -> Result<()>;
 
     /// Nanoseconds that a device made of threads spent so far beside launches and zeroing, as [`Progress`] counts those
     /// in `busy_ns`: spinning, copies, and what the calling thread did between launches. Another device says 0.

@@ -1,9 +1,9 @@
 //! A backend that computes nothing: it counts launches, checks that every operand lies inside its block, and
 //! moves a virtual clock. Tests of rejection, scheduling and time run on it without a device.
 
-use super::{Backend, BlockId, Caps, Mark, Place, Progress};
+use super::{Backend, BlockId, Caps, Mark, Place, Progress, Step};
 use crate::error::{Error, Kind, Result};
-use crate::op::{BoundOp, CheckedOp};
+use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UnitRange};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,7 +17,7 @@ const BYTES_PER_NS: u128 = 10;
 /// One launch, as the test sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// The op's name.
+    /// The op's name; `segment` for several ops at once.
     pub op: &'static str,
     /// The units launched.
     pub units: UnitRange,
@@ -42,6 +42,14 @@ impl Log {
     pub fn now_ns(&self) -> u64 {
         self.now_ns.load(Relaxed)
     }
+}
+
+/// Ops that are launched as one: what they touch, all their units, and what those are predicted to take.
+#[derive(Debug)]
+pub struct Segment {
+    touched: Vec<(Place, u128)>,
+    units: u64,
+    busy_ns: u64,
 }
 
 /// The backend. Memory is only lengths, so a block may be larger than any machine.
@@ -75,6 +83,13 @@ impl Null {
         (Self { caps, blocks, next: 0, log: log.clone(), busy_ns: 0, marks: Vec::new() }, log)
     }
 
+    fn log(&mut self, op: &'static str, units: UnitRange, busy_ns: u64) {
+        let at_ns = self.log.now_ns.fetch_add(busy_ns, Relaxed);
+        self.busy_ns = self.busy_ns.saturating_add(busy_ns);
+        let launch = Launch { op, units, at_ns };
+        self.log.launches.lock().unwrap_or_else(PoisonError::into_inner).push(launch);
+    }
+
     fn inside(&self, block: BlockId, offset: u64, len: u128) -> Result<()> {
         let have = self.blocks.get(&block.0).copied().unwrap_or(0);
         let end = u128::from(offset) + len;
@@ -85,8 +100,14 @@ impl Null {
     }
 }
 
+/// The operands of an op and their bytes.
+fn touched(op: &BoundOp, places: &[Place]) -> Vec<(Place, u128)> {
+    places.iter().copied().zip(op.op().specs().iter().map(Spec::span_bytes)).collect()
+}
+
 impl Backend for Null {
     type Prepared = Plan;
+    type Segment = Segment;
 
     fn caps(&self) -> &Caps {
         &self.caps
@@ -153,14 +174,31 @@ impl Backend for Null {
         places: &[Place],
         _state: Option<Place>,
     ) -> Result<()> {
-        for (spec, place) in op.op().specs().iter().zip(places) {
-            self.inside(place.block, place.offset, spec.span_bytes())?;
+        for (place, len) in touched(op, places) {
+            self.inside(place.block, place.offset, len)?;
         }
         let busy = (units.end - units.start).saturating_mul(plan.unit_ns);
-        let at_ns = self.log.now_ns.fetch_add(busy, Relaxed);
-        self.busy_ns = self.busy_ns.saturating_add(busy);
-        let launch = Launch { op: op.op().op().name(), units, at_ns };
-        self.log.launches.lock().unwrap_or_else(PoisonError::into_inner).push(launch);
+        self.log(op.op().op().name(), units, busy);
+        Ok(())
+    }
+
+    fn segment(&mut self, steps: &[Step<'_, Plan>]) -> Result<Option<Segment>> {
+        let count = |step: &Step<'_, Plan>| step.units.end - step.units.start;
+        Ok(Some(Segment {
+            touched: steps.iter().flat_map(|step| touched(step.op, step.places)).collect(),
+            units: steps.iter().map(count).sum(),
+            busy_ns: steps
+                .iter()
+                .map(|step| count(step).saturating_mul(step.prepared.unit_ns))
+                .sum(),
+        }))
+    }
+
+    fn replay(&mut self, segment: &Segment) -> Result<()> {
+        for (place, len) in &segment.touched {
+            self.inside(place.block, place.offset, *len)?;
+        }
+        self.log("segment", 0..segment.units, segment.busy_ns);
         Ok(())
     }
 

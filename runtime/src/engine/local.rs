@@ -4,9 +4,10 @@
 use super::{Engine, Planned, Poison, ProgramId, QueueId, Ticket, WhenFull, program_ops};
 use crate::backend::{Backend, Caps, Mark, Progress};
 use crate::error::{Error, Kind, Result};
-use crate::exec::{Core, Run};
+use crate::exec::{Core, Part, Run};
 use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId, CheckedOp};
+use crate::order::SLICE_GPU_NS;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
@@ -60,7 +61,8 @@ enum Command {
     Write(BufferId, u64, Vec<u8>),
     Read(BufferId, u64, u64),
     Run(BoundOp),
-    Replay(Arc<[BoundOp]>),
+    Replay(ProgramId, Arc<[BoundOp]>),
+    Erase(ProgramId),
 }
 
 /// An op launched and not yet polled.
@@ -77,6 +79,8 @@ struct InFlight {
 struct Driver<B: Backend> {
     core: Core<B>,
     poison: Poison,
+    /// What programs that were replayed are launched in: segments where the backend has them.
+    parts: HashMap<ProgramId, Arc<[Part]>>,
     /// Buffers freed while ops that may have failed them are in flight: readers of those need the cause.
     freed: Vec<BufferId>,
     in_flight: VecDeque<InFlight>,
@@ -113,6 +117,7 @@ impl<B: Backend> Local<B> {
         let driver = Driver {
             core,
             poison: Poison::default(),
+            parts: HashMap::new(),
             freed: Vec::new(),
             in_flight: VecDeque::new(),
             ended: Ticket(0),
@@ -286,7 +291,7 @@ impl<B: Backend> Driver<B> {
 
     fn execute(&mut self, shared: &Shared<B>, ticket: Ticket, command: Command) {
         match command {
-            Command::Run(op) => match self.launch(&op) {
+            Command::Run(op) => match self.launch_op(&op) {
                 Ok((mark, run)) => {
                     self.fly(shared, InFlight { ticket, mark, run, program: None });
                 }
@@ -298,7 +303,11 @@ impl<B: Backend> Driver<B> {
                     self.finish(shared, ticket, Some(error), None);
                 }
             },
-            Command::Replay(ops) => self.replay(shared, ticket, &ops),
+            Command::Replay(id, ops) => self.replay(shared, ticket, id, &ops),
+            Command::Erase(id) => {
+                self.drop_parts(id);
+                self.finish(shared, ticket, None, None);
+            }
             Command::Alloc(id, len) => {
                 let result = self.core.alloc(id, len);
                 if let Err(error) = &result {
@@ -334,26 +343,69 @@ impl<B: Backend> Driver<B> {
         }
     }
 
-    fn replay(&mut self, shared: &Shared<B>, ticket: Ticket, ops: &Arc<[BoundOp]>) {
-        for (i, op) in ops.iter().enumerate() {
-            let last = i + 1 == ops.len();
-            let ticket_of = if last { ticket } else { Ticket(ticket.0 - 1) };
-            match self.launch(op) {
-                Ok((mark, run)) => {
-                    let program = Some(Arc::clone(ops));
-                    self.fly(shared, InFlight { ticket: ticket_of, mark, run, program });
-                }
-                Err(error) => {
-                    self.settle(shared, 0);
-                    let error = self.poison.inherited(op).cloned().unwrap_or(error);
-                    self.poison.fail_all(ops, &error);
-                    return self.finish(shared, ticket, Some(error), None);
+    fn replay(&mut self, shared: &Shared<B>, ticket: Ticket, id: ProgramId, ops: &Arc<[BoundOp]>) {
+        let (parts, mut at) = (self.parts(id, ops), 0);
+        for part in parts.iter() {
+            // What fails among its ops is found by running them one by one.
+            let segment = part.segment.as_ref().filter(|_| self.poison.is_empty());
+            let run = segment.and_then(|segment| self.core.begin_segment(segment));
+            let len = if run.is_some() { part.len } else { 1 };
+            let (mut run, end) = (run, at + part.len);
+            while at < end {
+                let launched = match run.take() {
+                    Some(run) => self.launch(run),
+                    None => self.launch_op(&ops[at]),
+                };
+                let failed = &ops[at..at + len];
+                at += len;
+                let of = if at == ops.len() { ticket } else { Ticket(ticket.0 - 1) };
+                match launched {
+                    Ok((mark, run)) => {
+                        let program = Some(Arc::clone(ops));
+                        self.fly(shared, InFlight { ticket: of, mark, run, program });
+                    }
+                    Err(error) => {
+                        self.settle(shared, 0);
+                        let error = self.inherited(failed).unwrap_or(error);
+                        self.poison.fail_all(ops, &error);
+                        return self.finish(shared, ticket, Some(error), None);
+                    }
                 }
             }
         }
         if ops.is_empty() {
             self.finish(shared, ticket, None, None);
         }
+    }
+
+    /// What a program is launched in; made when it is first replayed, and again when a segment has gone.
+    fn parts(&mut self, id: ProgramId, ops: &[BoundOp]) -> Arc<[Part]> {
+        let is_gone =
+            |part: &Part| part.segment.as_ref().is_some_and(|segment| !self.core.has(segment));
+        if let Some(parts) = self.parts.get(&id).filter(|parts| !parts.iter().any(is_gone)) {
+            return Arc::clone(parts);
+        }
+        self.drop_parts(id);
+        let (mut parts, mut at) = (Vec::new(), 0);
+        while at < ops.len() {
+            parts.push(self.core.part(&ops[at..], SLICE_GPU_NS));
+            at += parts.last().map_or(1, |part| part.len);
+        }
+        let parts: Arc<[Part]> = parts.into();
+        self.parts.insert(id, Arc::clone(&parts));
+        parts
+    }
+
+    fn drop_parts(&mut self, id: ProgramId) {
+        let Some(parts) = self.parts.remove(&id) else { return };
+        for segment in parts.iter().filter_map(|part| part.segment.as_ref()) {
+            self.core.drop_segment(segment);
+        }
+    }
+
+    /// The first cause that one of these ops inherits.
+    fn inherited(&self, ops: &[BoundOp]) -> Option<Error> {
+        ops.iter().find_map(|op| self.poison.inherited(op)).cloned()
     }
 
     /// Completes a ticket. Tickets complete in order, so those in flight come first.
@@ -374,11 +426,15 @@ impl<B: Backend> Driver<B> {
         }
     }
 
-    fn launch(&mut self, op: &BoundOp) -> Result<(Mark, Run)> {
+    fn launch_op(&mut self, op: &BoundOp) -> Result<(Mark, Run)> {
         if let Some(cause) = self.poison.inherited(op) {
             return Err(cause.clone());
         }
-        let mut run = self.core.begin(op.clone())?;
+        let run = self.core.begin(op.clone())?;
+        self.launch(run)
+    }
+
+    fn launch(&mut self, mut run: Run) -> Result<(Mark, Run)> {
         let units = run.remaining();
         let launched = self.core.step(&mut run, units).and_then(|_| self.core.mark());
         match launched {
@@ -395,21 +451,24 @@ impl<B: Backend> Driver<B> {
         while self.in_flight.len() > keep {
             let Some(flight) = self.in_flight.pop_front() else { return };
             let InFlight { ticket, mark, run, program } = flight;
-            let name = run.op().op().op().name();
+            let name = |step: u32| {
+                let ops = run.ops();
+                ops.get(step as usize).or(ops.first()).map_or("", |op| op.op().op().name())
+            };
             let own = match self.core.poll(mark, None) {
                 Ok(Progress::Done { fault: None, .. } | Progress::Pending) => None,
                 Ok(Progress::Done { fault: Some(fault), .. }) => {
                     let kind = Kind::Index { value: fault.value, bound: fault.bound };
-                    Some(Error::from(kind).in_op(name))
+                    Some(Error::from(kind).in_op(name(fault.step)))
                 }
-                Err(error) => Some(error.in_op(name)),
+                Err(error) => Some(error.in_op(name(0))),
             };
             // An operand may have failed after this op was launched on it.
-            let error = self.poison.inherited(run.op()).cloned().or(own);
+            let error = self.inherited(run.ops()).or(own);
             if let Some(error) = &error {
                 match &program {
                     Some(ops) => self.poison.fail_all(ops, error),
-                    None => self.poison.fail(run.op(), error),
+                    None => self.poison.fail_all(run.ops(), error),
                 }
             }
             self.core.end(&run);
@@ -517,12 +576,14 @@ impl<B: Backend> Engine for Local<B> {
         let ops = ops.ok_or_else(|| -> Error {
             Kind::Bounds { asked: format!("{program:?}"), allowed: "a kept program".into() }.into()
         })?;
-        self.enqueue(Command::Replay(ops), full)
+        self.enqueue(Command::Replay(program, ops), full)
     }
 
     fn erase(&self, program: ProgramId) {
         if let Ok(mut queue) = self.queue() {
-            queue.programs.remove(&program);
+            if queue.programs.remove(&program).is_some() {
+                self.push(&mut queue, Command::Erase(program));
+            }
         }
     }
 

@@ -2,12 +2,16 @@
 //! whole units. The local engine passes a run's whole range to one launch; a node's executor advances it by
 //! slices, with other tenants' work between. Neither clock nor policy is here.
 
+mod segments;
+
 use crate::backend::{Backend, BlockId, Caps, Mark, Place, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::order::{Plan, UnitRange};
 use crate::plan;
+use segments::Kept;
+pub use segments::{Part, SEGMENT_OPS_MAX, Segment};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +27,13 @@ const SEEN_MAX: usize = 1024;
 
 /// A backend with its buffers and prepared plans. One thread uses it at a time.
 pub struct Core<B: Backend> {
+    /// By their numbers. They go before what they use.
+    segments: HashMap<u64, Kept<B>>,
+    next_segment: u64,
     backend: B,
     buffers: HashMap<BufferId, Buffer>,
     ready: Vec<Ready<B>>,
-    /// Bytes that those in `ready` hold.
+    /// Bytes that those in `ready` hold, and the segments of them.
     held: u64,
     /// Places in `ready`.
     prepared: HashMap<Arc<CheckedOp>, usize>,
@@ -46,25 +53,31 @@ struct Ready<B: Backend> {
     kernel: B::Prepared,
 }
 
-/// An op under way: which units are done and where its operands lie.
+/// An op under way: which units are done and where its operands lie. Or a segment, which is launched whole.
 #[derive(Debug)]
 pub struct Run {
-    op: BoundOp,
-    plan: Plan,
-    places: Vec<Place>,
-    state: Option<Place>,
+    work: Work,
     next: u64,
 }
 
+#[derive(Debug)]
+enum Work {
+    Op { op: BoundOp, plan: Plan, places: Vec<Place>, state: Option<Place> },
+    Segment(Segment),
+}
+
 impl Run {
-    /// The op and its bindings.
-    pub fn op(&self) -> &BoundOp {
-        &self.op
+    /// The op and its bindings; those of a segment in their order.
+    pub fn ops(&self) -> &[BoundOp] {
+        match &self.work {
+            Work::Op { op, .. } => std::slice::from_ref(op),
+            Work::Segment(segment) => segment.ops(),
+        }
     }
 
-    /// The plan it follows.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    /// Whether nothing is launched yet.
+    pub fn is_new(&self) -> bool {
+        self.next == 0
     }
 
     /// Units not yet launched.
@@ -72,15 +85,36 @@ impl Run {
         self.units() - self.next
     }
 
-    /// Most units whose prediction fits `budget_ns`, but at least one while any remains.
+    /// Predicted nanoseconds of the least that can be launched: a unit, or a segment.
+    pub fn least_ns(&self) -> u64 {
+        match &self.work {
+            Work::Op { plan, .. } => plan.unit_ns,
+            Work::Segment(segment) => segment.ns(),
+        }
+    }
+
+    /// Most units whose prediction fits `budget_ns`, but at least the least while any remains.
     pub fn units_within(&self, budget_ns: u64) -> u64 {
-        let fit = budget_ns / self.plan.unit_ns.max(1);
-        fit.max(1).min(self.remaining())
+        match &self.work {
+            Work::Op { plan, .. } => (budget_ns / plan.unit_ns.max(1)).max(1).min(self.remaining()),
+            Work::Segment(_) => self.remaining(),
+        }
+    }
+
+    /// Predicted nanoseconds of so many units.
+    pub fn predicted_ns(&self, units: u64) -> u64 {
+        match &self.work {
+            Work::Op { plan, .. } => plan.unit_ns.saturating_mul(units),
+            Work::Segment(segment) => segment.ns(),
+        }
     }
 
     fn units(&self) -> u64 {
-        // `plan::choose` refused plans whose units exceed 64 bits.
-        u64::try_from(self.plan.units()).unwrap_or(u64::MAX)
+        match &self.work {
+            // `plan::choose` refused plans whose units exceed 64 bits.
+            Work::Op { plan, .. } => u64::try_from(plan.units()).unwrap_or(u64::MAX),
+            Work::Segment(segment) => segment.units(),
+        }
     }
 }
 
@@ -89,6 +123,8 @@ impl<B: Backend> Core<B> {
     pub fn new(backend: B) -> Self {
         let numerics = Numerics::of(&backend);
         Self {
+            segments: HashMap::new(),
+            next_segment: 0,
             backend,
             buffers: HashMap::new(),
             ready: Vec::new(),
@@ -132,6 +168,7 @@ impl<B: Backend> Core<B> {
     /// Frees a buffer; unknown ids are ignored.
     pub fn free(&mut self, id: BufferId) {
         if let Some(buffer) = self.buffers.remove(&id) {
+            self.drop_segments_of(id);
             self.backend.free(buffer.block);
         }
     }
@@ -208,6 +245,7 @@ impl<B: Backend> Core<B> {
 
     /// Empties the cache; runs under way prepare again.
     fn forget(&mut self) {
+        self.drop_all_segments();
         self.prepared.clear();
         self.seen.clear();
         self.ready.clear();
@@ -232,17 +270,21 @@ impl<B: Backend> Core<B> {
     /// As [`Core::plan`], or `Bounds` when a buffer is gone.
     pub fn begin(&mut self, op: BoundOp) -> Result<Run> {
         let plan = self.plan(op.op())?;
-        let specs = op.op().specs().iter();
-        let places = specs
-            .zip(op.bindings())
-            // A checked spec spans fewer than 2^62 bytes.
-            .map(|(spec, b)| self.place(b.buffer, b.offset, spec.span_bytes() as u64))
-            .collect::<Result<Vec<_>>>()?;
+        let places = self.places(&op)?;
         let state = match plan.state_bytes {
             0 => None,
             bytes => Some(self.state(bytes)?),
         };
-        Ok(Run { op, plan, places, state, next: 0 })
+        Ok(Run { work: Work::Op { op, plan, places, state }, next: 0 })
+    }
+
+    fn places(&self, op: &BoundOp) -> Result<Vec<Place>> {
+        let specs = op.op().specs().iter();
+        specs
+            .zip(op.bindings())
+            // A checked spec spans fewer than 2^62 bytes.
+            .map(|(spec, b)| self.place(b.buffer, b.offset, spec.span_bytes() as u64))
+            .collect()
     }
 
     /// Room for what a chain carries, of zeros: counts in device memory may change between slices, and a slice must then
@@ -256,26 +298,44 @@ impl<B: Backend> Core<B> {
         Ok(Place { block, offset: 0 })
     }
 
-    /// Launches the run's next `units` units and returns the range launched.
+    /// Launches the run's next `units` units, or all of a segment, and returns the range launched.
     ///
     /// # Errors
     /// `DeviceLost`, or what preparing again can fail with.
     pub fn step(&mut self, run: &mut Run, units: u64) -> Result<UnitRange> {
-        let range = run.next..run.next + units.min(run.remaining());
+        let whole = matches!(run.work, Work::Segment(_));
+        let units = if whole { run.remaining() } else { units.min(run.remaining()) };
+        let range = run.next..run.next + units;
         if range.is_empty() {
             return Ok(range);
         }
-        // The cache may have been emptied since the run began.
-        let place = self.ready(run.op.op())?;
-        let kernel = &mut self.ready[place].kernel;
-        self.backend.launch(kernel, range.clone(), &run.op, &run.places, run.state)?;
+        match &run.work {
+            Work::Op { op, places, state, .. } => {
+                // The cache may have been emptied since the run began.
+                let place = self.ready(op.op())?;
+                let kernel = &mut self.ready[place].kernel;
+                self.backend.launch(kernel, range.clone(), op, places, *state)?;
+            }
+            Work::Segment(segment) => {
+                if !self.launch_segment(segment)? {
+                    // It went since it was begun: its ops are launched one by one.
+                    for op in segment.ops() {
+                        let mut run = self.begin(op.clone())?;
+                        let all = run.remaining();
+                        let stepped = self.step(&mut run, all);
+                        self.end(&run);
+                        stepped?;
+                    }
+                }
+            }
+        }
         run.next = range.end;
         Ok(range)
     }
 
     /// Gives back what a run holds, whether it ended or was dropped half-way.
     pub fn end(&mut self, run: &Run) {
-        if let Some(state) = run.state {
+        if let Work::Op { state: Some(state), .. } = &run.work {
             self.backend.free(state.block);
         }
     }

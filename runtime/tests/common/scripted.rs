@@ -3,7 +3,7 @@
 #![cfg(feature = "cpu")]
 
 use leasehold::backend::cpu::Cpu;
-use leasehold::backend::{Backend, BlockId, Caps, Mark, Place, Progress};
+use leasehold::backend::{Backend, BlockId, Caps, Mark, NoSegment, Place, Progress};
 use leasehold::op::{BoundOp, CheckedOp};
 use leasehold::order::{Plan, UnitRange};
 use leasehold::{Error, Kind};
@@ -72,6 +72,7 @@ impl Scripted {
 
 impl Backend for Scripted {
     type Prepared = Plan;
+    type Segment = NoSegment;
 
     fn caps(&self) -> &Caps {
         self.0.caps()
@@ -128,6 +129,10 @@ impl Backend for Scripted {
     ) -> Result<(), Error> {
         self.1.pass()?;
         self.0.launch(plan, units, op, places, state)
+    }
+
+    fn replay(&mut self, segment: &NoSegment) -> Result<(), Error> {
+        match *segment {}
     }
 
     fn mark(&mut self) -> Result<Mark, Error> {

@@ -9,6 +9,7 @@ mod job;
 mod link;
 pub mod protocol;
 mod records;
+mod segments;
 mod serve;
 mod session;
 mod turn;
@@ -217,7 +218,8 @@ impl<B: Backend> Executor<B> {
         self.drain(id, now_ns)?;
         self.ops.remove_session(SessionId(id));
         self.copies.remove_session(SessionId(id));
-        let Some(session) = self.sessions.remove(&id) else { return Ok(()) };
+        let Some(mut session) = self.sessions.remove(&id) else { return Ok(()) };
+        session.drop_segments(&mut self.core, None);
         if let Some(Work::Run { run, .. }) = &session.head {
             self.core.end(run);
         }

@@ -78,8 +78,14 @@ impl<B: Backend> Executor<B> {
                 let op = session.bind(handle, &bindings)?;
                 return self.begin(id, ticket, Some(op), Steps::default(), now_ns);
             }
-            Record::Record { program, steps } => session.record(program, steps)?,
-            Record::Erase { program } => session.erase(program)?,
+            Record::Record { program, steps } => {
+                session.drop_segments(&mut self.core, Some(program));
+                session.record(program, steps)?;
+            }
+            Record::Erase { program } => {
+                session.drop_segments(&mut self.core, Some(program));
+                session.erase(program)?;
+            }
             Record::Replay { program } => {
                 let rest = session.program(program)?;
                 return self.begin(id, ticket, None, rest, now_ns);
@@ -136,7 +142,7 @@ impl<B: Backend> Executor<B> {
         now_ns: u64,
     ) -> Result<Option<[u64; 3]>> {
         let Some(run) = self.next_run(id, op, &mut rest)? else { return Ok(Some([0; 3])) };
-        let head = run.plan().unit_ns;
+        let head = run.least_ns();
         if let Some(session) = self.sessions.get_mut(&id) {
             session.head = Some(Work::Run { ticket, run, rest });
             session.ready_ns = now_ns;
@@ -146,7 +152,7 @@ impl<B: Backend> Executor<B> {
         Ok(None)
     }
 
-    /// The given op, or the next step, begun; those without units are done. `None` when nothing is left.
+    /// The given op, or the next step or several as one, begun; those without units are done. `None` when nothing is left.
     pub(super) fn next_run(
         &mut self,
         id: u64,
@@ -154,19 +160,22 @@ impl<B: Backend> Executor<B> {
         rest: &mut Steps,
     ) -> Result<Option<Box<Run>>> {
         loop {
+            let segment = if op.is_none() { self.next_segment(id, rest) } else { None };
             let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
-            let next = match op.take() {
-                Some(op) => Some(op),
-                None => session.step(rest)?,
+            let run = match (segment, op.take()) {
+                (Some(run), _) => run,
+                (None, Some(op)) => self.core.begin(op)?,
+                (None, None) => match session.step(rest)? {
+                    Some(op) => self.core.begin(op)?,
+                    None => return Ok(None),
+                },
             };
-            let Some(op) = next else { return Ok(None) };
-            let run = Box::new(self.core.begin(op)?);
             if run.remaining() > 0 {
-                return Ok(Some(run));
+                return Ok(Some(Box::new(run)));
             }
             self.core.end(&run);
             if let Some(job) = self.jobs.get_mut(&session.job) {
-                job.usage().ops += 1;
+                job.usage().ops += run.ops().len() as u64;
             }
         }
     }

@@ -2,7 +2,7 @@
 //! sends is decoded and judged here, on a private copy, against this session's own tables.
 
 use super::blocks::Block;
-use leasehold::exec::Run;
+use leasehold::exec::{Part, Run};
 use leasehold::op::{Binding, BoundOp, BufferId, CheckedOp, check};
 use leasehold::order::Plan;
 use leasehold::wire::{
@@ -12,7 +12,7 @@ use leasehold::wire::{
 };
 use leasehold::{Error, Kind, Result};
 use rustix::net::{RecvFlags, SendFlags};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -44,8 +44,17 @@ pub(super) enum Work {
 /// The steps of a program that are still to come; none for an op of its own.
 #[derive(Clone, Default)]
 pub(super) struct Steps {
+    pub(super) program: u32,
     steps: Arc<[(Arc<CheckedOp>, Vec<BlockRef>)]>,
-    next: usize,
+    pub(super) next: usize,
+    /// Up to here steps run one by one: no segment is of them.
+    pub(super) single: usize,
+}
+
+impl Steps {
+    pub(super) fn left(&self) -> usize {
+        self.steps.len().saturating_sub(self.next)
+    }
 }
 
 /// A copy under way.
@@ -84,6 +93,8 @@ pub(super) struct Session {
     record: Vec<u8>,
     handles: HashMap<u32, Arc<CheckedOp>>,
     programs: HashMap<u32, Steps>,
+    /// What programs are launched in, by program and first step.
+    pub(super) parts: BTreeMap<(u32, usize), Part>,
     slots: Vec<Slot>,
     pub(super) head: Option<Work>,
     pub(super) ready_ns: u64,
@@ -110,6 +121,7 @@ impl Session {
             record: Vec::new(),
             handles: HashMap::new(),
             programs: HashMap::new(),
+            parts: BTreeMap::new(),
             slots: Vec::new(),
             head: None,
             ready_ns: 0,
@@ -301,7 +313,7 @@ impl Session {
                 return Err(Kind::Protocol { what, asked, allowed }.into());
             }
         }
-        self.programs.insert(program, Steps { steps: steps.into(), next: 0 });
+        self.programs.insert(program, Steps { program, steps: steps.into(), ..Steps::default() });
         Ok(())
     }
 
@@ -312,6 +324,12 @@ impl Session {
 
     pub(super) fn erase(&mut self, program: u32) -> Result<()> {
         self.programs.remove(&program).map(drop).ok_or_else(|| unknown("program", program.into()))
+    }
+
+    /// At most `most` of these steps on the session's blocks, up to the first that cannot be bound.
+    pub(super) fn ahead(&mut self, rest: &Steps, most: usize) -> Vec<BoundOp> {
+        let next = rest.steps.iter().skip(rest.next).take(most);
+        next.map_while(|(op, at)| self.bound(op, at).ok()).collect()
     }
 
     /// The next of these steps on the session's blocks; `None` after the last.

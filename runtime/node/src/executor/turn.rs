@@ -92,13 +92,13 @@ impl<B: Backend> Executor<B> {
             self.ops.idle(SessionId(id));
             return Ok(());
         };
-        if run.remaining() == run.plan().units() as u64
+        if run.is_new()
             && let Some(job) = self.jobs.get_mut(&session.job)
         {
             job.usage().queue_wait_ns += now_ns.saturating_sub(session.ready_ns);
         }
         let units = run.units_within(budget);
-        let unit_ns = run.plan().unit_ns;
+        let predicted_ns = run.predicted_ns(units);
         (self.pulse)(session.job);
         let launched = self.core.step(&mut run, units).and_then(|_| self.core.mark());
         let mark = match launched {
@@ -125,8 +125,8 @@ impl<B: Backend> Executor<B> {
             let ends = next.is_none() && failed.is_none();
             (next, Some((ends.then_some(ticket), run)))
         };
-        let next_ns = head.as_ref().map(|run| run.plan().unit_ns);
-        let slice = self.ops.launched(turn, unit_ns.saturating_mul(units), next_ns);
+        let next_ns = head.as_ref().map(|run| run.least_ns());
+        let slice = self.ops.launched(turn, predicted_ns, next_ns);
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
         session.finishing += usize::from(last.is_some());
         session.head = head.map(|run| Work::Run { ticket, run, rest });
@@ -170,7 +170,8 @@ impl<B: Backend> Executor<B> {
             let session = self.sessions.get_mut(&flight.session);
             if let Some(job) = job {
                 job.usage().busy_ns += busy_ns;
-                job.usage().ops += u64::from(flight.last.is_some());
+                let ops = flight.last.as_ref().map_or(0, |(_, run)| run.ops().len());
+                job.usage().ops += ops as u64;
             }
             let Some(session) = session else { continue };
             session.fault = session.fault.or(fault);

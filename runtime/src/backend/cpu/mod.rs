@@ -43,7 +43,7 @@ mod tests;
 mod walk;
 mod wide;
 
-use super::{Backend, BlockId, Caps, IndexFault, Mark, Place, Progress};
+use super::{Backend, BlockId, Caps, IndexFault, Mark, NoSegment, Place, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::layout::{Dims, Layout};
 use crate::op::{BoundOp, CheckedOp, Group, Matmul, Op, Spec};
@@ -117,7 +117,7 @@ type Fault = Mutex<Option<IndexFault>>;
 /// Keeps an index that broke its exclusive `bound`, if it is the first. `check` holds bounds to 2^31, and a count's to
 /// what fits beside it.
 fn report(fault: &Fault, value: u32, bound: u64) {
-    let seen = IndexFault { value, bound: bound.min(u32::MAX.into()) as u32 };
+    let seen = IndexFault { value, bound: bound.min(u32::MAX.into()) as u32, step: 0 };
     fault.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(seen);
 }
 
@@ -339,6 +339,7 @@ fn host_name() -> String {
 
 impl Backend for Cpu {
     type Prepared = Plan;
+    type Segment = NoSegment;
 
     fn caps(&self) -> &Caps {
         &self.caps
@@ -427,6 +428,10 @@ impl Backend for Cpu {
     fn idle_ns(&self) -> u64 {
         let all = self.between + self.pool.waited();
         (all / self.pool.threads() as u32).as_nanos() as u64
+    }
+
+    fn replay(&mut self, segment: &NoSegment) -> Result<()> {
+        match *segment {}
     }
 
     fn mark(&mut self) -> Result<Mark> {

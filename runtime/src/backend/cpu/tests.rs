@@ -771,7 +771,7 @@ fn bad_indices_read_zeros_and_the_first_is_reported() {
         let rows: Vec<f32> = got.chunks(4).map(|row| row[0]).collect();
         assert_eq!(rows, [1.0, 0.0, 5.0, 0.0, 2.0, 0.0]);
         assert!(got.chunks(4).all(|row| row.iter().all(|x| *x == row[0])));
-        assert_eq!(fault, Some(IndexFault { value: bad, bound: 5 }));
+        assert_eq!(fault, Some(IndexFault { value: bad, bound: 5, step: 0 }));
     }
     cpu.upload(index, 0, &[0; 24]).unwrap();
     assert_eq!(run(&mut cpu, 5, [table, index, out], 6).1, None);
@@ -816,7 +816,7 @@ fn scatters_by_bad_indices_write_nowhere() {
             expected[to..to + 16].copy_from_slice(&bytes[0][16 * entry..16 * (entry + 1)]);
         }
         assert_eq!(left.blocks[out], expected);
-        assert_eq!(left.fault, Some(IndexFault { value: bad, bound: 5 }));
+        assert_eq!(left.fault, Some(IndexFault { value: bad, bound: 5, step: 0 }));
     }
 }
 
@@ -871,7 +871,7 @@ fn groups_of_bad_sizes_stay_inside() {
             let (expected, none) = run(&good, &same);
             assert!(got == expected, "{group:?} {sizes:?}");
             assert_eq!(none, None);
-            let fault = IndexFault { value: fault.0, bound: fault.1 };
+            let fault = IndexFault { value: fault.0, bound: fault.1, step: 0 };
             let legal = masked && sizes[1] == 400;
             assert_eq!(seen, (!legal).then_some(fault), "{group:?} {sizes:?}");
         }

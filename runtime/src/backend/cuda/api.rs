@@ -4,6 +4,7 @@
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ops::Deref;
 use std::ptr::null;
 use std::sync::OnceLock;
 
@@ -27,6 +28,8 @@ pub(super) const CAPABILITY: [c_int; 2] = [75, 76];
 pub(super) const VIRTUAL_MEMORY: c_int = 102;
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 pub(super) const SHARED_BYTES: c_int = 8;
+/// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`: what other threads do meanwhile is their own.
+pub(super) const CAPTURE: c_uint = 1;
 /// `CU_STREAM_NON_BLOCKING`.
 pub(super) const NON_BLOCKING: c_uint = 1;
 
@@ -60,16 +63,15 @@ pub(super) struct Access {
 pub(super) struct TensorMap(pub(super) [u8; 128]);
 
 macro_rules! functions {
-    ($($name:ident($($arg:ty),* $(,)?);)*) => {
-        /// The driver's functions by their exported names.
+    ($($(#[$doc:meta])* struct $group:ident { $($name:ident($($arg:ty),* $(,)?);)* })*) => {
+        $($(#[$doc])*
         #[allow(non_snake_case, reason = "the driver's names")]
-        pub(super) struct Api {
+        pub(super) struct $group {
             $(pub(super) $name: unsafe extern "C" fn($($arg),*) -> Code,)*
-            _library: Library,
         }
 
-        impl Api {
-            fn open(library: Library) -> Result<Self, String> {
+        impl $group {
+            fn find(library: &Library) -> Result<Self, String> {
                 Ok(Self {
                     $($name: {
                         let name = concat!(stringify!($name), "\0");
@@ -81,14 +83,15 @@ macro_rules! functions {
                             )),
                         }
                     },)*
-                    _library: library,
                 })
             }
-        }
+        })*
     };
 }
 
 functions! {
+/// The driver's functions by their exported names.
+struct Functions {
     cuInit(c_uint);
     cuDeviceGetCount(*mut c_int);
     cuDeviceGet(*mut c_int, c_int);
@@ -132,6 +135,33 @@ functions! {
     cuGetErrorName(Code, *mut *const c_char);
 }
 
+/// Those that keep a stream's work, to launch it as one.
+struct Graphs {
+    cuStreamBeginCapture_v2(*mut c_void, c_uint);
+    cuStreamEndCapture(*mut c_void, *mut *mut c_void);
+    cuGraphInstantiateWithFlags(*mut *mut c_void, *mut c_void, u64);
+    cuGraphLaunch(*mut c_void, *mut c_void);
+    cuGraphExecDestroy(*mut c_void);
+    cuGraphDestroy(*mut c_void);
+}
+}
+
+/// The driver.
+pub(super) struct Api {
+    functions: Functions,
+    /// `None` where one is missing: then work is launched piece by piece.
+    pub(super) graphs: Option<Graphs>,
+    _library: Library,
+}
+
+impl Deref for Api {
+    type Target = Functions;
+
+    fn deref(&self) -> &Functions {
+        &self.functions
+    }
+}
+
 impl Api {
     /// The driver, opened and initialised once; the reason where there is none.
     pub(super) fn get() -> Result<&'static Self, String> {
@@ -139,7 +169,9 @@ impl Api {
         let open = || {
             // SAFETY: the driver's library; loading it runs its initialisers and nothing else.
             let library = unsafe { Library::open(Some(LIBRARY), RTLD_NOW | RTLD_LOCAL) };
-            let api = Self::open(library.map_err(|error| format!("no driver: {error}"))?)?;
+            let library = library.map_err(|error| format!("no driver: {error}"))?;
+            let (functions, graphs) = (Functions::find(&library)?, Graphs::find(&library).ok());
+            let api = Self { functions, graphs, _library: library };
             // SAFETY: no precondition.
             let code = unsafe { (api.cuInit)(0) };
             if code == 0 { Ok(api) } else { Err(format!("cuInit: {}", api.name(code))) }

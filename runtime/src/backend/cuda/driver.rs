@@ -272,6 +272,11 @@ impl Stream {
         Ok(Self { context: Arc::clone(context), handle })
     }
 
+    /// What the driver calls it.
+    pub(super) fn handle(&self) -> *mut c_void {
+        self.handle
+    }
+
     /// Waits for everything enqueued.
     ///
     /// # Errors

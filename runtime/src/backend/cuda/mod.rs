@@ -8,6 +8,7 @@ mod compiler;
 mod driver;
 mod encode;
 mod folder;
+mod graph;
 mod kernels;
 mod memory;
 mod pack;
@@ -15,14 +16,15 @@ mod plan;
 mod ranges;
 mod stream;
 
-use super::{Backend, BlockId, Caps, Mark, Place, Progress};
+use super::{Backend, BlockId, Caps, Mark, Place, Progress, Step};
 use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
 use api::TensorMap;
 pub use compiler::LEASEHOLD_NVRTC;
-use driver::{Context, Function, Info};
+use driver::{Context, Function, Info, Stream};
 use encode::{Addresses, Args, Launch};
+use graph::Graph;
 use kernels::Kernels;
 use leasehold_kernels::{BoxMap, Row};
 use memory::{Blocks, Owned};
@@ -31,7 +33,7 @@ use plan::Class;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use stream::Work;
+use stream::{FAULTS, Work};
 
 /// Tensor maps that are kept.
 const MAPS_MAX: usize = 1024;
@@ -88,6 +90,12 @@ pub struct Prepared {
     functions: Vec<(Row, Function)>,
     made: Option<Owned>,
     is_indexed: bool,
+}
+
+/// Ops kept as a graph, and how many faults they tell of.
+pub struct Segment {
+    graph: Graph,
+    faults: usize,
 }
 
 /// What the ranked plans of an op are on an architecture (`sm_80`, `sm_90a`): pure, no device is asked.
@@ -206,44 +214,71 @@ impl Cuda {
         Ok(())
     }
 
-    fn launch_span(
+    /// The launches of a span in their order, their maps encoded.
+    fn launches(
         &mut self,
         prepared: &Prepared,
         op: &CheckedOp,
         span: Span,
         at: &Addresses<'_>,
-    ) -> Result<()> {
-        let Prepared { row, functions, .. } = prepared;
-        let launches = encode::launches(op, row, self.class, span, at, self.multiprocessors);
-        for Launch { row, args, blocks } in launches {
-            let function =
-                functions.iter().find(|(of, _)| *of == row).map(|(_, function)| function);
-            let Some(function) = function else {
-                let allowed = "kernels that were prepared".into();
-                return Err(Kind::Unsupported { asked: row.key(), allowed }.into());
-            };
+    ) -> Result<Vec<Launch>> {
+        let mut launches =
+            encode::launches(op, &prepared.row, self.class, span, at, self.multiprocessors);
+        for Launch { args, .. } in &mut launches {
             match args {
-                Args::Plain(args) => self.work.stream.launch(function, blocks, &args)?,
-                Args::MatmulSm90(mut args) => {
+                Args::Plain(_) => {}
+                Args::MatmulSm90(args) => {
                     self.encoded(&mut args.a)?;
                     self.encoded(&mut args.b)?;
                     self.encoded(&mut args.out)?;
-                    self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
                 }
-                Args::MatmulSm90Fp8(mut args) => {
+                Args::MatmulSm90Fp8(args) => {
                     self.encoded(&mut args.a)?;
                     self.encoded(&mut args.b)?;
-                    self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
                 }
-                Args::AttentionSm90(mut args) => {
+                Args::AttentionSm90(args) => {
                     self.encoded(&mut args.k)?;
                     self.encoded(&mut args.v)?;
-                    self.work.stream.launch(function, blocks, bytemuck::bytes_of(&*args))?;
                 }
             }
         }
-        Ok(())
+        Ok(launches)
     }
+
+    /// Where the operands of an op lie, its state, and what was made for it.
+    fn addresses(
+        &self,
+        prepared: &Prepared,
+        op: &BoundOp,
+        places: &[Place],
+        state: Option<Place>,
+    ) -> Result<(Vec<u64>, [u64; 2])> {
+        let address =
+            |place: &Place, len| Ok(self.blocks.address(place.block, place.offset, len)?.get());
+        let specs = op.op().specs().iter();
+        // A checked spec spans fewer than 2^62 bytes.
+        let operands = specs
+            .zip(places)
+            .map(|(spec, place)| address(place, Spec::span_bytes(spec) as u64))
+            .collect::<Result<Vec<u64>>>()?;
+        let state = state.as_ref().map_or(Ok(0), |p| address(p, prepared.plan.state_bytes))?;
+        let made = prepared.made.as_ref();
+        let made = made.map_or(Ok(0), |m| address(&Place { block: m.block, offset: 0 }, 0))?;
+        Ok((operands, [state, made]))
+    }
+}
+
+/// Enqueues launches of a prepared plan.
+fn enqueue(stream: &Stream, prepared: &Prepared, launches: &[Launch]) -> Result<()> {
+    for Launch { row, args, blocks } in launches {
+        let function = prepared.functions.iter().find(|(of, _)| of == row);
+        let Some((_, function)) = function else {
+            let allowed = "kernels that were prepared".into();
+            return Err(Kind::Unsupported { asked: row.key(), allowed }.into());
+        };
+        stream.launch(function, *blocks, args.bytes())?;
+    }
+    Ok(())
 }
 
 /// A device by its ordinal.
@@ -271,6 +306,7 @@ fn caps(info: &Info) -> Option<Caps> {
 
 impl Backend for Cuda {
     type Prepared = Prepared;
+    type Segment = Segment;
 
     fn caps(&self) -> &Caps {
         &self.caps
@@ -363,23 +399,47 @@ impl Backend for Cuda {
         if units.is_empty() {
             return Ok(());
         }
-        let address =
-            |place: &Place, len| Ok(self.blocks.address(place.block, place.offset, len)?.get());
-        let specs = op.op().specs().iter();
-        // A checked spec spans fewer than 2^62 bytes.
-        let operands = specs
-            .zip(places)
-            .map(|(spec, place)| address(place, Spec::span_bytes(spec) as u64))
-            .collect::<Result<Vec<u64>>>()?;
-        let state = state.as_ref().map_or(Ok(0), |p| address(p, prepared.plan.state_bytes))?;
-        let made = prepared.made.as_ref();
-        let made = made.map_or(Ok(0), |m| address(&Place { block: m.block, offset: 0 }, 0))?;
-        let fault = if prepared.is_indexed { self.work.fault()? } else { 0 };
+        let (operands, [state, made]) = self.addresses(prepared, op, places, state)?;
+        self.work.faults(prepared.is_indexed.into())?;
+        let fault = if prepared.is_indexed { self.work.fault(0)? } else { 0 };
         let at = Addresses { operands: &operands, state, made, fault };
         self.work.begin()?;
-        let mut spans = spans(units, prepared.plan.links).into_iter();
-        let launched = spans.try_for_each(|span| self.launch_span(prepared, op.op(), span, &at));
+        let launched = spans(units, prepared.plan.links).into_iter().try_for_each(|span| {
+            let launches = self.launches(prepared, op.op(), span, &at)?;
+            enqueue(&self.work.stream, prepared, &launches)
+        });
         // What came before a failure is work too.
+        self.work.end()?;
+        launched
+    }
+
+    fn segment(&mut self, steps: &[Step<'_, Prepared>]) -> Result<Option<Segment>> {
+        if steps.len() > FAULTS {
+            return Ok(None);
+        }
+        // All that a capture does not take comes before it.
+        let (mut launches, mut faults) = (Vec::new(), 0);
+        for (number, step) in steps.iter().enumerate() {
+            let Step { prepared, units, op, places, state } = step;
+            let (operands, [state, made]) = self.addresses(prepared, op, places, *state)?;
+            let fault = if prepared.is_indexed { self.work.fault(number)? } else { 0 };
+            faults = if prepared.is_indexed { number + 1 } else { faults };
+            let at = Addresses { operands: &operands, state, made, fault };
+            for span in spans(units.clone(), prepared.plan.links) {
+                launches.push((*prepared, self.launches(prepared, op.op(), span, &at)?));
+            }
+        }
+        let stream = &self.work.stream;
+        let graph = Graph::capture(&self.context, stream, || {
+            launches.iter().try_for_each(|(prepared, of)| enqueue(stream, prepared, of))
+        })?;
+        Ok(graph.map(|graph| Segment { graph, faults }))
+    }
+
+    fn replay(&mut self, segment: &Segment) -> Result<()> {
+        self.work.faults(segment.faults)?;
+        self.work.begin()?;
+        let launched = segment.graph.launch(&self.work.stream);
         self.work.end()?;
         launched
     }

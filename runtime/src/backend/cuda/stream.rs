@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 /// Bytes of one of the buffers that copies pass through, and how many there are.
 const STAGED: usize = 1 << 22;
 const BUFFERS: usize = 2;
-/// Bytes of the fault: three words and nothing, as `cuda/tile/fault.h` has them.
+/// Bytes of a fault: three words and nothing, as `cuda/tile/fault.h` has them.
 const FAULT: usize = 16;
+/// Faults that are told apart: one of each launch of a segment.
+pub(super) const FAULTS: usize = 256;
 /// A mark is asked for this long without a pause, then at this pause.
 const SPIN: Duration = Duration::from_micros(50);
 const PAUSE: Duration = Duration::from_micros(20);
@@ -25,10 +27,12 @@ struct Buffer {
     is_pending: bool,
 }
 
-/// The words that kernels tell of the first bad index in; zeros after each mark.
+/// The words that kernels tell of the first bad index in; zeros after each mark. The launches of a segment have a fault
+/// each, so that it is known whose index was bad; all others have the first.
 struct Fault {
     words: Memory,
-    is_used: bool,
+    /// Faults that work since the last mark can tell of.
+    used: usize,
     spare: Vec<Staging>,
 }
 
@@ -47,8 +51,8 @@ struct Stretch {
     start: Start,
     end: Event,
     mark: Option<Mark>,
-    /// Where the fault was copied to, if any work could tell of one.
-    told: Option<Staging>,
+    /// Where the faults were copied to, and how many, if any work could tell of one.
+    told: Option<(Staging, usize)>,
 }
 
 /// The stream of work. What the device was busy with is the sum of its stretches: what the host does between them does not
@@ -77,12 +81,12 @@ impl Work {
         };
         let stream = Stream::new(context)?;
         let source = Source::Driver(Arc::clone(context));
-        let Some(words) = Memory::new(&source, FAULT as u64)? else {
-            let asked = FAULT as u64;
+        let asked = (FAULT * FAULTS) as u64;
+        let Some(words) = Memory::new(&source, asked)? else {
             return Err(Kind::OutOfMemory { asked, free: source.free_bytes(), quota: 0 }.into());
         };
-        let fault = Fault { words, is_used: false, spare: Vec::new() };
-        stream.zero(fault.address()?, FAULT as u64)?;
+        let fault = Fault { words, used: 0, spare: Vec::new() };
+        stream.zero(fault.address()?, asked)?;
         Ok(Self {
             stream,
             context: Arc::clone(context),
@@ -97,26 +101,32 @@ impl Work {
         })
     }
 
-    /// The address of the fault, for work that tells of one.
-    pub(super) fn fault(&mut self) -> Result<u64> {
-        // Where it is copied to: once work is enqueued, nothing is short.
-        if self.fault.spare.is_empty() {
-            self.fault.spare.push(Staging::new(&self.context, FAULT)?);
+    /// Work that is enqueued next tells of faults, of the first so many; none is asked for by 0.
+    pub(super) fn faults(&mut self, used: usize) -> Result<()> {
+        // Where they are copied to: once work is enqueued, nothing is short.
+        if used > 0 && self.fault.spare.is_empty() {
+            self.fault.spare.push(Staging::new(&self.context, FAULT * FAULTS)?);
         }
-        self.fault.is_used = true;
-        Ok(self.fault.address()?.get())
+        self.fault.used = self.fault.used.max(used.min(FAULTS));
+        Ok(())
     }
 
-    /// Copies the fault to the host and clears it, if work since the last mark could tell of one.
-    fn told(&mut self) -> Result<Option<Staging>> {
-        if !std::mem::take(&mut self.fault.is_used) {
+    /// The address of a fault, by its number.
+    pub(super) fn fault(&self, number: usize) -> Result<u64> {
+        Ok(self.fault.address()?.get() + (FAULT * number.min(FAULTS - 1)) as u64)
+    }
+
+    /// Copies the faults to the host and clears them, if work since the last mark could tell of any.
+    fn told(&mut self) -> Result<Option<(Staging, usize)>> {
+        let used = std::mem::take(&mut self.fault.used);
+        if used == 0 {
             return Ok(None);
         }
         let Some(staging) = self.fault.spare.pop() else { return Ok(None) };
         let words = self.fault.address()?;
-        self.stream.fetch(words, &staging, FAULT)?;
-        self.stream.zero(words, FAULT as u64)?;
-        Ok(Some(staging))
+        self.stream.fetch(words, &staging, FAULT * used)?;
+        self.stream.zero(words, (FAULT * used) as u64)?;
+        Ok(Some((staging, used)))
     }
 
     fn event(&mut self) -> Result<Event> {
@@ -226,8 +236,8 @@ impl Work {
                 };
                 let start = if let Start::At(start) = start { Some(start) } else { None };
                 self.spare.extend(self.before.replace(end).into_iter().chain(start));
-                if let Some(mut staging) = told {
-                    fault = fault.or_else(|| found(staging.bytes()));
+                if let Some((mut staging, used)) = told {
+                    fault = fault.or_else(|| found(&staging.bytes()[..FAULT * used]));
                     self.fault.spare.push(staging);
                 }
             }
@@ -238,15 +248,18 @@ impl Work {
 
 impl Fault {
     fn address(&self) -> Result<Address> {
-        let bounds = || Kind::Bounds { asked: FAULT.to_string(), allowed: "0".into() };
-        Ok(self.words.address(0, FAULT as u64).ok_or_else(bounds)?)
+        let bytes = (FAULT * FAULTS) as u64;
+        let bounds = || Kind::Bounds { asked: bytes.to_string(), allowed: "0".into() };
+        Ok(self.words.address(0, bytes).ok_or_else(bounds)?)
     }
 }
 
-/// The fault in its words, if there is one.
+/// The first fault that these words tell of, in the order of launches.
 fn found(bytes: &[u8]) -> Option<IndexFault> {
-    let words: [u32; 4] = bytemuck::try_pod_read_unaligned(bytes.get(..FAULT)?).ok()?;
-    (words[0] != 0).then_some(IndexFault { value: words[1], bound: words[2] })
+    bytes.chunks_exact(FAULT).zip(0..).find_map(|(words, step)| {
+        let [told, value, bound, _]: [u32; 4] = bytemuck::try_pod_read_unaligned(words).ok()?;
+        (told != 0).then_some(IndexFault { value, bound, step })
+    })
 }
 
 /// Waits for an event, at most `timeout`; whether it came.

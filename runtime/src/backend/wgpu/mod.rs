@@ -10,7 +10,7 @@ mod plan;
 mod stream;
 mod tuner;
 
-use super::{Backend, BlockId, Caps, Mark, Place, Progress};
+use super::{Backend, BlockId, Caps, Mark, NoSegment, Place, Progress};
 use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UnitRange, spans};
@@ -319,6 +319,7 @@ impl Wgpu {
 
 impl Backend for Wgpu {
     type Prepared = Prepared;
+    type Segment = NoSegment;
 
     fn caps(&self) -> &Caps {
         &self.caps
@@ -388,6 +389,10 @@ impl Backend for Wgpu {
             }
         }
         self.loss.check()
+    }
+
+    fn replay(&mut self, segment: &NoSegment) -> Result<()> {
+        match *segment {}
     }
 
     fn mark(&mut self) -> Result<Mark> {

@@ -258,7 +258,7 @@ impl Stream {
         };
         self.last_done = now;
         if head as u32 != 0 {
-            let fault = IndexFault { value: (head >> 32) as u32, bound: bound as u32 };
+            let fault = IndexFault { value: (head >> 32) as u32, bound: bound as u32, step: 0 };
             self.first_fault.get_or_insert(fault);
         }
         done.report.unmap();

@@ -38,6 +38,16 @@ pub(super) enum Args {
 }
 
 impl Args {
+    /// What the kernel reads.
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Plain(args) => args,
+            Self::MatmulSm90(args) => bytemuck::bytes_of(&**args),
+            Self::MatmulSm90Fp8(args) => bytemuck::bytes_of(&**args),
+            Self::AttentionSm90(args) => bytemuck::bytes_of(&**args),
+        }
+    }
+
     fn plain(args: &impl bytemuck::Pod) -> Self {
         Self::Plain(bytemuck::bytes_of(args).to_vec())
     }

@@ -1,0 +1,273 @@
+//! Programs in segments: ops in a row that a device takes as one. They give what the ops one by one give, are no longer than
+//! a slice, and go with the buffers that they name. On the null device, which counts, and on CUDA's model, whose graphs are
+//! what a card's are.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use leasehold::backend::null::Null;
+use leasehold::exec::Core;
+use leasehold::op::{self, Binding, BoundOp, BufferId, MapFn, Spec, check};
+use leasehold::{DType, Device, Dims, Kind, Layout, Map, Matmul};
+use std::sync::Arc;
+
+/// A chain of ops on buffers of 4 KiB, by their numbers.
+fn chain(core: &mut Core<Null>, buffers: std::ops::Range<u64>) -> Vec<BoundOp> {
+    let layout = Layout::contiguous(Dims::new(&[1024]).unwrap());
+    let map = op::Map { function: MapFn::Exp, scale: 1.0, shift: 0.0 };
+    let op = Arc::new(check(map.into(), &[Spec::new(DType::F32, layout, 0); 2]).unwrap());
+    let at = |i| Binding { buffer: BufferId(i), offset: 0, len: 4096 };
+    buffers.clone().for_each(|i| core.alloc(BufferId(i), 4096).unwrap());
+    let ops = buffers.clone().zip(buffers.skip(1)).map(|(x, y)| op.bind(&[at(x), at(y)]).unwrap());
+    ops.collect()
+}
+
+#[test]
+fn a_segment_takes_at_most_what_it_may_and_goes_with_its_buffers() {
+    let (null, log) = Null::new(1 << 20);
+    let mut core = Core::new(null);
+    let ops = chain(&mut core, 0..9);
+    let one = core.plan(ops[0].op()).unwrap().total_ns() as u64;
+    let lens = [(0, 1), (one, 1), (2 * one - 1, 1), (2 * one, 2), (5 * one, 5), (1 << 40, 8)];
+    for (most_ns, len) in lens {
+        let part = core.part(&ops, most_ns);
+        assert_eq!((part.len, part.segment.is_some()), (len, len > 1), "{most_ns}");
+        part.segment.iter().for_each(|segment| core.drop_segment(segment));
+    }
+    assert_eq!(core.part(&[], 1 << 40).len, 0);
+    let [first, second] = [0, 4].map(|i| core.part(&ops[i..i + 4], 1 << 40).segment.unwrap());
+    let mut run = core.begin_segment(&first).unwrap();
+    assert_eq!((run.remaining(), run.least_ns()), (4, 4 * one));
+    // It is launched whole, whatever is asked for.
+    assert_eq!(core.step(&mut run, 1).unwrap(), 0..4);
+    assert_eq!((log.launches().len(), log.now_ns()), (1, 4 * one));
+    let mut begun = core.begin_segment(&second).unwrap();
+    core.free(BufferId(8));
+    assert!(core.has(&first) && !core.has(&second) && core.begin_segment(&second).is_none());
+    // What was begun before is its ops, of which the last has lost a buffer.
+    let error = core.step(&mut begun, 4).unwrap_err();
+    assert!(matches!(error.kind(), Kind::Bounds { .. }), "{error}");
+    assert_eq!(log.launches()[1..].iter().map(|launch| launch.op).collect::<Vec<_>>(), ["map"; 3]);
+    // A buffer of the same number is another.
+    core.alloc(BufferId(8), 4096).unwrap();
+    assert!(!core.has(&second));
+}
+
+#[test]
+fn segments_are_kept_up_to_a_bound() {
+    let (null, _log) = Null::new(1 << 30);
+    let mut core = Core::new(null);
+    let ops = chain(&mut core, 0..257);
+    let kept: Vec<_> = (0..100).map_while(|_| core.part(&ops, 1 << 40).segment).collect();
+    assert_eq!(kept.len(), (1 << 14) / 256);
+    // Without one a program runs all the same, and one that goes makes room.
+    assert_eq!(core.part(&ops, 1 << 40).len, 256);
+    core.drop_segment(&kept[0]);
+    assert!(core.part(&ops, 1 << 40).segment.is_some());
+}
+
+#[test]
+fn a_replay_is_of_segments_and_of_the_longer_ops_between() {
+    let (null, log) = Null::new(1 << 30);
+    let dev = Device::from_backend(null).unwrap();
+    let x = dev.empty(DType::F32, &[64]).unwrap();
+    let wide = dev.empty(DType::F32, &[512, 512]).unwrap();
+    let program = dev
+        .program(|p| {
+            let mut y = x.clone();
+            for i in 0..8 {
+                y = Map::unary(MapFn::Exp, &y).record(p)?;
+                if i == 4 {
+                    // 2.7 ms.
+                    p.output(&Matmul::new(&wide, &wide).record(p)?)?;
+                }
+            }
+            p.output(&y)
+        })
+        .unwrap();
+    for i in 1..=3 {
+        program.replay().unwrap();
+        dev.wait(None).unwrap();
+        let launches = log.launches();
+        let names: Vec<&str> = launches.iter().skip(3 * (i - 1)).map(|launch| launch.op).collect();
+        assert_eq!(names, ["segment", "matmul", "segment"]);
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[path = "../../kernels/tests/cuda/mod.rs"]
+mod driver_api;
+#[cfg(feature = "cuda")]
+mod model;
+
+#[cfg(feature = "cuda")]
+mod on_cuda {
+    use super::driver_api::Cuda;
+    use super::model::{FAIL, ORDER, in_child, open};
+    use leasehold::{
+        ArgMax, Attention, DType, Device, Error, Gather, Kind, Map, MapFn, Matmul, Norm, Program,
+        Recorder, Result, Scatter, Softmax, Tensor, bf16,
+    };
+    use std::path::Path;
+
+    /// How often the driver was asked for kernels and for graphs.
+    fn asked() -> [u64; 2] {
+        let cuda = Cuda::open(Path::new("libcuda.so.1")).unwrap();
+        ["cuLaunchKernel", "cuGraphLaunch"].map(|name| cuda.calls(name).unwrap())
+    }
+
+    fn values(n: usize, seed: f32) -> Vec<bf16> {
+        (0..n).map(|i| bf16::from_f32((i as f32 * 0.37 + seed).sin() * 1.5)).collect()
+    }
+
+    /// What a step of a decoder is made of, or nearly: products with maps, attention, a table that is appended to at a
+    /// place that lies on the device, and the largest of all.
+    struct Decoder {
+        dev: Device,
+        w: Tensor,
+        table: Tensor,
+        at: Tensor,
+        one: Tensor,
+    }
+
+    impl Decoder {
+        fn new(dev: &Device) -> Self {
+            Self {
+                dev: dev.clone(),
+                w: dev.tensor([64, 64], &values(64 * 64, 1.0)).unwrap(),
+                table: dev.tensor([32, 64], &values(32 * 64, 0.0)).unwrap(),
+                at: dev.tensor([4], &[0i32, 1, 2, 3]).unwrap(),
+                one: dev.tensor([4], &[4i32; 4]).unwrap(),
+            }
+        }
+
+        fn step(&self, x: &Tensor, p: Option<&Recorder>) -> Result<[Tensor; 2]> {
+            let y = Norm::rms(x, 1e-6).run_in(p)?;
+            let y = Matmul::new(&y, &self.w.t()).silu().residual(x).run_in(p)?;
+            let stored = Scatter::set(&y, &self.at, &self.table).run_in(p)?;
+            let rows = Gather::new(&stored, &self.at).run_in(p)?;
+            let [q, k] = [(&rows, 4), (&stored, 32)].map(|(x, n)| x.reshape(&[1, 1, n, 64]));
+            let (q, k) = (q?, k?);
+            let o = Attention::new(&q, &k, &k).run_in(p)?.reshape(&[4, 64])?;
+            let best = ArgMax::new(&o).run_in(p)?;
+            Map::add(&self.at, &self.one).into(&self.at).run_in(p)?;
+            Ok([Softmax::new(&o).run_in(p)?, best])
+        }
+
+        fn program(&self) -> (Tensor, Program) {
+            let slot = self.dev.empty(DType::BF16, &[4, 64]).unwrap();
+            let program = self
+                .dev
+                .program(|p| {
+                    let [o, best] = self.step(&slot, Some(p))?;
+                    p.output(&o)?;
+                    p.output(&best)
+                })
+                .unwrap();
+            (slot, program)
+        }
+    }
+
+    fn bits([o, best]: [&Tensor; 2]) -> (Vec<u16>, Vec<i32>) {
+        let o = o.read::<bf16>().unwrap().wait(None).unwrap();
+        let best = best.read::<i32>().unwrap().wait(None).unwrap();
+        (o.iter().map(|x| x.to_bits()).collect(), best)
+    }
+
+    /// Replays and the same ops one by one, step after step; how often kernels and graphs were asked for at each replay.
+    fn compare() -> Vec<[u64; 2]> {
+        let dev = Device::from_backend(open()).unwrap();
+        let (program, single) = (Decoder::new(&dev), Decoder::new(&dev));
+        let (slot, program) = program.program();
+        let mut counts = Vec::new();
+        for seed in 0..4 {
+            let x = values(4 * 64, seed as f32);
+            program.write(&slot, &x).unwrap();
+            let before = asked();
+            program.replay().unwrap();
+            dev.wait(None).unwrap();
+            let after = asked();
+            counts.push([after[0] - before[0], after[1] - before[1]]);
+            let x = dev.tensor([4, 64], &x).unwrap();
+            let [o, best] = single.step(&x, None).unwrap();
+            let outputs = program.outputs();
+            assert_eq!(bits([&outputs[0], &outputs[1]]), bits([&o, &best]), "step {seed}");
+        }
+        counts
+    }
+
+    #[test]
+    fn a_replay_is_one_graph_and_gives_the_bits_of_its_ops() {
+        for order in ["late", "early"] {
+            if in_child(
+                "on_cuda::a_replay_is_one_graph_and_gives_the_bits_of_its_ops",
+                &[(ORDER, order)],
+            ) {
+                let counts = compare();
+                // Kernels are asked for once, when they are captured; a replay is one graph.
+                assert!(
+                    counts[0][0] >= 9 && counts.iter().all(|count| count[1] == 1),
+                    "{counts:?}"
+                );
+                assert!(counts[1..].iter().all(|count| count[0] == 0), "{counts:?}");
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn without_graphs_a_replay_is_a_loop() {
+        let fails = [
+            "cuStreamBeginCapture_v2:801:0:100",
+            "cuGraphInstantiateWithFlags:2:0:100",
+            "cuStreamEndCapture:801:100:0",
+        ];
+        for (i, fail) in fails.into_iter().enumerate() {
+            if in_child("on_cuda::without_graphs_a_replay_is_a_loop", &[(FAIL, fail)]) {
+                let counts = compare();
+                let has_graphs = std::env::var(FAIL).unwrap() == fails[2];
+                assert!(
+                    counts.iter().all(|count| (count[1] == 1) == has_graphs),
+                    "{i}: {counts:?}"
+                );
+                let launched = counts[1..].iter().all(|count| (count[0] >= 9) != has_graphs);
+                assert!(launched, "{counts:?}");
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_index_in_a_graph_is_told_with_its_op() {
+        if !in_child("on_cuda::a_bad_index_in_a_graph_is_told_with_its_op", &[]) {
+            return;
+        }
+        let dev = Device::from_backend(open()).unwrap();
+        let table = dev.tensor([4, 1], &[1f32, 5., 3., 4.]).unwrap();
+        let [from, to] = [[1i32, 2], [0, 1]].map(|index| dev.tensor([2], &index).unwrap());
+        let replayed = |index: [[i32; 2]; 2]| -> Result<Vec<f32>, Error> {
+            let target = dev.tensor([3, 1], &[0f32; 3])?;
+            let program = dev
+                .program(|p| {
+                    let rows = Gather::new(&table, &from).record(p)?;
+                    let rows = Map::unary(MapFn::Neg, &rows).record(p)?;
+                    Scatter::set(&rows, &to, &target).record(p)?;
+                    p.output(&rows)
+                })
+                .unwrap();
+            program.write(&from, &index[0]).unwrap();
+            program.write(&to, &index[1]).unwrap();
+            let before = asked();
+            let rows = program.replay().unwrap().read::<f32>()?.wait(None)?;
+            assert_eq!(asked()[1] - before[1], 1);
+            Ok(rows)
+        };
+        assert_eq!(replayed([[1, 2], [0, 1]]).unwrap(), [-5., -3.]);
+        for (index, op, value, bound) in
+            [([[1, 4], [0, 1]], "gather", 4, 4), ([[1, 2], [0, -1]], "scatter", u32::MAX, 3)]
+        {
+            let error = replayed(index).unwrap_err();
+            assert_eq!((error.kind(), error.op()), (&Kind::Index { value, bound }, Some(op)));
+            // The device, and other programs, live on.
+            assert_eq!(replayed([[1, 2], [0, 1]]).unwrap(), [-5., -3.]);
+        }
+    }
+}
