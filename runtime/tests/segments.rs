@@ -1,7 +1,12 @@
 //! Programs in segments: ops in a row that a device takes as one. They give what the ops one by one give, are no longer than
 //! a slice, and go with the buffers that they name. On the null device, which counts, and on CUDA's model, whose graphs are
 //! what a card's are.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use leasehold::backend::null::Null;
 use leasehold::exec::Core;

@@ -11,7 +11,7 @@
 mod model;
 mod served;
 
-use leasehold::{Attention, Device, Error, Kind, Matmul, bf16};
+use leasehold::{Attention, DType, Device, Error, Gather, Kind, Matmul, bf16};
 use leasehold_node::job::{Admitted, Grant, JobError, Node, Word};
 use leasehold_node::ledger::{Entry, Outcome};
 use served::{PATIENCE, Served, device, until, usage};
@@ -27,6 +27,34 @@ fn program(dev: &Device) -> Result<Vec<bf16>, Error> {
     let heads = h.reshape(&[2, 30, 2, 64])?.permute(&[0, 2, 1, 3])?;
     let o = Attention::new(&heads, &heads, &heads).causal().run()?;
     o.read::<bf16>()?.wait(Some(PATIENCE))
+}
+
+/// A program of the same, and an index that lies on the device, replayed for some contents of its slot.
+fn replays(dev: &Device) -> Result<Vec<f32>, Error> {
+    let slot = dev.empty(DType::BF16, &[16, 64])?;
+    let w = dev.tensor(
+        [64, 64],
+        &(0..64 * 64).map(|i| bf16::from_f32((i % 7) as f32 / 9.0)).collect::<Vec<_>>(),
+    )?;
+    let index = dev.tensor([2], &[3i32, 11])?;
+    let program = dev.program(|p| {
+        let h = Matmul::new(&slot, &w.t()).silu().record(p)?;
+        let heads = h.reshape(&[1, 1, 16, 64])?;
+        let o = Attention::new(&heads, &heads, &heads).causal().record(p)?;
+        p.output(&Gather::new(&o.reshape(&[16, 64])?, &index).record(p)?)
+    })?;
+    let mut all = Vec::new();
+    for seed in 1..4 {
+        let x: Vec<_> =
+            (0..16 * 64).map(|i| bf16::from_f32((i * seed % 13) as f32 / 8.0)).collect();
+        program.write(&slot, &x)?;
+        let rows = program.replay()?.read::<bf16>()?.wait(Some(PATIENCE))?;
+        all.extend(rows.iter().map(|x| x.to_f32()));
+    }
+    program.write(&index, &[3i32, 16])?;
+    let error = program.replay()?.read::<bf16>()?.wait(Some(PATIENCE)).unwrap_err();
+    assert_eq!(*error.kind(), Kind::Index { value: 16, bound: 16 });
+    Ok(all)
 }
 
 /// A node with a file of kernels, serving once this returns.
@@ -61,10 +89,11 @@ fn leased_bits_are_local_bits_on_cuda() {
     let (here, there) = (program(&local).unwrap(), program(&leased).unwrap());
     assert!(here.iter().zip(&there).all(|(a, b)| a.to_bits() == b.to_bits()));
     assert!(here.len() == there.len() && here.iter().all(|x| x.is_finite()));
+    assert_eq!(replays(&local).unwrap(), replays(&leased).unwrap());
     drop(leased);
     node.ended(Outcome::Exited(0)).unwrap();
     let usage = usage(node.word());
-    assert!(usage.ops == 2 && usage.busy_ns > 0 && usage.bytes_up > 0, "{usage:?}");
+    assert!(usage.ops == 2 + 4 * 3 && usage.busy_ns > 0 && usage.bytes_up > 0, "{usage:?}");
     assert_eq!(served.stop().code(), Some(0));
 }
 

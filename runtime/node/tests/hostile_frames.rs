@@ -507,6 +507,61 @@ fn what_is_checked_is_what_was_copied() {
     });
 }
 
+/// A program is launched as one while it has the blocks that it was recorded with, and never with those of somebody else.
+#[test]
+fn a_segment_is_not_used_once_a_block_of_it_was_given_back() {
+    let (null, log) = Null::new(1 << 40);
+    let mut executor = Executor::new(null, Box::new(|_| {}));
+    executor.add_job(1, terms(1), 0);
+    let (mut tenant, mut now) = (session(&mut executor, 1, 1), 0);
+    let mut ask = |tenant: &mut Tenant, record: Record| {
+        let frame = record.encode(1, 0).unwrap();
+        tenant.ask(&mut executor, &frame, &mut now).outcome
+    };
+    let reserve = |tenant: &mut Tenant, ask: &mut dyn FnMut(&mut Tenant, Record) -> Outcome| {
+        let Outcome::Done(at) = ask(tenant, Record::Reserve { bytes: 256 }) else { panic!() };
+        BlockRef { block: at[0] as u32, generation: at[1] as u32, offset: 0 }
+    };
+    let spec = Spec::new(DType::F32, Layout::contiguous(Dims::new(&[64]).unwrap()), 0);
+    let map: Op = op::Map { function: MapFn::Exp, scale: 1.0, shift: 0.0 }.into();
+    let define =
+        Record::Define { handle: 1, op: Wire::of(&map), specs: vec![spec; 2], lens: [0; 2] };
+    assert!(matches!(ask(&mut tenant, define), Outcome::Done(_)));
+    let [a, b, c] = [0; 3].map(|_| reserve(&mut tenant, &mut ask));
+    let record = |tenant: &mut Tenant, c| {
+        let steps = [vec![a, b], vec![b, c]];
+        let steps = Step::encode(&steps.map(|bindings| Step { handle: 1, bindings }));
+        tenant.staging.write(0, &steps);
+        Record::Record { program: 7, steps: [0, steps.len() as u64] }
+    };
+    let recorded = record(&mut tenant, c);
+    assert!(matches!(ask(&mut tenant, recorded), Outcome::Done(_)));
+    let replay = |tenant: &mut Tenant, ask: &mut dyn FnMut(&mut Tenant, Record) -> Outcome| {
+        let before = log.launches().len();
+        let outcome = ask(tenant, Record::Replay { program: 7 });
+        let names = log.launches()[before..].iter().map(|launch| launch.op).collect::<Vec<_>>();
+        (matches!(outcome, Outcome::Done(_)), names)
+    };
+    for _ in 0..2 {
+        assert_eq!(replay(&mut tenant, &mut ask), (true, vec!["segment"]));
+    }
+    // An op of its own is no step, whatever its number.
+    let run = Record::Run { handle: 1, bindings: vec![a, b] };
+    assert!(matches!(ask(&mut tenant, run), Outcome::Done(_)));
+    assert_eq!(replay(&mut tenant, &mut ask), (true, vec!["segment"]));
+    // Without the block the second step fails, with its memory under another name too.
+    assert!(matches!(ask(&mut tenant, Record::Release { at: c }), Outcome::Done(_)));
+    assert_eq!(replay(&mut tenant, &mut ask), (false, vec!["map"]));
+    let again = reserve(&mut tenant, &mut ask);
+    assert!(again.block == c.block && again.generation != c.generation);
+    assert_eq!(replay(&mut tenant, &mut ask), (false, vec!["map"]));
+    let recorded = record(&mut tenant, again);
+    assert!(matches!(ask(&mut tenant, recorded), Outcome::Done(_)));
+    assert_eq!(replay(&mut tenant, &mut ask), (true, vec!["segment"]));
+    assert!(matches!(ask(&mut tenant, Record::Erase { program: 7 }), Outcome::Done(_)));
+    assert_eq!(replay(&mut tenant, &mut ask), (false, vec![]));
+}
+
 /// Two tenants that always have work, on a device whose clock is virtual: weights 1:2:4 are kept exactly.
 #[test]
 fn weights_are_kept_exactly_on_the_virtual_clock() {

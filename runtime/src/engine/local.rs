@@ -346,8 +346,9 @@ impl<B: Backend> Driver<B> {
     fn replay(&mut self, shared: &Shared<B>, ticket: Ticket, id: ProgramId, ops: &Arc<[BoundOp]>) {
         let (parts, mut at) = (self.parts(id, ops), 0);
         for part in parts.iter() {
-            // What fails among its ops is found by running them one by one.
-            let segment = part.segment.as_ref().filter(|_| self.poison.is_empty());
+            // Which of its ops would read what failed is found by running them one by one.
+            let segment = part.segment.as_ref();
+            let segment = segment.filter(|segment| self.inherited(segment.ops()).is_none());
             let run = segment.and_then(|segment| self.core.begin_segment(segment));
             let len = if run.is_some() { part.len } else { 1 };
             let (mut run, end) = (run, at + part.len);
@@ -580,10 +581,9 @@ impl<B: Backend> Engine for Local<B> {
     }
 
     fn erase(&self, program: ProgramId) {
-        if let Ok(mut queue) = self.queue() {
-            if queue.programs.remove(&program).is_some() {
-                self.push(&mut queue, Command::Erase(program));
-            }
+        let Ok(mut queue) = self.queue() else { return };
+        if queue.programs.remove(&program).is_some() {
+            self.push(&mut queue, Command::Erase(program));
         }
     }
 
