@@ -1,8 +1,8 @@
-// Products on every NVIDIA GPU from compute capability 8.0: a ring of cp.async copies, ldmatrix, and mma.sync, for f16 and
-// bf16. A block computes one tile of the output; rows of an operand lie dense along K or along the other axis, a gathered
+// Products on every NVIDIA GPU from compute capability 8.0: a ring of cp.async copies, ldmatrix, and mma.sync, for f16,
+// bf16, and f32 that is rounded to tf32. A block computes one tile of the output; rows of an operand lie dense along K or along the other axis, a gathered
 // form takes any strides. `kernels/src/matmul.rs` lists the rows; unaligned shapes of Hopper come here too.
 //
-// Order of each output: one mma after the other along k, 16 at a time, in f32.
+// Order of each output: one mma after the other along k, 16 at a time, of tf32 8, in f32.
 #pragma once
 
 #include "cuda/tile/finish.h"
@@ -20,13 +20,13 @@ enum class Major {
     Gathered,
 };
 
-constexpr u32 ELEMENT = 2;           // Bytes.
-constexpr u32 CHUNK = 16 / ELEMENT;  // Elements of a copy.
 constexpr u32 LANES = 32;
 
 template <u32 M, u32 N, u32 STAGES_, u32 WARPS_M_, u32 WARPS_N_, Major A_, Major B_, u32 DTYPE_>
 struct Shape {
-    static constexpr u32 BLOCK_M = M, BLOCK_N = N, BLOCK_K = 32, STAGES = STAGES_;
+    // Bytes of an element. Of f32 there are half as many in whatever holds 16 bits: stages, copies, fragments.
+    static constexpr u32 ELEMENT = DTYPE_ == F32 ? 4 : 2;
+    static constexpr u32 BLOCK_M = M, BLOCK_N = N, BLOCK_K = 64 / ELEMENT, K_STEP = 32 / ELEMENT, STAGES = STAGES_;
     static constexpr u32 WARPS_M = WARPS_M_, WARPS_N = WARPS_N_;
     static constexpr u32 THREADS = WARPS_M * WARPS_N * LANES;
     static constexpr Major A = A_, B = B_;
@@ -45,8 +45,9 @@ struct Shape {
 };
 
 // One side of the product: rows of A or columns of B of a tile, along k.
-template <u32 OUTER, u32 BLOCK_K, u32 THREADS, Major MAJOR>
+template <u32 OUTER, u32 BLOCK_K, u32 ELEMENT, u32 THREADS, Major MAJOR>
 struct Side {
+    static constexpr u32 CHUNK = 16 / ELEMENT;  // Elements of a copy.
     static constexpr u32 CHUNKS = OUTER * BLOCK_K / CHUNK;
     static_assert(CHUNKS % THREADS == 0, "every thread starts as many copies");
 
@@ -72,7 +73,8 @@ struct Side {
 
     static DEVICE_MEMBER u32 offset(u32 outer, u32 k) {
         if constexpr (MAJOR == Major::Outer) {
-            return swizzled<OUTER / CHUNK>(k, outer / CHUNK);
+            return ELEMENT == 4 ? swizzled_pairs<OUTER / CHUNK>(k, outer / CHUNK) + outer % CHUNK * ELEMENT
+                                : swizzled<OUTER / CHUNK>(k, outer / CHUNK);
         } else {
             return swizzled<BLOCK_K / CHUNK>(outer, k / CHUNK);
         }
@@ -106,12 +108,16 @@ struct Side {
     }
 
     DEVICE_MEMBER void gather(u32 to, u32 outer_index, u32 k) const {
-        u32 words[CHUNK / 2];
+        u32 words[4];
         const u32 left = rest(outer_index < outer ? k_end : 0, k);
 #pragma unroll
         for (u32 i = 0; i < CHUNK; i++) {
-            const u32 v = i < left ? load_global_u16(address(outer_index, k + i)) : 0;
-            words[i / 2] = i % 2 == 0 ? v : words[i / 2] | v << 16;
+            if constexpr (ELEMENT == 4) {
+                words[i] = i < left ? load_global_u32(address(outer_index, k + i)) : 0;
+            } else {
+                const u32 v = i < left ? load_global_u16(address(outer_index, k + i)) : 0;
+                words[i / 2] = i % 2 == 0 ? v : words[i / 2] | v << 16;
+            }
         }
         store_shared(to, u32x4{words[0], words[1], words[2], words[3]});
     }
@@ -119,8 +125,8 @@ struct Side {
 
 template <class S>
 struct Block {
-    using SideA = Side<S::BLOCK_M, S::BLOCK_K, S::THREADS, S::A>;
-    using SideB = Side<S::BLOCK_N, S::BLOCK_K, S::THREADS, S::B>;
+    using SideA = Side<S::BLOCK_M, S::BLOCK_K, S::ELEMENT, S::THREADS, S::A>;
+    using SideB = Side<S::BLOCK_N, S::BLOCK_K, S::ELEMENT, S::THREADS, S::B>;
 
     f32 sums[S::BLOCKS_M][S::BLOCKS_N][4] = {};
     u32 warp_row, warp_column, lane;
@@ -132,22 +138,42 @@ struct Block {
         lane = thread_index() % LANES;
     }
 
-    // Four 8 by 8 matrices of 16 outer indices by 16 of k: those of k first where `k_first`, as B wants them.
+    // Four matrices of 8 outer indices by 16 bytes along k, two by two: those of k first where `K_FIRST`, as B wants them.
     template <class Side, bool K_FIRST>
     DEVICE_MEMBER void load(u32 (&out)[4], u32 tile, u32 outer, u32 k) const {
         const u32 matrix = lane / 8;
         const u32 second_outer = K_FIRST ? matrix / 2 : matrix % 2, second_k = K_FIRST ? matrix % 2 : matrix / 2;
-        if constexpr (Side::major() == Major::Outer) {
+        if constexpr (S::DTYPE == F32) {
+            load_words<Side, K_FIRST>(out, tile, outer, k);
+        } else if constexpr (Side::major() == Major::Outer) {
             load_matrices_transposed(out, tile + Side::offset(outer + 8 * second_outer, k + 8 * second_k + lane % 8));
         } else {
             load_matrices(out, tile + Side::offset(outer + 8 * second_outer + lane % 8, k + 8 * second_k));
         }
     }
 
+    // The same of words, which no load transposes; rounded here, once.
+    template <class Side, bool K_FIRST>
+    DEVICE_MEMBER void load_words(u32 (&out)[4], u32 tile, u32 outer, u32 k) const {
+        if constexpr (Side::major() != Major::Outer) {
+            const u32 matrix = lane / 8;
+            const u32 second_outer = K_FIRST ? matrix / 2 : matrix % 2, second_k = K_FIRST ? matrix % 2 : matrix / 2;
+            load_matrices(out, tile + Side::offset(outer + 8 * second_outer + lane % 8, k + 4 * second_k));
+        }
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) {
+            if constexpr (Side::major() == Major::Outer) {
+                const u32 second_outer = K_FIRST ? i / 2 : i % 2, second_k = K_FIRST ? i % 2 : i / 2;
+                out[i] = load_shared_u32(tile + Side::offset(outer + 8 * second_outer + lane / 4, k + 4 * second_k + lane % 4));
+            }
+            out[i] = tf32_of(f32_of_bits(out[i]));
+        }
+    }
+
     // Adds the product of a stage.
     DEVICE_MEMBER void multiply(u32 tile_a, u32 tile_b) {
 #pragma unroll
-        for (u32 k = 0; k < S::BLOCK_K; k += 16) {
+        for (u32 k = 0; k < S::BLOCK_K; k += S::K_STEP) {
             u32 a[S::BLOCKS_M][4], b[S::BLOCKS_N / 2][4];
 #pragma unroll
             for (u32 i = 0; i < S::BLOCKS_M; i++) {
@@ -164,6 +190,8 @@ struct Block {
                     const u32 pair[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
                     if constexpr (S::DTYPE == BF16) {
                         mma_bf16(sums[i][j], a[i], pair);
+                    } else if constexpr (S::DTYPE == F32) {
+                        mma_tf32(sums[i][j], a[i], pair);
                     } else {
                         mma_f16(sums[i][j], a[i], pair);
                     }

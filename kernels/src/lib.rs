@@ -34,7 +34,9 @@ pub use attention_paged::{AttentionCombine, AttentionPaged};
 pub use attention_reference::AttentionReference;
 pub use attention_sm80::AttentionSm80;
 pub use map::BoxMap;
-pub use matmul::{GroupEntry, Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, Matrices};
+pub use matmul::{
+    GroupEntry, Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, Matrices, Values,
+};
 pub use matmul_groups::{MatmulGroups, MatmulGroupsArgs};
 pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
 pub use matmul_sm80_bytes::{Bytes, MatmulSm80Bytes};

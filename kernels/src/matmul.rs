@@ -106,14 +106,25 @@ pub enum Major {
     Gathered,
 }
 
-/// Elements of k of a stage of `matmul_sm80`: launches are cut at its multiples.
+/// Launches of `matmul_sm80` are cut at multiples of so many elements of k: one stage of 16 bits, two of 32.
 const BLOCK_K: u32 = 32;
+
+/// What the operands of a row of `matmul_sm80` are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Values {
+    /// f16.
+    F16,
+    /// bf16.
+    Bf16,
+    /// f32, each element rounded to tf32 where it is multiplied.
+    Tf32,
+}
 
 /// A row of `matmul_sm80`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MatmulSm80 {
-    /// Whether operands are bf16, not f16.
-    pub bf16: bool,
+    /// What operands are.
+    pub values: Values,
     /// How A lies.
     pub a: Major,
     /// How B lies.
@@ -128,9 +139,9 @@ impl MatmulSm80 {
         use Major::{Gathered, K, Outer};
         let ways = [(K, K), (K, Outer), (Outer, K), (Outer, Outer), (Gathered, Gathered)];
         let mut all = Vec::new();
-        for bf16 in [false, true] {
+        for values in [Values::F16, Values::Bf16, Values::Tf32] {
             for tile in [[128, 128], [64, 64]] {
-                all.extend(ways.map(|(a, b)| Self { bf16, a, b, tile }));
+                all.extend(ways.map(|(a, b)| Self { values, a, b, tile }));
             }
         }
         all
@@ -140,7 +151,11 @@ impl MatmulSm80 {
     pub const CHUNK: u32 = BLOCK_K;
 
     pub(crate) fn key(&self) -> String {
-        let dtype = if self.bf16 { "bf16" } else { "f16" };
+        let dtype = match self.values {
+            Values::F16 => "f16",
+            Values::Bf16 => "bf16",
+            Values::Tf32 => "tf32",
+        };
         let way = |major| match major {
             Major::K => 'k',
             Major::Outer => 'o',
@@ -158,7 +173,11 @@ impl MatmulSm80 {
     pub(crate) fn shape(&self) -> String {
         let ([m, n], [stages, down, across]) = (self.tile, self.form());
         let (a, b) = (self.a, self.b);
-        let dtype = if self.bf16 { "BF16" } else { "F16" };
+        let dtype = match self.values {
+            Values::F16 => "F16",
+            Values::Bf16 => "BF16",
+            Values::Tf32 => "F32",
+        };
         let major = |x| format!("matmul_sm80::Major::{x:?}");
         let (a, b) = (major(a), major(b));
         format!("matmul_sm80::Shape<{m}, {n}, {stages}, {down}, {across}, {a}, {b}, {dtype}>")

@@ -94,6 +94,14 @@ const MUTANTS: &[Mutant] = &[
         "ended",
     ),
     mutant("cuda/tile/epilogue.h", "if (c_.all.present) {", "{", "ended"),
+    // Words, which are rounded and do not turn.
+    mutant(SM80, "out[i] = tf32_of(f32_of_bits(out[i]));", "", "mma-unrounded"),
+    mutant(
+        SM80,
+        "lane / 4, k + 4 * second_k + lane % 4",
+        "lane % 8, k + 4 * second_k + lane / 8",
+        "bits",
+    ),
     // The ring of boxes and its barriers.
     mutant(SM90, "wait_barrier(ring.full(), ring.phase);", "", "copy-in-flight"),
     mutant(
@@ -234,23 +242,25 @@ fn mutated(mutant: &Mutant, name: &str) -> PathBuf {
     folder
 }
 
-/// The row that shows what a file's mistakes do: of its kernel, both ways of lying, and more than one tile a block.
-fn subject(file: &str) -> Row {
-    let key = if [SM90, OUTPUT, RING].contains(&file) || file.contains("descriptor") {
-        "matmul_sm90_f16_ko_128x128"
+/// The rows that show what a file's mistakes do: of its kernel, both ways of lying, and more than one tile a block.
+fn subjects(file: &str) -> Vec<Row> {
+    let keys: &[&str] = if [SM90, OUTPUT, RING].contains(&file) || file.contains("descriptor") {
+        &["matmul_sm90_f16_ko_128x128"]
     } else {
-        "matmul_sm80_bf16_kk_64x64"
+        &["matmul_sm80_bf16_kk_64x64", "matmul_sm80_tf32_ko_64x64"]
     };
-    rows().into_iter().find(|row| row.key() == key).expect("a row of the table")
+    let row = |key: &&str| rows().into_iter().find(|row| row.key() == *key);
+    keys.iter().map(|key| row(key).expect("a row of the table")).collect()
 }
 
 /// What a mutant's runs say first: the model's findings, or that bits are wrong.
 fn verdict(row: Row, model: &mut Model) -> String {
     // Tails in every axis; more steps than a ring has stages, and fewer, whose barriers then order less.
     let engine: &[Out] = if row.archs() == ["sm_90a"] { &[Out::Boxes] } else { &[] };
-    for (k, out) in
-        [(456, Out::Odd), (120, Out::Odd)].into_iter().chain(engine.iter().map(|out| (456, *out)))
-    {
+    let sizes = [(456, Out::Odd), (120, Out::Odd)].into_iter();
+    let sizes = sizes.chain(engine.iter().map(|out| (456, *out)));
+    let rows = subjects(row.file());
+    for ((k, out), row) in sizes.flat_map(|size| rows.iter().map(move |row| (size, *row))) {
         let case = Case::with(row, out, 1, [150, 140, k], 3);
         for order in [Order::Late, Order::Early, Order::Seeded(1), Order::LateProducts] {
             let outcome = case.run(model, order);
@@ -279,7 +289,7 @@ fn every_mutant_names_what_is_there_once() {
 
 #[test]
 fn every_mutant_is_found() {
-    find_all("products", &[SM80, SM90], MUTANTS, |file| vec![subject(file)], verdict);
+    find_all("products", &[SM80, SM90], MUTANTS, subjects, verdict);
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum Family {
     Dot16,
     /// Square tiles of f16 products summed in f32 by one instruction of a matrix unit.
     Matrix16,
+    /// The same of f32 operands rounded to tf32.
+    MatrixTf32,
     /// Tiles of fp8 products by one instruction of a matrix unit, which keeps fewer bits of a sum than f32 has.
     Matrix8,
 }

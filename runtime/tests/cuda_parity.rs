@@ -19,8 +19,8 @@ use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{
     Activation, ArgMax, Attention, AttentionBackward, Gate, Group, KeyValue, Lens, Matmul, Norm,
-    NormBackward, NormKind, OrderClass, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Softmax,
-    TopK,
+    NormBackward, NormKind, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn,
+    Scale, Softmax, TopK,
 };
 use leasehold::{DType, Device, Kind};
 use model::{open, pack};
@@ -96,6 +96,35 @@ fn aligned() -> Vec<Case> {
     .into();
     case.operands[1] = Operand::new(DType::BF16, &[3, 24, 48], Style::Tight, 0, Fill::Normal(1.0));
     cases.push(case);
+    cases
+}
+
+/// Products of f32 that may be rounded to tf32, in every way that operands lie, with and without groups.
+fn rounded() -> Vec<Case> {
+    let of = |batch: &[u64], size, styles, op: Matmul| {
+        let case = product(DType::F32, batch, size, styles);
+        Case::new(Matmul { precision: Precision::Tf32, ..op }, case.operands)
+    };
+    let (tight, turned) = (Style::Tight, Style::Turned);
+    let free = || Matmul { order: OrderClass::BatchInvariant, ..Matmul::default() };
+    let mut cases = vec![
+        of(&[], [9, 24, 40], [tight, tight], free()),
+        of(&[2], [66, 9, 21], [Style::Odd, turned], Matmul { alpha: 0.5, ..Matmul::default() }),
+        of(&[2, 2], [13, 16, 36], [turned, tight], Matmul::default()),
+        of(&[], [21, 16, 13], [turned, turned], Matmul::default()),
+        of(&[], [19, 17, 33], [tight, Style::Gapped], Matmul::default()),
+    ];
+    for group in [Group::Contiguous, Group::K] {
+        let sizes = Lens::Host(vec![3, 0, 17]);
+        let (of_b, of_out): (&[u64], &[u64]) =
+            if group == Group::K { (&[], &[3]) } else { (&[3], &[]) };
+        let mut case =
+            of(&[], [24, 20, 24], [turned, tight], Matmul { group, sizes, ..Matmul::default() });
+        case.operands[1] =
+            Operand::new(DType::F32, &[of_b, &[24, 20]].concat(), tight, 0, Fill::Normal(1.0));
+        case.operands[2] = Operand::out(DType::F32, &[of_out, &[24, 20]].concat(), tight, 0);
+        cases.push(case);
+    }
     cases
 }
 
@@ -188,7 +217,12 @@ fn matmul() {
         assert!(cases.len() > 100, "{} cases", cases.len());
         assert_eq!(run_all(&cases), cases.len());
         assert_eq!(run_all(&aligned()), aligned().len());
+        run_each(&rounded());
         let cuda = open();
+        for case in rounded() {
+            let kernel = cuda.candidates(&case.checked()).unwrap()[0].kernel;
+            assert!(kernel.starts_with("matmul_sm80_tf32"), "{}: {kernel}", case.name);
+        }
         for case in of_hopper() {
             let kernel = cuda.candidates(&case.checked()).unwrap()[0].kernel;
             assert!(kernel.starts_with("matmul_sm90"), "{}: {kernel}", case.name);
@@ -204,6 +238,7 @@ fn matmul_on_ampere() {
     if in_child("matmul_on_ampere", "sm_80", "early") {
         let mut cases = aligned();
         cases.extend(of_hopper());
+        cases.extend(rounded());
         cases.extend(small(common::tables::matmul()).into_iter().step_by(4));
         assert_eq!(run_all(&cases), cases.len());
     }

@@ -68,7 +68,7 @@ fn in_one_block(backend: &mut Wgpu, case: &Case) {
     let out = &case.operands[last];
     let got = reference::read(out.dtype, &out.layout, &after[places[last].offset as usize..]);
     let exact = reference::exact(&op, &inputs);
-    let low = reference::rounded(&op, &inputs, out.dtype, reference::Sums::Single);
+    let low = reference::rounded(&op, &inputs, out.dtype, reference::Unit::Single);
     judge(out.dtype, &got, &exact[0], &low[0]).unwrap();
     for (i, &start) in starts.iter().enumerate() {
         let shared = case.operands.iter().any(|o| matches!(o.fill, Fill::Same(j) if j == i));

@@ -99,6 +99,13 @@ KERNEL(conversions, 32, 1)(PARAMETER(ProbeArgs) args) {
     }
 }
 
+// Of the same: what tf32 keeps of them. What its register holds below is not said.
+KERNEL(roundings, 32, 1)(PARAMETER(ProbeArgs) args) {
+    for (u32 i = thread_index(); i < args.finite; i += 32) {
+        put(args, i, tf32_of(number(args, i)) & ~0x1fffu);
+    }
+}
+
 // Of one in 67 of the numbers of sixteen bits that are numbers.
 KERNEL(widenings, 32, 1)(PARAMETER(ProbeArgs) args) {
     for (u32 i = thread_index(); i < 0x10000 / 67; i += 32) {
@@ -206,6 +213,24 @@ DEVICE void whole_products(const ProbeArgs& args, u32 at, u16 (*narrow)(f32), F 
 KERNEL(products, 32, 1)(PARAMETER(ProbeArgs) args) {
     whole_products(args, 0, narrow_to_bf16, [](f32(&sums)[4], const u32(&a)[4], const u32(&b)[2]) { mma_bf16(sums, a, b); });
     whole_products(args, 128, narrow_to_f16, [](f32(&sums)[4], const u32(&a)[4], const u32(&b)[2]) { mma_f16(sums, a, b); });
+}
+
+// The same of words.
+KERNEL(word_products, 32, 1)(PARAMETER(ProbeArgs) args) {
+    const u32 lane = thread_index();
+    const auto whole = [](u32 index) { return tf32_of((f32)((i32)(index * 7 % 13) - 6)); };
+    u32 a[4], b[2];
+    for (u32 i = 0; i < 4; i++) {
+        a[i] = whole(lane * 4 + i);
+    }
+    for (u32 i = 0; i < 2; i++) {
+        b[i] = whole(1000 + lane * 2 + i);
+    }
+    f32 sums[4] = {(f32)lane, 1.0f, -2.0f, 0.5f};
+    mma_tf32(sums, a, b);
+    for (u32 i = 0; i < 4; i++) {
+        put(args, 4 * lane + i, bits_of(sums[i]));
+    }
 }
 
 // Bytes that are their places, and sums that they bring to both ends of their range.

@@ -9,7 +9,7 @@ use leasehold::op::{
     CheckedOp, Copy, Group, Lens, Map, MapFn, Matmul, Norm, NormKind, Op, Reduce, ReduceFn, Scale,
     Softmax, Spec, check,
 };
-use leasehold::reference::{self, Sums};
+use leasehold::reference::{self, Unit};
 use leasehold::{DType, Result};
 use serde::{Serialize, Serializer};
 use std::ops::Range;
@@ -156,7 +156,7 @@ impl Built {
             rest = more;
             let inputs: Vec<&[u8]> = window.inputs.iter().map(Vec::as_slice).collect();
             let exact = reference::exact(&window.op, &inputs).swap_remove(0);
-            let low = reference::rounded(&window.op, &inputs, dtype, Sums::Single).swap_remove(0);
+            let low = reference::rounded(&window.op, &inputs, dtype, Unit::Single).swap_remove(0);
             let errors = got.iter().zip(&exact).map(|(y, x)| (y - x).abs());
             checked.worst = errors.fold(checked.worst, f64::max);
             if let Err(why) = judge(dtype, got, &exact, &low) {

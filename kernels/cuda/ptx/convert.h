@@ -15,6 +15,14 @@ DEVICE u16 f16_of(f32 x) {
     return out;
 }
 
+// With ten digits behind the point, to nearest, halves away from zero: what `mma_tf32` is given. The bits below the
+// ten are not said.
+DEVICE u32 tf32_of(f32 x) {
+    u32 out;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(out) : "f"(x));
+    return out;
+}
+
 DEVICE f32 f32_of_f16(u16 x) {
     f32 out;
     asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(x));

@@ -20,6 +20,12 @@ SHARED_BY_BOTH constexpr u32 a_column(u32 lane, u32 i) { return lane % 4 * 2 + i
 SHARED_BY_BOTH constexpr u32 b_row(u32 lane, u32 i) { return lane % 4 * 2 + i % 2 + 8 * (i / 2); }
 SHARED_BY_BOTH constexpr u32 b_column(u32 lane) { return lane / 4; }
 
+// Word i of a lane's A of 16 by 8 (0 to 3) and of its B of 8 by 8 (0 and 1), one to a register (section 9.7.14.5.7,
+// mma.m16n8k8 of tf32).
+SHARED_BY_BOTH constexpr u32 word_a_row(u32 lane, u32 i) { return lane / 4 + 8 * (i % 2); }
+SHARED_BY_BOTH constexpr u32 word_a_column(u32 lane, u32 i) { return lane % 4 + 4 * (i / 2); }
+SHARED_BY_BOTH constexpr u32 word_b_row(u32 lane, u32 i) { return lane % 4 + 4 * i; }
+
 // Byte i of a lane's A of 16 by 32 (0 to 15) and of its B of 32 by 8 (0 to 7): four to a register (section 9.7.14.5.10,
 // mma.m16n8k32).
 SHARED_BY_BOTH constexpr u32 byte_a_row(u32 lane, u32 i) { return lane / 4 + 8 * (i / 4 % 2); }

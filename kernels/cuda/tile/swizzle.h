@@ -14,3 +14,10 @@ SHARED_BY_BOTH constexpr u32 swizzled(u32 row, u32 chunk) {
     const u32 turn = CHUNKS % 8 == 4 ? row / 2 % 4 : row % 8;
     return (row * CHUNKS + (chunk ^ turn)) * 16;
 }
+
+// The same for fragments that load a word of each of four rows at two neighbouring chunks.
+template <u32 CHUNKS>
+SHARED_BY_BOTH constexpr u32 swizzled_pairs(u32 row, u32 chunk) {
+    static_assert(CHUNKS % 8 == 0, "rows of whole lines of 128 bytes");
+    return (row * CHUNKS + (chunk ^ row % 4 * 2)) * 16;
+}

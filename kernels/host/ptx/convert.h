@@ -34,6 +34,15 @@ DEVICE u16 f16_of(f32 x) {
     return x != x ? static_cast<u16>(0x7fff) : out;
 }
 
+// PTX ISA 8.7, section 9.7.9.21 (cvt): `.rna` rounds halves away from zero, and what is no number becomes 0x7fffffff.
+DEVICE u32 tf32_of(f32 x) {
+    const u32 bits = bits_of(x);
+    if (x != x) {
+        return 0x7fffffff;
+    }
+    return (bits & 0x7fffffff) == 0x7f800000 ? bits : (bits + 0x1000) & ~0x1fffu;
+}
+
 DEVICE f32 f32_of_f16(u16 x) {
     _Float16 half;
     memcpy(&half, &x, sizeof half);

@@ -99,6 +99,39 @@ inline void mma(const char* name, f32 (&sums)[4], const u32 (&a)[4], const u32 (
     });
 }
 
+// The same of 16 by 8 by 8 numbers of tf32, whose layout only the conversion to it knows: any other is named.
+inline void mma_tf32(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const Where& where) {
+    Fragments in{sums, a, b};
+    u32 none = 0;
+    meet("mma_tf32", in, none, where, [&](const Fragments** ins, u32**) {
+        f32 lhs[16][8], rhs[8][8];
+        const auto value = [&](u32 bits) {
+            const f32 x = f32_of_bits(bits);
+            if (x == x && bits % 0x2000 != 0) {
+                world->report.error("mma-unrounded", where, "0x%08x is no tf32", bits);
+            }
+            return x;
+        };
+        for (u32 lane = 0; lane < LANES; lane++) {
+            for (u32 i = 0; i < 4; i++) {
+                lhs[fragment::word_a_row(lane, i)][fragment::word_a_column(lane, i)] = value(ins[lane]->a[i]);
+            }
+            for (u32 i = 0; i < 2; i++) {
+                rhs[fragment::word_b_row(lane, i)][fragment::b_column(lane)] = value(ins[lane]->b[i]);
+            }
+        }
+        for (u32 lane = 0; lane < LANES; lane++) {
+            for (u32 i = 0; i < 4; i++) {
+                double sum = ins[lane]->sums[i];
+                for (u32 k = 0; k < 8; k++) {
+                    sum += static_cast<double>(lhs[fragment::sum_row(lane, i)][k]) * rhs[k][fragment::sum_column(lane, i)];
+                }
+                ins[lane]->sums[i] = static_cast<f32>(sum);
+            }
+        }
+    });
+}
+
 // Sums of 16 by 32 by 8 bytes: `add` takes a sum, and the rows of bytes of A and of B that it is of.
 template <class T, class F>
 void mma_bytes(const char* name, T (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const Where& where, F add) {
@@ -152,6 +185,10 @@ DEVICE void mma_bf16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const
 
 DEVICE void mma_f16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
     model::mma("mma_f16", sums, a, b, f32_of_f16, where);
+}
+
+DEVICE void mma_tf32(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
+    model::mma_tf32(sums, a, b, where);
 }
 
 // Whole numbers wrap.

@@ -9,7 +9,9 @@ pub(crate) mod scaled;
 
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
-use leasehold_kernels::{Major, MatmulArgs, MatmulMerge, MatmulSm90Args, Matrices, Row, Side};
+use leasehold_kernels::{
+    Major, MatmulArgs, MatmulMerge, MatmulSm90Args, Matrices, Row, Side, Values,
+};
 use std::mem::offset_of;
 
 /// A product and its operands: A, B, the output and the carried state. Each operand ends with its last element.
@@ -47,8 +49,9 @@ struct Operand {
 }
 
 const POISON: u8 = 0xff;
-const BF16: u32 = 2;
+const F32: u32 = 0;
 const F16: u32 = 1;
+const BF16: u32 = 2;
 const OUT: usize = 2;
 const STATE: usize = 3;
 const BIAS: usize = 4;
@@ -70,14 +73,22 @@ impl Random {
     }
 }
 
-/// What a row is made for: whether bf16, how A and B lie, its tile, and the bytes of a carried tile.
-fn form(row: &Row) -> (bool, [Major; 2], [u32; 2], u64) {
+/// What a row is made for: its operands' type, how A and B lie, its tile, and the bytes of a carried tile.
+fn form(row: &Row) -> (u32, [Major; 2], [u32; 2], u64) {
     let dense = |outer| if outer { Major::Outer } else { Major::K };
     match row {
-        Row::MatmulSm80(row) => (row.bf16, [row.a, row.b], row.tile, row.state_bytes()),
+        Row::MatmulSm80(row) => {
+            let dtype = match row.values {
+                Values::Tf32 => F32,
+                Values::F16 => F16,
+                Values::Bf16 => BF16,
+            };
+            (dtype, [row.a, row.b], row.tile, row.state_bytes())
+        }
         Row::MatmulSm90(row) => {
             let tile = [row.rows, row.columns];
-            (row.bf16, [dense(row.a_outer), dense(row.b_outer)], tile, row.state_bytes())
+            let dtype = if row.bf16 { BF16 } else { F16 };
+            (dtype, [dense(row.a_outer), dense(row.b_outer)], tile, row.state_bytes())
         }
         _ => panic!("no product: {row:?}"),
     }
@@ -87,6 +98,11 @@ fn form(row: &Row) -> (bool, [Major; 2], [u32; 2], u64) {
 fn places() -> Vec<u32> {
     let matrices: Vec<u32> = (0..8).map(|i| i * size_of::<Matrices>() as u32).collect();
     [&matrices[..], &[offset_of!(MatmulArgs, state) as u32]].concat()
+}
+
+/// Bytes of an element.
+fn width(dtype: u32) -> usize {
+    if dtype == F32 { 4 } else { 2 }
 }
 
 impl Operand {
@@ -105,16 +121,25 @@ impl Operand {
         entry * self.entry + outer * self.outer_step + k * self.k_step
     }
 
-    fn fill(&self, batch: usize, outer: usize, k: usize, mut draw: impl FnMut() -> u16) -> Vec<u8> {
-        let mut elements = vec![0x7fffu16; self.at(batch - 1, outer - 1, k - 1) + 1];
-        for entry in 0..batch {
-            for i in 0..outer {
-                for j in 0..k {
-                    elements[self.at(entry, i, j)] = draw();
+    fn fill(
+        &self,
+        dtype: u32,
+        [batch, outer, k]: [usize; 3],
+        mut draw: impl FnMut() -> f32,
+    ) -> Vec<u8> {
+        let width = width(dtype);
+        let mut bytes = vec![POISON; (self.at(batch - 1, outer - 1, k - 1) + 1) * width];
+        for (entry, i) in (0..batch).flat_map(|entry| (0..outer).map(move |i| (entry, i))) {
+            for j in 0..k {
+                let (x, to) = (draw(), &mut bytes[self.at(entry, i, j) * width..][..width]);
+                match dtype {
+                    F32 => to.copy_from_slice(&x.to_le_bytes()),
+                    BF16 => to.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
+                    _ => to.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
                 }
             }
         }
-        bytemuck::cast_slice(&elements).to_vec()
+        bytes
     }
 }
 
@@ -126,28 +151,24 @@ impl Case {
     pub(crate) fn with(row: Row, out: Out, batch: usize, size: [usize; 3], seed: u64) -> Self {
         let mut random = Random(seed * 2 + 1);
         let [m, n, k] = size;
-        let (is_bf16, [a, b], [tm, tn], state_bytes) = form(&row);
-        let mut draw = || {
-            let x = random.draw();
-            if is_bf16 { bf16::from_f32(x).to_bits() } else { f16::from_f32(x).to_bits() }
-        };
+        let (dtype, [a, b], [tm, tn], state_bytes) = form(&row);
+        let mut draw = || random.draw();
         let sides = [Operand::of(a, m, k), Operand::of(b, n, k)];
         let (ld, element) = match out {
             Out::Odd => (n | 1, 4),
-            Out::Boxes | Out::Rows => (n.next_multiple_of(8) + 8, 2),
-            Out::Turned => (m.next_multiple_of(8) + 8, 2),
+            Out::Boxes | Out::Rows => (n.next_multiple_of(8) + 8, width(dtype)),
+            Out::Turned => (m.next_multiple_of(8) + 8, width(dtype)),
         };
         let (rows, columns) = if out == Out::Turned { (n, m) } else { (m, n) };
         let mut buffers = vec![
-            sides[0].fill(batch, m, k, &mut draw),
-            sides[1].fill(batch, n, k, &mut draw),
+            sides[0].fill(dtype, [batch, m, k], &mut draw),
+            sides[1].fill(dtype, [batch, n, k], &mut draw),
             vec![POISON; ((batch * rows - 1) * ld + columns) * element],
             vec![POISON; state_bytes as usize],
         ];
         let mut floats =
             |count| -> Vec<u8> { (0..count).flat_map(|_| random.draw().to_le_bytes()).collect() };
         buffers.extend([floats(n), floats(batch * m * n)]);
-        let dtype = if is_bf16 { BF16 } else { F16 };
         let matrices = |buffer, entry: usize, row: usize, column: usize, dtype| Matrices {
             at: address(buffer, 0),
             batch: [0, 0, 0, entry as i64],
@@ -280,12 +301,17 @@ impl Case {
     }
 
     fn element(&self, side: usize, entry: usize, outer: usize, k: usize) -> f64 {
-        let at = 2 * self.sides[side].at(entry, outer, k);
-        let bits = u16::from_le_bytes([self.buffers[side][at], self.buffers[side][at + 1]]);
-        if form(&self.row).0 {
-            bf16::from_bits(bits).to_f64()
-        } else {
-            f16::from_bits(bits).to_f64()
+        let (dtype, ..) = form(&self.row);
+        let at = width(dtype) * self.sides[side].at(entry, outer, k);
+        match (dtype, &self.buffers[side][at..][..width(dtype)]) {
+            // As it is multiplied: ten digits behind the point, halves away from zero.
+            (_, &[a, b, c, d]) => {
+                let bits = u32::from_le_bytes([a, b, c, d]);
+                f32::from_bits((bits + 0x1000) & !0x1fff).into()
+            }
+            (BF16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f64(),
+            (_, &[a, b]) => f16::from_le_bytes([a, b]).to_f64(),
+            _ => f64::NAN,
         }
     }
 
@@ -308,7 +334,7 @@ impl Case {
         let [m, n, k] = self.size;
         let Matrices { batch: [.., step], row, column, .. } = self.args.out;
         let bytes = &outcome.buffers[OUT];
-        let is_bf16 = form(&self.row).0;
+        let is_bf16 = form(&self.row).0 == BF16;
         let (width, rounding) = match self.out {
             Out::Odd => (4, 0.0),
             _ if is_bf16 => (2, 1.0 / 256.0),

@@ -11,12 +11,13 @@ use cuda::{Cuda, Failure, Grid, Handle};
 use half::f16;
 use leasehold_kernels::{
     BoxMap, Form, Major, MatmulArgs, MatmulSm80, MatmulSm90, MatmulSm90Args, Matrices, Row, Side,
-    rows,
+    Values, rows,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const SM80: MatmulSm80 = MatmulSm80 { bf16: false, a: Major::K, b: Major::K, tile: [64, 64] };
+const SM80: MatmulSm80 =
+    MatmulSm80 { values: Values::F16, a: Major::K, b: Major::K, tile: [64, 64] };
 const SM90: MatmulSm90 = MatmulSm90 {
     form: Form::Cooperative,
     bf16: false,

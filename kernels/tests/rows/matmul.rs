@@ -39,6 +39,7 @@ fn any_cut_of_k_gives_equal_bits() {
     let keys = [
         "matmul_sm80_f16_kk_128x128",
         "matmul_sm80_bf16_oo_64x64",
+        "matmul_sm80_tf32_ko_64x64",
         "matmul_sm90_bf16_ko_128x64",
         "matmul_sm90_bf16_kk_256x256_by2",
         "matmul_sm90_f16_ko_128x128_ping_pong",
@@ -59,9 +60,13 @@ fn any_cut_of_k_gives_equal_bits() {
 #[test]
 fn edge_sizes_run() {
     let Some(mut model) = Model::start() else { return };
-    for key in
-        ["matmul_sm80_f16_kk_128x128", "matmul_sm80_bf16_gg_64x64", "matmul_sm90_f16_oo_128x64"]
-    {
+    for key in [
+        "matmul_sm80_f16_kk_128x128",
+        "matmul_sm80_bf16_gg_64x64",
+        "matmul_sm80_tf32_ok_64x64",
+        "matmul_sm80_tf32_gg_128x128",
+        "matmul_sm90_f16_oo_128x64",
+    ] {
         for size in [[1, 1, 1], [1, 129, 8], [3, 2, 33], [63, 1, 136]] {
             let case = Case::new(row(key), 2, size, 11);
             let outcome = case.run(&mut model, Order::Late);

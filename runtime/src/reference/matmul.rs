@@ -2,7 +2,7 @@
 
 use super::functions::{activation, largest};
 use super::quantize::{blocks, code};
-use super::{Arithmetic, Dense, Inputs, Sums, count};
+use super::{Arithmetic, Dense, Inputs, Unit, count};
 use crate::dtype::DType;
 use crate::layout::Dims;
 use crate::op::{Gate, Group, Lens, Matmul, QuantizeFormat, Scale};
@@ -83,7 +83,7 @@ fn scale(op: &Matmul, inputs: &Inputs, line: &Line, m: usize, p: usize, j: usize
     a * b
 }
 
-/// The sum of output `j` of a line as [`Sums::Aligned`] has it; what is scaled is each sum of 128.
+/// The sum of output `j` of a line as [`Unit::Fp8`] has it; what is scaled is each sum of 128.
 fn aligned(op: &Matmul, inputs: &Inputs, line: &Line, [m, k, n]: [usize; 3], j: usize) -> f64 {
     let (lhs, rhs) = (&inputs.need("a").data, &inputs.need("b").data);
     let product = |p: usize| lhs[line.a * k + p] * rhs[(line.b * k + p) * n + j];
@@ -105,6 +105,13 @@ fn aligned(op: &Matmul, inputs: &Inputs, line: &Line, [m, k, n]: [usize; 3], j: 
     whole.into()
 }
 
+/// The nearest value of ten digits behind the point, ties away from zero.
+fn tf32(x: f64) -> f64 {
+    let bits = (x as f32).to_bits();
+    let rounded = if x.is_finite() { (bits + 0x1000) & !0x1fff } else { bits };
+    f32::from_bits(rounded).into()
+}
+
 /// Outputs in the order of the roles.
 pub(super) fn matmul(
     a: impl Arithmetic,
@@ -116,18 +123,20 @@ pub(super) fn matmul(
     let (m, k, n) = (lhs.dim(1), lhs.dim(0), rhs.dim(0));
     let lines = lines(op, inputs);
     let scaled = op.scales != [Scale::None; 2];
+    let factor = |x: f64| if a.unit() == Unit::Tf32 { tf32(x) } else { x };
     let mut sums = vec![0.0; lines.len() * n];
     for (line, sums) in lines.iter().zip(sums.chunks_exact_mut(n.max(1))) {
         let Some(line) = line else { continue };
-        if a.sums() == Sums::Aligned {
+        if a.unit() == Unit::Fp8 {
             let dense = |j: usize| aligned(op, inputs, line, [m, k, n], j);
             sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = dense(j));
             continue;
         }
         for p in line.k.clone() {
-            let x = lhs.data[line.a * k + p];
+            let x = factor(lhs.data[line.a * k + p]);
             let row = (line.b * k + p) * n;
-            for (j, (sum, y)) in sums.iter_mut().zip(&rhs.data[row..row + n]).enumerate() {
+            for (j, (sum, &y)) in sums.iter_mut().zip(&rhs.data[row..row + n]).enumerate() {
+                let y = factor(y);
                 let factor = if scaled { scale(op, inputs, line, m, p, j, n) } else { 1.0 };
                 *sum = a.sum(*sum + a.sum(x * y * factor));
             }

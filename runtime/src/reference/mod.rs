@@ -30,22 +30,23 @@ pub fn exact(op: &CheckedOp, inputs: &[&[u8]]) -> Vec<Vec<f64>> {
     run(Exact, op, inputs)
 }
 
-/// How a plain implementation keeps its sums of products.
+/// What a plain implementation multiplies with, where the instruction's own losses are more than those of f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sums {
-    /// In f32, from left to right.
+pub enum Unit {
+    /// Products in f32, added from left to right.
     #[default]
     Single,
-    /// Floats of 8 bits as the matrix units of orders of `Family::Matrix8` add them, 32 at a time and anew every 128 of
-    /// K: aligned to the largest, of which 14 bits are kept (DeepSeek-V3, arXiv 2412.19437, section 3.5.2). All else in
-    /// f32.
-    Aligned,
+    /// Matrix units of f32 operands, as orders of `Family::MatrixTf32` name them: A and B keep ten digits behind the point.
+    Tf32,
+    /// Matrix units of floats of 8 bits, as orders of `Family::Matrix8` name them: they add 32 products at a time, aligned
+    /// to the largest, of which 14 bits are kept (DeepSeek-V3, arXiv 2412.19437, section 3.5.2), and anew every 128 of K.
+    Fp8,
 }
 
-/// The same with inputs and every intermediate rounded to `low`, and sums as `sums` has them; the inside of a function
-/// is in f32.
-pub fn rounded(op: &CheckedOp, inputs: &[&[u8]], low: DType, sums: Sums) -> Vec<Vec<f64>> {
-    run(Rounded { low, sums }, op, inputs)
+/// The same with inputs and every intermediate rounded to `low`; products are made and added as by `unit`, other sums run
+/// left to right in f32, as does the inside of a function.
+pub fn rounded(op: &CheckedOp, inputs: &[&[u8]], low: DType, unit: Unit) -> Vec<Vec<f64>> {
+    run(Rounded { low, unit }, op, inputs)
 }
 
 /// The value of `x` in a dtype: the nearest, ties to even; of 8 bits the nearest finite one. 32-bit integers are
@@ -102,9 +103,9 @@ trait Arithmetic: Copy {
     fn sum(self, x: f64) -> f64;
     /// A result of an 8-bit type.
     fn stored(self, dtype: DType, x: f64) -> f64;
-    /// How sums of products of 8 bits are kept.
-    fn sums(self) -> Sums {
-        Sums::Single
+    /// What multiplies matrices.
+    fn unit(self) -> Unit {
+        Unit::Single
     }
 }
 
@@ -129,7 +130,7 @@ impl Arithmetic for Exact {
 #[derive(Clone, Copy)]
 struct Rounded {
     low: DType,
-    sums: Sums,
+    unit: Unit,
 }
 
 impl Arithmetic for Rounded {
@@ -143,8 +144,8 @@ impl Arithmetic for Rounded {
     fn stored(self, dtype: DType, x: f64) -> f64 {
         round_to(dtype, x)
     }
-    fn sums(self) -> Sums {
-        self.sums
+    fn unit(self) -> Unit {
+        self.unit
     }
 }
 

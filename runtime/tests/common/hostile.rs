@@ -3,7 +3,7 @@
 
 use super::case::{Case, Fill, Operand, POISON, Random, Style};
 use super::judge::judge;
-use super::run::{contents, execute, sums_of};
+use super::run::{contents, execute, unit_of};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{Attention, Binding, BufferId, KeyValue, Lens};
 use leasehold::order::Plan;
@@ -55,7 +55,7 @@ pub fn lied_to<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
     let outs = (0..op.roles().len()).filter(|&i| op.roles()[i].access.writes());
     for (n, i) in outs.enumerate() {
         let operand = &case.operands[i];
-        let low = reference::rounded(&op, &reads, operand.dtype, sums_of(plan)).swap_remove(n);
+        let low = reference::rounded(&op, &reads, operand.dtype, unit_of(plan)).swap_remove(n);
         let mut after = left.blocks[i].clone();
         let bytes = &after[operand.offset as usize..];
         let got = reference::read(operand.dtype, &op.specs()[i].layout, bytes);

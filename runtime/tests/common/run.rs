@@ -5,7 +5,7 @@ use super::judge::judge;
 use leasehold::backend::{Backend, IndexFault, Place, Progress};
 use leasehold::op::{Access, Binding, BoundOp, BufferId, CheckedOp};
 use leasehold::order::{Family, Plan};
-use leasehold::reference::{self, Sums};
+use leasehold::reference::{self, Unit};
 use leasehold::{Error, Kind};
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ pub fn run_on<B: Backend>(backend: &mut B, case: &Case) -> Result<Outcome, Strin
         }
     }
     let left = first.ok_or("no plan")?;
-    judge_all(&op, case, &contents, &left, sums_of(&plans[0]))?;
+    judge_all(&op, case, &contents, &left, unit_of(&plans[0]))?;
     Ok(Outcome::Passed)
 }
 
@@ -158,9 +158,13 @@ fn bind(op: &Arc<CheckedOp>, case: &Case, places: &[Place]) -> Result<BoundOp, E
     op.bind(&bindings.collect::<Vec<_>>())
 }
 
-/// How the orders of a plan keep sums of 8-bit floats.
-pub fn sums_of(plan: &Plan) -> Sums {
-    if plan.order.family == Family::Matrix8 { Sums::Aligned } else { Sums::Single }
+/// What the order of a plan multiplies with.
+pub fn unit_of(plan: &Plan) -> Unit {
+    match plan.order.family {
+        Family::MatrixTf32 => Unit::Tf32,
+        Family::Matrix8 => Unit::Fp8,
+        _ => Unit::Single,
+    }
 }
 
 /// Judges every output, and every byte that the op had no business with.
@@ -169,7 +173,7 @@ fn judge_all(
     case: &Case,
     contents: &[Vec<u8>],
     left: &Left,
-    sums: Sums,
+    unit: Unit,
 ) -> Result<(), String> {
     if let Some(fault) = left.fault {
         return Err(format!("{fault:?} of good indices"));
@@ -185,7 +189,7 @@ fn judge_all(
     for (n, i) in outs.enumerate() {
         let operand = &case.operands[i];
         let name = op.roles()[i].name;
-        let low = reference::rounded(op, &inputs, operand.dtype, sums).swap_remove(n);
+        let low = reference::rounded(op, &inputs, operand.dtype, unit).swap_remove(n);
         let bytes = &left.blocks[i][operand.offset as usize..];
         // The view as `check` left it: the op's axis last.
         let got = reference::read(operand.dtype, &op.specs()[i].layout, bytes);

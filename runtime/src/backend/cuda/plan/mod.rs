@@ -162,8 +162,8 @@ fn table() -> &'static [(String, Row)] {
 /// The whole order table as text, for the numerics id.
 pub(super) fn order_table() -> String {
     let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
-    use product::{F32, REFERENCE, SM80, SM80_BYTES, SM89_FP8, SM90, SM90_FP8};
-    let products = [REFERENCE, F32, SM80, SM80_BYTES, SM89_FP8, SM90, SM90_FP8];
+    use product::{F32, REFERENCE, SM80, SM80_BYTES, SM89_FP8, SM90, SM90_FP8, TF32};
+    let products = [REFERENCE, F32, TF32, SM80, SM80_BYTES, SM89_FP8, SM90, SM90_FP8];
     let streams: Vec<Order> = Streaming::all().iter().map(streaming::order).collect();
     let attention = [attention::orders(), attention_backward::ORDERS.to_vec()];
     format!("{archs:?} {products:?} {attention:?} {streams:?}")

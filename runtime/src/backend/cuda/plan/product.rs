@@ -3,11 +3,11 @@
 use super::{Class, Work, axis, finish, links, missing};
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Scale, Spec};
+use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Precision, Scale, Spec};
 use crate::order::{Family, Order, Plan};
 use leasehold_kernels::{
     BoxMap, Bytes, Form, Fp8, GroupEntry, Major, MatmulF32, MatmulReference, MatmulSm80,
-    MatmulSm80Bytes, MatmulSm90, MatmulSm90Fp8, Row, Side,
+    MatmulSm80Bytes, MatmulSm90, MatmulSm90Fp8, Row, Side, Values,
 };
 
 /// The orders: one instruction after the other along k, 16 elements at a time, in f32; the epilogue of
@@ -16,6 +16,10 @@ pub(super) const SM80: Order =
     Order { entry: "matmul_sm80", tile: [1, 1], chunk: 16, family: Family::Matrix16 };
 pub(super) const SM90: Order =
     Order { entry: "matmul_sm90", tile: [1, 1], chunk: 16, family: Family::Matrix16 };
+
+/// Of f32 where `Precision::Tf32` allows it: operands rounded to tf32, 8 elements at a time.
+pub(super) const TF32: Order =
+    Order { entry: "matmul_sm80_tf32", tile: [1, 1], chunk: 8, family: Family::MatrixTf32 };
 
 /// Of i8 whole numbers; of fp8 chunks as below, by instructions of f16, which holds all of its values.
 pub(super) const SM80_BYTES: Order = Order {
@@ -38,7 +42,7 @@ pub(super) const SM90_FP8: Order = Order {
     chunk: MatmulSm90Fp8::CHUNK,
     family: Family::Matrix8,
 };
-/// One multiply-add after the other along k, in f32; of f32 also where `Precision::Tf32` would allow less.
+/// One multiply-add after the other along k, in f32.
 pub(super) const F32: Order =
     Order { entry: "matmul_f32", tile: [1, 1], chunk: 1, family: Family::Fma32 };
 /// The same of all other operands; values of 8 bits are summed anew every 128 of k.
@@ -263,7 +267,8 @@ impl Product {
             let order = if rows.iter().any(is_fp8) { SM89_FP8 } else { SM80_BYTES };
             return (order, rows);
         }
-        if self.dtypes[0] == DType::F32 {
+        let is_f32 = self.dtypes[0] == DType::F32;
+        if is_f32 && matmul.precision == Precision::Full {
             return (F32, MatmulF32::all().into_iter().map(Row::MatmulF32).collect());
         }
         let [a, b] = self.sides.map(|lie| lie.major());
@@ -278,10 +283,14 @@ impl Product {
         } else {
             (a, b)
         };
-        let is_bf16 = self.dtypes[0] == DType::BF16;
+        let values = match self.dtypes[0] {
+            DType::F32 => Values::Tf32,
+            DType::BF16 => Values::Bf16,
+            _ => Values::F16,
+        };
         let rows = MatmulSm80::all().into_iter();
-        let rows = rows.filter(|row| (row.bf16, (row.a, row.b)) == (is_bf16, ways));
-        (SM80, rows.map(Row::MatmulSm80).collect())
+        let rows = rows.filter(|row| (row.values, (row.a, row.b)) == (values, ways));
+        (if is_f32 { TF32 } else { SM80 }, rows.map(Row::MatmulSm80).collect())
     }
 
     fn is_float(&self) -> bool {
@@ -390,7 +399,11 @@ fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
         Row::MatmulSm90Fp8(row) if row.tile[0] == 128 => class.sm90_fp8[1],
         Row::MatmulSm90Fp8(_) => class.sm90_fp8[2],
         Row::MatmulSm80(row) if row.a == Major::Gathered => class.gathered,
-        Row::MatmulSm80(row) if row.tile[0] == 128 => class.sm80[0],
+        // Of tf32 an instruction multiplies half as many.
+        Row::MatmulSm80(row) => {
+            let rate = class.sm80[usize::from(row.tile[0] < 128)];
+            if row.values == Values::Tf32 { rate / 2 } else { rate }
+        }
         Row::MatmulSm80Bytes(row) if row.gathered => class.gathered,
         Row::MatmulSm80Bytes(row) if row.tile == 128 => class.sm80[0],
         _ => class.sm80[1],

@@ -6,7 +6,7 @@ use crate::backend::common::case::{Case, Random};
 use crate::backend::common::tables;
 use crate::backend::cuda::encode::{Addresses, Args, Launch, launches};
 use crate::layout::{Dims, Layout};
-use crate::op::{Gate, Group, Lens, Matmul, OrderClass, Scale, check};
+use crate::op::{Gate, Group, Lens, Matmul, OrderClass, Precision, Scale, check};
 use crate::order::spans;
 use leasehold_kernels::{GroupEntry, MatmulArgs, MatmulGroupsArgs};
 use std::collections::HashMap;
@@ -265,6 +265,29 @@ fn orders_follow_layouts_and_classes_only() {
         assert_eq!(order(&product(Matmul::default(), &[], size)), product::SM80);
     }
     assert_eq!(order(&product(Matmul::default(), &[2, 2, 2, 2], [8; 3])), product::SM80);
+}
+
+/// f32 is rounded to tf32 where the op allows it, and nowhere else; rows and batch have no part in it.
+#[test]
+fn only_who_allows_tf32_gets_it() {
+    for class in &CLASSES {
+        for case in tables::matmul() {
+            let Op::Matmul(full) = case.op.clone() else { panic!("no product") };
+            let specs: Vec<Spec> = case.operands.iter().map(|operand| operand.spec()).collect();
+            let is_f32 = specs[0].dtype == DType::F32;
+            for order in [OrderClass::Fixed, OrderClass::BatchInvariant] {
+                let of = |precision| {
+                    let op = Matmul { precision, order, ..full.clone() };
+                    candidates(&check(op.into(), &specs).unwrap(), class).unwrap()[0].order
+                };
+                let (plain, rounded) = (of(Precision::Full), of(Precision::Tf32));
+                assert_ne!(plain, product::TF32, "{}", case.name);
+                let takes = is_f32 && full.quantize == Scale::None;
+                let want = if takes { product::TF32 } else { plain };
+                assert_eq!(rounded, want, "{}", case.name);
+            }
+        }
+    }
 }
 
 #[test]
