@@ -3,6 +3,8 @@
 use crate::backend::{Backend, Caps};
 use crate::engine::{Engine, Local, QueueId};
 use crate::error::{Kind, Result};
+#[cfg(feature = "cuda")]
+use crate::judge::{LIMIT, judged};
 use crate::numerics::Numerics;
 use std::fmt;
 use std::sync::Arc;
@@ -41,8 +43,8 @@ pub struct Found {
 
 impl Device {
     /// The leased device if `LEASEHOLD_FD` is set, and then no other; else the first hardware adapter; else the CPU. A
-    /// software adapter is never chosen here, nor, until its kernels have been judged on a card, a CUDA device: ask for them
-    /// by name.
+    /// software adapter is never chosen here: ask for it by name. A CUDA device is chosen once its kernels have run tiny ops
+    /// of each kind here and now, and all came out right; [`Device::why`] says what did not.
     ///
     /// # Errors
     /// `NoDevice`, `Environment`, or what opening the leased device fails with.
@@ -59,14 +61,7 @@ impl Device {
                 why.push(format!("{}: software adapter, passed over", found.name));
                 continue;
             }
-            if found.caps.backend == "cuda" {
-                why.push(format!(
-                    "{}: no card has judged its kernels yet, passed over",
-                    found.name
-                ));
-                continue;
-            }
-            match Self::open_found(&found.name) {
+            match Self::open_found(&found.name, true) {
                 Ok(engine) => {
                     why.push(format!("{}: chosen", found.name));
                     return Ok(Self::from_engine(engine, why.join("; ")));
@@ -77,12 +72,12 @@ impl Device {
         Err(Kind::NoDevice { why: why.join("; ") }.into())
     }
 
-    /// The device of this name, as [`Device::list`] gives it.
+    /// The device of this name, as [`Device::list`] gives it. Nothing is run on it.
     ///
     /// # Errors
     /// `NoDevice` with the names that exist; what opening it fails with.
     pub fn open_named(name: &str) -> Result<Self> {
-        Ok(Self::from_engine(Self::open_found(name)?, format!("{name}: asked for by name")))
+        Ok(Self::from_engine(Self::open_found(name, false)?, format!("{name}: asked for by name")))
     }
 
     /// Every device of this machine that this build can open, in the order of choice.
@@ -113,7 +108,9 @@ impl Device {
         found
     }
 
-    fn open_found(name: &str) -> Result<Box<dyn Engine>> {
+    /// Opens a device, and has it judge its kernels first where a driver that we do not know made them code.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    fn open_found(name: &str, is_judged: bool) -> Result<Box<dyn Engine>> {
         #[cfg(feature = "cpu")]
         if name == "cpu" {
             return boxed(crate::backend::cpu::Cpu::new()?.unshared());
@@ -122,10 +119,11 @@ impl Device {
         if let Some(ordinal) = name.strip_prefix("cuda:").and_then(|i| i.parse().ok()) {
             use crate::backend::cuda::{Cuda, Pack};
             let kernels = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty());
-            return match kernels {
-                Some(file) => boxed(Cuda::open_with(ordinal, &Pack::read(file.as_ref())?)?),
-                None => boxed(Cuda::open(ordinal)?),
+            let cuda = match kernels {
+                Some(file) => Cuda::open_with(ordinal, &Pack::read(file.as_ref())?)?,
+                None => Cuda::open(ordinal)?,
             };
+            return boxed(if is_judged { judged(cuda, LIMIT)? } else { cuda });
         }
         #[cfg(feature = "wgpu")]
         if let Some(index) = name.strip_prefix("wgpu:").and_then(|i| i.parse().ok()) {

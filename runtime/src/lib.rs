@@ -14,6 +14,7 @@ mod dtype;
 pub mod engine;
 mod error;
 pub mod exec;
+pub mod judge;
 mod layout;
 mod numerics;
 pub mod op;

@@ -13,9 +13,10 @@ mod model;
 use leasehold::backend::cuda::Cuda;
 use leasehold::backend::{Backend, BlockId, Progress};
 use leasehold::exec::Core;
+use leasehold::judge::{LIMIT, judged};
 use leasehold::op::{Attention, Lens, Spec, check};
 use leasehold::{DType, Device, Dims, Error, Kind, Layout, bf16};
-use model::{FAIL, ORDER, in_child, open, pack};
+use model::{FAIL, IDLE, ORDER, in_child, open, pack, pack_file};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -286,5 +287,54 @@ fn busy_time_has_no_pauses_of_the_host() {
         cuda.upload(block, 0, &[1; 4096]).unwrap();
         assert_eq!(busy(&mut cuda), Duration::ZERO);
         assert_eq!(busy(&mut cuda), Duration::ZERO);
+    }
+}
+
+/// A device is chosen once its kernels came out right on it; by its name it is opened as it is.
+#[test]
+fn a_device_whose_kernels_are_wrong_is_passed_over() {
+    const TEST: &str = "a_device_whose_kernels_are_wrong_is_passed_over";
+    let lost = "cuLaunchKernel:719:20:1";
+    for (variable, value, why) in [
+        (IDLE, "nothing", "cuda:0: chosen"),
+        (IDLE, "matmul_sm90_bf16", "judged, matmul by matmul_sm90_bf16"),
+        (IDLE, "gather", "judged, gather by gather"),
+        (IDLE, "attention_combine", "judged, attention by attention_paged"),
+        (FAIL, lost, "cuLaunchKernel: CUDA_ERROR_LAUNCH_FAILED"),
+    ] {
+        let kernels = pack_file();
+        let kernels = (leasehold::LEASEHOLD_KERNELS, kernels.to_str().unwrap());
+        if in_child(TEST, &[(variable, value), (WHY, why), kernels]) {
+            break;
+        }
+    }
+    let Ok(why) = std::env::var(WHY) else { return };
+    let start = std::time::Instant::now();
+    let dev = Device::open().unwrap();
+    println!("cases judged in {:?}: {}", start.elapsed(), dev.why());
+    assert!(dev.why().contains(&why), "{} lacks {why}", dev.why());
+    let is_right = why.ends_with("chosen");
+    assert_eq!(dev.caps().backend == "cuda", is_right, "{}", dev.why());
+    if std::env::var_os(FAIL).is_none() {
+        let named = Device::open_named("cuda:0").unwrap();
+        assert_eq!(named.why(), "cuda:0: asked for by name");
+    }
+    assert_eq!(product(&dev), Ok(()));
+}
+
+#[test]
+fn the_kernels_for_other_cards_are_judged_too() {
+    let arch = [(model::ARCH, "sm_80"), (ORDER, "early")];
+    if in_child("the_kernels_for_other_cards_are_judged_too", &arch) {
+        judged(open(), LIMIT).unwrap();
+    }
+}
+
+/// What does not end in time is left alone, and what is not enough is told.
+#[test]
+fn a_device_that_does_not_answer_is_passed_over() {
+    if in_child("a_device_that_does_not_answer_is_passed_over", &[]) {
+        let error = judged(open(), Duration::ZERO).err().unwrap();
+        assert!(matches!(error.kind(), Kind::Timeout { waited_ms: 0 }), "{error}");
     }
 }

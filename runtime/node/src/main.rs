@@ -4,8 +4,9 @@
 use leasehold::backend::cpu::Cpu;
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::wgpu::Wgpu;
+use leasehold::judge::{LIMIT, judged};
 use leasehold::wire::{from_bytes, receive, send};
-use leasehold::{DType, Device, Error, Kind, Matmul};
+use leasehold::{DType, Device, Error, Found, Kind, Matmul};
 use leasehold_node::control::protocol::ToClient;
 use leasehold_node::control::{Config, private, serve};
 use leasehold_node::executor::{self, Reach, confine};
@@ -13,12 +14,13 @@ use leasehold_node::keys::{PublicKey, SecretKey, read_secret};
 use leasehold_node::lease::{KeySet, Name};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 const USAGE: &str = "usage: leasehold-node serve --name NAME --issuers FILE --key FILE --dir DIR [--device NAME] [--kernels FILE] [--pool NAME]
        leasehold-node private --issuer KEY --name NAME [--device NAME]     client on standard input
        leasehold-node executor --device NAME [--kernels FILE]              control on standard input
+       leasehold-node judge --device NAME [--kernels FILE]                 whether its kernels come out right
        leasehold-node devices [--json]";
 
 /// Why the program ends with an error, in words.
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             "serve" => run_serve(&options),
             "private" => run_private(&options),
             "executor" => run_executor(&options),
+            "judge" => Ok(drop(open_judged(options.need("device")?, options.path("kernels"))?)),
             "devices" => run_devices(&options),
             _ => Err(USAGE.into()),
         }
@@ -54,7 +57,7 @@ impl Options {
         let allowed: &[&str] = match command {
             "serve" => &["name", "issuers", "key", "dir", "device", "kernels", "pool"],
             "private" => &["issuer", "name", "device"],
-            "executor" => &["device", "kernels"],
+            "executor" | "judge" => &["device", "kernels"],
             "devices" => &["json"],
             _ => return Err(USAGE.into()),
         };
@@ -89,9 +92,13 @@ impl Options {
         self.get(name).map(read).transpose()
     }
 
-    /// The device that is named, if it is there, else the best one.
-    fn device(&self) -> Result<String, Failure> {
-        let Some(name) = self.get("device") else { return best_device() };
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
+    }
+
+    /// The device that is named, if it is there, else the best one with these kernels.
+    fn device(&self, kernels: Option<&Path>) -> Result<String, Failure> {
+        let Some(name) = self.get("device") else { return best_device(kernels) };
         // The CPU is there without a look at graphics drivers.
         if name == "cpu" {
             return Ok(name.into());
@@ -113,13 +120,61 @@ fn standard_input() -> Result<OwnedFd, Failure> {
     Ok(std::io::stdin().as_fd().try_clone_to_owned()?)
 }
 
-/// The device to own when none is named: the first that is no software adapter, else the CPU; none of CUDA until a card has
-/// judged its kernels.
-fn best_device() -> Result<String, Failure> {
-    let found = Device::list();
-    let mut judged = found.iter().filter(|found| found.caps.backend != "cuda");
-    let hardware = judged.find(|found| !found.caps.software || found.caps.backend == "cpu");
-    hardware.map(|found| found.name.clone()).ok_or_else(|| "no device".into())
+/// The device to own when none is named: the first that is no software adapter and whose kernels come out right, else the CPU.
+fn best_device(kernels: Option<&Path>) -> Result<String, Failure> {
+    let chosen = choices(kernels).into_iter().find(|(_, why)| why == CHOSEN);
+    chosen.map(|(found, _)| found.name).ok_or_else(|| "no device".into())
+}
+
+/// What is said of the device that is chosen.
+const CHOSEN: &str = "chosen";
+
+/// Every device, and why it is chosen or passed over.
+fn choices(kernels: Option<&Path>) -> Vec<(Found, String)> {
+    let mut is_chosen = false;
+    let judge = |found: Found| {
+        let why = match found.caps.backend {
+            _ if is_chosen => "passed over for a better one".into(),
+            "wgpu" if found.caps.software => "software adapter: only by name".into(),
+            "cuda" => judge_apart(&found.name, kernels).map_or_else(|why| why, |()| CHOSEN.into()),
+            _ => CHOSEN.into(),
+        };
+        is_chosen |= why == CHOSEN;
+        (found, why)
+    };
+    Device::list().into_iter().map(judge).collect()
+}
+
+/// Has another process judge a device: this one opens none.
+fn judge_apart(name: &str, kernels: Option<&Path>) -> Result<(), String> {
+    let start = || -> std::io::Result<std::process::Output> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["judge", "--device", name]).stdin(Stdio::null());
+        kernels.iter().for_each(|file| drop(command.arg("--kernels").arg(file)));
+        command.output()
+    };
+    match start() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said.lines().last().unwrap_or_default();
+            let why = last.strip_prefix("leasehold-node: ").unwrap_or(last);
+            Err(if why.is_empty() { output.status.to_string() } else { why.into() })
+        }
+        Err(error) => Err(format!("it cannot be judged: {error}")),
+    }
+}
+
+/// A CUDA device whose kernels came out right just now.
+fn open_judged(name: &str, kernels: Option<PathBuf>) -> Result<Cuda, Failure> {
+    let Some(Ok(ordinal)) = name.strip_prefix("cuda:").map(str::parse) else {
+        return Err(format!("device {name:?}, allowed: cuda:N").into());
+    };
+    let cuda = match kernels {
+        Some(file) => Cuda::open_with(ordinal, &Pack::read(&file)?)?,
+        None => Cuda::open(ordinal)?,
+    };
+    Ok(judged(cuda, LIMIT)?)
 }
 
 fn run_serve(options: &Options) -> Result<(), Failure> {
@@ -130,8 +185,8 @@ fn run_serve(options: &Options) -> Result<(), Failure> {
             format!("--dir: {} is no folder; make one for the node alone", dir.display()).into()
         );
     }
-    let device = options.device()?;
-    let kernels = options.get("kernels").map(PathBuf::from);
+    let kernels = options.path("kernels");
+    let device = options.device(kernels.as_deref())?;
     if device.starts_with("cuda:") && kernels.is_none() {
         // Where strangers' ops run, no compiler does.
         return Err(format!("--kernels: {device} serves kernels of a file only; make one with `leasehold kernels build`").into());
@@ -162,6 +217,12 @@ fn run_serve(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
+fn kernels_of_environment() -> Option<PathBuf> {
+    std::env::var_os(leasehold::LEASEHOLD_KERNELS)
+        .filter(|file| !file.is_empty())
+        .map(PathBuf::from)
+}
+
 /// A node of one's own for one client, who hears why it does not start. Its keys are made in memory and forgotten;
 /// its ledger has no name.
 fn run_private(options: &Options) -> Result<(), Failure> {
@@ -170,16 +231,15 @@ fn run_private(options: &Options) -> Result<(), Failure> {
     let client = standard_input()?;
     let folder = tempfile::tempdir()?;
     let start = || -> Result<(), Failure> {
+        let kernels = kernels_of_environment();
         let config = Config {
             node: name.clone(),
             pools: Vec::new(),
             issuers: KeySet::of(name, issuer),
             key: SecretKey::generate(),
             old_keys: Vec::new(),
-            device: options.device()?,
-            kernels: std::env::var_os(leasehold::LEASEHOLD_KERNELS)
-                .filter(|file| !file.is_empty())
-                .map(PathBuf::from),
+            device: options.device(kernels.as_deref())?,
+            kernels,
             program: std::env::current_exe()?,
             ledger: folder.path().join("ledger"),
         };
@@ -206,12 +266,9 @@ fn run_executor(options: &Options) -> Result<(), Failure> {
     let (count, mut fds) = (fds.len(), fds.into_iter());
     let (entrance, None) = (fds.next(), fds.next()) else { return Err(bad(count).into()) };
     let name = options.need("device")?;
-    if let Some(Ok(ordinal)) = name.strip_prefix("cuda:").map(str::parse) {
-        let cuda = match options.get("kernels") {
-            Some(file) => Cuda::open_with(ordinal, &Pack::read(file.as_ref())?)?,
-            None => Cuda::open(ordinal)?,
-        };
-        let cuda = cuda.taken()?;
+    if name.starts_with("cuda:") {
+        // Tenants' ops run on no card whose kernels are wrong; what judged them is gone before its memory is taken.
+        let cuda = open_judged(name, options.path("kernels"))?.taken()?;
         confine(Reach::Driver)?;
         return Ok(executor::serve(cuda, control, entrance)?);
     }
@@ -241,16 +298,8 @@ fn let_libraries_look() -> Result<(), Error> {
 }
 
 fn run_devices(options: &Options) -> Result<(), Failure> {
-    let found = Device::list();
-    let chosen = best_device().unwrap_or_default();
-    for device in &found {
-        let (caps, is_chosen) = (&device.caps, device.name == chosen);
-        let why = match caps.backend {
-            _ if is_chosen => "chosen",
-            "cuda" => "no card has judged its kernels yet: only by name",
-            "wgpu" if caps.software => "software adapter: only by name",
-            _ => "passed over for a better one",
-        };
+    for (device, why) in choices(kernels_of_environment().as_deref()) {
+        let (caps, is_chosen) = (&device.caps, why == CHOSEN);
         if options.get("json").is_some() {
             let line = serde_json::json!({
                 "name": device.name, "device": caps.name, "backend": caps.backend,

@@ -15,6 +15,7 @@ use leasehold::{Attention, DType, Device, Error, Gather, Kind, Matmul, bf16};
 use leasehold_node::job::{Admitted, Grant, JobError, Node, Word};
 use leasehold_node::ledger::{Entry, Outcome};
 use served::{PATIENCE, Served, device, until, usage};
+use std::process::Command;
 
 /// A product and attention on what it makes.
 fn program(dev: &Device) -> Result<Vec<bf16>, Error> {
@@ -57,10 +58,24 @@ fn replays(dev: &Device) -> Result<Vec<f32>, Error> {
     Ok(all)
 }
 
-/// A node with a file of kernels, serving once this returns.
+/// A node with a file of kernels, serving once this returns. It finds its device by itself.
 fn serve(served: &mut Served, variables: &[(&str, &str)]) {
     model::pack("sm_90a").write(&served.dir.path().join("kernels")).unwrap();
-    served.start_on(&["--device", "cuda:0", "--kernels", "kernels"], variables);
+    served.start_on(&["--kernels", "kernels"], variables);
+}
+
+/// A launch that fails with a status, so many after those by which a device is judged.
+fn failing(served: &Served, status: u32, after: u64) -> String {
+    let (kernels, calls) = (served.dir.path().join("kernels"), served.dir.path().join("calls"));
+    model::pack("sm_90a").write(&kernels).unwrap();
+    let judged = Command::new(env!("CARGO_BIN_EXE_leasehold-node"))
+        .args(["judge", "--device", "cuda:0", "--kernels"])
+        .arg(&kernels)
+        .env(model::CALLS, &calls)
+        .output()
+        .unwrap();
+    assert!(judged.status.success(), "{judged:?}");
+    format!("cuLaunchKernel:{status}:{}:1", model::calls(&calls, "cuLaunchKernel") + after)
 }
 
 /// A job, once the node has an executor.
@@ -104,7 +119,8 @@ fn a_lost_device_is_told_and_replaced() {
     }
     let mut served = Served::new();
     // Every executor's device fails after some launches.
-    serve(&mut served, &[(model::FAIL, "cuLaunchKernel:700:5:1")]);
+    let fail = failing(&served, 700, 5);
+    serve(&mut served, &[(model::FAIL, &fail)]);
     let grant = served.lease();
     let (node, first) = job(&served, &grant);
     let dev = device(&first);
@@ -126,7 +142,8 @@ fn a_launch_short_of_memory_fails_alone() {
         return;
     }
     let mut served = Served::new();
-    serve(&mut served, &[(model::FAIL, "cuLaunchKernel:2:3:1")]);
+    let fail = failing(&served, 2, 3);
+    serve(&mut served, &[(model::FAIL, &fail)]);
     let (_node, job) = job(&served, &served.lease());
     let dev = device(&job);
     let runs: Vec<_> = (0..4).map(|_| program(&dev)).collect();
@@ -136,4 +153,29 @@ fn a_launch_short_of_memory_fails_alone() {
         "{failed:?}"
     );
     assert_eq!(runs[0].as_ref().unwrap(), runs[3].as_ref().unwrap());
+}
+
+/// A device whose kernels are wrong is passed over, and the reason is told; a served one starts no executor on it.
+#[test]
+fn a_device_whose_kernels_are_wrong_is_not_owned() {
+    if !model::in_child("a_device_whose_kernels_are_wrong_is_not_owned", &[]) {
+        return;
+    }
+    let file = model::pack_file();
+    for (idle, cuda, cpu) in [
+        ("nothing", "chosen", "passed over for a better one"),
+        ("softmax", "judged, softmax by softmax", "chosen"),
+    ] {
+        let told = Command::new(env!("CARGO_BIN_EXE_leasehold-node"))
+            .arg("devices")
+            .env(model::IDLE, idle)
+            .env(leasehold::LEASEHOLD_KERNELS, &file)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        let says = |device: &str, why: &str| {
+            told.lines().any(|line| line.starts_with(device) && line.contains(why))
+        };
+        assert!(says("cuda:0", cuda) && says("cpu", cpu), "{told}");
+    }
 }

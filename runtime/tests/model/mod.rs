@@ -17,10 +17,13 @@ use std::sync::OnceLock;
 
 /// Set in the child.
 const IN_CHILD: &str = "LEASEHOLD_TEST_MODEL";
-/// How the model behaves: an architecture, when work is done, and calls that fail.
+/// How the model behaves: an architecture, when work is done, calls that fail, rows that do nothing, and
+/// a file for how often each function was called.
 pub(crate) const ARCH: &str = "LEASEHOLD_MODEL_ARCH";
 pub(crate) const ORDER: &str = "LEASEHOLD_MODEL_ORDER";
 pub(crate) const FAIL: &str = "LEASEHOLD_MODEL_FAIL";
+pub(crate) const IDLE: &str = "LEASEHOLD_MODEL_IDLE";
+pub(crate) const CALLS: &str = "LEASEHOLD_MODEL_CALLS";
 
 /// The folder of the model's library, built once; `None` where there is no C++ compiler, as a skip.
 pub(crate) fn folder() -> Option<&'static PathBuf> {
@@ -71,4 +74,12 @@ pub(crate) fn open() -> Cuda {
     let (ordinal, caps) = &devices[0];
     assert!(caps.name.starts_with("Host model"), "{caps:?}");
     Cuda::open_with(*ordinal, &pack(caps.arch)).unwrap()
+}
+
+/// How often a process called a function, by the file of [`CALLS`] that it left.
+pub(crate) fn calls(file: &Path, function: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap();
+    let counts = text.lines().filter_map(|line| line.split_once(' '));
+    let mut of = counts.filter(|(name, _)| *name == function);
+    of.next().map_or(0, |(_, count)| count.parse().unwrap())
 }

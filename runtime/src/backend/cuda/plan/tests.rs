@@ -318,3 +318,30 @@ fn what_no_plan_holds_is_an_error_with_both_numbers() {
         assert!(matches!(error.kind(), Kind::Unsupported { .. } | Kind::Time { .. }), "{error}");
     }
 }
+
+/// What a device judges itself by runs every form of kernel that its plans name.
+#[test]
+fn every_form_of_kernel_is_judged() {
+    // The form of a row, without its tile and types.
+    let form = |row: &Row| {
+        let text = format!("{row:?}");
+        let names: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
+        let depth = if names[0] == "Streaming" { 2 } else { 1 };
+        names[..depth].join(" ")
+    };
+    let ops = leasehold::judge::ops().unwrap();
+    for arch in crate::backend::cuda::ARCHS {
+        let class = class(arch).unwrap();
+        let mut judged = std::collections::BTreeSet::new();
+        for op in &ops {
+            for plan in candidates(op, class).unwrap_or_default() {
+                let row = row(plan.kernel).unwrap();
+                let rows = crate::backend::cuda::encode::rows(op, row);
+                judged.extend(rows.iter().map(&form));
+            }
+        }
+        let all = crate::backend::cuda::pack::of_arch(arch).map(|row| form(&row));
+        let missing: Vec<String> = all.filter(|form| !judged.contains(form)).collect();
+        assert!(missing.is_empty(), "{arch}: {missing:?}");
+    }
+}
