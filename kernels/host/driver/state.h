@@ -82,7 +82,7 @@ static void tell_calls() {
     fclose(file);
 }
 
-// What this call of a function fails with.
+// What this call of a function fails with; it is counted.
 static Status failure_of(const char* name) {
     driver.calls[name]++;
     for (Failure& failure : driver.failures) {
@@ -109,7 +109,6 @@ static Status call(F f, const char* name = __builtin_FUNCTION()) {
     if (driver.streams.fault() != SUCCESS) {
         return driver.streams.fault();
     }
-    driver.calls[name]++;
     const Status status = failure_of(name);
     if (is_sticky(status)) {
         driver.streams.fail(status);

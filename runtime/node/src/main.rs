@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             "serve" => run_serve(&options),
             "private" => run_private(&options),
             "executor" => run_executor(&options),
-            "judge" => Ok(drop(open_judged(options.need("device")?, options.path("kernels"))?)),
+            "judge" => open_judged(options.need("device")?, options.path("kernels")).map(drop),
             "devices" => run_devices(&options),
             _ => Err(USAGE.into()),
         }
@@ -150,7 +150,9 @@ fn judge_apart(name: &str, kernels: Option<&Path>) -> Result<(), String> {
     let start = || -> std::io::Result<std::process::Output> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["judge", "--device", name]).stdin(Stdio::null());
-        kernels.iter().for_each(|file| drop(command.arg("--kernels").arg(file)));
+        if let Some(file) = kernels {
+            command.arg("--kernels").arg(file);
+        }
         command.output()
     };
     match start() {

@@ -616,3 +616,48 @@ fn a_forked_child_gets_an_error() {
     let expected: Vec<f32> = ramp(&dev, &[8], 1.0).read().unwrap().wait(None).unwrap();
     assert_eq!(x.read::<f32>().unwrap().wait(None).unwrap(), expected);
 }
+
+/// What a cut product hands from slice to slice is its lease's memory, beside its tensors.
+#[test]
+fn what_slices_hand_on_counts_against_the_leases_memory() {
+    let node = Node::start(cpu(), None);
+    let local = Device::from_backend(cpu()).unwrap();
+    let tensors = |dev: &Device| -> Result<[Tensor; 3], Error> {
+        let numbers: Vec<f32> = (0..256 * 8192).map(|i| (i % 101) as f32 / 50.0 - 1.0).collect();
+        let a = dev.tensor([256, 8192], &numbers)?;
+        let b = dev.tensor([8192, 256], &numbers)?;
+        let out = dev.empty(DType::F32, &[256, 256])?;
+        dev.wait(None)?;
+        Ok([a, b, out])
+    };
+    let product = |[a, b, out]: &[Tensor; 3]| -> Result<Vec<f32>, Error> {
+        Matmul::new(a, b).into(out).run()?.read::<f32>()?.wait(None)
+    };
+    let expected = product(&tensors(&local).unwrap()).unwrap();
+    let mut refused = 0;
+    for quota in (1..40).map(|granules| granules * 2 * MIB) {
+        let job = node.job(Terms { memory: quota, ..terms(quota) });
+        let dev = node.open(job, 256 * MIB);
+        if let Ok(tensors) = tensors(&dev) {
+            match product(&tensors) {
+                Ok(got) => {
+                    assert_eq!(got, expected);
+                    assert!(refused > 0, "{quota}: the product takes no memory of its own");
+                    assert!(node.end(job, Why::Exited).zeroing_ns > 0);
+                    return;
+                }
+                Err(error) => {
+                    let kind = error.kind();
+                    assert!(
+                        matches!(kind, Kind::OutOfMemory { quota: told, .. } if *told == quota),
+                        "{error}"
+                    );
+                    refused += 1;
+                }
+            }
+        }
+        drop(dev);
+        node.end(job, Why::Exited);
+    }
+    panic!("no quota is enough");
+}

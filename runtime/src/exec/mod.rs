@@ -12,7 +12,7 @@ use crate::order::{Plan, UnitRange};
 use crate::plan;
 use segments::Kept;
 pub use segments::{Part, SEGMENT_OPS_MAX, Segment};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,15 @@ pub struct Core<B: Backend> {
     /// every replay.
     seen: HashMap<usize, (Arc<CheckedOp>, usize)>,
     numerics: Numerics,
+    states: States,
+}
+
+/// Where what chains carry lies.
+enum States {
+    /// In blocks of their own, a run's while it lasts.
+    Own(HashSet<BlockId>),
+    /// In the buffer that was lent last, if it was one.
+    Lent(Option<BufferId>),
 }
 
 struct Buffer {
@@ -132,6 +141,7 @@ impl<B: Backend> Core<B> {
             prepared: HashMap::new(),
             seen: HashMap::new(),
             numerics,
+            states: States::Own(HashSet::new()),
         }
     }
 
@@ -287,14 +297,28 @@ impl<B: Backend> Core<B> {
             .collect()
     }
 
-    /// Room for what a chain carries, of zeros: counts in device memory may change between slices, and a slice must then
-    /// find nothing that another lease has left.
+    /// From now on what chains carry lies in buffers that are lent, as their owner's: the runs that begin until the next call
+    /// have this one. Of several on one buffer none is stepped before the one that began before it has no more units. What
+    /// another owner left in the buffer is gone before it is lent.
+    pub fn lend(&mut self, buffer: Option<BufferId>) {
+        self.states = States::Lent(buffer);
+    }
+
+    /// Room for what a chain carries; where it is not lent, of zeros: counts in device memory may change between slices, and
+    /// a slice must then find nothing that another process has left.
     fn state(&mut self, bytes: u64) -> Result<Place> {
+        let States::Own(own) = &mut self.states else {
+            let States::Lent(Some(buffer)) = self.states else {
+                return Err(Kind::OutOfMemory { asked: bytes, free: 0, quota: 0 }.into());
+            };
+            return self.place(buffer, 0, bytes);
+        };
         let block = self.backend.alloc(bytes)?;
         if let Err(error) = self.backend.zero(block, 0, bytes) {
             self.backend.free(block);
             return Err(error);
         }
+        own.insert(block);
         Ok(Place { block, offset: 0 })
     }
 
@@ -336,6 +360,15 @@ impl<B: Backend> Core<B> {
     /// Gives back what a run holds, whether it ended or was dropped half-way.
     pub fn end(&mut self, run: &Run) {
         if let Work::Op { state: Some(state), .. } = &run.work {
+            self.give_state(*state);
+        }
+    }
+
+    /// Gives room back that [`Core::state`] gave, unless it was lent.
+    fn give_state(&mut self, state: Place) {
+        if let States::Own(own) = &mut self.states
+            && own.remove(&state.block)
+        {
             self.backend.free(state.block);
         }
     }

@@ -2,7 +2,7 @@
 //! programs consist of, and go on without where there is none. A segment names memory by address, so it goes before a buffer
 //! or a kernel that it uses does.
 
-use super::{Core, Run, Work};
+use super::{Core, Run, States, Work};
 use crate::backend::{Backend, Place, Step};
 use crate::error::Result;
 use crate::op::{BoundOp, BufferId};
@@ -96,7 +96,10 @@ impl<B: Backend> Core<B> {
         // Planning the last may have emptied the cache of the first.
         let ready = ops.iter().map(|op| self.prepared.get(op.op()).copied());
         let Some(ready) = ready.collect::<Option<Vec<usize>>>() else { return Ok(None) };
-        if self.held.saturating_add(bytes) > self.held_max() {
+        // What is lent is counted by its owner.
+        let lent = if let States::Lent(buffer) = self.states { buffer } else { None };
+        let own = if lent.is_some() { 0 } else { bytes };
+        if self.held.saturating_add(own) > self.held_max() {
             return Ok(None);
         }
         let state = if bytes > 0 { Some(self.state(bytes)?) } else { None };
@@ -109,16 +112,17 @@ impl<B: Backend> Core<B> {
         let made = self.backend.segment(&steps.collect::<Vec<_>>());
         let Ok(Some(segment)) = made else {
             if let Some(state) = state {
-                self.backend.free(state.block);
+                self.give_state(state);
             }
             return made.map(|_| None);
         };
         let mut buffers: Vec<BufferId> =
             ops.iter().flat_map(|op| op.bindings()).map(|at| at.buffer).collect();
+        buffers.extend(lent.filter(|_| state.is_some()));
         buffers.sort_unstable();
         buffers.dedup();
-        self.held += bytes;
-        let state = state.map(|place| (place, bytes));
+        self.held += own;
+        let state = state.map(|place| (place, own));
         self.segments.insert(self.next_segment, Kept { segment, ops: ops.len(), buffers, state });
         self.next_segment += 1;
         Ok(Some(self.next_segment - 1))
@@ -148,7 +152,7 @@ impl<B: Backend> Core<B> {
 
     fn drop_kept(&mut self, number: u64) {
         if let Some(Kept { state: Some((state, bytes)), .. }) = self.segments.remove(&number) {
-            self.backend.free(state.block);
+            self.give_state(state);
             self.held = self.held.saturating_sub(bytes);
         }
     }

@@ -1,6 +1,7 @@
 //! What an executor does with a tenant's records: each is judged by the session's own tables and done at once, or put
 //! at the session's head, where it takes turns.
 
+use super::blocks::Block;
 use super::session::{Copying, Steps, Work};
 use super::{Executor, Zeroed, lost};
 use crate::sched::SessionId;
@@ -70,6 +71,9 @@ impl<B: Backend> Executor<B> {
                 }
                 let plan = self.core.plan(&op)?;
                 plan::within(&plan, job.terms.op_cap_ns.into())?;
+                self.grow_state(id, plan.state_bytes, now_ns)?;
+                let session = self.sessions.get_mut(&id).ok_or_else(gone)?;
+                let job = self.jobs.get_mut(&session.job).ok_or_else(gone)?;
                 job.plans(&plan);
                 session.keep(handle, op);
             }
@@ -115,8 +119,45 @@ impl<B: Backend> Executor<B> {
         Ok(Some([0; 3]))
     }
 
-    /// Gives the session a block. What had to be zeroed for it is on its job's bill.
+    /// Gives the session a block.
     fn reserve(&mut self, id: u64, bytes: u64, now_ns: u64) -> Result<[u64; 3]> {
+        let block = self.take(id, bytes, now_ns)?;
+        let session = self.sessions.get_mut(&id).ok_or_else(|| Error::from(Kind::Revoked))?;
+        Ok(session.add_block(block))
+    }
+
+    /// Makes room for what the units of a session's op hand on: a block of its lease's memory, which all its ops use in turn.
+    fn grow_state(&mut self, id: u64, bytes: u64, now_ns: u64) -> Result<()> {
+        let gone = || Error::from(Kind::Revoked);
+        let session = self.sessions.get_mut(&id).ok_or_else(gone)?;
+        let least = session.state.map_or(0, |block| block.len);
+        if bytes <= least {
+            return Ok(());
+        }
+        // Whoever has it next comes after what the session has launched.
+        if let Some(block) = session.state.take() {
+            // Segments name it by its address.
+            session.drop_segments(&mut self.core, None);
+            let job = self.jobs.get_mut(&session.job).ok_or_else(gone)?;
+            job.hold(job.held().saturating_sub(block.len), now_ns);
+            self.blocks.give(job.terms.lease, block);
+        }
+        let taken = self.take(id, bytes, now_ns);
+        let state = match &taken {
+            // The ops that were there before go on with what they had.
+            Err(_) if least > 0 => self.take(id, least, now_ns).ok(),
+            taken => taken.as_ref().ok().copied(),
+        };
+        let session = self.sessions.get_mut(&id).ok_or_else(gone)?;
+        session.state = state.map(|mut block| {
+            block.wrote(block.len);
+            block
+        });
+        taken.map(drop)
+    }
+
+    /// A block of the memory of a session's lease. What had to be zeroed for it is on its job's bill.
+    fn take(&mut self, id: u64, bytes: u64, now_ns: u64) -> Result<Block> {
         self.land_all(now_ns)?;
         let gone = || Error::from(Kind::Revoked);
         let number = self.sessions.get(&id).ok_or_else(gone)?.job;
@@ -129,7 +170,7 @@ impl<B: Backend> Executor<B> {
         job.usage().zeroing_ns += zeroing_ns;
         let block = taken?;
         job.hold(job.held() + block.len, now_ns);
-        Ok(self.sessions.get_mut(&id).ok_or_else(gone)?.add_block(block))
+        Ok(block)
     }
 
     /// Puts the first op that has anything to do at the session's head: the given one, else the next step.
@@ -160,6 +201,8 @@ impl<B: Backend> Executor<B> {
         rest: &mut Steps,
     ) -> Result<Option<Box<Run>>> {
         loop {
+            let Some(session) = self.sessions.get(&id) else { return Ok(None) };
+            self.core.lend(session.state.map(|block| block.id));
             let segment = if op.is_none() { self.next_segment(id, rest) } else { None };
             let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
             let run = match (segment, op.take()) {

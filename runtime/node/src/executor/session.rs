@@ -96,6 +96,8 @@ pub(super) struct Session {
     /// What programs are launched in, by program and first step.
     pub(super) parts: BTreeMap<(u32, usize), Part>,
     slots: Vec<Slot>,
+    /// What units of its ops hand on: as much as the op that asked for the most.
+    pub(super) state: Option<Block>,
     pub(super) head: Option<Work>,
     pub(super) ready_ns: u64,
     /// Records taken and not yet answered, oldest first, with what became of those that are done. Answers go out in
@@ -123,6 +125,7 @@ impl Session {
             programs: HashMap::new(),
             parts: BTreeMap::new(),
             slots: Vec::new(),
+            state: None,
             head: None,
             ready_ns: 0,
             pending: VecDeque::new(),
@@ -417,7 +420,7 @@ impl Session {
 
     /// Every block that the session holds.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
-        self.slots.iter().filter_map(|slot| slot.block)
+        self.slots.iter().filter_map(|slot| slot.block).chain(self.state)
     }
 }
 
