@@ -14,8 +14,9 @@ use std::time::Duration;
 /// The variable that names the inherited session socket of a leased job.
 pub const LEASEHOLD_FD: &str = "LEASEHOLD_FD";
 
-/// The variable that names a folder for what the tuner of graphics adapters finds; without it nothing is tuned.
-#[cfg(feature = "wgpu")]
+/// The variable that names a folder for what the tuner of CUDA devices and graphics adapters finds; without it nothing is
+/// tuned.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub const LEASEHOLD_TUNED: &str = "LEASEHOLD_TUNED";
 
 /// The variable that names a file of CUDA kernels that `leasehold kernels build` made; with it nothing is compiled here.
@@ -123,14 +124,17 @@ impl Device {
                 Some(file) => Cuda::open_with(ordinal, &Pack::read(file.as_ref())?)?,
                 None => Cuda::open(ordinal)?,
             };
-            return boxed(if is_judged { judged(cuda, LIMIT)? } else { cuda });
+            let cuda = if is_judged { judged(cuda, LIMIT)? } else { cuda };
+            return match tuned() {
+                Some(folder) => boxed(cuda.tuned(&folder)),
+                None => boxed(cuda),
+            };
         }
         #[cfg(feature = "wgpu")]
         if let Some(index) = name.strip_prefix("wgpu:").and_then(|i| i.parse().ok()) {
             let wgpu = crate::backend::wgpu::Wgpu::open(index)?;
-            let tuned = std::env::var_os(LEASEHOLD_TUNED).filter(|folder| !folder.is_empty());
-            return match tuned {
-                Some(folder) => boxed(wgpu.tuned(folder.as_ref())),
+            return match tuned() {
+                Some(folder) => boxed(wgpu.tuned(&folder)),
                 None => boxed(wgpu),
             };
         }
@@ -209,6 +213,12 @@ fn leased(fd: &std::ffi::OsStr) -> Result<Box<dyn Engine>> {
     let asked = fd.to_string_lossy().into_owned();
     let allowed = "unset, since this build lacks the feature remote";
     Err(Kind::Environment { name: LEASEHOLD_FD, asked, allowed }.into())
+}
+
+/// The folder of the tuner, if it is asked for.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn tuned() -> Option<std::path::PathBuf> {
+    std::env::var_os(LEASEHOLD_TUNED).filter(|folder| !folder.is_empty()).map(Into::into)
 }
 
 fn boxed<B: Backend>(backend: B) -> Result<Box<dyn Engine>> {

@@ -29,7 +29,7 @@ pub mod wire;
 
 #[cfg(feature = "cuda")]
 pub use device::LEASEHOLD_KERNELS;
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub use device::LEASEHOLD_TUNED;
 pub use device::{Device, Found, LEASEHOLD_FD, Queue};
 pub use dtype::{DType, Element};

@@ -14,9 +14,12 @@ use leasehold::backend::cuda::Cuda;
 use leasehold::backend::{Backend, BlockId, Progress};
 use leasehold::exec::Core;
 use leasehold::judge::{LIMIT, judged};
-use leasehold::op::{Attention, Lens, Spec, check};
-use leasehold::{DType, Device, Dims, Error, Kind, Layout, bf16};
-use model::{FAIL, IDLE, ORDER, in_child, open, pack, pack_file};
+use leasehold::op::{Attention, Lens, Matmul, Spec, check};
+use leasehold::{
+    DType, Device, Dims, Error, Kind, LEASEHOLD_KERNELS, LEASEHOLD_TUNED, Layout, bf16,
+};
+use model::{FAIL, IDLE, ORDER, folder, in_child, open, pack, pack_file};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -258,6 +261,56 @@ fn a_driver_that_does_not_take_the_code_is_no_device() {
     assert!(matches!(error.kind(), Kind::NoDevice { why: said } if said.contains(&why)), "{error}");
     // It says nothing of the device.
     assert!(Cuda::open_with(0, &pack("sm_90a")).is_ok());
+}
+
+/// The variable makes the device tuned; what runs is what the file says, as long as it is whole.
+#[test]
+fn the_tuner_changes_no_bit_and_remembers() {
+    const TEST: &str = "the_tuner_changes_no_bit_and_remembers";
+    let tuned = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-tuned");
+    if std::env::var_os(LEASEHOLD_TUNED).is_none() {
+        let Some(_) = folder() else { return };
+        let _ = std::fs::remove_dir_all(&tuned);
+        let (file, tuned) = (pack_file(), tuned.to_str().unwrap());
+        in_child(TEST, &[(LEASEHOLD_KERNELS, file.to_str().unwrap()), (LEASEHOLD_TUNED, tuned)]);
+        return;
+    }
+    let [m, n, k] = [9, 11, 13usize];
+    let values = |len: usize| (0..len).map(|i| 1.0 / (i + 3) as f32).collect::<Vec<f32>>();
+    let bits = |dev: &Device| {
+        let (a, b) = (dev.tensor([m, k], &values(m * k)), dev.tensor([k, n], &values(k * n)));
+        let out = leasehold::Matmul::new(&a.unwrap(), &b.unwrap()).run().unwrap();
+        let out = out.read::<f32>().unwrap().wait(None).unwrap();
+        out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let want = bits(&Device::from_backend(open()).unwrap());
+    assert!(!tuned.exists(), "nobody asked");
+    assert_eq!(bits(&Device::open_named("cuda:0").unwrap()), want);
+    let files = || std::fs::read_dir(&tuned).unwrap().map(|entry| entry.unwrap().path());
+    let (file, 1) = (files().next().unwrap(), files().count()) else { panic!("one file") };
+    let text = std::fs::read_to_string(&file).unwrap();
+    let dense =
+        |shape: [usize; 2]| Layout::contiguous(Dims::new(&shape.map(|n| n as u64)).unwrap());
+    let specs = [[m, k], [k, n], [m, n]].map(|shape| Spec::new(DType::F32, dense(shape), 0));
+    let op = Arc::new(check(Matmul::default().into(), &specs).unwrap());
+    let plans = open().candidates(&op).unwrap();
+    let line = text.lines().nth(1).unwrap();
+    let best = plans.iter().find(|plan| line.ends_with(plan.kernel)).unwrap();
+    let other = plans.iter().find(|plan| plan.kernel != best.kernel).unwrap();
+    let line = line.replace(best.kernel, other.kernel) + "\n";
+    let hash = blake3::hash(line.as_bytes()).to_hex();
+    for (written, is_whole) in
+        [(format!("{hash}\n{line}"), true), (format!("{hash}\n{line} "), false)]
+    {
+        std::fs::write(&file, &written).unwrap();
+        let mut core = Core::new(open().tuned(&tuned));
+        let plan = core.plan(&op).unwrap();
+        // The whole plan is the other's, not its name alone.
+        assert!(!is_whole || plan == *other, "{plan} instead of {other}");
+        let after = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(after == written, is_whole, "timed again where the file was not whole");
+        assert_eq!(bits(&Device::from_backend(open().tuned(&tuned)).unwrap()), want);
+    }
 }
 
 /// What the host does between two pieces of work is not the device's time.

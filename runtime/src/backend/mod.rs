@@ -10,6 +10,8 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod null;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod tuner;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
@@ -154,6 +156,12 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// `Unsupported` with what was asked and the limit.
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>>;
+
+    /// The plan that the op follows where `plan` was chosen of [`Backend::candidates`]: another one only if that has the
+    /// same order, or if the op takes any. It may run some to time them; what that fails with is no error.
+    fn settle(&mut self, _: &CheckedOp, plan: Plan) -> Plan {
+        plan
+    }
 
     /// Makes a plan launchable.
     ///

@@ -234,6 +234,7 @@ impl<B: Backend> Core<B> {
         if self.prepared.len() >= PREPARED_MAX || self.held >= self.held_max() {
             self.forget();
         }
+        let plan = self.backend.settle(op, plan);
         let kernel = match self.backend.prepare(op, &plan) {
             // What the others hold may make room.
             Err(error) if self.held > 0 && is_out_of_memory(&error) => {

@@ -10,8 +10,8 @@ pub use rule::holds;
 use crate::backend::{Backend, IndexFault, Place, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::op::{Binding, BufferId, CheckedOp};
-use crate::order::Plan;
-use crate::reference;
+use crate::order::{Family, Plan};
+use crate::reference::{self, Unit};
 use cases::{Case, cases};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,7 +91,7 @@ fn judge_case<B: Backend>(
             }
             Some(_) => {}
             None => {
-                compare(case, &contents, &left).map_err(wrong)?;
+                compare(case, &contents, &left, unit_of(plan)).map_err(wrong)?;
                 first = Some(left);
             }
         }
@@ -145,8 +145,17 @@ fn run<B: Backend>(
     Ok(Left { blocks, fault })
 }
 
+/// What the order of a plan multiplies with.
+pub fn unit_of(plan: &Plan) -> Unit {
+    match plan.order.family {
+        Family::MatrixTf32 => Unit::Tf32,
+        Family::Matrix8 => Unit::Fp8,
+        _ => Unit::Single,
+    }
+}
+
 /// Holds what an op left against the reference.
-fn compare(case: &Case, contents: &[Vec<u8>], left: &Left) -> Result<(), String> {
+fn compare(case: &Case, contents: &[Vec<u8>], left: &Left, unit: Unit) -> Result<(), String> {
     let op = &case.op;
     let told = left.fault.map(|fault| [fault.value, fault.bound]);
     if told != case.fault {
@@ -158,7 +167,7 @@ fn compare(case: &Case, contents: &[Vec<u8>], left: &Left) -> Result<(), String>
     let exact = reference::exact(op, &inputs);
     for (n, (i, _)) in accesses().filter(|(_, access)| access.writes()).enumerate() {
         let spec = &op.specs()[i];
-        let low = reference::rounded(op, &inputs, spec.dtype);
+        let low = reference::rounded(op, &inputs, spec.dtype, unit);
         let got = reference::read(spec.dtype, &spec.layout, &left.blocks[i]);
         holds(spec.dtype, &got, &exact[n], &low[n])
             .map_err(|why| format!("{}: {why}", op.roles()[i].name))?;

@@ -2,8 +2,8 @@
 //! backend's tests from inside, which force kernels.
 
 use super::case::{Case, Fill, Operand, POISON, Random, Style};
-use super::judge::judge;
-use super::run::{contents, execute, unit_of};
+use super::judge::{judge, unit_of};
+use super::run::{contents, execute};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{Attention, Binding, BufferId, KeyValue, Lens};
 use leasehold::order::Plan;

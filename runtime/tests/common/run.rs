@@ -1,10 +1,10 @@
 //! Runs a case on a backend: every plan, the whole range and cut ranges, poisoned outputs, then the judgement.
 
 use super::case::{Case, Fill, POISON, Random};
-use super::judge::judge;
+use super::judge::{judge, unit_of};
 use leasehold::backend::{Backend, IndexFault, Place, Progress};
 use leasehold::op::{Access, Binding, BoundOp, BufferId, CheckedOp};
-use leasehold::order::{Family, Plan};
+use leasehold::order::Plan;
 use leasehold::reference::{self, Unit};
 use leasehold::{Error, Kind};
 use std::sync::Arc;
@@ -156,15 +156,6 @@ fn bind(op: &Arc<CheckedOp>, case: &Case, places: &[Place]) -> Result<BoundOp, E
         Binding { buffer, offset: place.offset, len }
     });
     op.bind(&bindings.collect::<Vec<_>>())
-}
-
-/// What the order of a plan multiplies with.
-pub fn unit_of(plan: &Plan) -> Unit {
-    match plan.order.family {
-        Family::MatrixTf32 => Unit::Tf32,
-        Family::Matrix8 => Unit::Fp8,
-        _ => Unit::Single,
-    }
 }
 
 /// Judges every output, and every byte that the op had no business with.

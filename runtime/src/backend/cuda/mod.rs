@@ -16,6 +16,7 @@ mod plan;
 mod ranges;
 mod stream;
 
+use super::tuner::{Tuned, Tuner, fastest};
 use super::{Backend, BlockId, Caps, Mark, Place, Progress, Step};
 use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
@@ -31,6 +32,7 @@ use memory::{Blocks, Owned};
 pub use pack::{ARCHS, Pack};
 use plan::Class;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use stream::{FAULTS, Work};
@@ -81,6 +83,7 @@ pub struct Cuda {
     caps: Caps,
     class: &'static Class,
     multiprocessors: u32,
+    tuner: Option<Tuner>,
 }
 
 /// A plan with its kernel and what it reads beside the op's operands.
@@ -172,6 +175,7 @@ impl Cuda {
             caps,
             class,
             multiprocessors: info.multiprocessors,
+            tuner: None,
         })
     }
 
@@ -190,6 +194,14 @@ impl Cuda {
     pub fn taken(mut self) -> Result<Self> {
         self.blocks = Blocks::taken(&self.context, &self.work.stream, self.caps.memory)?;
         Ok(self)
+    }
+
+    /// The same with a tuner that keeps its results in `folder`: an op that several rows can run in one order is timed with
+    /// each when it is prepared first. Bits are the same with and without. Not for executors: it runs beside what they serve.
+    #[must_use]
+    pub fn tuned(mut self, folder: &Path) -> Self {
+        self.tuner = Some(Tuner::new(folder, &self));
+        self
     }
 
     /// A map as the driver encodes it.
@@ -363,6 +375,10 @@ impl Backend for Cuda {
         plan::candidates(op, self.class)
     }
 
+    fn settle(&mut self, op: &CheckedOp, plan: Plan) -> Plan {
+        fastest(self, op, plan)
+    }
+
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
         let Some(row) = plan::row(plan.kernel) else {
             let allowed = "rows of the kernels' table".into();
@@ -450,6 +466,19 @@ impl Backend for Cuda {
 
     fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress> {
         self.work.poll(mark, timeout)
+    }
+}
+
+impl Tuned for Cuda {
+    fn tuner(&mut self) -> Option<&mut Tuner> {
+        self.tuner.as_mut()
+    }
+
+    fn timed(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<u64> {
+        let began = self.work.point()?;
+        work(self)?;
+        let ended = self.work.point()?;
+        self.work.between(began, ended)
     }
 }
 

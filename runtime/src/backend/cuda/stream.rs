@@ -205,6 +205,19 @@ impl Work {
         Ok(())
     }
 
+    /// A point after everything enqueued, beside the marks.
+    pub(super) fn point(&mut self) -> Result<Event> {
+        self.event()
+    }
+
+    /// Waits for the second of two points; nanoseconds of the device between them.
+    pub(super) fn between(&mut self, began: Event, ended: Event) -> Result<u64> {
+        wait(&ended, None)?;
+        let time = ended.since(&began)?;
+        self.spare.extend([began, ended]);
+        Ok(time)
+    }
+
     pub(super) fn mark(&mut self) -> Result<Mark> {
         let told = self.told()?;
         self.copied |= told.is_some();

@@ -8,8 +8,8 @@ mod loss;
 mod memory;
 mod plan;
 mod stream;
-mod tuner;
 
+use super::tuner::{Tuned, Tuner, fastest};
 use super::{Backend, BlockId, Caps, Mark, NoSegment, Place, Progress};
 use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
@@ -22,10 +22,10 @@ use loss::Loss;
 use memory::Block;
 use plan::{ALIGN, Class};
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use stream::Stream;
-use tuner::Tuner;
 
 /// A dimension of the grid has at most this many workgroups on every device.
 const GRID: u64 = 65_535;
@@ -155,6 +155,14 @@ impl Wgpu {
         self
     }
 
+    /// The same with a tuner that keeps its results in `folder`: an op that several kernels can run is timed with each
+    /// when it is prepared first. Bits are the same with and without.
+    #[must_use]
+    pub fn tuned(mut self, folder: &Path) -> Self {
+        self.tuner = Some(Tuner::new(folder, &self));
+        self
+    }
+
     /// Destroys the device, as a driver that resets does; every later call answers `DeviceLost`.
     pub fn lose(&self) {
         self.device.destroy();
@@ -187,32 +195,6 @@ impl Wgpu {
             start = stop;
             piece
         })
-    }
-
-    /// A plan with its pipelines.
-    fn prepared(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
-        self.loss.check()?;
-        let (constants, entries) =
-            (encode::constants(op, plan.kernel), encode::entries(op, plan.kernel));
-        let kernel =
-            self.kernels.get(&self.device, &self.loss, plan.kernel, constants, &entries)?;
-        let bytes = 4 * self.class.scratch;
-        let has_room = self.scratch.as_ref().is_some_and(|scratch| scratch.size() >= bytes);
-        if !has_room && encode::has_partial(op, self.class) {
-            self.scratch = Some(self.buffer(bytes, wgpu::BufferUsages::STORAGE)?);
-        }
-        let words = encode::made(op, self.class);
-        let made = match words.is_empty() {
-            true => None,
-            false => {
-                use wgpu::BufferUsages as Usage;
-                let buffer =
-                    self.buffer(4 * words.len() as u64, Usage::STORAGE | Usage::COPY_DST)?;
-                self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
-                Some(buffer)
-            }
-        };
-        Ok(Prepared { plan: *plan, kernel, made })
     }
 
     fn launch_span(
@@ -364,9 +346,33 @@ impl Backend for Wgpu {
         Ok(plans)
     }
 
+    fn settle(&mut self, op: &CheckedOp, plan: Plan) -> Plan {
+        fastest(self, op, plan)
+    }
+
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
-        let plan = self.fastest(op, plan)?;
-        self.prepared(op, &plan)
+        self.loss.check()?;
+        let (constants, entries) =
+            (encode::constants(op, plan.kernel), encode::entries(op, plan.kernel));
+        let kernel =
+            self.kernels.get(&self.device, &self.loss, plan.kernel, constants, &entries)?;
+        let bytes = 4 * self.class.scratch;
+        let has_room = self.scratch.as_ref().is_some_and(|scratch| scratch.size() >= bytes);
+        if !has_room && encode::has_partial(op, self.class) {
+            self.scratch = Some(self.buffer(bytes, wgpu::BufferUsages::STORAGE)?);
+        }
+        let words = encode::made(op, self.class);
+        let made = match words.is_empty() {
+            true => None,
+            false => {
+                use wgpu::BufferUsages as Usage;
+                let buffer =
+                    self.buffer(4 * words.len() as u64, Usage::STORAGE | Usage::COPY_DST)?;
+                self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
+                Some(buffer)
+            }
+        };
+        Ok(Prepared { plan: *plan, kernel, made })
     }
 
     fn prepared_bytes(prepared: &Prepared) -> u64 {
@@ -401,6 +407,21 @@ impl Backend for Wgpu {
 
     fn poll(&mut self, mark: Mark, timeout: Option<Duration>) -> Result<Progress> {
         self.stream.poll(mark, timeout)
+    }
+}
+
+impl Tuned for Wgpu {
+    fn tuner(&mut self) -> Option<&mut Tuner> {
+        self.tuner.as_mut()
+    }
+
+    /// By the host's clock: not every adapter has timestamps, and reports belong to the marks of those who launched.
+    fn timed(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<u64> {
+        self.stream.drain()?;
+        let started = Instant::now();
+        work(self)?;
+        self.stream.drain()?;
+        Ok(started.elapsed().as_nanos() as u64)
     }
 }
 
