@@ -6,6 +6,8 @@
 
 #[path = "../compiler/mod.rs"]
 mod compiler;
+#[path = "../digest/mod.rs"]
+mod digest;
 
 pub(crate) use compiler::Build;
 use compiler::{Compiler, units};
@@ -52,8 +54,9 @@ pub(crate) struct Model {
 /// Runs of a row that are witnessed.
 const WITNESSED: u32 = 2;
 
-/// The same with address and undefined-behaviour sanitizers: of each form of kernel one row, of all rows where
-/// `LEASEHOLD_TEST_FULL=1`. It runs the first cases of a row again, in every order, and must see the same.
+/// The same with address and undefined-behaviour sanitizers: of each form of kernel one row, each that changed since
+/// `sanitized.tsv` was written, and all where `LEASEHOLD_TEST_FULL=1`. It runs the first cases of a row again, in every
+/// order, and must see the same.
 struct Witness {
     program: &'static Path,
     rows: Vec<Row>,
@@ -77,8 +80,26 @@ impl Witness {
     }
 }
 
-/// One row of each function that rows instantiate, and of each form of it.
-fn forms(rows: &[Row]) -> Vec<Row> {
+/// Every row with the digest of what it is made of, as `sanitized.tsv` keeps those that have run under sanitizers.
+pub(crate) fn sanitized() -> String {
+    rows().iter().map(line).collect()
+}
+
+fn line(row: &Row) -> String {
+    format!("{}\t{}\n", row.key(), digest::of(row, []))
+}
+
+/// The file of those.
+pub(crate) const SANITIZED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sanitized.tsv");
+
+/// What it held when this program began.
+pub(crate) fn known() -> &'static str {
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    KNOWN.get_or_init(|| std::fs::read_to_string(SANITIZED).unwrap_or_default())
+}
+
+/// One row of each function that rows instantiate, and of each form of it; and those that changed.
+fn witnessed(rows: &[Row]) -> Vec<Row> {
     let mut seen = Vec::new();
     let mut is_new = |row: &&Row| {
         let of_sm90 = match row {
@@ -88,7 +109,9 @@ fn forms(rows: &[Row]) -> Vec<Row> {
         let form = (row.template().2, of_sm90);
         let is_new = !seen.contains(&form);
         seen.push(form);
-        is_new || std::env::var("LEASEHOLD_TEST_FULL").is_ok_and(|value| value == "1")
+        is_new
+            || !known().contains(&line(row))
+            || std::env::var("LEASEHOLD_TEST_FULL").is_ok_and(|value| value == "1")
     };
     rows.iter().filter(|row| is_new(row)).copied().collect()
 }
@@ -124,7 +147,7 @@ impl Model {
         has: impl Fn(&Row) -> bool,
     ) -> Option<Self> {
         let rows: Vec<Row> = rows().into_iter().filter(has).collect();
-        let witnessed = forms(&rows);
+        let witnessed = witnessed(&rows);
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
         let programs = programs.get_or_init(|| {
             let sanitized = compile(Build::Sanitized, folder, name, &witnessed)?;
