@@ -1,0 +1,79 @@
+//! Replays of a device in this process: what a program is launched in, part by part. The driver of the queue calls it.
+
+use super::{Driver, InFlight, ProgramId, Shared, Ticket};
+use crate::backend::Backend;
+use crate::exec::Part;
+use crate::op::BoundOp;
+use crate::order::SLICE_GPU_NS;
+use std::sync::Arc;
+
+impl<B: Backend> Driver<B> {
+    /// Launches a program: its parts as segments, or op by op.
+    pub(super) fn replay(
+        &mut self,
+        shared: &Shared<B>,
+        ticket: Ticket,
+        id: ProgramId,
+        ops: &Arc<[BoundOp]>,
+    ) {
+        let (parts, mut at) = (self.parts(id, ops), 0);
+        for part in parts.iter() {
+            // Which of its ops would read what failed is found by running them one by one.
+            let segment = part.segment.as_ref();
+            let segment = segment.filter(|segment| self.inherited(segment.ops()).is_none());
+            let run = segment.and_then(|segment| self.core.begin_segment(segment));
+            let len = if run.is_some() { part.len } else { 1 };
+            let (mut run, end) = (run, at + part.len);
+            while at < end {
+                let launched = match run.take() {
+                    Some(run) => self.launch(run),
+                    None => self.launch_op(&ops[at]),
+                };
+                let failed = &ops[at..at + len];
+                at += len;
+                let of = if at == ops.len() { ticket } else { Ticket(ticket.0 - 1) };
+                match launched {
+                    Ok((mark, run)) => {
+                        let program = Some(Arc::clone(ops));
+                        self.fly(shared, InFlight { ticket: of, mark, run, program });
+                    }
+                    Err(error) => {
+                        self.settle(shared, 0);
+                        let error = self.inherited(failed).unwrap_or(error);
+                        self.poison.fail_all(ops, &error);
+                        return self.finish(shared, ticket, Some(error), None);
+                    }
+                }
+            }
+        }
+        if ops.is_empty() {
+            self.finish(shared, ticket, None, None);
+        }
+    }
+
+    /// What a program is launched in; made when it is first replayed, and again when a segment has gone.
+    fn parts(&mut self, id: ProgramId, ops: &[BoundOp]) -> Arc<[Part]> {
+        let is_gone =
+            |part: &Part| part.segment.as_ref().is_some_and(|segment| !self.core.has(segment));
+        if let Some(parts) = self.parts.get(&id).filter(|parts| !parts.iter().any(is_gone)) {
+            return Arc::clone(parts);
+        }
+        self.drop_parts(id);
+        let (mut parts, mut at) = (Vec::new(), 0);
+        while at < ops.len() {
+            parts.push(self.core.part(&ops[at..], SLICE_GPU_NS));
+            at += parts.last().map_or(1, |part| part.len);
+        }
+        let parts: Arc<[Part]> = parts.into();
+        self.parts.insert(id, Arc::clone(&parts));
+        parts
+    }
+
+    /// Forgets what a program is launched in.
+    pub(super) fn drop_parts(&mut self, id: ProgramId) {
+        let Some(parts) = self.parts.remove(&id) else { return };
+        for segment in parts.iter().filter_map(|part| part.segment.as_ref()) {
+            self.core.drop_segment(segment);
+        }
+    }
+}
