@@ -74,8 +74,12 @@ pub struct Plan {
     pub tiles: u64,
     /// Units that a tile's contraction is cut into; 1 when it is not cut.
     pub links: u64,
-    /// Predicted nanoseconds of the dearest unit.
+    /// Predicted nanoseconds of the dearest unit, as a part of a launch of many.
     pub unit_ns: u64,
+    /// Units of a launch that run side by side: fewer take as long.
+    pub wave: u64,
+    /// Predicted nanoseconds of those.
+    pub wave_ns: u64,
     /// Bytes of f32 state carried between two links of a tile; 0 when `links` is 1.
     pub state_bytes: u64,
 }
@@ -84,6 +88,19 @@ impl Plan {
     /// Units in all.
     pub fn units(&self) -> u128 {
         u128::from(self.tiles) * u128::from(self.links)
+    }
+
+    /// Predicted nanoseconds of a launch of so many units: their part of the whole, but no less than the waves that they are.
+    pub fn launch_ns(&self, units: u64) -> u64 {
+        let waves = units.div_ceil(self.wave.max(1)).saturating_mul(self.wave_ns);
+        units.saturating_mul(self.unit_ns).max(waves)
+    }
+
+    /// Most units whose launch is predicted to fit `budget_ns`; where not even one does, those that take as long as one.
+    pub fn units_within(&self, budget_ns: u64) -> u64 {
+        let budget_ns = budget_ns.max(self.launch_ns(1));
+        let waves = (budget_ns / self.wave_ns.max(1)).saturating_mul(self.wave);
+        (budget_ns / self.unit_ns.max(1)).min(waves).max(1)
     }
 
     /// Predicted nanoseconds in all.

@@ -13,12 +13,12 @@ use crate::order::Plan;
 /// there is no candidate.
 pub fn choose(op: &CheckedOp, candidates: &[Plan], caps: &Caps) -> Result<Plan> {
     let fits =
-        |plan: &&Plan| plan.unit_ns <= caps.unit_cap_ns && u64::try_from(plan.units()).is_ok();
+        |plan: &&Plan| plan.launch_ns(1) <= caps.unit_cap_ns && u64::try_from(plan.units()).is_ok();
     if let Some(plan) = candidates.iter().filter(fits).min_by_key(|plan| plan.total_ns()) {
         return Ok(*plan);
     }
     let name = op.op().name();
-    Err(match candidates.iter().map(|plan| u128::from(plan.unit_ns)).min() {
+    Err(match candidates.iter().map(|plan| u128::from(plan.launch_ns(1))).min() {
         Some(unit) => Kind::Time { asked: unit, allowed: u128::from(caps.unit_cap_ns) },
         None => Kind::Unsupported { asked: format!("{op:?}"), allowed: caps.name.clone() },
     })

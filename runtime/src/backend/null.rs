@@ -159,7 +159,16 @@ impl Backend for Null {
         })?;
         let order = Order { entry: "null", tile: [1, 1], chunk: 0, family: Family::Move };
         let unit_ns = total.div_ceil(units) as u64;
-        Ok(vec![Plan { order, kernel: order.entry, tiles, links: 1, unit_ns, state_bytes: 0 }])
+        Ok(vec![Plan {
+            order,
+            kernel: order.entry,
+            tiles,
+            links: 1,
+            unit_ns,
+            wave: 1,
+            wave_ns: unit_ns,
+            state_bytes: 0,
+        }])
     }
 
     fn prepare(&mut self, _op: &CheckedOp, plan: &Plan) -> Result<Plan> {

@@ -97,7 +97,7 @@ impl Run {
     /// Predicted nanoseconds of the least that can be launched: a unit, or a segment.
     pub fn least_ns(&self) -> u64 {
         match &self.work {
-            Work::Op { plan, .. } => plan.unit_ns,
+            Work::Op { plan, .. } => plan.launch_ns(1),
             Work::Segment(segment) => segment.ns(),
         }
     }
@@ -105,7 +105,7 @@ impl Run {
     /// Most units whose prediction fits `budget_ns`, but at least the least while any remains.
     pub fn units_within(&self, budget_ns: u64) -> u64 {
         match &self.work {
-            Work::Op { plan, .. } => (budget_ns / plan.unit_ns.max(1)).max(1).min(self.remaining()),
+            Work::Op { plan, .. } => plan.units_within(budget_ns).min(self.remaining()),
             Work::Segment(_) => self.remaining(),
         }
     }
@@ -113,7 +113,7 @@ impl Run {
     /// Predicted nanoseconds of so many units.
     pub fn predicted_ns(&self, units: u64) -> u64 {
         match &self.work {
-            Work::Op { plan, .. } => plan.unit_ns.saturating_mul(units),
+            Work::Op { plan, .. } => plan.launch_ns(units),
             Work::Segment(segment) => segment.ns(),
         }
     }

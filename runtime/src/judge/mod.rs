@@ -78,7 +78,7 @@ fn judge_case<B: Backend>(
     let name = op.op().name();
     let contents: Vec<Vec<u8>> = (0..op.specs().len()).map(|i| case.content(i)).collect();
     let (mut first, cap): (Option<Left>, u64) = (None, backend.caps().unit_cap_ns);
-    for plan in plans.iter().filter(|plan| plan.unit_ns <= cap) {
+    for plan in plans.iter().filter(|plan| plan.launch_ns(1) <= cap) {
         let wrong = |why: String| -> Error {
             Kind::NoDevice { why: format!("judged, {name} by {} is wrong: {why}", plan.kernel) }
                 .into()

@@ -275,7 +275,9 @@ fn finish(order: Order, tiles: u128, links: u64, unit_ns: u64, state: u64) -> Re
     let tiles = u64::try_from(tiles)
         .map_err(|_| -> crate::Error { Kind::Time { asked, allowed: u64::MAX.into() }.into() })?;
     let state_bytes = if links > 1 { state } else { 0 };
-    Ok(Plan { order, kernel: order.entry, tiles, links, unit_ns: unit_ns.max(1), state_bytes })
+    let unit_ns = unit_ns.max(1);
+    let (wave, wave_ns) = (1, unit_ns);
+    Ok(Plan { order, kernel: order.entry, tiles, links, unit_ns, wave, wave_ns, state_bytes })
 }
 
 fn product(op: &CheckedOp, matmul: &Matmul, order: Order, class: &Class) -> Result<Plan> {

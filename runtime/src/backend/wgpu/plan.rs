@@ -353,7 +353,16 @@ fn finish(
         return Err(time(unit_ns.into(), class.unit_cap_ns.into()));
     }
     let state_bytes = if links > 1 { state } else { 0 };
-    Ok(Plan { order, kernel: order.entry, tiles, links, unit_ns, state_bytes })
+    Ok(Plan {
+        order,
+        kernel: order.entry,
+        tiles,
+        links,
+        unit_ns,
+        wave: 1,
+        wave_ns: unit_ns,
+        state_bytes,
+    })
 }
 
 /// Chunks that a link covers, and the links that makes: as few cuts as the caps allow. `rest_ns` comes once a link.

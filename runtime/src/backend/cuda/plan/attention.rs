@@ -92,6 +92,8 @@ pub(super) fn plans(op: &CheckedOp, attention: &Attention, class: &Class) -> Res
         tiles: u64::from(links > 0),
         links: links.max(1),
         unit_ns: cut.unit_ns(),
+        wave: 1,
+        wave_ns: cut.unit_ns(),
         state_bytes: cut.state_bytes(),
     }])
 }

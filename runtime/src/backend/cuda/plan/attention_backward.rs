@@ -152,6 +152,8 @@ pub(super) fn plans(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
         tiles: u64::from(links > 0),
         links: links.max(1),
         unit_ns,
+        wave: 1,
+        wave_ns: unit_ns,
         state_bytes: cut.state_bytes(),
     }])
 }

@@ -218,8 +218,8 @@ struct Work {
 }
 
 /// A plan whose unit is the op's share of its predicted time: waves of tiles over the multiprocessors, the last of which may
-/// be nearly empty, or the bytes that memory moves. A slice of a cut tile's links is one chain on one multiprocessor, so
-/// there a unit is predicted to take all of a link's time.
+/// be nearly empty, or the bytes that memory moves. A slice takes no less than its own waves; where tiles are cut, one of a
+/// tile's links is one chain on one multiprocessor, so there a unit is predicted to take all of a link's time.
 fn finish(
     op: &CheckedOp,
     class: &Class,
@@ -228,7 +228,8 @@ fn finish(
     work: Work,
 ) -> Result<Plan> {
     let Work { tiles, blocks, links, link_ns, state_bytes } = work;
-    let waves = tiles.div_ceil((class.multiprocessors / blocks).into());
+    let wave = (class.multiprocessors / blocks).max(1);
+    let waves = tiles.div_ceil(wave.into());
     let busy = waves.saturating_mul(links.into()).saturating_mul(link_ns.into());
     let moved = op.cost().bytes / u128::from(class.bytes);
     let units = tiles.saturating_mul(links.into());
@@ -240,11 +241,14 @@ fn finish(
     if units > u64::MAX.into() {
         return Err(time(total, u64::MAX));
     }
-    if unit_ns > UNIT_CAP_GPU_NS.into() {
-        return Err(time(unit_ns, UNIT_CAP_GPU_NS));
+    let least_ns = if units == 0 { unit_ns } else { unit_ns.max(link_ns.into()) };
+    if least_ns > UNIT_CAP_GPU_NS.into() {
+        return Err(time(least_ns, UNIT_CAP_GPU_NS));
     }
+    let (tiles, unit_ns) = (tiles as u64, unit_ns as u64);
+    let (wave, wave_ns) = if links > 1 { (1, unit_ns) } else { (wave, least_ns as u64) };
     let state_bytes = if links > 1 { state_bytes } else { 0 };
-    Ok(Plan { order, kernel, tiles: tiles as u64, links, unit_ns: unit_ns as u64, state_bytes })
+    Ok(Plan { order, kernel, tiles, links, unit_ns, wave, wave_ns, state_bytes })
 }
 
 /// Chunks of a link and links of a tile: as few cuts as the cap allows.

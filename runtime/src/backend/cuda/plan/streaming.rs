@@ -83,7 +83,7 @@ impl Cut {
         }
         let unit_ns = unit_ns.min(UNIT_CAP_GPU_NS);
         let (order, kernel) = (order(&row), name(&Row::Streaming(row)));
-        Ok(Plan { order, kernel, tiles, links, unit_ns, state_bytes })
+        Ok(Plan { order, kernel, tiles, links, unit_ns, wave: 1, wave_ns: unit_ns, state_bytes })
     }
 }
 

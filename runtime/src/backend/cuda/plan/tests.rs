@@ -7,7 +7,7 @@ use crate::backend::common::tables;
 use crate::backend::cuda::encode::{Addresses, Args, Launch, launches};
 use crate::layout::{Dims, Layout};
 use crate::op::{Gate, Group, Lens, Matmul, OrderClass, Precision, Scale, check};
-use crate::order::spans;
+use crate::order::{Span, spans};
 use leasehold_kernels::{GroupEntry, MatmulArgs, MatmulGroupsArgs};
 use std::collections::HashMap;
 
@@ -343,5 +343,46 @@ fn every_form_of_kernel_is_judged() {
         let all = crate::backend::cuda::pack::of_arch(arch).map(|row| form(&row));
         let missing: Vec<String> = all.filter(|form| !judged.contains(form)).collect();
         assert!(missing.is_empty(), "{arch}: {missing:?}");
+    }
+}
+
+/// Whatever is cut: a slice is predicted no less than the waves of tiles that it is, and all slices no less than the whole.
+#[test]
+fn slices_are_predicted_by_their_waves() {
+    let op = product(Matmul::default(), &[], [64, 64, 64]);
+    let mut random = Random(11);
+    for class in &CLASSES {
+        for _ in 0..200 {
+            let work = Work {
+                tiles: random.below(4 * class.multiprocessors).max(1).into(),
+                blocks: 1 + random.below(2),
+                links: [1, 1 + random.below(5)][random.below(2) as usize],
+                link_ns: 1 + random.below(UNIT_CAP_GPU_NS - LAUNCH_NS),
+                state_bytes: 4,
+            };
+            let (side_by_side, link_ns) = (class.multiprocessors / work.blocks, work.link_ns);
+            let plan = finish(&op, class, product::F32, "", work).unwrap();
+            // Units of whole tiles run in waves, those of a tile one after another.
+            let takes = |span: &Span| {
+                let waves = if plan.links > 1 { 1 } else { span.tiles.div_ceil(side_by_side) };
+                waves * (span.to - span.from) * link_ns
+            };
+            let (units, mut sum, mut at) = (plan.units() as u64, 0, 0);
+            while at < units {
+                let n = (1 + random.below(units)).min(units - at);
+                let predicted = plan.launch_ns(n);
+                let taken = spans(at..at + n, plan.links).iter().map(takes).sum::<u64>();
+                assert!(predicted >= taken, "{n} of {plan}: {predicted} for {taken}");
+                (sum, at) = (sum + u128::from(predicted), at + n);
+            }
+            assert!(sum >= plan.total_ns(), "{plan}: {sum}");
+            // What fits a budget fits it, and is the most that does.
+            let budget = plan.launch_ns(1) + random.below(1_000_000);
+            let fit = plan.units_within(budget);
+            assert!(plan.launch_ns(fit) <= budget && plan.launch_ns(fit + 1) > budget, "{plan}");
+            // Less than one takes as long as one, and so may as many as do.
+            let least = plan.units_within(0);
+            assert_eq!(plan.launch_ns(least), plan.launch_ns(1), "{plan}");
+        }
     }
 }
