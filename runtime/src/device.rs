@@ -125,6 +125,7 @@ impl Device {
                 None => Cuda::open(ordinal)?,
             };
             let cuda = if is_judged { judged(cuda, LIMIT)? } else { cuda };
+            let cuda = cuda.with_cublaslt();
             return match tuned() {
                 Some(folder) => boxed(cuda.tuned(&folder)),
                 None => boxed(cuda),

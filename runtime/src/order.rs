@@ -31,6 +31,8 @@ pub enum Family {
     MatrixTf32,
     /// Tiles of fp8 products by one instruction of a matrix unit, which keeps fewer bits of a sum than f32 has.
     Matrix8,
+    /// Whatever a vendor's library does: no order that anybody promises.
+    Vendor,
 }
 
 /// The sequence of additions that fixes an op's bits: how the contraction is cut and merged, the instruction

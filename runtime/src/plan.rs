@@ -6,7 +6,7 @@ use crate::op::CheckedOp;
 use crate::order::Plan;
 
 /// The cheapest plan whose units stay within the device's cap. All candidates share one order, so the choice
-/// changes speed, never bits.
+/// changes speed, never bits; but for an op that takes any order.
 ///
 /// # Errors
 /// `Time` when every candidate's unit is over the cap or its units do not fit 64 bits; `Unsupported` when

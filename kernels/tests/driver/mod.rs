@@ -3,7 +3,7 @@
 //! it by name.
 
 #[path = "../compiler/mod.rs"]
-mod compiler;
+pub(crate) mod compiler;
 
 use compiler::{Build, Compiler, LIBRARY, driver, units};
 use leasehold_kernels::Row;

@@ -9,8 +9,8 @@ pub use rule::holds;
 
 use crate::backend::{Backend, IndexFault, Place, Progress};
 use crate::error::{Error, Kind, Result};
-use crate::op::{Binding, BufferId, CheckedOp};
-use crate::order::{Family, Plan};
+use crate::op::{Binding, BufferId, CheckedOp, Op, Precision};
+use crate::order::{Family, Order, Plan};
 use crate::reference::{self, Unit};
 use cases::{Case, cases};
 use std::sync::Arc;
@@ -91,7 +91,7 @@ fn judge_case<B: Backend>(
             }
             Some(_) => {}
             None => {
-                compare(case, &contents, &left, unit_of(plan)).map_err(wrong)?;
+                compare(case, &contents, &left, unit_of(op, &plan.order)).map_err(wrong)?;
                 first = Some(left);
             }
         }
@@ -145,10 +145,12 @@ fn run<B: Backend>(
     Ok(Left { blocks, fault })
 }
 
-/// What the order of a plan multiplies with.
-pub fn unit_of(plan: &Plan) -> Unit {
-    match plan.order.family {
+/// What an op's order multiplies with.
+pub fn unit_of(op: &CheckedOp, order: &Order) -> Unit {
+    let may_round = matches!(op.op(), Op::Matmul(matmul) if matmul.precision == Precision::Tf32);
+    match order.family {
         Family::MatrixTf32 => Unit::Tf32,
+        Family::Vendor if may_round => Unit::Tf32,
         Family::Matrix8 => Unit::Fp8,
         _ => Unit::Single,
     }

@@ -52,7 +52,8 @@ pub enum OrderClass {
     Fixed = 0,
     /// An order that ignores the number of rows and the batch.
     BatchInvariant = 1,
-    /// Any order, vendor libraries included: no promise on bits.
+    /// Any order, vendor libraries included: no promise on bits. Plain products on a CUDA device of this process may then
+    /// run on NVIDIA's cuBLASLt, where it is installed; a leased device has our kernels alone.
     Any = 2,
 }
 

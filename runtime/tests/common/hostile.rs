@@ -55,7 +55,8 @@ pub fn lied_to<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
     let outs = (0..op.roles().len()).filter(|&i| op.roles()[i].access.writes());
     for (n, i) in outs.enumerate() {
         let operand = &case.operands[i];
-        let low = reference::rounded(&op, &reads, operand.dtype, unit_of(plan)).swap_remove(n);
+        let low = reference::rounded(&op, &reads, operand.dtype, unit_of(&op, &plan.order))
+            .swap_remove(n);
         let mut after = left.blocks[i].clone();
         let bytes = &after[operand.offset as usize..];
         let got = reference::read(operand.dtype, &op.specs()[i].layout, bytes);

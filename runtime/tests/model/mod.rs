@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 #[path = "../../../kernels/tests/driver/mod.rs"]
-mod driver;
+pub(crate) mod driver;
 
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold_kernels::rows;

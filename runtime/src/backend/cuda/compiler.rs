@@ -54,10 +54,7 @@ impl Compiler {
     /// # Errors
     /// Where it was looked for.
     pub(super) fn open() -> Result<Self, String> {
-        let named = std::env::var_os(LEASEHOLD_NVRTC).unwrap_or_default();
-        // An empty name would be the current folder, where anybody's library may lie.
-        let named = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
-        Self::open_in(&named.collect::<Vec<PathBuf>>())
+        Self::open_in(&named())
     }
 
     /// The same with the folders given.
@@ -65,12 +62,8 @@ impl Compiler {
     /// # Errors
     /// Where it was looked for.
     pub(super) fn open_in(named: &[PathBuf]) -> Result<Self, String> {
-        let inside = named.iter().flat_map(|folder| INSIDE.map(|part| folder.join(part)));
-        let folders: Vec<PathBuf> = inside.chain(USUAL.map(PathBuf::from)).collect();
-        for path in folders.iter().flat_map(|folder| NAMES.map(|name| folder.join(name))) {
-            if path.is_file() {
-                return Self::load(&path);
-            }
+        if let Some(path) = files(named, &INSIDE, &NAMES).first() {
+            return Self::load(path);
         }
         // The loader's own places.
         for name in NAMES {
@@ -179,6 +172,21 @@ impl Compiler {
                 .ok_or_else(|| failed(&format!("error {code}: {log}")))
         }
     }
+}
+
+/// The folders that [`LEASEHOLD_NVRTC`] names.
+pub(super) fn named() -> Vec<PathBuf> {
+    let named = std::env::var_os(LEASEHOLD_NVRTC).unwrap_or_default();
+    // An empty name would be the current folder, where anybody's library may lie.
+    std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty()).collect()
+}
+
+/// The files of these names in folders that are named, inside them at these places, and in the usual ones.
+pub(super) fn files(named: &[PathBuf], inside: &[&str], names: &[&str]) -> Vec<PathBuf> {
+    let inside = named.iter().flat_map(|folder| inside.iter().map(|part| folder.join(part)));
+    let folders = inside.chain(USUAL.map(PathBuf::from));
+    let paths = folders.flat_map(|folder| names.iter().map(move |name| folder.join(name)));
+    paths.filter(|path| path.is_file()).collect()
 }
 
 /// A list of bytes of a program.

@@ -272,7 +272,7 @@ impl Stream {
         Ok(Self { context: Arc::clone(context), handle })
     }
 
-    /// What the driver calls it.
+    /// What the driver calls it, for libraries that enqueue their own work.
     pub(super) fn handle(&self) -> *mut c_void {
         self.handle
     }

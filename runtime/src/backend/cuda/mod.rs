@@ -5,6 +5,7 @@
 mod api;
 mod cache;
 mod compiler;
+mod cublaslt;
 mod driver;
 mod encode;
 mod folder;
@@ -23,6 +24,7 @@ use crate::op::{BoundOp, CheckedOp, Spec};
 use crate::order::{Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
 use api::TensorMap;
 pub use compiler::LEASEHOLD_NVRTC;
+use cublaslt::{CublasLt, Product, WORKSPACE};
 use driver::{Context, Function, Info, Stream};
 use encode::{Addresses, Args, Launch};
 use graph::Graph;
@@ -33,7 +35,7 @@ pub use pack::{ARCHS, Pack};
 use plan::Class;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stream::{FAULTS, Work};
 
@@ -69,6 +71,7 @@ host!(
     "plan/mod.rs",
     "plan/product.rs",
     "plan/streaming.rs",
+    "plan/vendor.rs",
     "plan/walk.rs",
     "plan/waves.rs",
 );
@@ -77,6 +80,10 @@ host!(
 pub struct Cuda {
     work: Work,
     kernels: Kernels,
+    /// cuBLASLt, once an op asks for it; `None` where none may.
+    cublaslt: Option<OnceLock<Option<CublasLt>>>,
+    /// What it may write beside outputs, from its first product on.
+    workspace: Option<Owned>,
     blocks: Blocks,
     maps: HashMap<[u8; 128], TensorMap>,
     context: Arc<Context>,
@@ -93,6 +100,8 @@ pub struct Prepared {
     functions: Vec<(Row, Function)>,
     made: Option<Owned>,
     is_indexed: bool,
+    /// cuBLASLt's product; the row is then that of the plan which it stands in for.
+    vendor: Option<Product>,
 }
 
 /// Ops kept as a graph, and how many faults they tell of.
@@ -169,6 +178,8 @@ impl Cuda {
         Ok(Self {
             work: Work::new(&context)?,
             kernels,
+            cublaslt: None,
+            workspace: None,
             blocks: Blocks::new(&context, caps.memory),
             maps: HashMap::new(),
             context,
@@ -202,6 +213,39 @@ impl Cuda {
     pub fn tuned(mut self, folder: &Path) -> Self {
         self.tuner = Some(Tuner::new(folder, &self));
         self
+    }
+
+    /// The same with cuBLASLt, where its library is found, for products whose caller takes any order
+    /// ([`OrderClass::Any`](crate::op::OrderClass::Any)) and which fit one unit; it is opened when the first comes. Not for
+    /// executors: tenants' values would reach code that is not ours. The numerics id is the same with and without: it promises
+    /// nothing of such ops.
+    #[must_use]
+    pub fn with_cublaslt(mut self) -> Self {
+        self.cublaslt = Some(OnceLock::new());
+        self
+    }
+
+    fn cublaslt(&self) -> Option<&CublasLt> {
+        self.cublaslt.as_ref()?.get_or_init(|| CublasLt::open(&self.context)).as_ref()
+    }
+
+    /// cuBLASLt's product for an op, and room for what it writes beside.
+    fn product(&mut self, op: &CheckedOp) -> Result<Product> {
+        if self.workspace.is_none() {
+            self.workspace = Some(self.blocks.owned(&self.work.stream, WORKSPACE)?);
+        }
+        let product = plan::Call::of(op).zip(self.cublaslt()).map(|(call, lt)| lt.product(&call));
+        product.unwrap_or_else(|| {
+            let (asked, allowed) = (format!("{op:?} by cuBLASLt"), "our kernels".into());
+            Err(Kind::Unsupported { asked, allowed }.into())
+        })
+    }
+
+    /// Enqueues cuBLASLt's product.
+    fn launch_product(&mut self, product: &Product, operands: &[u64]) -> Result<()> {
+        let (Some(lt), Some(workspace)) = (self.cublaslt(), &self.workspace) else { return Ok(()) };
+        let workspace = self.blocks.address(workspace.block, 0, WORKSPACE)?;
+        lt.enqueue(product, operands, workspace, &self.work.stream)
     }
 
     /// A map as the driver encodes it.
@@ -372,15 +416,31 @@ impl Backend for Cuda {
     }
 
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
-        plan::candidates(op, self.class)
+        // Opening a library takes long: only for an op that asks.
+        let has_library = plan::asks_vendor(op, self.class) && self.cublaslt().is_some();
+        plan::with_vendor(op, self.class, has_library)
     }
 
     fn settle(&mut self, op: &CheckedOp, plan: Plan) -> Plan {
+        let is_vendors = plan.kernel == plan::CUBLASLT;
+        let plan = match is_vendors.then(|| plan::candidates(op, self.class)) {
+            // What it has no algorithm for, or no room, is ours.
+            Some(Ok(ours)) if self.product(op).is_err() => ours.first().copied().unwrap_or(plan),
+            _ => plan,
+        };
         fastest(self, op, plan)
     }
 
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
-        let Some(row) = plan::row(plan.kernel) else {
+        let is_vendors = plan.kernel == plan::CUBLASLT;
+        let ours = if is_vendors { plan::candidates(op, self.class)? } else { vec![*plan] };
+        let row = ours.first().and_then(|ours| plan::row(ours.kernel));
+        if let (true, Some(row)) = (is_vendors, row) {
+            let vendor = Some(self.product(op)?);
+            let (functions, made, is_indexed) = (Vec::new(), None, false);
+            return Ok(Prepared { plan: *plan, row: *row, functions, made, is_indexed, vendor });
+        }
+        let Some(row) = row else {
             let allowed = "rows of the kernels' table".into();
             return Err(Kind::Unsupported { asked: plan.kernel.into(), allowed }.into());
         };
@@ -397,7 +457,7 @@ impl Backend for Cuda {
             }
         };
         let is_indexed = encode::is_indexed(op);
-        Ok(Prepared { plan: *plan, row: *row, functions, made, is_indexed })
+        Ok(Prepared { plan: *plan, row: *row, functions, made, is_indexed, vendor: None })
     }
 
     fn prepared_bytes(prepared: &Prepared) -> u64 {
@@ -420,17 +480,22 @@ impl Backend for Cuda {
         let fault = if prepared.is_indexed { self.work.fault(0)? } else { 0 };
         let at = Addresses { operands: &operands, state, made, fault };
         self.work.begin()?;
-        let launched = spans(units, prepared.plan.links).into_iter().try_for_each(|span| {
-            let launches = self.launches(prepared, op.op(), span, &at)?;
-            enqueue(&self.work.stream, prepared, &launches)
-        });
+        let launched = match &prepared.vendor {
+            Some(product) => self.launch_product(product, &operands),
+            None => spans(units, prepared.plan.links).into_iter().try_for_each(|span| {
+                let launches = self.launches(prepared, op.op(), span, &at)?;
+                enqueue(&self.work.stream, prepared, &launches)
+            }),
+        };
         // What came before a failure is work too.
         self.work.end()?;
         launched
     }
 
     fn segment(&mut self, steps: &[Step<'_, Prepared>]) -> Result<Option<Segment>> {
-        if steps.len() > FAULTS {
+        // What cuBLASLt does with its workspace is its own: its products are launched one by one.
+        let is_vendors = |step: &Step<'_, Prepared>| step.prepared.vendor.is_some();
+        if steps.len() > FAULTS || steps.iter().any(is_vendors) {
             return Ok(None);
         }
         // All that a capture does not take comes before it.

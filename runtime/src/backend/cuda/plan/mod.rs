@@ -12,6 +12,7 @@ mod heads;
 mod landing;
 mod product;
 mod streaming;
+mod vendor;
 mod walk;
 mod waves;
 
@@ -29,6 +30,7 @@ use leasehold_kernels::{Row, Streaming, rows};
 pub(super) use product::{Product, form, link_k};
 use std::sync::OnceLock;
 pub(super) use streaming::Stream;
+pub(super) use vendor::{CUBLASLT, Call, Matrix};
 pub(super) use walk::{Axis, OPERANDS};
 
 /// Nanoseconds of the smallest launch.
@@ -185,6 +187,23 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
     };
     plans.sort_by_key(Plan::total_ns);
     Ok(plans)
+}
+
+/// The same, with the plan of a vendor's library where there is one and the op takes any order.
+///
+/// # Errors
+/// As [`candidates`].
+pub(super) fn with_vendor(op: &CheckedOp, class: &Class, has_library: bool) -> Result<Vec<Plan>> {
+    let ours = candidates(op, class)?;
+    let library = vendor::plan(op, class).filter(|_| has_library);
+    let mut plans: Vec<Plan> = library.into_iter().chain(ours).collect();
+    plans.sort_by_key(Plan::total_ns);
+    Ok(plans)
+}
+
+/// Whether an op takes any order, and a vendor's library might run it.
+pub(super) fn asks_vendor(op: &CheckedOp, class: &Class) -> bool {
+    vendor::plan(op, class).is_some()
 }
 
 /// What of an op no row runs, and what rows do.
