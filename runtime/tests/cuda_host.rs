@@ -15,6 +15,7 @@ use leasehold::backend::{Backend, BlockId, Progress};
 use leasehold::exec::Core;
 use leasehold::judge::{LIMIT, judged};
 use leasehold::op::{Attention, Lens, Matmul, Spec, check};
+use leasehold::order::{Plan, UNIT_CAP_GPU_NS};
 use leasehold::{
     DType, Device, Dims, Error, Kind, LEASEHOLD_KERNELS, LEASEHOLD_TUNED, Layout, bf16,
 };
@@ -389,5 +390,28 @@ fn a_device_that_does_not_answer_is_passed_over() {
     if in_child("a_device_that_does_not_answer_is_passed_over", &[]) {
         let error = judged(open(), Duration::ZERO).err().unwrap();
         assert!(matches!(error.kind(), Kind::Timeout { waited_ms: 0 }), "{error}");
+    }
+}
+
+/// The model has four multiprocessors, fewer than any card: what it is predicted is as much longer, and so is its unit.
+#[test]
+fn a_small_device_is_predicted_its_own_times() {
+    if !in_child("a_small_device_is_predicted_its_own_times", &[]) {
+        return;
+    }
+    let cuda = open();
+    let [slower, units] = [114, 4];
+    assert_eq!(cuda.caps().unit_cap_ns, UNIT_CAP_GPU_NS * slower / units);
+    let dense = |shape: [u64; 2]| Layout::contiguous(Dims::new(&shape).unwrap());
+    let spec = |shape| Spec::new(DType::BF16, dense(shape), 0);
+    let specs = [spec([512, 512]), spec([512, 512]), spec([512, 512])];
+    let op = check(Matmul::default().into(), &specs).unwrap();
+    let of_class = leasehold::backend::cuda::candidates(&op, "sm_90a").unwrap();
+    let here = cuda.candidates(&op).unwrap();
+    assert_eq!(here.len(), of_class.len());
+    for (here, of_class) in here.iter().zip(of_class) {
+        let longer = |ns: u64| (ns * slower).div_ceil(units);
+        let (unit_ns, wave_ns) = (longer(of_class.unit_ns), longer(of_class.wave_ns));
+        assert_eq!(*here, Plan { unit_ns, wave_ns, ..of_class });
     }
 }

@@ -175,6 +175,7 @@ impl Cuda {
         let Some(class) = plan::class(caps.arch) else {
             return Err(Kind::NoDevice { why: format!("{}: {}", info.name, caps.arch) }.into());
         };
+        caps.unit_cap_ns = class.on(info.multiprocessors, UNIT_CAP_GPU_NS);
         Ok(Self {
             work: Work::new(&context)?,
             kernels,
@@ -418,16 +419,23 @@ impl Backend for Cuda {
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
         // Opening a library takes long: only for an op that asks.
         let has_library = plan::asks_vendor(op, self.class) && self.cublaslt().is_some();
-        plan::with_vendor(op, self.class, has_library)
+        let mut plans = plan::with_vendor(op, self.class, has_library)?;
+        // All times alike: the order and the choice of plans stay those of the class.
+        for plan in &mut plans {
+            plan.unit_ns = self.class.on(self.multiprocessors, plan.unit_ns);
+            plan.wave_ns = self.class.on(self.multiprocessors, plan.wave_ns);
+        }
+        Ok(plans)
     }
 
     fn settle(&mut self, op: &CheckedOp, plan: Plan) -> Plan {
-        let is_vendors = plan.kernel == plan::CUBLASLT;
-        let plan = match is_vendors.then(|| plan::candidates(op, self.class)) {
+        let is_ours = |plan: &Plan| plan.kernel != plan::CUBLASLT;
+        let mut plan = plan;
+        if !is_ours(&plan) && self.product(op).is_err() {
             // What it has no algorithm for, or no room, is ours.
-            Some(Ok(ours)) if self.product(op).is_err() => ours.first().copied().unwrap_or(plan),
-            _ => plan,
-        };
+            let plans = self.candidates(op).unwrap_or_default();
+            plan = plans.into_iter().find(is_ours).unwrap_or(plan);
+        }
         fastest(self, op, plan)
     }
 

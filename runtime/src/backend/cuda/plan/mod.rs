@@ -123,6 +123,14 @@ const CLASSES: [Class; 5] = [
 ];
 
 impl Class {
+    /// What takes so many nanoseconds on the class takes on a device with so many multiprocessors: a part of a card is
+    /// slower as it is smaller, and none is faster.
+    pub(super) fn on(&self, multiprocessors: u32, ns: u64) -> u64 {
+        let own = u64::from(multiprocessors.max(1));
+        let ns = u128::from(ns) * u128::from(self.multiprocessors.max(own));
+        u64::try_from(ns.div_ceil(own.into())).unwrap_or(u64::MAX)
+    }
+
     /// Nanoseconds that one multiprocessor's share of what memory moves takes for so many bytes.
     fn moved(&self, bytes: u64) -> u64 {
         bytes.saturating_mul(self.multiprocessors).div_ceil(self.bytes)

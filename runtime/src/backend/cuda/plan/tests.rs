@@ -386,3 +386,11 @@ fn slices_are_predicted_by_their_waves() {
         }
     }
 }
+
+#[test]
+fn a_part_of_a_card_is_slower_as_it_is_smaller() {
+    let class = class("sm_90a").unwrap();
+    for (multiprocessors, ns) in [(132, 1000), (114, 1000), (57, 2000), (16, 7125), (1, 114_000)] {
+        assert_eq!(class.on(multiprocessors, 1000), ns);
+    }
+}
