@@ -232,6 +232,18 @@ fn matmul() {
     }
 }
 
+/// Few outputs of many terms: K in splits, the last of them short, merged into an epilogue.
+#[test]
+fn matmul_in_splits() {
+    if in_child("matmul_in_splits", "sm_90a", "early") {
+        let mut case = product(DType::BF16, &[2], [5, 24, 4104], [Style::Tight; 2]);
+        case.op = Matmul { activation: Activation::Silu, alpha: 0.02, ..Matmul::default() }.into();
+        let order = open().candidates(&case.checked()).unwrap()[0].order;
+        assert_eq!(order.entry, "matmul_sm90_split");
+        run_each(&[case]);
+    }
+}
+
 /// The same by the rows that every architecture has.
 #[test]
 fn matmul_on_ampere() {

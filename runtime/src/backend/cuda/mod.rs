@@ -70,6 +70,7 @@ host!(
     "plan/landing.rs",
     "plan/mod.rs",
     "plan/product.rs",
+    "plan/splits.rs",
     "plan/streaming.rs",
     "plan/vendor.rs",
     "plan/walk.rs",
@@ -453,7 +454,7 @@ impl Backend for Cuda {
             return Err(Kind::Unsupported { asked: plan.kernel.into(), allowed }.into());
         };
         let function = |row: Row| Ok((row, self.kernels.get(&self.context, &row)?));
-        let functions = encode::rows(op, row).into_iter().map(function);
+        let functions = encode::rows(op, row, self.class).into_iter().map(function);
         let functions = functions.collect::<Result<Vec<_>>>()?;
         let bytes = encode::made(op, row, self.class);
         let made = match bytes.is_empty() {

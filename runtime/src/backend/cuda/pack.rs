@@ -162,11 +162,10 @@ fn beside(path: &Path) -> io::Result<(Folder, &OsStr)> {
     Ok((Folder::open(path.parent().unwrap_or(Path::new("")))?, name))
 }
 
-/// Every row of an architecture that a plan may name; the others cost time to compile and change no result.
+/// Every row of an architecture.
 pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
     let arch = arch.to_string();
-    let planned = |row: &Row| !matches!(row, Row::MatmulMerge(_));
-    rows().into_iter().filter(move |row| planned(row) && row.archs().contains(&&*arch))
+    rows().into_iter().filter(move |row| row.archs().contains(&&*arch))
 }
 
 /// Calls with every item, on all cores; the results in the items' order, or the first failure.

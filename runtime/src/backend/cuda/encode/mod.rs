@@ -13,7 +13,7 @@ mod view;
 use super::plan::{Class, Stream};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
-use leasehold_kernels::{AttentionSm90Args, MatmulGroups, MatmulSm90Args, MatmulSm90Fp8Args, Row};
+use leasehold_kernels::{AttentionSm90Args, MatmulSm90Args, MatmulSm90Fp8Args, Row};
 
 /// Blocks that a grid has at most.
 const GRID: u64 = i32::MAX as u64;
@@ -73,11 +73,9 @@ pub(super) fn made(op: &CheckedOp, row: &Row, class: &Class) -> Vec<u8> {
 }
 
 /// The rows whose kernels an op launches by the plan that names `row`.
-pub(super) fn rows(op: &CheckedOp, row: &Row) -> Vec<Row> {
+pub(super) fn rows(op: &CheckedOp, row: &Row, class: &Class) -> Vec<Row> {
     match op.op() {
-        Op::Matmul(matmul) if matmul.sizes.on_device() => {
-            vec![*row, Row::MatmulGroups(MatmulGroups)]
-        }
+        Op::Matmul(matmul) => product::rows(op, matmul, row, class),
         Op::Attention(attention) => attention::rows(attention, row),
         Op::AttentionBackward(_) => attention_backward::rows(op),
         _ => vec![*row],

@@ -1,18 +1,30 @@
 //! What launches of products are given.
 
 use super::{Addresses, Args, GRID, Launch, operand, runs, walked};
-use crate::backend::cuda::plan::{self, Class, Product};
+use crate::backend::cuda::plan::{self, Class, Product, Splits};
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, Scale};
 use crate::order::Span;
 use leasehold_kernels::{
-    BoxMap, MatmulArgs, MatmulGroups, MatmulGroupsArgs, MatmulScaledArgs, MatmulScaling,
-    MatmulSm90Args, MatmulSm90Fp8Args, Matrices, Row, Scales,
+    BoxMap, MatmulArgs, MatmulGroups, MatmulGroupsArgs, MatmulMerge, MatmulScaledArgs,
+    MatmulScaling, MatmulSm90, MatmulSm90Args, MatmulSm90Fp8Args, Matrices, Row, Scales,
 };
 
 /// The list of groups, or room for it.
 pub(super) fn made(op: &CheckedOp, matmul: &Matmul, row: &Row) -> Vec<u8> {
     let list = Product::of(op, matmul).map(|product| product.list(matmul, row));
     bytemuck::cast_slice(&list.unwrap_or_default()).to_vec()
+}
+
+/// As [`super::rows`].
+pub(super) fn rows(op: &CheckedOp, matmul: &Matmul, row: &Row, class: &Class) -> Vec<Row> {
+    let is_split = Product::of(op, matmul)
+        .is_some_and(|product| Splits::of(op, &product, matmul, row, class).is_some());
+    let others = [
+        (matmul.sizes.on_device(), Row::MatmulGroups(MatmulGroups)),
+        (is_split, Row::MatmulMerge(MatmulMerge)),
+    ];
+    let others = others.into_iter().filter_map(|(is, row)| is.then_some(row));
+    [*row].into_iter().chain(others).collect()
 }
 
 /// As [`super::launches`].
@@ -25,20 +37,15 @@ pub(super) fn launches(
     at: &Addresses<'_>,
     multiprocessors: u32,
 ) -> Vec<Launch> {
+    if let Some(launches) = split(op, matmul, row, class, span, at, multiprocessors) {
+        return launches;
+    }
     let launch = |part: Span| {
         let matmul_args = product(op, matmul, row, class, part, at)?;
         let scaled = || MatmulScaledArgs { matmul: matmul_args, scaling: scaling(op, matmul, at) };
         let args = match row {
             Row::MatmulSm90(form) => {
-                let (maps, [spread_a, spread_b]) = brought(op, matmul, row, &matmul_args)?;
-                let (out, [a, b]) = (form.out(&matmul_args), maps);
-                let stores_boxes = out.is_some().into();
-                let out = out.unwrap_or_default();
-                let matmul = matmul_args;
-                let rest = MatmulSm90Args::default();
-                let all =
-                    MatmulSm90Args { a, b, out, matmul, spread_a, spread_b, stores_boxes, ..rest };
-                Args::MatmulSm90(Box::new(all))
+                Args::MatmulSm90(Box::new(sm90(op, matmul, form, &matmul_args)?))
             }
             Row::MatmulSm90Fp8(_) => {
                 let ([a, b], [spread_a, spread_b]) = brought(op, matmul, row, &matmul_args)?;
@@ -60,6 +67,58 @@ pub(super) fn launches(
     };
     // Where groups are counted on the device, they are before each launch: their list does not outlive a slice.
     counted(op, matmul, row, at).into_iter().chain(runs(span, GRID).filter_map(launch)).collect()
+}
+
+fn sm90(
+    op: &CheckedOp,
+    matmul: &Matmul,
+    row: &MatmulSm90,
+    args: &MatmulArgs,
+) -> Option<MatmulSm90Args> {
+    let ([a, b], [spread_a, spread_b]) = brought(op, matmul, &Row::MatmulSm90(*row), args)?;
+    let out = row.out(args);
+    let stores_boxes = out.is_some().into();
+    let (out, matmul, rest) = (out.unwrap_or_default(), *args, MatmulSm90Args::default());
+    Some(MatmulSm90Args { a, b, out, matmul, spread_a, spread_b, stores_boxes, ..rest })
+}
+
+/// The launches of a product whose K is split; `None` of any other.
+fn split(
+    op: &CheckedOp,
+    matmul: &Matmul,
+    row: &Row,
+    class: &Class,
+    span: Span,
+    at: &Addresses<'_>,
+    multiprocessors: u32,
+) -> Option<Vec<Launch>> {
+    let Row::MatmulSm90(form) = row else { return None };
+    let whole = Product::of(op, matmul)?;
+    let splits = Splits::of(op, &whole, matmul, row, class)?;
+    let launch = |(pass, tiles): (usize, std::ops::Range<u64>)| {
+        let (first, tiles) = (tiles.start, tiles.end - tiles.start);
+        let part = Span { first, tiles, from: 0, to: 1 };
+        let state = at.state + first * splits.tile_bytes;
+        let k_to = whole.k as u32;
+        let args = MatmulArgs { state, k_to, ..product(op, matmul, row, class, part, at)? };
+        if pass == 1 {
+            let eights = tiles * u64::from(form.rows * form.columns / 8);
+            let row = Row::MatmulMerge(MatmulMerge);
+            let blocks = eights.div_ceil(row.threads().into()).min(GRID) as u32;
+            return Some(Launch {
+                row,
+                args: Args::plain(&form.merge(&args, splits.count)),
+                blocks,
+            });
+        }
+        let all = sm90(op, matmul, form, &args)?;
+        let all = MatmulSm90Args { splits: splits.count, split_k: Splits::LENGTH, ..all };
+        let clusters =
+            walked(tiles * u64::from(splits.count), (multiprocessors / form.cluster).max(1));
+        let args = Args::MatmulSm90(Box::new(all));
+        Some(Launch { row: *row, args, blocks: form.cluster * clusters })
+    };
+    Some(plan::parts(&splits.passes, span).into_iter().filter_map(launch).collect())
 }
 
 /// What the copy engine is told of A and B, and along which axes of the batch they are not repeated.

@@ -11,6 +11,7 @@ mod groups;
 mod heads;
 mod landing;
 mod product;
+mod splits;
 mod streaming;
 mod vendor;
 mod walk;
@@ -28,6 +29,7 @@ pub(super) use heads::Heads;
 pub(super) use landing::{Adds, Landing};
 use leasehold_kernels::{Row, Streaming, rows};
 pub(super) use product::{Product, form, link_k};
+pub(super) use splits::Splits;
 use std::sync::OnceLock;
 pub(super) use streaming::Stream;
 pub(super) use vendor::{CUBLASLT, Call, Matrix};
@@ -173,7 +175,8 @@ fn table() -> &'static [(String, Row)] {
 pub(super) fn order_table() -> String {
     let archs: Vec<&str> = CLASSES.iter().map(|class| class.arch).collect();
     use product::{F32, REFERENCE, SM80, SM80_BYTES, SM89_FP8, SM90, SM90_FP8, TF32};
-    let products = [REFERENCE, F32, TF32, SM80, SM80_BYTES, SM89_FP8, SM90, SM90_FP8];
+    let products =
+        [REFERENCE, F32, TF32, SM80, SM80_BYTES, SM89_FP8, SM90, splits::ORDER, SM90_FP8];
     let streams: Vec<Order> = Streaming::all().iter().map(streaming::order).collect();
     let attention = [attention::orders(), attention_backward::ORDERS.to_vec()];
     format!("{archs:?} {products:?} {attention:?} {streams:?}")

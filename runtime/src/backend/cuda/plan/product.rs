@@ -1,6 +1,6 @@
 //! Products: how the operands lie, which decides the family of rows, and the tiles and links of each row.
 
-use super::{Class, Work, axis, finish, links, missing};
+use super::{Class, Splits, Work, axis, finish, links, missing, splits};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, OrderClass, Precision, Scale, Spec};
@@ -157,7 +157,7 @@ impl Product {
     }
 
     /// Matrices of the output.
-    fn entries(&self, matmul: &Matmul) -> u128 {
+    pub(super) fn entries(&self, matmul: &Matmul) -> u128 {
         match matmul.group {
             Group::Contiguous => 1,
             _ => self.batch.iter().fold(1, |n: u128, &size| n.saturating_mul(size.into())),
@@ -328,7 +328,8 @@ impl Product {
         rows.retain(|row| {
             (row.bf16, row.a_outer, row.b_outer) == (of_a == DType::BF16, a_outer, b_outer)
         });
-        // Tiles of groups may have nothing to multiply, and warpgroups that take turns count on stages.
+        // Tiles of groups may have nothing to multiply. Who waits by the parity of stages that a peer fills or empties, as in
+        // turns and clusters, must see each phase of them: without products a peer runs ahead. Plain rows do.
         let is_plain = |row: &MatmulSm90| row.form == Form::Cooperative && row.cluster == 1;
         rows.retain(|row| matmul.group == Group::None || is_plain(row));
         // Of the forms for few rows the smallest that holds them.
@@ -378,12 +379,12 @@ fn cut(product: &Product, matmul: &Matmul, row: &Row, class: &Class) -> (u64, u6
 }
 
 /// Multiprocessors that a tile takes at a time.
-fn blocks(row: &Row) -> u64 {
+pub(super) fn blocks(row: &Row) -> u64 {
     if let Row::MatmulSm90(row) = row { row.cluster.into() } else { 1 }
 }
 
 /// Nanoseconds of a chunk of k of a tile, on as many multiprocessors as it takes.
-fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
+pub(super) fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
     let Some(([rows, columns], chunk, _)) = form(row) else { return 1 };
     // Instructions of fewer columns take no less time.
     let rows = if rows < LEAST_ROWS { LEAST_ROWS } else { rows };
@@ -421,7 +422,7 @@ fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
 }
 
 /// Nanoseconds of a tile's epilogue, and of counting groups before it.
-fn end_ns(product: &Product, matmul: &Matmul, row: &Row) -> u64 {
+pub(super) fn end_ns(product: &Product, matmul: &Matmul, row: &Row) -> u64 {
     let Some(([rows, columns], ..)) = form(row) else { return 0 };
     let counted = if matmul.sizes.on_device() { product.groups.div_ceil(32) } else { 0 };
     u64::from(rows) * u64::from(columns) * 1000 / (EPILOGUE * blocks(row)) + counted * COUNT_NS
@@ -438,6 +439,10 @@ pub(super) fn plans(op: &CheckedOp, matmul: &Matmul, class: &Class) -> Result<Ve
         return Err(missing(op, asked, COUNTED.to_string()));
     }
     let (order, rows) = product.rows(matmul, class);
+    if order == SM90 && splits::is_split(&product, matmul) {
+        let plan = |row| Some(Splits::of(op, &product, matmul, row, class)?.plan(row));
+        return Ok(rows.iter().filter_map(plan).collect());
+    }
     let plans = rows.iter().map(|row| plan(op, matmul, &product, order, row, class));
     let (plans, refused): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
     // What one row cannot hold another may.

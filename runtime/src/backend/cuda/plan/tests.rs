@@ -8,7 +8,7 @@ use crate::backend::cuda::encode::{Addresses, Args, Launch, launches};
 use crate::layout::{Dims, Layout};
 use crate::op::{Gate, Group, Lens, Matmul, OrderClass, Precision, Scale, check};
 use crate::order::{Span, spans};
-use leasehold_kernels::{GroupEntry, MatmulArgs, MatmulGroupsArgs};
+use leasehold_kernels::{GroupEntry, MatmulArgs, MatmulGroupsArgs, MatmulMergeArgs};
 use std::collections::HashMap;
 
 pub(super) fn contiguous(dtype: DType, shape: &[u64]) -> Spec {
@@ -107,6 +107,8 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
     }
     let mut finished = vec![0; out.numel() as usize];
     let mut reached: HashMap<u64, u32> = HashMap::new();
+    // Tiles whose splits lie in the state, and where.
+    let mut left: HashMap<u64, u64> = HashMap::new();
     let operands = vec![256; op.specs().len()];
     let at = Addresses { operands: &operands, state: 256, made: 256, fault: 256 };
     let mut list = p.list(matmul, row);
@@ -120,6 +122,31 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
                         assert!(list.len() <= p.list(matmul, row).len() + 1, "room for the list");
                         continue;
                     }
+                    (Row::MatmulMerge(_), Args::Plain(args)) => {
+                        let args: MatmulMergeArgs = bytemuck::pod_read_unaligned(&args);
+                        for i in 0..args.matmul.tiles {
+                            let bytes = i * u64::from(4 * args.splits * args.rows * args.columns);
+                            let at = left.remove(&(args.matmul.first_tile + i));
+                            assert_eq!(
+                                at,
+                                Some(args.matmul.state + bytes),
+                                "splits before a merge"
+                            );
+                        }
+                        args.matmul
+                    }
+                    (_, Args::MatmulSm90(args)) if args.splits > 0 => {
+                        assert_eq!(args.matmul.k.div_ceil(args.split_k), args.splits);
+                        let bytes = plan.state_bytes
+                            / u64::from(args.matmul.tiles_m * args.matmul.tiles_n)
+                            / p.batch.iter().product::<u64>();
+                        for i in 0..args.matmul.tiles {
+                            let at = args.matmul.state + i * bytes;
+                            assert!(at + bytes <= 256 + plan.state_bytes);
+                            assert_eq!(left.insert(args.matmul.first_tile + i, at), None);
+                        }
+                        continue;
+                    }
                     (_, Args::Plain(args)) => {
                         bytemuck::pod_read_unaligned(&args[..size_of::<MatmulArgs>()])
                     }
@@ -128,8 +155,9 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
                     _ => panic!("no product"),
                 };
                 let cluster = if let Row::MatmulSm90(row) = row { row.cluster } else { 1 };
-                assert!(blocks > 0 && blocks % cluster == 0);
-                assert!(u64::from(blocks / cluster) <= args.tiles);
+                let merges = matches!(of, Row::MatmulMerge(_));
+                assert!(blocks > 0 && (merges || blocks % cluster == 0));
+                assert!(merges || u64::from(blocks / cluster) <= args.tiles);
                 let is_cut = args.k_from > 0 || args.k_to < args.k;
                 assert!(!is_cut || args.tiles == 1, "the state is one tile's");
                 for tile in args.first_tile..args.first_tile + args.tiles {
@@ -165,7 +193,7 @@ pub(super) fn cuts(units: u64, random: &mut Random) -> [Vec<u64>; 2] {
 #[test]
 fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
     let mut random = Random(3);
-    let (mut cut, mut sm90) = (0, 0);
+    let (mut cut, mut sm90, mut split) = (0, 0, 0);
     for round in 0..60 {
         let batch: Vec<u64> = (0..round % 5).map(|_| 1 + random.below(3)).collect();
         let k = [1, 8, 72, 40_000, 100_000][random.below(5) as usize];
@@ -179,6 +207,8 @@ fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
         for plan in candidates(&op, class).unwrap() {
             cut += u64::from(plan.links > 1);
             sm90 += u64::from(plan.order == product::SM90);
+            split += u64::from(plan.order == splits::ORDER);
+            assert!(plan.order != splits::ORDER || plan.state_bytes <= 64 << 20, "{plan}");
             for cuts in cuts(plan.units() as u64, &mut random) {
                 let finished = cover(&op, class, &plan, &cuts, &[]);
                 assert!(finished.iter().all(|n| *n == 1), "{plan} cut at {cuts:?}");
@@ -186,6 +216,7 @@ fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
         }
     }
     assert!(cut > 20 && sm90 > 5, "{cut} plans had links, {sm90} were of wgmma");
+    assert!(split > 5, "{split} plans split K");
 }
 
 /// Groups of all kinds, their sizes with the host or not, and outputs of every kind of row.
@@ -260,6 +291,14 @@ fn orders_follow_layouts_and_classes_only() {
     for size in [[1, 8, 8], [4096, 4096, 4096], [8, 129 * 8, 72]] {
         assert_eq!(order(&product(Matmul::default(), &[], size)), product::SM90);
     }
+    // Few tiles of many terms; more tiles, fewer terms and too many splits are not.
+    for size in [[8, 4096, 4096], [1024, 1024, 16384]] {
+        assert_eq!(order(&product(Matmul::default(), &[], size)), splits::ORDER);
+        assert_eq!(order(&product(free(), &[], size)), product::SM80);
+    }
+    for size in [[2048, 2048, 4096], [8, 4096, 4088], [8, 4096, 65544], [1024, 1024, 16392]] {
+        assert_eq!(order(&product(Matmul::default(), &[], size)), product::SM90);
+    }
     // Rows of 9 elements lie at no multiple of 16 bytes.
     for size in [[2, 9, 8], [2, 8, 9]] {
         assert_eq!(order(&product(Matmul::default(), &[], size)), product::SM80);
@@ -297,7 +336,7 @@ fn large_products_rank_large_tiles_first_and_few_tiles_small_ones() {
     // Blocks of 128 by 256, two of them together.
     assert!(first([8192, 8192, 4096]).kernel.ends_with("256x256_by2"));
     assert!(first([8, 4096, 4096]).kernel.ends_with("8x128_swapped"));
-    assert!(first([128, 4096, 4096]).kernel.ends_with("128x64"));
+    assert!(first([128, 4096, 2048]).kernel.ends_with("128x64"));
     // Hundreds of TFLOP/s, whichever the row.
     let total = first([4096; 3]).total_ns();
     assert!((200_000..2_000_000).contains(&total), "{total} ns");
