@@ -91,6 +91,28 @@ fn rejections() -> Vec<(Rule, Error)> {
             reject(quantize, &[f(&[3, 200]), spec(I8, &[3, 200]), f(&[3, 1])])
         }),
         (Rule::Groups, {
+            let (group, sizes) = (Group::Contiguous, Lens::Host(vec![1, 2]));
+            let op = Matmul { group, sizes, index_b: true, ..product() };
+            reject(op, &[f(&[3, 4]), f(&[2, 4, 5]), spec(I32, &[2]), f(&[3, 5])])
+        }),
+        (Rule::Batch, {
+            let op = Matmul { index_b: true, ..product() };
+            reject(op, &[f(&[2, 3, 4]), f(&[9, 4, 5]), spec(I32, &[3]), f(&[2, 3, 5])])
+        }),
+        (Rule::Rank, {
+            let op = Matmul { index_a: true, ..product() };
+            reject(op, &[f(&[3, 4]), f(&[2, 4, 5]), spec(I32, &[2]), f(&[2, 3, 5])])
+        }),
+        (Rule::IndexDType, {
+            let op = Matmul { index_a: true, ..product() };
+            reject(op, &[f(&[9, 3, 4]), f(&[2, 4, 5]), f(&[2]), f(&[2, 3, 5])])
+        }),
+        (Rule::Scaled, {
+            let op = Matmul { index_a: true, scales: [Scale::Tensor, Scale::None], ..product() };
+            let [a, b] = [spec(I8, &[9, 3, 4]), spec(I8, &[2, 4, 5])];
+            reject(op, &[a, b, f(&[1]), spec(I32, &[2]), f(&[2, 3, 5])])
+        }),
+        (Rule::Groups, {
             let grouped = Matmul { group: Group::Contiguous, ..product() };
             reject(grouped, &[f(&[3, 4]), f(&[2, 4, 5]), f(&[3, 5])])
         }),

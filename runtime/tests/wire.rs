@@ -26,6 +26,8 @@ fn every_op() -> Vec<Op> {
         sizes: Lens::Host(vec![7, 9]),
         quantize: op::Scale::Block1x128,
         constant_b: true,
+        index_a: false,
+        index_b: false,
         order: op::OrderClass::BatchInvariant,
     };
     let attention = op::Attention {
@@ -88,6 +90,19 @@ fn every_record() -> Vec<Record> {
         Record::Plan { handle: 3, staging: 512 },
     ];
     defines.chain(others).collect()
+}
+
+/// Indices share a word with the mark of a constant B, so that frames without them are as they were.
+#[test]
+fn indices_of_products_return_unchanged() {
+    for [index_a, index_b] in [[true, false], [false, true], [true, true]] {
+        let op: Op = op::Matmul { index_a, index_b, ..op::Matmul::default() }.into();
+        assert_eq!(Wire::of(&op).op(Vec::new()).unwrap(), op);
+        let mut unknown = Wire::of(&op);
+        unknown.words[14] |= 8;
+        let error = unknown.op(Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("matmul extras"), "{error}");
+    }
 }
 
 #[test]

@@ -12,6 +12,11 @@
 //! `[groups, room, k]`, B `[groups, k, n]`, out `[groups, room, n]`; `K` A `[m, k]`, B `[k, n]`, out `[groups, m, n]`.
 //! Rows that belong to no group give 0, whatever the epilogue.
 //!
+//! An indexed side (`index_a`, `index_b`) has one batch axis, its matrices: A `[matrices, m, k]`, of any stride, so that
+//! a view whose matrices lie `s` elements apart takes offsets in units of `s`. Entry i of the output is of matrix
+//! `a_index[i]`; indices are i32 or u32 of the output's batch axes. One that is no matrix gives a product of zeros, to
+//! which the epilogue is applied, and a fault. No groups, and no scales of that side.
+//!
 //! A quantised output is fp8 or i8: by one scale that the caller gives (`scale_out`, `[1]`), or by one scale for each
 //! 128 columns that the op finds (`out_scale`, `[batch.., m, n/128]`, largest magnitude over the type's largest).
 
@@ -122,6 +127,10 @@ pub struct Matmul {
     pub group: Group,
     /// Sizes of the groups: `Full` without groups. The device operand is `sizes`.
     pub sizes: Lens,
+    /// Whether an `a_index` operand names each entry's matrix of A.
+    pub index_a: bool,
+    /// Whether a `b_index` operand names each entry's matrix of B.
+    pub index_b: bool,
     /// How an 8-bit output is scaled: not, by `Tensor`, or by `Block1x128`.
     pub quantize: Scale,
     /// Whether B is marked constant, so that `prepare` may pack it.
@@ -144,6 +153,8 @@ impl Default for Matmul {
             scales: [Scale::None; 2],
             group: Group::None,
             sizes: Lens::Full,
+            index_a: false,
+            index_b: false,
             quantize: Scale::None,
             constant_b: false,
             order: OrderClass::Fixed,
@@ -152,8 +163,8 @@ impl Default for Matmul {
 }
 
 impl Matmul {
-    /// `a, b, [bias], [c], [gate], [residual], [scale_a], [scale_b], [sizes], [scale_out], out, [preactivation],
-    /// [out_scale]`.
+    /// `a, b, [bias], [c], [gate], [residual], [scale_a], [scale_b], [sizes], [a_index], [b_index], [scale_out], out,
+    /// [preactivation], [out_scale]`.
     pub fn roles(&self) -> Vec<Role> {
         let optional = [
             (self.bias, Role::read("bias")),
@@ -163,6 +174,8 @@ impl Matmul {
             (self.scales[0] != Scale::None, Role::read("scale_a")),
             (self.scales[1] != Scale::None, Role::read("scale_b")),
             (self.sizes.on_device(), Role::read("sizes")),
+            (self.index_a, Role::read("a_index")),
+            (self.index_b, Role::read("b_index")),
             (self.quantize == Scale::Tensor, Role::read("scale_out")),
             (true, Role::write("out")),
             (self.preactivation, Role::write("preactivation")),
@@ -171,5 +184,10 @@ impl Matmul {
         let mut roles = vec![Role::read("a"), Role::read("b")];
         roles.extend(optional.into_iter().filter_map(|(present, role)| present.then_some(role)));
         roles
+    }
+
+    /// Whether indices name the matrices of a side.
+    pub fn is_indexed(&self) -> bool {
+        self.index_a || self.index_b
     }
 }

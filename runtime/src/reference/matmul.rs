@@ -31,6 +31,7 @@ fn lines(op: &Matmul, inputs: &Inputs) -> Vec<Option<Line>> {
         }
     };
     match op.group {
+        Group::None if op.is_indexed() => indexed(op, inputs, m, k),
         Group::None => (0..entries * m).map(|i| all(i, i / m)).collect(),
         Group::Masked => {
             let sizes = sizes(m);
@@ -56,6 +57,26 @@ fn lines(op: &Matmul, inputs: &Inputs) -> Vec<Option<Line>> {
             list
         }
     }
+}
+
+/// Lines of matrices that indices name; nothing is summed where one names none.
+fn indexed(op: &Matmul, inputs: &Inputs, m: usize, k: usize) -> Vec<Option<Line>> {
+    let sides = [("a", "a_index", op.index_a), ("b", "b_index", op.index_b)];
+    let [a, b] = sides.map(|(side, index, is_indexed)| {
+        let side = inputs.need(side);
+        let matrices = side.shape.iter().rev().skip(2).product::<u64>() as usize;
+        let list: Vec<usize> = match is_indexed {
+            true => inputs.need(index).data.iter().map(|&i| count(i)).collect(),
+            false => (0..matrices).collect(),
+        };
+        (list, matrices)
+    });
+    let line = |row: usize| {
+        let [(i, of_a), (j, of_b)] = [&a, &b].map(|(list, matrices)| (list[row / m], *matrices));
+        let k = if i < of_a && j < of_b { 0..k } else { 0..0 };
+        Some(Line { a: i * m + row % m, b: j, k })
+    };
+    (0..a.0.len() * m).map(line).collect()
 }
 
 /// The factor of a product of A's element (row, k) and B's element (k, column).

@@ -207,12 +207,15 @@ fn matmul_words(m: &Matmul, w: &mut [u32; WORDS]) {
         sizes,
         most,
         m.quantize as u32,
-        m.constant_b.into(),
+        u32::from(m.constant_b) | u32::from(m.index_a) << 1 | u32::from(m.index_b) << 2,
         m.order as u32,
     ];
 }
 
 fn matmul(w: &[u32; WORDS], list: Vec<u32>) -> Result<Matmul> {
+    if w[14] > 7 {
+        return Err(unknown("matmul extras", w[14], 7));
+    }
     Ok(Matmul {
         alpha: f32::from_bits(w[0]),
         beta: f32::from_bits(w[1]),
@@ -226,7 +229,9 @@ fn matmul(w: &[u32; WORDS], list: Vec<u32>) -> Result<Matmul> {
         group: pick("group", &GROUPS, w[10])?,
         sizes: lens("sizes", [w[11], w[12]], &list)?,
         quantize: pick("scale of out", &SCALES, w[13])?,
-        constant_b: flag("constant b", w[14])?,
+        constant_b: w[14] & 1 != 0,
+        index_a: w[14] & 2 != 0,
+        index_b: w[14] & 4 != 0,
         order: pick("order class", &ORDERS, w[15])?,
     })
 }

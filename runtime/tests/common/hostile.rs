@@ -11,7 +11,8 @@ use leasehold::{DType, reference};
 use std::sync::Arc;
 
 /// Operands of indices and counts.
-const TRUSTED_BY_NONE: [&str; 5] = ["index", "pages", "lens", "rows", "sizes"];
+const TRUSTED_BY_NONE: [&str; 7] =
+    ["index", "pages", "lens", "rows", "sizes", "a_index", "b_index"];
 const BAD: [u32; 5] = [u32::MAX, 0x8000_0000, 0x7fff_ffff, 1 << 24, 70_000];
 
 /// Whether an op reads indices or counts.

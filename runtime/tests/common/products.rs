@@ -6,7 +6,8 @@ use super::cover::pairwise;
 use super::cover_flops;
 use super::tables::{IN_STYLES, NORMAL, OFFSETS, ROW_STYLES, in_place};
 use leasehold::DType::{self, BF16, F8E4M3, F8E5M2, F16, F32, I8, I32, U32};
-use leasehold::op::{Activation, Gate, Group, Lens, Matmul, Scale};
+use leasehold::op::{Activation, Gate, Group, Lens, Matmul, Op, Scale};
+use leasehold::{Dims, Layout};
 
 /// Types of A, of B, and a factor that keeps sums near 1.
 const VALUES: [[DType; 2]; 7] = [
@@ -269,6 +270,90 @@ pub fn options() -> Vec<Case> {
     rows.iter().map(|row| of(row).case()).chain(special()).collect()
 }
 
+/// Matrices that indices name.
+const MATRICES: u32 = 3;
+
+/// The same product with indices of A's or of B's matrices, or of both.
+fn by_index(options: Options, sides: [bool; 2]) -> Case {
+    let mut case = options.case();
+    if let Op::Matmul(op) = &mut case.op {
+        [op.index_a, op.index_b] = sides;
+    }
+    for (side, _) in sides.into_iter().enumerate().filter(|(_, is_indexed)| *is_indexed) {
+        let Operand { dtype, ref layout, fill, .. } = case.operands[side];
+        let matrix = &layout.shape()[options.batch.len()..];
+        let shape = [&[MATRICES.into()], matrix].concat();
+        let style = options.styles[side];
+        case.operands[side] = Operand::new(dtype, &shape, style, options.offset, fill);
+    }
+    for (name, dtype) in [("a_index", U32), ("b_index", I32)] {
+        if let Some(at) = case.op.roles().iter().position(|role| role.name == name) {
+            let index =
+                Operand::new(dtype, options.batch, Style::Gapped, 1, Fill::Indices(MATRICES));
+            case.operands.insert(at, index);
+        }
+    }
+    Case::new(case.op, case.operands)
+}
+
+/// Products whose matrices are named by indices, for every kernel and with every part of the epilogue.
+pub fn indexed() -> Vec<Case> {
+    let plain = Options { batch: &[5], ..PLAIN };
+    let turned = [Style::Odd, Style::Turned, Style::Odd];
+    let full = Options {
+        batch: &[2, 3],
+        beta: 0.5,
+        bias: Some(Style::Row),
+        activation: Activation::Silu,
+        gate: Gate::Interleaved,
+        residual: true,
+        preactivation: Some(F32),
+        ..PLAIN
+    };
+    let long = Options { batch: &[2], size: [9, 10, 100_000], ..PLAIN };
+    let bf16 = Options { values: [BF16, BF16], out: (BF16, Scale::None), ..plain };
+    let mut list = vec![
+        plain,
+        full,
+        long,
+        Options { batch: &[], ..PLAIN },
+        Options { batch: &[0], ..PLAIN },
+        Options { batch: &[1], ..PLAIN },
+        Options { size: [5, 6, 0], ..plain },
+        Options { size: [65, 140, 520], styles: turned, ..plain },
+        bf16,
+        Options { size: [130, 258, 520], ..bf16 },
+        Options { size: [20, 70, 10_000], styles: turned, ..bf16 },
+        Options { gate: Gate::Tensor, residual: true, styles: turned, size: [40, 34, 64], ..bf16 },
+        Options {
+            values: [F16, F16],
+            out: (F8E4M3, Scale::Block1x128),
+            size: [9, 130, 40],
+            ..plain
+        },
+        Options { values: [I8, I8], out: (I8, Scale::Tensor), ..plain },
+        Options { values: [F8E4M3, F8E5M2], size: [17, 18, 300], ..plain },
+    ];
+    // Few rows, B by its rows and by its columns.
+    for (m, values) in [(1, [F32; 2]), (3, [BF16; 2]), (2, [F16; 2])] {
+        for styles in [[Style::Tight; 3], turned] {
+            list.push(Options { size: [m, 70, 3000], values, styles, ..plain });
+        }
+    }
+    let sides = [[true, true], [true, false], [false, true]];
+    let mut cases: Vec<Case> =
+        list.iter().flat_map(|options| sides.map(|sides| by_index(*options, sides))).collect();
+    // Matrices that begin four elements apart, as offsets in units of four name them.
+    let mut over = by_index(plain, [true, true]);
+    for side in &mut over.operands[..2] {
+        let (shape, mut strides) = (*side.layout.shape(), side.layout.strides().to_vec());
+        strides[0] = 4;
+        side.layout = Layout::new(shape, Dims::new(&strides).unwrap()).unwrap();
+    }
+    cases.push(Case::new(over.op, over.operands));
+    cases
+}
+
 fn special() -> Vec<Case> {
     let mut cases = Vec::new();
     let scaled = Options { scales: [Scale::Row, Scale::Tensor], out: (BF16, Scale::None), ..PLAIN };
@@ -285,7 +370,7 @@ fn special() -> Vec<Case> {
     }
     // Whole numbers: nothing rounds, so every bit must be right.
     let mut whole = Options { values: [I8, I8], size: [65, 130, 900], ..PLAIN }.case();
-    if let leasehold::op::Op::Matmul(op) = &mut whole.op {
+    if let Op::Matmul(op) = &mut whole.op {
         op.alpha = 1.0;
     }
     cases.push(whole);

@@ -68,7 +68,7 @@ pub(super) fn way(checked: &CheckedOp, class: &Class) -> Way {
 fn few(checked: &CheckedOp, class: &Class, dot: bool) -> Option<Few> {
     let Op::Matmul(op) = checked.op() else { return None };
     let (a, b) = (checked.spec("a")?, checked.spec("b")?);
-    let axes = a.layout.rank() - 2;
+    let [rows, axes] = [a, b].map(|side| side.layout.rank() - 2);
     // Their sums have an order of their own, and there is none for many rows to share.
     if op.order == OrderClass::BatchInvariant {
         return None;
@@ -92,7 +92,7 @@ fn few(checked: &CheckedOp, class: &Class, dot: bool) -> Option<Few> {
         (_, 1) => (Few::Rows, of_rows),
         _ => return None,
     };
-    (a.layout.shape()[axes] <= most).then_some(form)
+    (a.layout.shape()[rows] <= most).then_some(form)
 }
 
 /// Tile and chunk of a product.
@@ -165,7 +165,8 @@ impl Product {
         let columns = u128::from(tiles_n);
         let bands = |rows: &u64| entries.saturating_mul(u128::from(m.div_ceil(*rows)) * columns);
         let even = |rows: &u64| bands(rows) >= MANY_BANDS || bands(rows).is_multiple_of(4);
-        let one = op.group == Group::None && checked.spec("b").is_some_and(is_one_matrix);
+        let alone = op.group == Group::None && !op.index_b;
+        let one = alone && checked.spec("b").is_some_and(is_one_matrix);
         let meet = |rows: u64| entries.saturating_mul(m.div_ceil(rows).into());
         let [_, middle, least] = BAND_ROWS;
         let (band_rows, shares) = if way == Way::Dot {

@@ -4,14 +4,15 @@
 use super::geometry::Product;
 use super::memory::View;
 use super::{Fault, report};
-use crate::op::{Group, Lens, Matmul};
+use crate::op::{CheckedOp, Group, Lens, Matmul};
 use std::ops::Range;
 
 /// Rows of an output that are multiplied with the same B.
 #[derive(Clone)]
 pub(super) struct Block {
-    /// Batch entry of A and of the output, where they have one, and of B.
+    /// Batch entry of the output, and of A and of B, where they have one.
     pub(super) entry: u64,
+    pub(super) of_a: u64,
     pub(super) group: u64,
     /// First row in the entry, how many, and how many of them belong to the group: the first ones.
     pub(super) row: u64,
@@ -73,11 +74,20 @@ impl Blocks {
             let rows = p.tile[0].min(end - row);
             // Behind the groups come the rows that none owns.
             let owned = if group + 2 < starts.len() { rows } else { 0 };
-            return Some(Block { entry: 0, group: group as u64, row, rows, owned, k: 0..p.k });
+            return Some(Block {
+                entry: 0,
+                of_a: 0,
+                group: group as u64,
+                row,
+                rows,
+                owned,
+                k: 0..p.k,
+            });
         }
         let (entry, row) = (index / p.tiles_m, index % p.tiles_m * p.tile[0]);
         let rows = p.tile[0].min(p.m - row);
-        let mut block = Block { entry, group: entry, row, rows, owned: rows, k: 0..p.k };
+        let mut block =
+            Block { entry, of_a: entry, group: entry, row, rows, owned: rows, k: 0..p.k };
         match self {
             Self::Masked(sizes) => {
                 block.owned = sizes.get(entry as usize)?.saturating_sub(row).min(rows);
@@ -86,6 +96,40 @@ impl Blocks {
             _ => {}
         }
         Some(block)
+    }
+}
+
+/// The indices of a product, where it has some, and the matrices that there are: of A, and of B.
+pub(super) struct Indices<'a> {
+    sides: [Option<(&'a View, u64)>; 2],
+    fault: &'a Fault,
+}
+
+impl<'a> Indices<'a> {
+    pub(super) fn of(op: &CheckedOp, views: &'a [View], fault: &'a Fault) -> Self {
+        let sides = [("a_index", "a"), ("b_index", "b")].map(|(index, side)| {
+            let [index, side] = [op.position(index)?, op.position(side)?];
+            Some((&views[index], views[side].shape[0]))
+        });
+        Self { sides, fault }
+    }
+
+    /// The block with the matrices that the indices of its entry name; each is read once and held to how many there
+    /// are, and where one is not below that, there is nothing to sum.
+    pub(super) fn resolve(&self, mut block: Block) -> Block {
+        let [a, b] = self.sides.map(|side| {
+            let (index, matrices) = side?;
+            let word = index.word(index.outer_offset(block.entry, index.shape.rank()));
+            if u64::from(word) < matrices {
+                return Some(u64::from(word));
+            }
+            report(self.fault, word, matrices);
+            block.k = 0..0;
+            Some(0)
+        });
+        block.of_a = a.unwrap_or(block.of_a);
+        block.group = b.unwrap_or(block.group);
+        block
     }
 }
 

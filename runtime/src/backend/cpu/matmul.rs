@@ -12,7 +12,7 @@ use super::epilogue::Epilogue;
 use super::few::{self, Few, Left};
 use super::few_tiles;
 use super::geometry::{Product, Way};
-use super::groups::{Block, Blocks};
+use super::groups::{Block, Blocks, Indices};
 use super::isa::{Isa, Kernel, fma};
 use super::memory::View;
 use super::plan::{BAND_ROWS, Span};
@@ -36,6 +36,7 @@ pub(super) struct Bands<'a> {
     op: &'a Matmul,
     product: Product,
     blocks: Blocks,
+    indices: Indices<'a>,
     a: &'a View,
     b: &'a View,
     out: &'a View,
@@ -72,7 +73,7 @@ impl<'a> Bands<'a> {
         checked: &'a CheckedOp,
         views: &'a [View],
         state: Option<&'a View>,
-        fault: &Fault,
+        fault: &'a Fault,
     ) -> Option<Self> {
         let Op::Matmul(op) = checked.op() else { return None };
         let view = |name| checked.position(name).map(|i| &views[i]);
@@ -94,6 +95,7 @@ impl<'a> Bands<'a> {
             launch: LAUNCHES.fetch_add(1, Relaxed),
             op,
             blocks: Blocks::of(op, &product, view("sizes"), fault),
+            indices: Indices::of(checked, views, fault),
             product,
             a,
             b,
@@ -154,7 +156,7 @@ impl<'a> Bands<'a> {
 
     pub(super) fn band(&self, tile: u64, band: u64) -> Option<Band> {
         let p = &self.product;
-        let mut block = self.blocks.get(p, tile / p.tiles_n)?;
+        let mut block = self.indices.resolve(self.blocks.get(p, tile / p.tiles_n)?);
         let before = band * p.band_rows;
         block.row += before;
         block.rows = block.rows.checked_sub(before)?.min(p.band_rows);
@@ -181,8 +183,9 @@ impl<'a> Bands<'a> {
         let whole = band.block.owned == band.block.rows;
         with_tiles(|[acc, a, b, part]| {
             let direct = p.way == Way::Wide && whole && self.sums == Sums::Direct;
-            // A group's size may change between slices.
-            let steady = from == 0 && ends || self.op.group == Group::None;
+            // A group's size may change between slices, and so may an index.
+            let told = self.op.group != Group::None || self.op.is_indexed();
+            let steady = from == 0 && ends || !told;
             if direct && steady && self.epilogue.is_plain() {
                 let start = start(self.out, band.block.entry, [band.block.row, band.col]);
                 let size = [band.block.rows, band.cols];
@@ -235,10 +238,10 @@ impl<'a> Bands<'a> {
         shared: Option<&'b Shared<'_>>,
         [pa, pb]: [&'b mut Vec<f32>; 2],
     ) -> (Panel<'b>, Columns<'b>) {
-        let Block { entry, group, row, owned, ref k, .. } = band.block;
+        let Block { of_a, group, row, owned, ref k, .. } = band.block;
         let k0 = k.start + chunk * self.product.chunk;
         let depth = self.product.chunk.min(k.end - k0.min(k.end));
-        let a = self.panel(self.a, entry, [row, k0], [owned, depth], pa);
+        let a = self.panel(self.a, of_a, [row, k0], [owned, depth], pa);
         let size = [depth, band.cols];
         let packed = shared.and_then(|b| b.get(chunk, band.col / self.product.tile[1], size));
         let b = packed.unwrap_or_else(|| self.columns(group, [k0, band.col], size, pb).into());
@@ -274,7 +277,7 @@ impl<'a> Bands<'a> {
         let [row_step, along] = steps(self.a);
         Source {
             view: self.a,
-            start: start(self.a, band.block.entry, [band.block.row, k.start]),
+            start: start(self.a, band.block.of_a, [band.block.row, k.start]),
             outer_step: row_step,
             depth_step: along,
             outer: band.block.owned as usize,
@@ -311,11 +314,15 @@ impl<'a> Bands<'a> {
 
     /// The same of few rows.
     fn few(&self, band: &Band, chunks: Range<u64>, form: Few, acc: &mut [f32]) {
-        let Block { entry, group, row, owned, ref k, .. } = band.block;
+        let Block { of_a, group, row, owned, ref k, .. } = band.block;
+        // What is held of A has its depth.
+        if k.is_empty() {
+            return;
+        }
         let (depth, chunk) = (k.end - k.start, self.product.chunk);
         let a = Left {
             view: self.a,
-            start: start(self.a, entry, [row, k.start]),
+            start: start(self.a, of_a, [row, k.start]),
             steps: steps(self.a),
             rows: owned as usize,
             depth,
@@ -323,7 +330,7 @@ impl<'a> Bands<'a> {
         };
         let [down, across] = steps(self.b);
         with_factors(|factors| {
-            let of = [self.launch, entry, chunks.start, chunks.end];
+            let of = [self.launch, of_a, chunks.start, chunks.end];
             factors.hold(self.isa, form, of, &a, chunks.clone());
             for chunk_of in chunks {
                 let k0 = k.start + chunk_of * chunk;
@@ -369,7 +376,7 @@ impl<'a> Bands<'a> {
             with_rows(|[of_rows, of_cols]| {
                 of_rows.resize(rows, 1.0);
                 of_cols.resize(cols, 1.0);
-                self.block_scales(0, band.block.entry, [band.block.row, chunk], of_rows);
+                self.block_scales(0, band.block.of_a, [band.block.row, chunk], of_rows);
                 self.block_scales(1, band.block.group, [band.col, chunk], of_cols);
                 self.isa.run(Promote { acc: &mut *acc, part, of_rows, of_cols });
             });

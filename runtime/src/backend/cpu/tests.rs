@@ -86,7 +86,9 @@ fn lower_classes_pass_the_parity_suite() {
         let others = [tables::map(), tables::rope(), tables::scatter(), tables::top_k()];
         let gradients = [tables::norm_backward(), tables::attention_backward()];
         let bytes = [tables::quantize(), common::products::options()];
-        for table in tables.into_iter().chain(others).chain(gradients).chain(bytes) {
+        let indexed = [common::products::indexed()];
+        let rest = gradients.into_iter().chain(bytes).chain(indexed);
+        for table in tables.into_iter().chain(others).chain(rest) {
             // Every third case: the same loops, compiled for another class.
             let table = table.into_iter().step_by(3).collect();
             common::run_table(Cpu::of_class(isa, 2).unwrap(), table);

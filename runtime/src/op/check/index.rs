@@ -11,7 +11,7 @@ use crate::op::{Gather, Rope, Rule, Scatter, ScatterFn, Spec};
 /// Entries that an index may select among: an i32 that is not negative names each.
 const MAX_ENTRIES: u64 = 1 << 31;
 
-fn entries(name: &'static str, n: u64) -> Result<()> {
+pub(super) fn entries(name: &'static str, n: u64) -> Result<()> {
     if n <= MAX_ENTRIES {
         return Ok(());
     }

@@ -1,6 +1,10 @@
 //! Rules of products.
 
-use super::{Operands, finite, float, is_dtype, is_scaled, lens, rank, reject, same_dtype, shape};
+use super::index::entries;
+use super::{
+    Operands, finite, float, index_dtype, is_dtype, is_scaled, lens, rank, reject, same_dtype,
+    shape,
+};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::layout::MAX_RANK;
@@ -27,7 +31,12 @@ pub(super) fn matmul(op: &Matmul, operands: &Operands<'_>) -> Result<()> {
         Group::None if op.sizes != Lens::Full => {
             return reject(Rule::Groups, Some("sizes"), "sizes", "none without groups");
         }
+        Group::None if op.is_indexed() => indexed(op, operands, a, b)?,
         Group::None => batched(a, b)?,
+        _ if op.is_indexed() => {
+            let name = if op.index_a { "a_index" } else { "b_index" };
+            return reject(Rule::Groups, Some(name), "indices with groups", "one of the two");
+        }
         _ => grouped(op, operands, a, b)?,
     };
     values(a, b, sizes.k)?;
@@ -73,6 +82,45 @@ fn batched(a: &Spec, b: &Spec) -> Result<Sizes> {
         return reject(Rule::InnerDim, Some("b"), sb, format!("k = {}", sa[lead + 1]));
     }
     Ok(Sizes { batch: sa[..lead].to_vec(), m: sa[lead], n: sb[lead + 1], k: sa[lead + 1] })
+}
+
+/// Batches of which a side, or each, names its matrices by index.
+fn indexed(op: &Matmul, operands: &Operands<'_>, a: &Spec, b: &Spec) -> Result<Sizes> {
+    let mut batch: Option<Vec<u64>> = None;
+    let sides = [("a", a, "a_index", op.index_a, 0), ("b", b, "b_index", op.index_b, 1)];
+    for (name, side, index, is_indexed, which) in sides {
+        rank(name, side, 2..=MAX_RANK)?;
+        let lead = side.layout.rank() - 2;
+        let mut of_side = &side.layout.shape()[..lead];
+        let mut named = name;
+        if is_indexed {
+            rank(name, side, 3..=3)?;
+            entries(name, of_side[0])?;
+            let spec = operands.need(index)?;
+            index_dtype(index, spec)?;
+            rank(index, spec, 0..=MAX_RANK - 2)?;
+            (of_side, named) = (spec.layout.shape(), index);
+            if op.scales[which] != Scale::None {
+                let asked = format!("scales of an indexed {name}");
+                return reject(Rule::Scaled, Some(name), asked, "none");
+            }
+        }
+        match &batch {
+            Some(batch) if batch != of_side => {
+                let asked = format!("{of_side:?}");
+                return reject(Rule::Batch, Some(named), asked, format!("batch {batch:?}"));
+            }
+            _ => batch = Some(of_side.to_vec()),
+        }
+    }
+    let [sa, sb] = [a, b].map(|side| {
+        let (shape, lead) = (side.layout.shape(), side.layout.rank() - 2);
+        [shape[lead], shape[lead + 1]]
+    });
+    if sa[1] != sb[0] {
+        return reject(Rule::InnerDim, Some("b"), b.layout.shape(), format!("k = {}", sa[1]));
+    }
+    Ok(Sizes { batch: batch.unwrap_or_default(), m: sa[0], n: sb[1], k: sa[1] })
 }
 
 fn grouped(op: &Matmul, operands: &Operands<'_>, a: &Spec, b: &Spec) -> Result<Sizes> {

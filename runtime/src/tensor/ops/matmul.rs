@@ -41,6 +41,20 @@ use crate::tensor::{Recorder, Tensor};
 /// assert_eq!(y.read::<f32>()?.wait(None)?, [10., 20., 300.]);
 /// # Ok(()) }
 /// ```
+///
+/// Matrices of a batch that indices on the device name:
+///
+/// ```
+/// # fn main() -> leasehold::Result<()> {
+/// use leasehold::{Device, Matmul};
+/// let dev = Device::open_named("cpu")?;
+/// let x = dev.tensor([3, 1, 1], &[1f32, 2., 3.])?;
+/// let experts = dev.tensor([2, 1, 1], &[10f32, 100.])?;
+/// let of = dev.tensor([3], &[1u32, 0, 1])?;
+/// let y = Matmul::new(&x, &experts).index_b(&of).run()?;
+/// assert_eq!(y.read::<f32>()?.wait(None)?, [100., 20., 300.]);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Matmul<'a> {
     a: &'a Tensor,
@@ -51,6 +65,7 @@ pub struct Matmul<'a> {
     residual: Option<&'a Tensor>,
     scales: [Option<&'a Tensor>; 2],
     sizes: Option<&'a Tensor>,
+    indices: [Option<&'a Tensor>; 2],
     scale_out: Option<&'a Tensor>,
     /// The descriptor, but for what the tensors say.
     op: op::Matmul,
@@ -82,6 +97,7 @@ impl<'a> Matmul<'a> {
             residual: None,
             scales: [None; 2],
             sizes: None,
+            indices: [None; 2],
             scale_out: None,
             op: op::Matmul::default(),
             options: Options::default(),
@@ -194,6 +210,25 @@ impl<'a> Matmul<'a> {
         self.op.group = group;
         self.op.sizes = Lens::Device { max };
         self.sizes = Some(sizes);
+        self
+    }
+
+    /// Takes A's matrices by index: A is `[matrices, m, k]`, and entry i of the output has matrix `index[i]`. Indices
+    /// are i32 or u32, read when the op runs, and broadcast with B's batch axes to those of the output. Matrices may
+    /// overlap: a view whose matrices lie `s` elements apart takes offsets in units of `s`. An index that is no matrix
+    /// gives a product of zeros, and [`crate::Kind::Index`] at the wait. Not with groups or scales of A.
+    #[must_use]
+    pub fn index_a(mut self, index: &'a Tensor) -> Self {
+        self.op.index_a = true;
+        self.indices[0] = Some(index);
+        self
+    }
+
+    /// The same of B `[matrices, k, n]`.
+    #[must_use]
+    pub fn index_b(mut self, index: &'a Tensor) -> Self {
+        self.op.index_b = true;
+        self.indices[1] = Some(index);
         self
     }
 
@@ -329,7 +364,11 @@ impl<'a> Matmul<'a> {
             _ => 0,
         };
         let [batch_a, batch_b, out] = match self.op.group {
-            Group::None => [common_shape(&batch_a, &batch_b)?; 3],
+            Group::None => {
+                let [of_a, of_b] = self.indices.map(|index| index.map(|i| *i.layout().shape()));
+                let out = common_shape(&of_a.unwrap_or(batch_a), &of_b.unwrap_or(batch_b))?;
+                [of_a.map_or(out, |_| batch_a), of_b.map_or(out, |_| batch_b), out]
+            }
             Group::K => [batch_a, batch_b, Dims::from_fn(1, |_| groups)],
             _ => [batch_a, batch_b, batch_a],
         };
@@ -369,9 +408,12 @@ impl<'a> Matmul<'a> {
             _ => (join(&Dims::NONE, &[1]), Fold::Whole),
         };
         add(self.scales[1], shape, fold)?;
-        for whole in [self.sizes, self.scale_out].into_iter().flatten() {
-            add(Some(whole), *whole.layout().shape(), Fold::Whole)?;
+        let whole = |tensor: Option<&Tensor>| tensor.map_or(Dims::NONE, |t| *t.layout().shape());
+        add(self.sizes, whole(self.sizes), Fold::Whole)?;
+        for index in self.indices {
+            add(index, sizes.out, Fold::Never)?;
         }
+        add(self.scale_out, whole(self.scale_out), Fold::Whole)?;
         Ok(inputs)
     }
 
