@@ -128,6 +128,39 @@ fn sizes_of_groups_may_be_on_either_side() {
     close(&sum, &read(&Matmul::new(&a, &b).run().unwrap()), 1e-6);
 }
 
+#[test]
+fn matrices_may_be_named_by_indices() {
+    let dev = device();
+    let (x, w) = (tensor(&dev, &[2, 3, 9, 33], 0.1), tensor(&dev, &[4, 33, 20], 2.0));
+    let of = [3u32, 0, 3];
+    let index = dev.tensor([3], &of).unwrap();
+    // Broadcast along the first axis of the batch.
+    let y = Matmul::new(&x, &w).index_b(&index).run().unwrap();
+    assert_eq!(y.shape(), [2, 3, 9, 20]);
+    let mut want = Vec::new();
+    for entry in 0..6 {
+        let a = x.as_strided(&[9, 33], &[33, 1], 297 * entry).unwrap();
+        let b = w.as_strided(&[33, 20], &[20, 1], 660 * i64::from(of[entry as usize % 3])).unwrap();
+        want.extend(read(&Matmul::new(&a, &b).run().unwrap()));
+    }
+    close(&read(&y), &want, 1e-6);
+    // Offsets in units of five elements, of matrices that overlap; the second is none.
+    let line = tensor(&dev, &[100], 0.3);
+    let all = line.as_strided(&[10, 6, 8], &[5, 8, 1], 0).unwrap();
+    let right = tensor(&dev, &[8, 4], 1.0);
+    let bias = dev.tensor([1], &[0.5f32]).unwrap();
+    let offsets = dev.tensor([2], &[7i32, -1]).unwrap();
+    let y = Matmul::new(&all, &right).index_a(&offsets).bias(&bias).run().unwrap();
+    let error = y.read::<f32>().unwrap().wait(None).unwrap_err();
+    assert_eq!(*error.kind(), leasehold::Kind::Index { value: u32::MAX, bound: 10 });
+    let offsets = dev.tensor([2], &[7i32, 2]).unwrap();
+    let y = read(&Matmul::new(&all, &right).index_a(&offsets).bias(&bias).run().unwrap());
+    for (offset, y) in [35, 10].into_iter().zip(y.chunks(24)) {
+        let a = line.as_strided(&[6, 8], &[8, 1], offset).unwrap();
+        close(y, &read(&Matmul::new(&a, &right).bias(&bias).run().unwrap()), 1e-6);
+    }
+}
+
 /// Compares a gradient with `(f(x + h) - f(x - h)) / 2h`, every seventh element.
 fn differences(x: &[f32], gradient: &[f32], f: impl Fn(&[f32]) -> f64) {
     let h = 1e-2;

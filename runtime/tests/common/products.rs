@@ -310,20 +310,17 @@ pub fn indexed() -> Vec<Case> {
         preactivation: Some(F32),
         ..PLAIN
     };
-    let long = Options { batch: &[2], size: [9, 10, 100_000], ..PLAIN };
+    let long = Options { batch: &[1], size: [17, 18, 100_000], ..PLAIN };
     let bf16 = Options { values: [BF16, BF16], out: (BF16, Scale::None), ..plain };
     let mut list = vec![
         plain,
         full,
-        long,
         Options { batch: &[], ..PLAIN },
         Options { batch: &[0], ..PLAIN },
         Options { batch: &[1], ..PLAIN },
         Options { size: [5, 6, 0], ..plain },
-        Options { size: [65, 140, 520], styles: turned, ..plain },
+        Options { batch: &[2], size: [65, 140, 520], styles: turned, ..PLAIN },
         bf16,
-        Options { size: [130, 258, 520], ..bf16 },
-        Options { size: [20, 70, 10_000], styles: turned, ..bf16 },
         Options { gate: Gate::Tensor, residual: true, styles: turned, size: [40, 34, 64], ..bf16 },
         Options {
             values: [F16, F16],
@@ -343,6 +340,10 @@ pub fn indexed() -> Vec<Case> {
     let sides = [[true, true], [true, false], [false, true]];
     let mut cases: Vec<Case> =
         list.iter().flat_map(|options| sides.map(|sides| by_index(*options, sides))).collect();
+    // Chains longer than a unit, and tiles of dot products.
+    let chain = Options { batch: &[2], size: [20, 70, 8000], styles: turned, ..bf16 };
+    let tiles = Options { batch: &[2], size: [130, 258, 300], ..bf16 };
+    cases.extend([long, chain, tiles].map(|options| by_index(options, [true, true])));
     // Matrices that begin four elements apart, as offsets in units of four name them.
     let mut over = by_index(plain, [true, true]);
     for side in &mut over.operands[..2] {
