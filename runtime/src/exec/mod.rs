@@ -343,14 +343,7 @@ impl<B: Backend> Core<B> {
             }
             Work::Segment(segment) => {
                 if !self.launch_segment(segment)? {
-                    // It went since it was begun: its ops are launched one by one.
-                    for op in segment.ops() {
-                        let mut run = self.begin(op.clone())?;
-                        let all = run.remaining();
-                        let stepped = self.step(&mut run, all);
-                        self.end(&run);
-                        stepped?;
-                    }
+                    self.launch_ops(segment)?;
                 }
             }
         }

@@ -19,6 +19,8 @@ pub struct Segment {
     ops: Arc<[BoundOp]>,
     units: u64,
     ns: u64,
+    /// The buffer that was lent when it was made, if one was.
+    lent: Option<BufferId>,
 }
 
 impl Segment {
@@ -78,8 +80,9 @@ impl<B: Backend> Core<B> {
         let ops = &ops[..len];
         // Without a segment they run one by one, and fail there if they must.
         let number = self.keep(ops).ok().flatten();
+        let lent = self.lent();
         let segment =
-            number.map(|number| Segment { number, ops: ops.into(), units, ns: ns as u64 });
+            number.map(|number| Segment { number, ops: ops.into(), units, ns: ns as u64, lent });
         Part { len, segment }
     }
 
@@ -97,7 +100,7 @@ impl<B: Backend> Core<B> {
         let ready = ops.iter().map(|op| self.prepared.get(op.op()).copied());
         let Some(ready) = ready.collect::<Option<Vec<usize>>>() else { return Ok(None) };
         // What is lent is counted by its owner.
-        let lent = if let States::Lent(buffer) = self.states { buffer } else { None };
+        let lent = self.lent();
         let own = if lent.is_some() { 0 } else { bytes };
         if self.held.saturating_add(own) > self.held_max() {
             return Ok(None);
@@ -126,6 +129,26 @@ impl<B: Backend> Core<B> {
         self.segments.insert(self.next_segment, Kept { segment, ops: ops.len(), buffers, state });
         self.next_segment += 1;
         Ok(Some(self.next_segment - 1))
+    }
+
+    fn lent(&self) -> Option<BufferId> {
+        if let States::Lent(buffer) = self.states { buffer } else { None }
+    }
+
+    /// Launches the ops of a segment that has gone one by one.
+    pub(super) fn launch_ops(&mut self, segment: &Segment) -> Result<()> {
+        // What was lent since is another's.
+        if let States::Lent(buffer) = &mut self.states {
+            *buffer = segment.lent;
+        }
+        for op in segment.ops() {
+            let mut run = self.begin(op.clone())?;
+            let all = run.remaining();
+            let stepped = self.step(&mut run, all);
+            self.end(&run);
+            stepped?;
+        }
+        Ok(())
     }
 
     /// Whether a segment can still be begun.

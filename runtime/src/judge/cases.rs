@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::layout::{Dims, Layout};
 use crate::op::{
     Activation, ArgMax, Attention, AttentionBackward, CheckedOp, Copy, Gather, Group, KeyValue,
-    Lens, Map, MapFn, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Quantize,
+    Lens, Map, MapFn, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Precision, Quantize,
     QuantizeFormat, Reduce, ReduceFn, Rope, Scale, Scatter, ScatterFn, Softmax, Spec, TopK, check,
 };
 use half::{bf16, f16};
@@ -180,6 +180,13 @@ fn products() -> Result<Vec<Case>> {
         )?,
         of(F16, [8, 64, 128], F32, true)?,
         of(BF16, [9, 21, 13], F32, false)?,
+        // As many terms as are split.
+        of(BF16, [8, 8, 4096], F32, true)?,
+        with_b(
+            Matmul { precision: Precision::Tf32, ..plain.clone() },
+            &[(F32, &[33, 52], Signed), (F32, &[52, 40], Signed), (F32, &[33, 40], Out)],
+            true,
+        )?,
         case(
             sized,
             &[

@@ -95,6 +95,8 @@ impl Splits {
             tiles: 1,
             links: links(&self.passes),
             unit_ns: self.unit_ns,
+            wave: 1,
+            wave_ns: self.unit_ns,
             state_bytes: self.passes[0].items * self.tile_bytes,
         }
     }

@@ -375,7 +375,7 @@ fn every_form_of_kernel_is_judged() {
         for op in &ops {
             for plan in candidates(op, class).unwrap_or_default() {
                 let row = row(plan.kernel).unwrap();
-                let rows = crate::backend::cuda::encode::rows(op, row);
+                let rows = crate::backend::cuda::encode::rows(op, row, class);
                 judged.extend(rows.iter().map(&form));
             }
         }

@@ -160,6 +160,8 @@ pub(super) fn plan(op: &CheckedOp, class: &Class) -> Option<Plan> {
         tiles: 1,
         links: 1,
         unit_ns: unit_ns as u64,
+        wave: 1,
+        wave_ns: unit_ns as u64,
         state_bytes: 0,
     })
 }
