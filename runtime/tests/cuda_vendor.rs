@@ -82,6 +82,8 @@ const ANY: Matmul = Matmul {
     sizes: Lens::Full,
     quantize: leasehold::op::Scale::None,
     constant_b: false,
+    index_a: false,
+    index_b: false,
     order: OrderClass::Any,
 };
 

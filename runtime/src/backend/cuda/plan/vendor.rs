@@ -138,6 +138,7 @@ fn is_plain(matmul: &Matmul, [a, b, out]: [&Spec; 3]) -> bool {
     is_typed
         && a.dtype == b.dtype
         && !(matmul.bias || matmul.residual || matmul.preactivation)
+        && !(matmul.index_a || matmul.index_b)
         && matmul.activation == Activation::None
         && matmul.gate == Gate::None
         && matmul.group == Group::None
