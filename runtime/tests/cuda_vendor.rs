@@ -247,4 +247,17 @@ fn a_product_without_an_algorithm_is_ours() {
         assert!(out.iter().all(|x| *x == bf16::from_f32(k as f32)), "{order:?} {k}: {out:?}");
         assert_eq!(told(&file).len(), calls, "{order:?} {k}");
     }
+    // A program's ops run one by one where one of them is the library's.
+    let ones = dev.tensor([16, 16], &[bf16::ONE; 256]).unwrap();
+    let program = dev.program(|p| {
+        let square = leasehold::Matmul::new(&ones, &ones).run_in(Some(p))?;
+        let last = leasehold::Matmul::new(&square, &ones).order(OrderClass::Any).run_in(Some(p))?;
+        p.output(&last)
+    });
+    let program = program.unwrap();
+    for calls in 2..5 {
+        let out = program.replay().unwrap().read::<bf16>().unwrap().wait(None).unwrap();
+        assert!(out.iter().all(|x| *x == bf16::from_f32(256.0)), "{out:?}");
+        assert_eq!(told(&file).len(), calls);
+    }
 }

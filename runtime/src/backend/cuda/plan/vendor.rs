@@ -138,7 +138,8 @@ fn is_plain(matmul: &Matmul, [a, b, out]: [&Spec; 3]) -> bool {
     is_typed
         && a.dtype == b.dtype
         && !(matmul.bias || matmul.residual || matmul.preactivation)
-        && !(matmul.index_a || matmul.index_b)
+        // What indices in device memory name, only our kernels hold to bounds.
+        && !matmul.is_indexed()
         && matmul.activation == Activation::None
         && matmul.gate == Gate::None
         && matmul.group == Group::None
