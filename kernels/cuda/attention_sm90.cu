@@ -1,6 +1,7 @@
 // Attention forward on Hopper: a thread brings keys and values by the copy engine into two rings, two warpgroups of 64 rows
-// each score by wgmma, weigh in registers and add values by wgmma whose left side never leaves them. Rows are the query
-// heads of a key head for each query, so that grouped heads share what is brought. For f16 and bf16, head dims up to 256.
+// each score by wgmma, weigh in registers and add values by wgmma whose left side never leaves them; values of a chunk are
+// added while the scores of the next one become weights. Rows are the query heads of a key head for each query, so that
+// grouped heads share what is brought. For f16 and bf16, head dims up to 256.
 //
 // Order of each output: keys in chunks of CHUNK from left to right; within one, wgmma after wgmma along the head dim for
 // scores, and along the keys for values, in f32; sums of weights by lanes, then across four of them.
@@ -173,29 +174,59 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
         sync_threads<3, THREADS>();
     }
 
+    // Starts to score the next chunk of keys.
+    DEVICE_MEMBER void begin_scores(const Ring<S, true>& keys) {
+        attention::zero(scores);
+        // The keys are here.
+        wait_barrier(keys.full(), keys.phase);
+        score(keys.tile());
+    }
+
+    // Starts to add the values of the chunk at `key`.
+    DEVICE_MEMBER void begin_values(const Ring<S, false>& values, u32 key, const u32 (&weights)[S::CHUNK / K_STEP][4]) {
+        // The values are here.
+        wait_barrier(values.full(), values.phase);
+        if (key + S::CHUNK > tile.keys) {
+            clear_values(values.tile(), tile.keys - key);
+        }
+        add_values(weights, values.tile());
+    }
+
+    // The first chunk's scores, then each chunk's beside the values of the one before, then the last one's values.
     DEVICE_MEMBER void run(Ring<S, true>& keys, Ring<S, false>& values) {
         load_queries();
-        each_chunk<S::CHUNK>(args, tile, [&](u32 key) {
-            attention::zero(scores);
-            // The keys are here.
-            wait_barrier(keys.full(), keys.phase);
-            score(keys.tile());
+        const attention::Chunks chunks = attention::chunks_of<S::CHUNK>(args, tile);
+        u32 key = chunks.from;
+        if (key < chunks.to) {
+            u32 weights[S::CHUNK / K_STEP][4];
+            begin_scores(keys);
             wgmma_wait<0>();
             release(keys.empty());
             keys.next();
             this->adjust(key);
-            u32 weights[S::CHUNK / K_STEP][4];
             this->weigh(weights);
-            // The values are here.
-            wait_barrier(values.full(), values.phase);
-            if (key + S::CHUNK > tile.keys) {
-                clear_values(values.tile(), tile.keys - key);
+            for (key += S::CHUNK; key < chunks.to; key += S::CHUNK) {
+                begin_scores(keys);
+                begin_values(values, key - S::CHUNK, weights);
+                // The scores are there.
+                wgmma_wait<1>();
+                release(keys.empty());
+                keys.next();
+                this->adjust(key);
+                f32 shrink[2];
+                this->weigh_scores(shrink);
+                // The values before are added, their weights free.
+                wgmma_wait<0>();
+                release(values.empty());
+                values.next();
+                this->scale_sums(shrink);
+                this->pack(weights);
             }
-            add_values(weights, values.tile());
+            begin_values(values, key - S::CHUNK, weights);
             wgmma_wait<0>();
             release(values.empty());
             values.next();
-        });
+        }
         // Q is read no more once everybody of the warpgroup is here.
         meet();
     }

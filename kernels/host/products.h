@@ -44,11 +44,16 @@ inline void run_products(Warpgroup& group, uint32_t to) {
     }
 }
 
-// A thread's sums go to the model, and poison stays behind. Which of those it gave they are.
+// A thread's sums go to the model for its next product, and poison stays behind. Which of those it gave they are.
 inline size_t take_sums(Warpgroup& group, uint32_t thread, float* sums, uint32_t count, const Where& where) {
     std::vector<Sums>& given = group.sums[thread];
+    const uint32_t last = group.posted[thread] + 1;
     for (size_t i = 0; i < given.size(); i++) {
+        if (given[i].owner == nullptr) {
+            continue;
+        }
         if (given[i].owner == sums && given[i].values.size() == count) {
+            given[i].last = last;
             return i;
         }
         if (given[i].owner < sums + count && sums < given[i].owner + given[i].values.size()) {
@@ -58,19 +63,19 @@ inline size_t take_sums(Warpgroup& group, uint32_t thread, float* sums, uint32_t
     if (!world->thread().fenced) {
         world->report.error("wgmma-unfenced", where, "thread %u changed its sums and did not fence", thread);
     }
-    given.push_back({sums, {sums, sums + count}});
+    given.push_back({sums, {sums, sums + count}, last});
     for (uint32_t i = 0; i < count; i++) {
         memcpy(&sums[i], &SUM_POISON, sizeof SUM_POISON);
     }
     return given.size() - 1;
 }
 
-// All of a thread's sums come back.
-inline void give_sums(Warpgroup& group, uint32_t thread, const Where& where) {
-    if (group.sums[thread].empty()) {
-        return;
-    }
-    for (const Sums& given : group.sums[thread]) {
+// A thread's sums that only the first `done` products add to come back.
+inline void give_sums(Warpgroup& group, uint32_t thread, uint32_t done, const Where& where) {
+    for (Sums& given : group.sums[thread]) {
+        if (given.owner == nullptr || given.last > done) {
+            continue;
+        }
         for (size_t i = 0; i < given.values.size(); i++) {
             uint32_t bits;
             memcpy(&bits, &given.owner[i], sizeof bits);
@@ -79,9 +84,13 @@ inline void give_sums(Warpgroup& group, uint32_t thread, const Where& where) {
             }
             given.owner[i] = given.values[i];
         }
+        given.owner = nullptr;
+        world->thread().fenced = false;
     }
-    group.sums[thread].clear();
-    world->thread().fenced = false;
+    // Products that have not run name theirs by number.
+    if (done == group.posted[thread]) {
+        group.sums[thread].clear();
+    }
 }
 
 }  // namespace model

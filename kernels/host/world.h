@@ -89,10 +89,12 @@ struct Product {
     std::function<void()> run;
 };
 
-// Sums that products add to, and where their thread has them.
+// Sums that products add to, and where their thread has them: nowhere, once it has them back. How many products there were
+// with the last that adds to them.
 struct Sums {
     float* owner;
     std::vector<float> values;
+    uint32_t last;
 };
 
 // A warpgroup's products: those of the open group, and the committed groups in order. Its threads' sums are kept here

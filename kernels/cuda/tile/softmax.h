@@ -153,8 +153,8 @@ struct Softmax {
                (i64)key + CHUNK - 1 <= (i64)position_of(args, tile, first) + args.right;
     }
 
-    // One step of the online softmax: scores become weights, sums are scaled to the new maximum.
-    DEVICE_MEMBER void weigh(u32 (&weights)[STEPS][4]) {
+    // One step of the online softmax: scores become weights, and `shrink` what the sums so far are scaled by.
+    DEVICE_MEMBER void weigh_scores(f32 (&shrink)[2]) {
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             f32 top = largest[half];
@@ -166,15 +166,9 @@ struct Softmax {
             }
             top = larger(top, f32_of_bits(shuffle_xor(bits_of(top), 1)));
             top = larger(top, f32_of_bits(shuffle_xor(bits_of(top), 2)));
-            const f32 shrink = exp2_of(largest[half] - top);
+            shrink[half] = exp2_of(largest[half] - top);
             largest[half] = top;
-            total[half] *= shrink;
-#pragma unroll
-            for (u32 i = 0; i < SUMS; i++) {
-                if (half_of(i) == half) {
-                    sums[i] *= shrink;
-                }
-            }
+            total[half] *= shrink[half];
 #pragma unroll
             for (u32 i = 0; i < SCORES; i++) {
                 if (half_of(i) == half) {
@@ -183,10 +177,29 @@ struct Softmax {
                 }
             }
         }
+    }
+
+    DEVICE_MEMBER void scale_sums(const f32 (&shrink)[2]) {
+#pragma unroll
+        for (u32 i = 0; i < SUMS; i++) {
+            sums[i] *= shrink[half_of(i)];
+        }
+    }
+
+    // Weights as operands.
+    DEVICE_MEMBER void pack(u32 (&weights)[STEPS][4]) const {
 #pragma unroll
         for (u32 i = 0; i < SCORES; i += 2) {
             weights[i / 8][i % 8 / 2] = DTYPE == BF16 ? bf16_pair(scores[i], scores[i + 1]) : f16_pair(scores[i], scores[i + 1]);
         }
+    }
+
+    // All of the step, where nothing adds to the sums meanwhile.
+    DEVICE_MEMBER void weigh(u32 (&weights)[STEPS][4]) {
+        f32 shrink[2];
+        weigh_scores(shrink);
+        scale_sums(shrink);
+        pack(weights);
     }
 
     DEVICE_MEMBER void clear() {

@@ -184,10 +184,7 @@ DEVICE void wgmma_wait(const model::Where& where = model::Where::current()) {
     model::wait_until(
         [](const model::Thread& t) { return model::world->warpgroups[model::world->running / 128].done >= t.products; },
         "products of its warpgroup", where);
-    // All that this thread posted has run: nothing holds its sums.
-    if (need == group.posted[thread]) {
-        model::give_sums(group, thread, where);
-    }
+    model::give_sums(group, thread, need, where);
 }
 
 #define MODEL_WGMMA(type, widen)                                                                                       \
