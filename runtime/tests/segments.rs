@@ -200,16 +200,17 @@ mod on_cuda {
     }
 
     #[test]
-    fn a_replay_is_one_graph_and_gives_the_bits_of_its_ops() {
+    fn a_replay_is_of_graphs_alone_and_gives_the_bits_of_its_ops() {
         for order in ["late", "early"] {
             if in_child(
-                "on_cuda::a_replay_is_one_graph_and_gives_the_bits_of_its_ops",
+                "on_cuda::a_replay_is_of_graphs_alone_and_gives_the_bits_of_its_ops",
                 &[(ORDER, order)],
             ) {
                 let counts = compare();
-                // Kernels are asked for once, when they are captured; a replay is one graph.
+                // Kernels are asked for once, when they are captured; a replay is a graph or, as the model has few
+                // multiprocessors and is predicted to be as slow, two.
                 assert!(
-                    counts[0][0] >= 9 && counts.iter().all(|count| count[1] == 1),
+                    counts[0][0] >= 9 && counts.iter().all(|count| (1..=2).contains(&count[1])),
                     "{counts:?}"
                 );
                 assert!(counts[1..].iter().all(|count| count[0] == 0), "{counts:?}");
@@ -229,10 +230,7 @@ mod on_cuda {
             if in_child("on_cuda::without_graphs_a_replay_is_a_loop", &[(FAIL, fail)]) {
                 let counts = compare();
                 let has_graphs = std::env::var(FAIL).unwrap() == fails[2];
-                assert!(
-                    counts.iter().all(|count| (count[1] == 1) == has_graphs),
-                    "{i}: {counts:?}"
-                );
+                assert!(counts.iter().all(|count| (count[1] > 0) == has_graphs), "{i}: {counts:?}");
                 let launched = counts[1..].iter().all(|count| (count[0] >= 9) != has_graphs);
                 assert!(launched, "{counts:?}");
                 return;
