@@ -79,7 +79,12 @@ const MUTANTS: &[Mutant] = &[
         "{b[j / 2][j % 2], b[j / 2][j % 2 + 2]}",
         "bits",
     ),
-    mutant(SM80, "K_FIRST ? matrix / 2 : matrix % 2,", "matrix % 2,", "bits"),
+    mutant(
+        SM80,
+        "\n        const u32 second_outer = K_FIRST ? matrix / 2 : matrix % 2,",
+        "\n        const u32 second_outer = matrix % 2,",
+        "bits",
+    ),
     mutant(
         SM80,
         "        sync_block();\n#pragma unroll\n        for (u32 i = 0; i < S::BLOCKS_M; i++)",
