@@ -240,7 +240,11 @@ fn matmul_in_splits() {
         case.op = Matmul { activation: Activation::Silu, alpha: 0.02, ..Matmul::default() }.into();
         let order = open().candidates(&case.checked()).unwrap()[0].order;
         assert_eq!(order.entry, "matmul_sm90_split");
-        run_each(&[case]);
+        // Both halves of a gate, and columns that no 16 bytes hold.
+        let mut gated = product(DType::F16, &[], [5, 40, 4096], [Style::Tight; 2]);
+        gated.op = Matmul { gate: Gate::Interleaved, alpha: 0.02, ..Matmul::default() }.into();
+        gated.operands[2] = Operand::out(DType::F16, &[5, 20], Style::Tight, 0);
+        run_each(&[case, gated]);
     }
 }
 

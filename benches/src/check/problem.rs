@@ -156,6 +156,7 @@ impl Built {
             rest = more;
             let inputs: Vec<&[u8]> = window.inputs.iter().map(Vec::as_slice).collect();
             let exact = reference::exact(&window.op, &inputs).swap_remove(0);
+            // Problems of 8 bits have outputs of 16, beside whose roundings those of a matrix unit are small.
             let low = reference::rounded(&window.op, &inputs, dtype, Unit::Single).swap_remove(0);
             let errors = got.iter().zip(&exact).map(|(y, x)| (y - x).abs());
             checked.worst = errors.fold(checked.worst, f64::max);

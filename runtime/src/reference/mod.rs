@@ -40,6 +40,7 @@ pub enum Unit {
     Tf32,
     /// Matrix units of floats of 8 bits, as orders of `Family::Matrix8` name them: they add 32 products at a time, aligned
     /// to the largest, of which 14 bits are kept (DeepSeek-V3, arXiv 2412.19437, section 3.5.2), and anew every 128 of K.
+    /// No card of ours has been asked yet.
     Fp8,
 }
 

@@ -15,6 +15,8 @@ pub enum Fill {
     Words,
     /// Whole numbers from -128 to 127.
     Bytes,
+    /// Whole numbers from -2 to 2.
+    Small,
     /// Indices below this bound.
     Indices(u32),
     /// These, one an element.
@@ -194,6 +196,7 @@ impl Random {
             Fill::Positive => 0.25 + 3.75 * self.uniform(),
             Fill::Words => (self.bits() as u32).into(),
             Fill::Bytes => self.below(256) as f64 - 128.0,
+            Fill::Small => self.below(5) as f64 - 2.0,
             Fill::Indices(bound) => self.below(bound.into()) as f64,
             Fill::Mask(hidden) => match self.below(5) {
                 0 => f64::NEG_INFINITY,

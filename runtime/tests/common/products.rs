@@ -369,12 +369,15 @@ fn special() -> Vec<Case> {
         cases.push(Options { values, size: [5, 6, 0], beta: 0.5, ..scaled }.case());
         cases.push(Options { values, size: [0, 6, 7], ..scaled }.case());
     }
-    // Whole numbers: nothing rounds, so every bit must be right.
-    let mut whole = Options { values: [I8, I8], size: [65, 130, 900], ..PLAIN }.case();
-    if let Op::Matmul(op) = &mut whole.op {
-        op.alpha = 1.0;
+    // Whole numbers, of floats so small that 14 bits hold every sum: nothing rounds, so every bit must be right.
+    for (values, fill) in [([I8, I8], Fill::Bytes), ([F8E4M3, F8E5M2], Fill::Small)] {
+        let mut whole = Options { values, size: [65, 130, 900], ..PLAIN }.case();
+        if let Op::Matmul(op) = &mut whole.op {
+            op.alpha = 1.0;
+        }
+        whole.operands[..2].iter_mut().for_each(|operand| operand.fill = fill);
+        cases.push(whole);
     }
-    cases.push(whole);
     // Groups along K longer than a unit, and rows of groups that end inside tiles and bands.
     for device in [false, true] {
         let k = Options { group: Group::K, size: [17, 18, 200_000], device, ..PLAIN };

@@ -114,8 +114,8 @@ impl<'a> Indices<'a> {
         Self { sides, fault }
     }
 
-    /// The block with the matrices that the indices of its entry name; each is read once and held to how many there
-    /// are, and where one is not below that, there is nothing to sum.
+    /// The block with the matrices that the indices of its entry name; each is read once a band and held to how many
+    /// there are, and where one is not below that, there is nothing to sum.
     pub(super) fn resolve(&self, mut block: Block) -> Block {
         let [a, b] = self.sides.map(|side| {
             let (index, matrices) = side?;

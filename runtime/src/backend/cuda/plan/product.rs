@@ -441,7 +441,12 @@ pub(super) fn plans(op: &CheckedOp, matmul: &Matmul, class: &Class) -> Result<Ve
     let (order, rows) = product.rows(matmul, class);
     if order == SM90 && splits::is_split(&product, matmul) {
         let plan = |row| Some(Splits::of(op, &product, matmul, row, class)?.plan(row));
-        return Ok(rows.iter().filter_map(plan).collect());
+        let plans: Vec<Plan> = rows.iter().filter_map(plan).collect();
+        let (asked, allowed) = ("splits of K that no row holds", "64 MiB of sums");
+        return match plans.is_empty() {
+            true => Err(missing(op, asked.into(), allowed.into())),
+            false => Ok(plans),
+        };
     }
     let plans = rows.iter().map(|row| plan(op, matmul, &product, order, row, class));
     let (plans, refused): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
