@@ -81,7 +81,7 @@ pub(super) fn fastest<B: Tuned>(backend: &mut B, op: &CheckedOp, plan: Plan) -> 
     }
     let cap = backend.caps().unit_cap_ns;
     let mut plans = backend.candidates(op).unwrap_or_default();
-    plans.retain(|other| other.order == plan.order && other.unit_ns <= cap);
+    plans.retain(|other| other.order == plan.order && other.launch_ns(1) <= cap);
     if plans.len() < 2 {
         return plan;
     }
@@ -153,8 +153,7 @@ fn time<B: Tuned>(
     });
     let bound = Arc::new(op.clone()).bind(&bindings.collect::<Vec<_>>())?;
     let mut prepared = backend.prepare(op, plan)?;
-    let most = (RUN_NS / plan.unit_ns.max(1)).max(1);
-    let units = u64::try_from(plan.units()).unwrap_or(u64::MAX).min(most);
+    let units = u64::try_from(plan.units()).unwrap_or(u64::MAX).min(plan.units_within(RUN_NS));
     let mut least = u64::MAX;
     for run in 0..=RUNS {
         let launch =

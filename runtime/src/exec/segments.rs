@@ -4,7 +4,7 @@
 
 use super::{Core, Run, States, Work};
 use crate::backend::{Backend, Place, Step};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::op::{BoundOp, BufferId};
 use std::sync::Arc;
 
@@ -74,7 +74,8 @@ impl<B: Backend> Core<B> {
             let more = u64::try_from(plan.units()).unwrap_or(u64::MAX);
             (len, units, ns) = (len + 1, more.saturating_add(units), total);
         }
-        if len < 2 {
+        // What launches nothing needs no segment.
+        if len < 2 || units == 0 {
             return Part { len: ops.len().min(1), segment: None };
         }
         let ops = &ops[..len];
@@ -167,9 +168,14 @@ impl<B: Backend> Core<B> {
     }
 
     pub(super) fn launch_segment(&mut self, segment: &Segment) -> Result<bool> {
-        match self.segments.get(&segment.number) {
-            Some(kept) => self.backend.replay(&kept.segment).map(|()| true),
-            None => Ok(false),
+        let Some(kept) = self.segments.get(&segment.number) else { return Ok(false) };
+        match self.backend.replay(&kept.segment) {
+            // Where there is no room for it as a whole, there may be for its ops.
+            Err(error) if matches!(error.kind(), Kind::OutOfMemory { .. }) => {
+                self.drop_kept(segment.number);
+                Ok(false)
+            }
+            done => done.map(|()| true),
         }
     }
 

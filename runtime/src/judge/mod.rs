@@ -59,8 +59,7 @@ fn judge<B: Backend>(backend: &mut B, end: Instant) -> Result<()> {
             Err(error) if matches!(error.kind(), Kind::Unsupported { .. }) => continue,
             plans => plans?,
         };
-        judge_case(backend, &case, &plans, end)?;
-        count += plans.len();
+        count += judge_case(backend, &case, &plans, end)?;
     }
     if count == 0 {
         return Err(Kind::NoDevice { why: "it has no kernel to judge".into() }.into());
@@ -68,21 +67,24 @@ fn judge<B: Backend>(backend: &mut B, end: Instant) -> Result<()> {
     Ok(())
 }
 
+/// Judges every plan that fits a unit; how many those are.
 fn judge_case<B: Backend>(
     backend: &mut B,
     case: &Case,
     plans: &[Plan],
     end: Instant,
-) -> Result<()> {
+) -> Result<usize> {
     let op = &case.op;
     let name = op.op().name();
     let contents: Vec<Vec<u8>> = (0..op.specs().len()).map(|i| case.content(i)).collect();
-    let (mut first, cap): (Option<Left>, u64) = (None, backend.caps().unit_cap_ns);
+    let (mut first, mut count): (Option<Left>, usize) = (None, 0);
+    let cap = backend.caps().unit_cap_ns;
     for plan in plans.iter().filter(|plan| plan.launch_ns(1) <= cap) {
         let wrong = |why: String| -> Error {
             Kind::NoDevice { why: format!("judged, {name} by {} is wrong: {why}", plan.kernel) }
                 .into()
         };
+        count += 1;
         let left = run(backend, op, plan, &contents, end).map_err(|error| error.in_op(name))?;
         match &first {
             // All plans of an op have one order, and so the same bits.
@@ -96,7 +98,7 @@ fn judge_case<B: Backend>(
             }
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Runs a plan in two halves on blocks of its own.

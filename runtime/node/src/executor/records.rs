@@ -144,7 +144,7 @@ impl<B: Backend> Executor<B> {
         }
         let taken = self.take(id, bytes, now_ns);
         let state = match &taken {
-            // The ops that were there before go on with what they had.
+            // The ops that were there before go on with as much as they had, if it is still there.
             Err(_) if least > 0 => self.take(id, least, now_ns).ok(),
             taken => taken.as_ref().ok().copied(),
         };

@@ -9,8 +9,8 @@ use leasehold::exec::{Core, Run, SEGMENT_OPS_MAX, Segment};
 use leasehold::op::BoundOp;
 use std::sync::Arc;
 
-/// Segments of a session: a tenant has no more of what the device keeps of them.
-const SEGMENTS_MAX: usize = 64;
+/// Ops in the segments of a session: a tenant has no more of what the device keeps of them.
+const SESSION_OPS_MAX: usize = 2048;
 
 impl<B: Backend> Executor<B> {
     /// The next steps as one run; `None` where they run one by one.
@@ -25,6 +25,11 @@ impl<B: Backend> Executor<B> {
                 rest.single = rest.next + part.len;
                 return None;
             }
+            // Without room nothing is bound ahead: what is left runs one by one.
+            None if session.segment_ops >= SESSION_OPS_MAX => {
+                rest.single = rest.next + rest.left();
+                return None;
+            }
             known => known.map_or(SEGMENT_OPS_MAX, |part| part.len),
         };
         let mut ops = session.ahead(rest, len);
@@ -35,12 +40,12 @@ impl<B: Backend> Executor<B> {
             Some(run) => run,
             None => {
                 if let Some(segment) = session.parts.remove(&at).and_then(|part| part.segment) {
+                    session.segment_ops -= segment.ops().len();
                     self.core.drop_segment(&segment);
                     ops = session.ahead(rest, SEGMENT_OPS_MAX);
                 }
-                let has_room = session.segments().count() < SEGMENTS_MAX;
-                let most_ns = if has_room { self.core.caps().unit_cap_ns } else { 0 };
-                let part = self.core.part(&ops, most_ns);
+                let part = self.core.part(&ops, self.core.caps().unit_cap_ns);
+                session.segment_ops += part.segment.as_ref().map_or(0, |of| of.ops().len());
                 let run = part.segment.as_ref().and_then(|of| self.core.begin_segment(of));
                 rest.single = rest.next + part.len;
                 session.parts.insert(at, part);
@@ -53,15 +58,12 @@ impl<B: Backend> Executor<B> {
 }
 
 impl Session {
-    fn segments(&self) -> impl Iterator<Item = &Segment> {
-        self.parts.values().filter_map(|part| part.segment.as_ref())
-    }
-
     /// Forgets what a program is launched in, or every one is.
     pub(super) fn drop_segments<B: Backend>(&mut self, core: &mut Core<B>, program: Option<u32>) {
         self.parts.retain(|(of, _), part| {
             let is_kept = program.is_some_and(|program| program != *of);
             if let Some(segment) = part.segment.as_ref().filter(|_| !is_kept) {
+                self.segment_ops -= segment.ops().len();
                 core.drop_segment(segment);
             }
             is_kept

@@ -95,6 +95,8 @@ pub(super) struct Session {
     programs: HashMap<u32, Steps>,
     /// What programs are launched in, by program and first step.
     pub(super) parts: BTreeMap<(u32, usize), Part>,
+    /// Ops in the segments of those.
+    pub(super) segment_ops: usize,
     slots: Vec<Slot>,
     /// What units of its ops hand on: as much as the op that asked for the most.
     pub(super) state: Option<Block>,
@@ -124,6 +126,7 @@ impl Session {
             handles: HashMap::new(),
             programs: HashMap::new(),
             parts: BTreeMap::new(),
+            segment_ops: 0,
             slots: Vec::new(),
             state: None,
             head: None,

@@ -99,15 +99,22 @@ impl<B: Backend> Executor<B> {
         }
         let units = run.units_within(budget);
         let predicted_ns = run.predicted_ns(units);
-        (self.pulse)(session.job);
+        let owner = session.job;
+        (self.pulse)(owner);
         let launched = self.core.step(&mut run, units).and_then(|_| self.core.mark());
         let mark = match launched {
             Ok(mark) => mark,
             Err(error) if lost(&error) => return Err(error),
-            // What the device has no room for now is this op's failure, and nobody else's.
+            // What the device has no room for now is this op's failure, and nobody else's; so are the time of what of it
+            // was launched, and a bad index there.
             Err(error) => {
-                (self.pulse)(0);
                 self.core.end(&run);
+                self.land_all(now_ns)?;
+                let busy_ns = self.busy_ns()?;
+                (self.pulse)(0);
+                if let Some(job) = self.jobs.get_mut(&owner) {
+                    job.usage().busy_ns += busy_ns;
+                }
                 self.ops.idle(SessionId(id));
                 return self.fail(id, ticket, error, now_ns);
             }

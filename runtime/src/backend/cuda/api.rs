@@ -22,6 +22,9 @@ pub(super) const NOT_READY: Code = 600;
 pub(super) const REFUSED: [std::ops::RangeInclusive<Code>; 6] =
     [1..=1, 200..=200, 209..=209, 218..=226, 500..=500, 801..=801];
 
+/// What a capture that is no longer valid answers, and a call that none may have: `CUDA_ERROR_STREAM_CAPTURE_...`.
+pub(super) const CAPTURES: std::ops::RangeInclusive<Code> = 900..=908;
+
 /// `CU_DEVICE_ATTRIBUTE_...`: multiprocessors, compute capability, virtual memory management.
 pub(super) const MULTIPROCESSORS: c_int = 16;
 pub(super) const CAPABILITY: [c_int; 2] = [75, 76];

@@ -1,6 +1,6 @@
 //! Launches kept as a graph of the driver's, to be enqueued again as one. `mod` calls it.
 
-use super::api::{CAPTURE, Code, Graphs, OUT_OF_MEMORY, REFUSED};
+use super::api::{CAPTURE, CAPTURES, Code, Graphs, OUT_OF_MEMORY, REFUSED};
 use super::driver::{Context, Stream};
 use crate::error::Result;
 use std::ffi::c_void;
@@ -72,7 +72,8 @@ impl Graph {
 
 /// Whether a call was done; not where it was refused or had no room, which costs speed and no result.
 fn is_done(context: &Context, call: &'static str, code: Code) -> Result<bool> {
-    if code == OUT_OF_MEMORY || REFUSED.iter().any(|refused| refused.contains(&code)) {
+    let is_refused = REFUSED.iter().chain([&CAPTURES]).any(|refused| refused.contains(&code));
+    if code == OUT_OF_MEMORY || is_refused {
         return Ok(false);
     }
     context.check(call, code).map(|()| true)

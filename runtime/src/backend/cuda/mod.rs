@@ -205,6 +205,9 @@ impl Cuda {
     /// # Errors
     /// `OutOfMemory` when another process was faster, `Unsupported` when the driver has no virtual memory.
     pub fn taken(mut self) -> Result<Self> {
+        // What was there goes first.
+        self.work.stream.wait()?;
+        self.blocks = Blocks::new(&self.context, self.caps.memory);
         self.blocks = Blocks::taken(&self.context, &self.work.stream, self.caps.memory)?;
         Ok(self)
     }
