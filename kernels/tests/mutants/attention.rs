@@ -42,7 +42,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(COMBINE, "u32 from = splits.from;", "u32 from = 0;", "bits"),
     mutant(COMBINE, "top = larger(before, top);", "", "bits"),
     mutant(COMBINE, "(lane > 0 ? other : before)", "before", "bits"),
-    mutant(COMBINE, "lane < count ? loaded : Part()", "loaded", "bits"),
+    mutant(
+        COMBINE,
+        "fma(values[i], by_right, value * by_left)",
+        "fma(values[i], by_left, value * by_right)",
+        "bits",
+    ),
     // Boxes, and values past the end.
     mutant(SM90, "        wait_barrier(keys.full(), keys.phase);\n", "", "shared-uninitialised"),
     mutant(SM90, "                release(values.empty());\n", "", "deadlock"),
@@ -51,7 +56,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         SM90,
         "their weights free.\n                wgmma_wait<0>();\n",
         "their weights free.\n",
-        "wgmma-sums",
+        "race",
     ),
     mutant(SM90, "this->scale_sums(shrink);", "", "bits"),
     mutant(
