@@ -135,7 +135,11 @@ impl<B: Backend> Executor<B> {
         let next_ns = head.as_ref().map(|run| run.least_ns());
         let slice = self.ops.launched(turn, predicted_ns, next_ns);
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
-        session.finishing += usize::from(last.is_some());
+        if last.is_some() {
+            session.finishing += 1;
+            // What comes next of a program waits from now on.
+            session.ready_ns = now_ns;
+        }
         session.head = head.map(|run| Work::Run { ticket, run, rest });
         let job = session.job;
         if let Some(job) = self.jobs.get_mut(&job) {
