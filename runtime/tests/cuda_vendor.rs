@@ -16,7 +16,7 @@ use common::run::{Outcome, run_on};
 use leasehold::backend::Backend;
 use leasehold::backend::cuda::{Cuda, LEASEHOLD_NVRTC};
 use leasehold::exec::Core;
-use leasehold::op::{Activation, Gate, Group, Lens, Matmul, OrderClass, Precision};
+use leasehold::op::{Activation, Matmul, OrderClass, Precision};
 use leasehold::order::Plan;
 use leasehold::{DType, Device, bf16};
 use model::driver::compiler::{Build, Compiler};
@@ -68,24 +68,10 @@ fn told(file: &Path) -> Vec<String> {
     std::fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect()
 }
 
-const ANY: Matmul = Matmul {
-    alpha: 1.0,
-    beta: 0.0,
-    bias: false,
-    activation: Activation::None,
-    gate: Gate::None,
-    residual: false,
-    preactivation: false,
-    precision: Precision::Full,
-    scales: [leasehold::op::Scale::None; 2],
-    group: Group::None,
-    sizes: Lens::Full,
-    quantize: leasehold::op::Scale::None,
-    constant_b: false,
-    index_a: false,
-    index_b: false,
-    order: OrderClass::Any,
-};
+/// A product that may run in any order.
+fn of_any_order() -> Matmul {
+    Matmul { order: OrderClass::Any, ..Matmul::default() }
+}
 
 /// A product of `[batch.., m, k]` and `[batch.., k, n]`, with C where beta asks for one.
 fn product(
@@ -122,18 +108,18 @@ fn for_it() -> Vec<Case> {
         let [a, b] = styles;
         let dtypes = [[F16, F16], [BF16, BF16], [F16, F32], [BF16, F32], [F32, F32]];
         for dtypes in [dtypes[i], dtypes[(i + 2) % 5]] {
-            cases.push(product(ANY, dtypes, &[], [9, 24, 40], [a, b, Tight]));
-            cases.push(product(ANY, dtypes, &[3], [7, 5, 6], [a, b, Odd]));
-            let scaled = Matmul { alpha: -0.5, beta: 2.0, ..ANY };
+            cases.push(product(of_any_order(), dtypes, &[], [9, 24, 40], [a, b, Tight]));
+            cases.push(product(of_any_order(), dtypes, &[3], [7, 5, 6], [a, b, Odd]));
+            let scaled = Matmul { alpha: -0.5, beta: 2.0, ..of_any_order() };
             cases.push(product(scaled, dtypes, &[1, 2, 1], [5, 8, 11], [a, b, Odd]));
         }
     }
-    let tf32 = Matmul { precision: Precision::Tf32, ..ANY };
+    let tf32 = Matmul { precision: Precision::Tf32, ..of_any_order() };
     cases.push(product(tf32, [F32, F32], &[], [9, 8, 16], [Tight; 3]));
-    cases.push(product(ANY, [BF16, BF16], &[4], [6, 5, 8], [Repeat, Tight, Tight]));
-    cases.push(product(ANY, [BF16, F32], &[], [1, 5, 8], [Turned, Tight, Tight]));
-    cases.push(product(ANY, [F16, F32], &[], [5, 1, 8], [Tight, Turned, Tight]));
-    cases.push(product(ANY, [F16, F32], &[], [5, 6, 1], [Tight, Turned, Odd]));
+    cases.push(product(of_any_order(), [BF16, BF16], &[4], [6, 5, 8], [Repeat, Tight, Tight]));
+    cases.push(product(of_any_order(), [BF16, F32], &[], [1, 5, 8], [Turned, Tight, Tight]));
+    cases.push(product(of_any_order(), [F16, F32], &[], [5, 1, 8], [Tight, Turned, Tight]));
+    cases.push(product(of_any_order(), [F16, F32], &[], [5, 6, 1], [Tight, Turned, Odd]));
     cases
 }
 
@@ -143,20 +129,20 @@ fn not_for_it() -> Vec<Case> {
     use Style::{Gapped, Row, Tight, Turned};
     let size = [6, 8, 10];
     let of = |op: Matmul| product(op, [BF16, BF16], &[], size, [Tight; 3]);
-    let lies = |batch: &[u64], styles| product(ANY, [F16, F16], batch, size, styles);
+    let lies = |batch: &[u64], styles| product(of_any_order(), [F16, F16], batch, size, styles);
     let mut cases = vec![
-        of(Matmul { order: OrderClass::Fixed, ..ANY }),
-        of(Matmul { order: OrderClass::BatchInvariant, ..ANY }),
-        of(Matmul { activation: Activation::Relu, ..ANY }),
+        of(Matmul { order: OrderClass::Fixed, ..of_any_order() }),
+        of(Matmul { order: OrderClass::BatchInvariant, ..of_any_order() }),
+        of(Matmul { activation: Activation::Relu, ..of_any_order() }),
         lies(&[], [Gapped, Tight, Tight]),
         lies(&[], [Tight, Row, Tight]),
         lies(&[], [Tight, Tight, Turned]),
         lies(&[2, 3], [Tight; 3]),
-        product(ANY, [F32, BF16], &[], size, [Tight; 3]),
+        product(of_any_order(), [F32, BF16], &[], size, [Tight; 3]),
     ];
     // C of another type or layout than the output's.
     for (to, style) in [(F32, Tight), (BF16, Gapped)] {
-        let mut case = of(Matmul { beta: 1.0, ..ANY });
+        let mut case = of(Matmul { beta: 1.0, ..of_any_order() });
         case.operands[2] = Operand::new(to, &size[..2], style, 0, Fill::Normal(1.0));
         cases.push(case);
     }
@@ -216,7 +202,8 @@ fn nothing_else_reaches_it() {
     assert_eq!(told(&file), Vec::<String>::new());
     // A unit is as long as a turn may be: what is longer is not its own.
     let cuda = cuda.with_cublaslt();
-    let long = product(ANY, [DType::BF16; 2], &[], [4096, 4096, 4096], [Style::Tight; 3]);
+    let long =
+        product(of_any_order(), [DType::BF16; 2], &[], [4096, 4096, 4096], [Style::Tight; 3]);
     assert!(its_plan(&cuda, any).is_some());
     assert_eq!(its_plan(&cuda, &long), None);
 }
@@ -227,7 +214,7 @@ fn a_product_without_an_algorithm_is_ours() {
     let Some(file) = in_child("a_product_without_an_algorithm_is_ours", "sm_90a") else { return };
     let mut core = Core::new(open().with_cublaslt());
     let mut kernel = |k| {
-        let case = product(ANY, [DType::BF16; 2], &[], [6, 8, k], [Style::Tight; 3]);
+        let case = product(of_any_order(), [DType::BF16; 2], &[], [6, 8, k], [Style::Tight; 3]);
         core.plan(&Arc::new(case.checked())).unwrap().kernel
     };
     assert_eq!(kernel(MISSING_K + 1), "cublaslt");
