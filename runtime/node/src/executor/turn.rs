@@ -105,8 +105,8 @@ impl<B: Backend> Executor<B> {
         let mark = match launched {
             Ok(mark) => mark,
             Err(error) if lost(&error) => return Err(error),
-            // What the device has no room for now is this op's failure, and nobody else's; so are the time of what of it
-            // was launched, and a bad index there.
+            // What the device has no room for now is this op's failure, and nobody else's. What of it was launched ends
+            // first: its time is on its own bill, and a bad index that it met is told with no later slice.
             Err(error) => {
                 self.core.end(&run);
                 self.land_all(now_ns)?;

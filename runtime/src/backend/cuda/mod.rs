@@ -248,7 +248,11 @@ impl Cuda {
 
     /// Enqueues cuBLASLt's product.
     fn launch_product(&mut self, product: &Product, operands: &[u64]) -> Result<()> {
-        let (Some(lt), Some(workspace)) = (self.cublaslt(), &self.workspace) else { return Ok(()) };
+        let (Some(lt), Some(workspace)) = (self.cublaslt(), &self.workspace) else {
+            let (asked, allowed) =
+                ("a product of cuBLASLt's".into(), "one that was prepared".into());
+            return Err(Kind::Unsupported { asked, allowed }.into());
+        };
         let workspace = self.blocks.address(workspace.block, 0, WORKSPACE)?;
         lt.enqueue(product, operands, workspace, &self.work.stream)
     }
