@@ -5,6 +5,7 @@
 // Order of each output: one mma after the other along k, 16 at a time, of tf32 8, in f32.
 #pragma once
 
+#include "cuda/tile/copies.h"
 #include "cuda/tile/finish.h"
 #include "cuda/tile/swizzle.h"
 
@@ -41,7 +42,6 @@ struct Shape {
     static constexpr u32 BLOCKS_M = WARP_M / 16, BLOCKS_N = WARP_N / 8;
     static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "a warp loads B by pairs of blocks");
     static_assert(BLOCK_M % 64 == 0 && BLOCK_N % 64 == 0, "rows of whole lines where K is not dense");
-    static_assert(STAGES >= 2, "one stage is computed while another arrives");
 };
 
 // One side of the product: rows of A or columns of B of a tile, along k.
@@ -200,29 +200,16 @@ struct Block {
         }
     }
 
-    // Adds the products of k from `from` to `to`. A stage is overwritten only after the barrier that follows its last use.
+    // Adds the products of k from `from` to `to`.
     DEVICE_MEMBER void run(const SideA& a, const SideB& b, u32 from, u32 to) {
         const u32 base = shared_base();
-        const u32 steps = (to - from + S::BLOCK_K - 1) / S::BLOCK_K;
-        const auto stage = [&](u32 step) { return base + step % S::STAGES * (S::A_BYTES + S::B_BYTES); };
-        const auto fetch = [&](u32 step) {
-            if (step < steps) {
-                a.copy(stage(step), from + step * S::BLOCK_K);
-                b.copy(stage(step) + S::A_BYTES, from + step * S::BLOCK_K);
-            }
-            // A group without copies keeps the count of groups that of steps.
-            commit_copies();
+        const auto at = [&](u32 stage) { return base + stage * (S::A_BYTES + S::B_BYTES); };
+        const auto copy = [&](u32 stage, u32 step) {
+            a.copy(at(stage), from + step * S::BLOCK_K);
+            b.copy(at(stage) + S::A_BYTES, from + step * S::BLOCK_K);
         };
-        for (u32 step = 0; step < S::STAGES - 1; step++) {
-            fetch(step);
-        }
-        for (u32 step = 0; step < steps; step++) {
-            wait_copies<S::STAGES - 2>();
-            // Everybody's copies of this step have arrived, and everybody is done with the step before.
-            sync_block();
-            fetch(step + S::STAGES - 1);
-            multiply(stage(step), stage(step) + S::A_BYTES);
-        }
+        through_stages<S::STAGES>((to - from + S::BLOCK_K - 1) / S::BLOCK_K, copy,
+                                  [&](u32 stage, u32) { multiply(at(stage), at(stage) + S::A_BYTES); });
     }
 
     // The sums of this thread from or to memory that a cut tile carries them in: the same register of all threads lies

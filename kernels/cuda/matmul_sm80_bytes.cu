@@ -7,6 +7,7 @@
 // k from left to right: one mma after the other from zero, floats 16 (as f16) or 32 at a time in f32, then as in `matmul_sm90_fp8.cu`.
 #pragma once
 
+#include "cuda/tile/copies.h"
 #include "cuda/tile/scaled.h"
 #include "cuda/tile/swizzle.h"
 
@@ -36,7 +37,6 @@ struct Shape {
     static constexpr u32 BLOCKS_M = WARP_M / 16, BLOCKS_N = WARP_N / 8;
     static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0, "a warp loads B by pairs of blocks");
     static_assert(CHUNK_K % BLOCK_K == 0 && BLOCK_K % K_STEP == 0, "a chunk is whole stages");
-    static_assert(STAGES >= 2, "one stage is computed while another arrives");
 };
 
 // One side of the product: rows of A or columns of B of a tile, along k.
@@ -243,33 +243,22 @@ struct Block {
         });
     }
 
-    // Adds the products of the launch's k. A stage is overwritten only after the barrier that follows its last use.
+    // Adds the products of the launch's k.
     DEVICE_MEMBER void run(const Side<S>& a, const Side<S>& b) {
         const u32 from = tile.k_from, steps = (tile.k_to - from + S::BLOCK_K - 1) / S::BLOCK_K;
-        const auto stage = [&](u32 step) { return shared_base() + step % S::STAGES * 2 * S::SIDE_BYTES; };
-        const auto fetch = [&](u32 step) {
-            if (step < steps) {
-                a.copy(stage(step), from + step * S::BLOCK_K);
-                b.copy(stage(step) + S::SIDE_BYTES, from + step * S::BLOCK_K);
-            }
-            // A group without copies keeps the count of groups that of steps.
-            commit_copies();
+        const auto at = [&](u32 stage) { return shared_base() + stage * 2 * S::SIDE_BYTES; };
+        const auto copy = [&](u32 stage, u32 step) {
+            a.copy(at(stage), from + step * S::BLOCK_K);
+            b.copy(at(stage) + S::SIDE_BYTES, from + step * S::BLOCK_K);
         };
-        for (u32 step = 0; step < S::STAGES - 1; step++) {
-            fetch(step);
-        }
-        for (u32 step = 0; step < steps; step++) {
-            wait_copies<S::STAGES - 2>();
-            // Everybody's copies of this step have arrived, and everybody is done with the step before.
-            sync_block();
-            fetch(step + S::STAGES - 1);
-            multiply(stage(step), stage(step) + S::SIDE_BYTES);
+        through_stages<S::STAGES>(steps, copy, [&](u32 stage, u32 step) {
+            multiply(at(stage), at(stage) + S::SIDE_BYTES);
             // Launches begin at whole chunks, and so do groups along K.
             const u32 end = args.k_from + (step + 1) * S::BLOCK_K;
             if (is_promoted() && (end % CHUNK_K == 0 || step + 1 == steps)) {
                 promote((end - 1) / CHUNK_K);
             }
-        }
+        });
     }
 
     // The sums of this thread from or to memory that a cut tile carries them in: the same register of all threads lies

@@ -60,33 +60,20 @@ DEVICE void each_tile(const MatmulArgs& args, F f) {
     }
 }
 
-// Coordinates of an entry in the last three axes of the batch; 0 along those that an operand repeats.
-DEVICE void coordinates(i32 (&at)[5], const MatmulArgs& args, u32 entry, u32 spread) {
-#pragma unroll
-    for (u32 i = 0; i < 3; i++) {
-        const u32 axis = 2 - i;
-        at[2 + i] = (i32)(spread >> axis & 1 ? entry % args.batch[axis + 1] : 0);
-        entry /= args.batch[axis + 1];
-    }
-}
-
 template <class S>
 DEVICE void produce(const MatmulSm90Fp8Args& all) {
     const MatmulArgs& args = all.scaled.matmul;
     typename S::Stages ring;
     each_tile<S>(args, [&](const Part& part) {
-        i32 a[5], b[5];
+        u32 a[3], b[3];
         coordinates(a, args, part.entry, all.spread_a);
         coordinates(b, args, part.entry, all.spread_b);
-        a[1] = (i32)part.row;
-        b[1] = (i32)part.column;
         for (u32 k = part.k_from; k < part.k_to; k += CHUNK_K) {
             // Every consumer warp has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
-            a[0] = b[0] = (i32)k;
-            copy_box(ring.at(), all.a, ring.full(), a);
-            copy_box(ring.at() + S::A_BYTES, all.b, ring.full(), b);
+            bring<S, false, S::BLOCK_M, false>(all.a, ring.at(), ring.full(), part.row, k, a);
+            bring<S, false, S::BLOCK_N, false>(all.b, ring.at() + S::A_BYTES, ring.full(), part.column, k, b);
             ring.next();
         }
     });

@@ -14,6 +14,7 @@
 
 #include "cuda/types.h"
 #include "host/rows.h"
+#include "host/swizzles.h"
 
 namespace model {
 

@@ -45,6 +45,10 @@ pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
 pub use view::{Axes, Range, Rows, View};
 
+/// The architectures that rows are compiled for, of which each device runs the machine code of one: compute capability 8.x,
+/// 9.0, 12.x.
+pub const ARCHS: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"];
+
 /// A compiled variant: one entry point of one cubin an arch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Row {
@@ -183,7 +187,7 @@ impl Row {
             | Self::MatmulMerge(_)
             | Self::AttentionSm90(_) => &["sm_90a"],
             Self::MatmulSm80Bytes(row) => row.archs(),
-            _ => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
+            _ => &ARCHS,
         }
     }
 
@@ -351,6 +355,7 @@ sources!(
     "cuda/scatter.cu",
     "cuda/softmax.cu",
     "cuda/tile/byte.h",
+    "cuda/tile/copies.h",
     "cuda/tile/descriptor.h",
     "cuda/tile/element.h",
     "cuda/tile/epilogue.h",

@@ -76,7 +76,7 @@ impl MatmulSm80Bytes {
 
     pub(crate) fn archs(&self) -> &'static [&'static str] {
         match self.values {
-            Bytes::I8 => &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"],
+            Bytes::I8 => &crate::ARCHS,
             // Hopper multiplies floats of 8 bits by warpgroups alone.
             Bytes::Fp8AsF16 => &["sm_80", "sm_86", "sm_90a"],
             Bytes::Fp8 => &["sm_89", "sm_120"],

@@ -22,6 +22,8 @@ struct Seen {
     /// Of sources, flags and compiler.
     digest: String,
     registers: u32,
+    /// Bytes that are spilled, of which there are none.
+    spills: u32,
     shared_bytes: u32,
     /// Instructions: tensor-core products, copies by the engine, and how many in all.
     products: usize,
@@ -31,8 +33,11 @@ struct Seen {
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { digest, registers, shared_bytes, products, copies, instructions } = self;
-        write!(f, "{digest}\t{registers}\t{shared_bytes}\t{products}\t{copies}\t{instructions}")
+        let Self { digest, registers, spills, shared_bytes, products, copies, instructions } = self;
+        write!(
+            f,
+            "{digest}\t{registers}\t{spills}\t{shared_bytes}\t{products}\t{copies}\t{instructions}"
+        )
     }
 }
 
@@ -43,13 +48,15 @@ impl FromStr for Seen {
         let fields: Vec<&str> = line.split('\t').collect();
         let [digest, rest @ ..] = &fields[..] else { return Err(line.into()) };
         let numbers: Result<Vec<usize>, _> = rest.iter().map(|n| n.parse()).collect();
-        let Ok([registers, shared_bytes, products, copies, instructions]) = numbers.as_deref()
+        let Ok([registers, spills, shared_bytes, products, copies, instructions]) =
+            numbers.as_deref()
         else {
             return Err(line.into());
         };
         Ok(Self {
             digest: (*digest).into(),
             registers: *registers as u32,
+            spills: *spills as u32,
             shared_bytes: *shared_bytes as u32,
             products: *products,
             copies: *copies,
@@ -58,7 +65,8 @@ impl FromStr for Seen {
     }
 }
 
-const HEADER: &str = "row\tarch\tdigest\tregisters\tshared bytes\tproducts\tcopies\tinstructions\n";
+const HEADER: &str =
+    "row\tarch\tdigest\tregisters\tspills\tshared bytes\tproducts\tcopies\tinstructions\n";
 
 fn table() -> BTreeMap<String, Seen> {
     let text = std::fs::read_to_string(file()).unwrap_or_default();
@@ -95,11 +103,10 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
     if !ok {
         return complain("does not compile");
     }
-    for (what, name) in [(" bytes stack frame", "a stack"), (" bytes spill stores", "spills")] {
-        if number_before(&log, what) != Some(0) {
-            return complain(name);
-        }
-    }
+    let (stack, spills) = (" bytes stack frame", " bytes spill stores");
+    let [Some(0), Some(spills @ 0)] = [stack, spills].map(|what| number_before(&log, what)) else {
+        return complain("a stack, or spills");
+    };
     if log.contains("(C75") {
         return complain("a note of the assembler");
     }
@@ -160,7 +167,8 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
         return complain("not the instructions that it is written for");
     }
     let shared_bytes = row.shared_bytes();
-    Ok(Seen { digest, registers, shared_bytes, products, copies, instructions: lines().count() })
+    let instructions = lines().count();
+    Ok(Seen { digest, registers, spills, shared_bytes, products, copies, instructions })
 }
 
 /// A row to compile: its key in the table, architecture, digest, and what is known of it.

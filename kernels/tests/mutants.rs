@@ -42,6 +42,7 @@ const fn mutant(
     Mutant { file, find, replace, detector }
 }
 
+const COPIES: &str = "cuda/tile/copies.h";
 const SM80: &str = "cuda/matmul_sm80.cu";
 const SM90: &str = "cuda/matmul_sm90.cu";
 const OUTPUT: &str = "cuda/tile/output.h";
@@ -49,25 +50,15 @@ const RING: &str = "cuda/tile/ring.h";
 
 const MUTANTS: &[Mutant] = &[
     // The ring of cp.async.
+    mutant(COPIES, "wait_copies<STAGES - 2>();", "wait_copies<STAGES - 1>();", "copy-in-flight"),
+    mutant(COPIES, "wait_copies<STAGES - 2>();", "", "copy-in-flight"),
+    mutant(COPIES, "commit_copies();", "", "copy-in-flight"),
+    mutant(COPIES, "STAGES - 1; step++", "STAGES - 2; step++", "copy-in-flight"),
+    mutant(COPIES, "        sync_block();\n", "", "race"),
     mutant(
-        SM80,
-        "wait_copies<S::STAGES - 2>();",
-        "wait_copies<S::STAGES - 1>();",
-        "copy-in-flight",
-    ),
-    mutant(SM80, "wait_copies<S::STAGES - 2>();", "", "copy-in-flight"),
-    mutant(SM80, "commit_copies();", "", "copy-in-flight"),
-    mutant(SM80, "S::STAGES - 1; step++", "S::STAGES - 2; step++", "copy-in-flight"),
-    mutant(
-        SM80,
-        "            sync_block();\n            fetch(step + S::STAGES - 1);",
-        "            fetch(step + S::STAGES - 1);",
-        "race",
-    ),
-    mutant(
-        SM80,
-        "            fetch(step + S::STAGES - 1);\n            multiply(stage(step), stage(step) + S::A_BYTES);",
-        "            multiply(stage(step), stage(step) + S::A_BYTES);\n            fetch(step + S::STAGES);",
+        COPIES,
+        "        fetch(step + STAGES - 1);\n        multiply(step % STAGES, step);",
+        "        multiply(step % STAGES, step);\n        fetch(step + STAGES);",
         "race",
     ),
     mutant(SM80, "return n < CHUNK ? n : CHUNK;", "return CHUNK;", "ended"),
@@ -173,6 +164,13 @@ const MUTANTS: &[Mutant] = &[
     ),
     mutant(SM90, "PING_PONG ? 0 : number * S::BLOCKS", "PING_PONG ? 0 : 0", "bits"),
     mutant("cuda/tile/descriptor.h", "SWIZZLE_128 = 1", "SWIZZLE_128 = 2", "descriptor"),
+    // A tile that begins where the swizzle does not.
+    mutant(
+        SM90,
+        "tile + first * descriptor::ROW + k * ELEMENT",
+        "tile + 128 + first * descriptor::ROW + k * ELEMENT",
+        "descriptor",
+    ),
     // Its way out.
     mutant(
         OUTPUT,
@@ -207,7 +205,12 @@ const MUTANTS: &[Mutant] = &[
         "proxy-fence",
     ),
     mutant(OUTPUT, "                commit_stores();\n", "", "exit-with-stores"),
-    mutant(OUTPUT, "(chunk ^ r % 8) * 16", "chunk * 16", "bits"),
+    mutant(
+        OUTPUT,
+        "swizzled<descriptor::ROW / 16>(r, chunk)",
+        "r * descriptor::ROW + chunk * 16",
+        "bits",
+    ),
     mutant(OUTPUT, "left < 8 ? left : 8", "8", "ended"),
     mutant(SM90, "    output::wait();\n", "", "exit-with-stores"),
 ];

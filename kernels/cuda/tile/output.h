@@ -6,6 +6,7 @@
 #include "cuda/tile/descriptor.h"
 #include "cuda/tile/epilogue.h"
 #include "cuda/tile/place.h"
+#include "cuda/tile/swizzle.h"
 
 namespace output {
 
@@ -47,7 +48,8 @@ class Output {
     DEVICE_MEMBER Output(u32 staged, u32 consumer) : staged_(staged), consumer_(consumer) {}
 
     // Rounds the sums and has boxes of them taken, which are read while the threads go on.
-    DEVICE_MEMBER void store(const f32 (&sums)[COLUMNS / 2], const TensorMap& map, const MatmulArgs& args, const Corner& to) const {
+    DEVICE_MEMBER void store(const f32 (&sums)[COLUMNS / 2], const TensorMap& map, const MatmulArgs& args,
+                             const Corner& to) const {
         constexpr u32 ROUND = COLUMNS < 2 * BOX ? COLUMNS : 2 * BOX;
 #pragma unroll
         for (u32 round = 0; round < COLUMNS; round += ROUND) {
@@ -64,7 +66,8 @@ class Output {
             if (starts_boxes()) {
 #pragma unroll
                 for (u32 c = 0; c < ROUND; c += BOX) {
-                    const i32 at[5] = {(i32)(to.column + round + c), (i32)to.row, (i32)to.batch[2], (i32)to.batch[1], (i32)to.batch[0]};
+                    const i32 at[5] = {(i32)(to.column + round + c), (i32)to.row, (i32)to.batch[2], (i32)to.batch[1],
+                                       (i32)to.batch[0]};
                     store_box(map, staged_ + c / BOX * BOX_BYTES, at);
                 }
                 commit_stores();
@@ -73,7 +76,8 @@ class Output {
     }
 
     // Hands the sums to the epilogue, eight neighbours of a row a thread: one copy of its code for all slices.
-    DEVICE_MEMBER void finish(const f32 (&sums)[COLUMNS / 2], const Epilogue& epilogue, const MatmulArgs& args, const Part& part, u32 row, u32 column) const {
+    DEVICE_MEMBER void finish(const f32 (&sums)[COLUMNS / 2], const Epilogue& epilogue, const MatmulArgs& args,
+                              const Part& part, u32 row, u32 column) const {
 #pragma unroll 1
         for (u32 slice = 0; slice < COLUMNS; slice += SLICE) {
             // The warpgroup has read the slice before.
@@ -102,7 +106,7 @@ class Output {
     static DEVICE_MEMBER u32 thread() { return thread_index() % WARPGROUP; }
 
     // Where a staged sum lies: chunks of a row change places with the row, so that neither way meets a bank often.
-    DEVICE_MEMBER u32 sum(u32 r, u32 c) const { return staged_ + r * SLICE * 4 + (c / 4 ^ r % 8 * 2) * 16 + c % 4 * 4; }
+    DEVICE_MEMBER u32 sum(u32 r, u32 c) const { return staged_ + swizzled_columns<SLICE / 4>(r, c / 4) + c % 4 * 4; }
 
     // Sixteen columns of the sums, or all eight, from `c` on, to those of the boxes from `to` on: as the engine's swizzle of
     // 128 wants it.
@@ -111,7 +115,8 @@ class Output {
         u32 words[WORDS];
 #pragma unroll
         for (u32 i = 0; i < WORDS; i++) {
-            const f32 x = Epilogue::product(args.alpha, sums[c / 2 + 2 * i]), y = Epilogue::product(args.alpha, sums[c / 2 + 2 * i + 1]);
+            const f32 x = Epilogue::product(args.alpha, sums[c / 2 + 2 * i]);
+            const f32 y = Epilogue::product(args.alpha, sums[c / 2 + 2 * i + 1]);
             words[i] = args.out.dtype == BF16 ? bf16_pair(x, y) : f16_pair(x, y);
         }
         // Matrices: rows 0 to 7 and 8 to 15 of a warp's sums, of eight columns and of the next. This lane names a row of one.
@@ -125,7 +130,7 @@ class Output {
     }
 
     // Eight elements of a box.
-    DEVICE_MEMBER u32 boxed(u32 r, u32 chunk) const { return staged_ + r * descriptor::ROW + (chunk ^ r % 8) * 16; }
+    DEVICE_MEMBER u32 boxed(u32 r, u32 chunk) const { return staged_ + swizzled<descriptor::ROW / 16>(r, chunk); }
 
     DEVICE_MEMBER void write(const Epilogue& epilogue, const MatmulArgs& args, const Part& part, u32 row, u32 column) const {
         constexpr u32 STAGED_ROWS = SWAPPED ? COLUMNS : ROWS;

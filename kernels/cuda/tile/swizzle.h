@@ -21,3 +21,10 @@ SHARED_BY_BOTH constexpr u32 swizzled_pairs(u32 row, u32 chunk) {
     static_assert(CHUNKS % 8 == 0, "rows of whole lines of 128 bytes");
     return (row * CHUNKS + (chunk ^ row % 4 * 2)) * 16;
 }
+
+// The same for threads that write down a column and read along a row, chunks of four words: two rows fall on one place.
+template <u32 CHUNKS>
+SHARED_BY_BOTH constexpr u32 swizzled_columns(u32 row, u32 chunk) {
+    static_assert(CHUNKS % 16 == 0, "rows of two lines of 128 bytes");
+    return (row * CHUNKS + (chunk ^ row % 8 * 2)) * 16;
+}

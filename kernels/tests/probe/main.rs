@@ -157,7 +157,7 @@ fn it_compiles_without_spills() {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "LEASEHOLD_CUDA names no compiler");
         return println!("skip: the probe by NVRTC: LEASEHOLD_CUDA names no folder of it");
     };
-    for arch in ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"] {
+    for arch in leasehold_kernels::ARCHS {
         let compiled = nvrtc.compile_text("probe", &source(arch == "sm_90a"), dump::SOURCES, arch);
         let log = compiled.log;
         assert!(compiled.ok, "{arch}: {log}");

@@ -5,7 +5,8 @@ use crate::case::attention::{Case, ENTRIES, K, LSE, OUT, Options, PAGES, PLAIN, 
 use crate::model::{Model, Order};
 use leasehold_kernels::{Row, rows};
 
-const ORDERS: [Order; 4] = [Order::Early, Order::Seeded(1), Order::LateCopies, Order::LateProducts];
+/// Rows and keys: tails of both, less than a tile and a chunk, more chunks than a ring has stages.
+const SIZES: [[usize; 2]; 3] = [[90, 100], [7, 23], [33, 333]];
 
 /// The row of a key.
 fn row(key: &str) -> Row {
@@ -31,15 +32,20 @@ fn every_row_attends_in_every_order() {
         )
     };
     for (i, row) in rows().into_iter().filter(forward).enumerate() {
-        let options = Options { causal: i % 2 == 1, group: 1 + i % 3, rows: 90, ..PLAIN };
-        let case = Case::new(row, options, i as u64);
-        let late = case.run(&mut model, Order::Late);
-        assert_eq!(late.found, "", "{row:?}");
-        case.check(&late).unwrap_or_else(|wrong| panic!("{row:?} {options:?}: {wrong}"));
-        let order = ORDERS[i % ORDERS.len()];
-        let other = case.run(&mut model, order);
-        assert_eq!(other.found, "", "{row:?} {order:?}");
-        assert!(other.buffers == late.buffers, "{row:?}: {order:?} gives other bits");
+        for (j, [rows, keys]) in SIZES.into_iter().enumerate() {
+            let causal = (i + j) % 2 == 1;
+            let options = Options { causal, group: 1 + (i + j) % 3, rows, keys, ..PLAIN };
+            let what = format!("{row:?} {options:?}");
+            let case = Case::new(row, options, (i + j) as u64);
+            let late = case.run(&mut model, Order::Late);
+            assert_eq!(late.found, "", "{what}");
+            case.check(&late).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
+            for order in Order::others(i, j) {
+                let other = case.run(&mut model, *order);
+                assert_eq!(other.found, "", "{what} {order:?}");
+                assert!(other.buffers == late.buffers, "{what}: {order:?} gives other bits");
+            }
+        }
     }
 }
 

@@ -10,8 +10,6 @@ use std::collections::BTreeMap;
 /// Tails in every axis, less than a tile, more steps than a ring has stages.
 const SIZES: [[usize; 4]; 3] = [[1, 129, 65, 200], [2, 17, 130, 48], [1, 70, 200, 648]];
 
-const ORDERS: [Order; 4] = [Order::Early, Order::Seeded(1), Order::LateCopies, Order::LateProducts];
-
 fn scaled_rows() -> Vec<Row> {
     rows()
         .into_iter()
@@ -56,11 +54,16 @@ fn checked(model: &mut Model, case: &Case, order: Order, what: &str) -> Vec<Vec<
 fn every_row_of_bytes_multiplies_in_every_order() {
     let Some(mut model) = Model::start() else { return };
     for (i, row) in scaled_rows().into_iter().enumerate() {
-        let case = Case::new(row, options(&row, i));
-        let late = checked(&mut model, &case, Order::Late, &row.key());
-        let other = case.run(&mut model, ORDERS[i % ORDERS.len()], 3);
-        assert_eq!(other.found, "", "{}", row.key());
-        assert!(other.buffers == late, "{}: another order gives other bits", row.key());
+        for (j, size) in SIZES.into_iter().enumerate() {
+            let what = format!("{} {size:?}", row.key());
+            let case = Case::new(row, Options { size, ..options(&row, i + j) });
+            let late = checked(&mut model, &case, Order::Late, &what);
+            for order in Order::others(i, j) {
+                let other = case.run(&mut model, *order, 3);
+                assert_eq!(other.found, "", "{what} {order:?}");
+                assert!(other.buffers == late, "{what}: {order:?} gives other bits");
+            }
+        }
     }
 }
 

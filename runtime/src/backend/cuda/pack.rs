@@ -4,6 +4,7 @@
 //! The file: a line that names the format; the compiler's version; for each row its architecture, key and machine code,
 //! every part behind its length in 32 bits, little endian; at the end a BLAKE3 of all before.
 
+use super::ARCHS;
 use super::cache::{Key, key};
 use super::compiler::Compiler;
 use super::folder::Folder;
@@ -21,9 +22,6 @@ const MAGIC: &[u8] = b"leasehold kernels 1\n";
 const HASH: usize = 32;
 /// Largest file that is read.
 const FILE_MAX: u64 = 1 << 30;
-
-/// The architectures that kernels are made for.
-pub const ARCHS: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"];
 
 /// Machine code by architecture and key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
