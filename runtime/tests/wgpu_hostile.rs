@@ -8,7 +8,7 @@ mod common;
 
 use common::adapter::open;
 use common::case::Case;
-use common::hostile::{is_told, lied_to};
+use common::hostile::{indices_change, is_told, lied_to};
 use leasehold::Kind;
 use leasehold::backend::Backend;
 
@@ -40,6 +40,23 @@ fn lengths_and_pages_that_lie() {
 #[test]
 fn sizes_of_groups_that_lie() {
     lie_to(common::tables::matmul(), 2);
+}
+
+#[test]
+fn matrices_by_index_that_lie() {
+    lie_to(common::products::indexed(), 2);
+}
+
+#[test]
+fn indices_that_change_between_slices() {
+    let Some(mut backend) = open() else { return };
+    let mut faults = 0;
+    for case in common::products::chains_by_index() {
+        let plan = backend.candidates(&case.checked()).unwrap()[0];
+        assert!(plan.links > 1, "{}: {plan}", case.name);
+        faults += usize::from(indices_change(&mut backend, &case, &plan));
+    }
+    assert_eq!(faults, 2);
 }
 
 /// A launch counts them all before its first tile, so there is an end to them.

@@ -5,3 +5,10 @@
 mod common;
 
 common::parity!(common::adapter::open);
+
+#[test]
+fn matmul_by_index() {
+    if let Some(backend) = common::adapter::open() {
+        common::run_table(backend, common::products::indexed());
+    }
+}

@@ -92,7 +92,7 @@ pub use variants::{VARIANTS, Variant};
 use Binding::{Fault, Made, Operand, Parts, Scratch, State, Stats};
 
 /// Bindings of every kernel of products.
-const PRODUCT: [Binding; 18] = [
+const PRODUCT: [Binding; 20] = [
     Operand("a"),
     Operand("b"),
     Operand("bias"),
@@ -102,6 +102,8 @@ const PRODUCT: [Binding; 18] = [
     Operand("scale_a"),
     Operand("scale_b"),
     Operand("sizes"),
+    Operand("a_index"),
+    Operand("b_index"),
     Operand("scale_out"),
     Operand("out"),
     Parts("out"),

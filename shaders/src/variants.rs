@@ -83,25 +83,25 @@ const fn product(entries: &'static [&'static str], sources: &'static [&'static s
 /// Products by tiles in workgroup memory.
 const TILED: Shader = product(
     &["matmul_tiled"],
-    &[PRELUDE, PRODUCT_SOURCE, STAGE, include_str!("wgsl/matmul_tiled.wgsl"), EPILOGUE],
+    &[PRELUDE, FAULT, PRODUCT_SOURCE, STAGE, include_str!("wgsl/matmul_tiled.wgsl"), EPILOGUE],
 );
 
 /// Products by the matrix unit, by the edge of its tiles, and the same with its operations emulated.
 const COOP_16: Shader = product(
     &["matmul_coop"],
-    &[TILES_16, PRELUDE, PRODUCT_SOURCE, STAGE, COOP, MATMUL_COOP, EPILOGUE],
+    &[TILES_16, PRELUDE, FAULT, PRODUCT_SOURCE, STAGE, COOP, MATMUL_COOP, EPILOGUE],
 );
 const COOP_8: Shader = product(
     &["matmul_coop"],
-    &[TILES_8, PRELUDE, PRODUCT_SOURCE, STAGE, COOP, MATMUL_COOP, EPILOGUE],
+    &[TILES_8, PRELUDE, FAULT, PRODUCT_SOURCE, STAGE, COOP, MATMUL_COOP, EPILOGUE],
 );
 const COOP_16_EMULATED: Shader = product(
     &["matmul_coop"],
-    &[EMULATED_16, PRELUDE, PRODUCT_SOURCE, STAGE, COOP_EMULATED, MATMUL_COOP, EPILOGUE],
+    &[EMULATED_16, PRELUDE, FAULT, PRODUCT_SOURCE, STAGE, COOP_EMULATED, MATMUL_COOP, EPILOGUE],
 );
 const COOP_8_EMULATED: Shader = product(
     &["matmul_coop"],
-    &[EMULATED_8, PRELUDE, PRODUCT_SOURCE, STAGE, COOP_EMULATED, MATMUL_COOP, EPILOGUE],
+    &[EMULATED_8, PRELUDE, FAULT, PRODUCT_SOURCE, STAGE, COOP_EMULATED, MATMUL_COOP, EPILOGUE],
 );
 
 /// A module of attention.
@@ -175,6 +175,9 @@ pub const VARIANTS: [Variant; 15] = [
     coop("matmul_coop8_emulated", COOP_8_EMULATED, 8, 4, 4),
 ];
 
+/// Bytes of workgroup memory for the matrices that indices name.
+const NAMED: u32 = 8;
+
 /// Square tiles of `side`, whose rows are so many fours in memory.
 const fn tiled(
     kernel: &'static str,
@@ -182,7 +185,7 @@ const fn tiled(
     fours: u32,
     constants: &'static [(&'static str, u32)],
 ) -> Variant {
-    let memory = 2 * 16 * side * fours;
+    let memory = 2 * 16 * side * fours + NAMED;
     Variant { kernel, tile: [side, side], memory, constants, repeat: [1, 1], shader: TILED }
 }
 
@@ -195,7 +198,7 @@ const fn coop(
     element: u32,
 ) -> Variant {
     let side = 2 * edge * repeat;
-    let memory = 2 * side * (32 + 8) * element + 4 * 4 * edge * edge;
+    let memory = 2 * side * (32 + 8) * element + 4 * 4 * edge * edge + NAMED;
     let repeat = [repeat as usize; 2];
     Variant { kernel, tile: [side, side], memory, constants: &[], repeat, shader }
 }

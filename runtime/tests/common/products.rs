@@ -352,7 +352,16 @@ pub fn indexed() -> Vec<Case> {
         side.layout = Layout::new(shape, Dims::new(&strides).unwrap()).unwrap();
     }
     cases.push(Case::new(over.op, over.operands));
+    // Last, what a matrix unit of f16 takes.
+    let unit = Options { values: [F16, F16], size: [70, 50, 200], ..plain };
+    cases.push(by_index(unit, [true, true]));
     cases
+}
+
+/// Those that are cut along K.
+pub fn chains_by_index() -> Vec<Case> {
+    let k = |case: &Case| case.operands[0].layout.shape().last().copied();
+    indexed().into_iter().filter(|case| k(case).is_some_and(|k| k > 5000)).collect()
 }
 
 fn special() -> Vec<Case> {

@@ -58,7 +58,7 @@ fn block_of(index: u32, lane: u32) -> Block {
     let side_n = 4u * p.across;
     let across = p.tile_n / side_n;
     let per_tile = (p.tile_m / side_m) * across;
-    let tile = tile_of(p.first + index / per_tile);
+    let tile = tile_of(p.first + index / per_tile, lane);
     let part = index % per_tile;
     let row = (part / across) * side_m + (lane / p.across) * 4u;
     let column = (part % across) * side_n + (lane % p.across) * 4u;

@@ -118,7 +118,7 @@ fn matmul_coop(
     if index >= p.workgroups {
         return;
     }
-    let part = part_of(index, ROWS, ROWS);
+    let part = part_of(index, lane, ROWS, ROWS);
     if part.row >= part.tile.end || part.column >= p.n {
         return;
     }
@@ -131,7 +131,7 @@ fn matmul_coop(
     if p.from_k > 0u {
         c_$i_$j = resumed_tile(part, row + $iu * EDGE, column + $ju * EDGE, own);
     }
-    for (var k = p.from_k; k < p.to_k; k += DEPTH) {
+    for (var k = p.from_k; k < part.to_k; k += DEPTH) {
         workgroupBarrier();
         stage(part, k, lane);
         workgroupBarrier();

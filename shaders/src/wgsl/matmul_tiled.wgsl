@@ -161,7 +161,7 @@ fn matmul_tiled(
     if index >= p.workgroups {
         return;
     }
-    let part = part_of(index, ROWS, ROWS);
+    let part = part_of(index, lane, ROWS, ROWS);
     if part.row >= part.tile.end || part.column >= p.n {
         return;
     }
@@ -185,7 +185,7 @@ fn matmul_tiled(
         a1 = eight_a(run_of_a(second, ROWS, DEPTH, part, p.from_k));
         b1 = eight_b(run_of_b(second, ROWS, DEPTH, part, p.from_k));
     }
-    for (var k = p.from_k; k < p.to_k; k += DEPTH) {
+    for (var k = p.from_k; k < part.to_k; k += DEPTH) {
         workgroupBarrier();
         put_a(a0, lane);
         put_b(b0, lane);

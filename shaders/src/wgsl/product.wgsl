@@ -1,6 +1,8 @@
 // With every kernel of products: what they are told, the operands but a and b, and where a tile of the plan lies.
 
 override KIND: u32 = 0u;
+// Whether indices in device memory name matrices of a or of b.
+override INDEXED: bool = false;
 
 const HAS_BIAS: u32 = 1u;
 const HAS_GATE: u32 = 2u;
@@ -20,6 +22,8 @@ const SCALE_FOUND: u32 = 4096u;
 // Sixteen bytes of a, of b, that lie side by side begin where a load of them may.
 const WIDE_A: u32 = 8192u;
 const WIDE_B: u32 = 16384u;
+const INDEX_A: u32 = 32768u;
+const INDEX_B: u32 = 65536u;
 
 const CONTIGUOUS: u32 = 1u;
 const MASKED: u32 = 2u;
@@ -61,7 +65,8 @@ struct Params {
     unused: u32,
     // Base and stride.
     sizes: vec2<u32>,
-    unused_two: vec2<u32>,
+    // Of a and of b, where indices name them.
+    matrices: vec2<u32>,
     batch: vec4<u32>,
     a: View,
     b: View,
@@ -71,6 +76,8 @@ struct Params {
     residual: View,
     scale_a: View,
     scale_b: View,
+    a_index: View,
+    b_index: View,
     out: View,
     preactivation: View,
     out_scale: View,
@@ -84,17 +91,19 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> scale_a: array<f32>;
 @group(0) @binding(8) var<storage, read_write> scale_b: array<f32>;
 @group(0) @binding(9) var<storage, read_write> sizes: array<u32>;
-@group(0) @binding(10) var<storage, read_write> scale_out: array<f32>;
-@group(0) @binding(11) var<storage, read_write> out: array<u32>;
-@group(0) @binding(12) var<storage, read_write> out_parts: array<atomic<u32>>;
-@group(0) @binding(13) var<storage, read_write> preactivation: array<u32>;
-@group(0) @binding(14) var<storage, read_write> preactivation_parts: array<atomic<u32>>;
-@group(0) @binding(15) var<storage, read_write> out_scale: array<f32>;
+@group(0) @binding(10) var<storage, read_write> a_index: array<u32>;
+@group(0) @binding(11) var<storage, read_write> b_index: array<u32>;
+@group(0) @binding(12) var<storage, read_write> scale_out: array<f32>;
+@group(0) @binding(13) var<storage, read_write> out: array<u32>;
+@group(0) @binding(14) var<storage, read_write> out_parts: array<atomic<u32>>;
+@group(0) @binding(15) var<storage, read_write> preactivation: array<u32>;
+@group(0) @binding(16) var<storage, read_write> preactivation_parts: array<atomic<u32>>;
+@group(0) @binding(17) var<storage, read_write> out_scale: array<f32>;
 // Three words a group: first row or element of k, size, first tile. Then, where rows are contiguous, those of no group.
-@group(0) @binding(16) var<storage, read_write> made: array<u32>;
+@group(0) @binding(18) var<storage, read_write> made: array<u32>;
 // Sums of one tile that is cut along k.
-@group(0) @binding(17) var<storage, read_write> state: array<u32>;
-@group(0) @binding(18) var<storage, read_write> fault: array<atomic<u32>>;
+@group(0) @binding(19) var<storage, read_write> state: array<u32>;
+@group(0) @binding(20) var<storage, read_write> fault: array<atomic<u32>>;
 
 fn has(flag: u32) -> bool {
     return (p.flags & flag) != 0u;
@@ -120,17 +129,55 @@ fn entry_of(index: u32) -> vec4<u32> {
     return vec4(to_y / p.batch.y, to_y % p.batch.y, to_z % p.batch.z, w);
 }
 
-// A tile of a product without groups.
-fn whole_tile(index: u32) -> Tile {
-    let down = (index % p.tiles_mn) / p.tiles_n;
-    let entry = entry_of(index / p.tiles_mn);
-    return Tile(entry, entry, entry, down * p.tile_m, p.m, p.m, 0u, NOWHERE);
+// An index that names a matrix, else NOWHERE, and the fault is told.
+fn matrix_of(word: u32, matrices: u32) -> u32 {
+    if word < matrices {
+        return word;
+    }
+    report(word, matrices);
+    return NOWHERE;
 }
 
-fn tile_of(index: u32) -> Tile {
+// The matrices of a and of b that the indices of an entry name.
+var<workgroup> named: vec2<u32>;
+
+// A tile of a product without groups. Every lane of a workgroup must call it, once.
+fn whole_tile(index: u32, lane: u32) -> Tile {
+    let down = (index % p.tiles_mn) / p.tiles_n;
+    let entry = entry_of(index / p.tiles_mn);
+    var tile = Tile(entry, entry, entry, down * p.tile_m, p.m, p.m, 0u, NOWHERE);
+    if INDEXED {
+        // One lane reads for all: indices may change at any time, and the lanes must agree on the way they go.
+        if lane == 0u {
+            var matrices = vec2(0u);
+            if has(INDEX_A) {
+                let e = offset_of(p.a_index.base, p.a_index.strides[0], vec2(0u), entry, vec2(0u));
+                matrices.x = matrix_of(a_index[e], p.matrices.x);
+            }
+            if has(INDEX_B) {
+                let e = offset_of(p.b_index.base, p.b_index.strides[0], vec2(0u), entry, vec2(0u));
+                matrices.y = matrix_of(b_index[e], p.matrices.y);
+            }
+            named = matrices;
+        }
+        let matrices = workgroupUniformLoad(&named);
+        let exist = matrices != vec2(NOWHERE);
+        if has(INDEX_A) {
+            tile.a = vec4(0u, 0u, 0u, select(0u, matrices.x, exist.x));
+        }
+        if has(INDEX_B) {
+            tile.b = vec4(0u, 0u, 0u, select(0u, matrices.y, exist.y));
+        }
+        // Nothing to sum where one does not exist.
+        tile.size_k = select(0u, NOWHERE, all(exist));
+    }
+    return tile;
+}
+
+fn tile_of(index: u32, lane: u32) -> Tile {
     let down = (index % p.tiles_mn) / p.tiles_n;
     let batch = index / p.tiles_mn;
-    var tile = whole_tile(index);
+    var tile = whole_tile(index, lane);
     if p.group == MASKED {
         tile.owned = made[3u * batch + 1u];
     } else if p.group == ALONG_K {

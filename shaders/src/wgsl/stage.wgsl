@@ -25,11 +25,11 @@ fn run_of_a(i: u32, rows: u32, depth: u32, part: Part, k: u32) -> Run {
     let v = p.a.strides;
     if ALONG_A {
         let place = vec2(part.row + i / (depth / 8u), k + i % (depth / 8u) * 8u);
-        let count = select(0u, less(p.to_k, place.y), place.x < part.tile.end);
+        let count = select(0u, less(part.to_k, place.y), place.x < part.tile.end);
         return Run(offset_of(p.a.base, v[0], v[1].xy, part.tile.a, place), v[1].y, count);
     }
     let place = vec2(part.row + i % (rows / 8u) * 8u, k + i / (rows / 8u));
-    let count = select(0u, less(part.tile.end, place.x), place.y < p.to_k);
+    let count = select(0u, less(part.tile.end, place.x), place.y < part.to_k);
     return Run(offset_of(p.a.base, v[0], v[1].xy, part.tile.a, place), v[1].x, count);
 }
 
@@ -37,31 +37,34 @@ fn run_of_b(i: u32, columns: u32, depth: u32, part: Part, k: u32) -> Run {
     let v = p.b.strides;
     if ALONG_B {
         let place = vec2(k + i % (depth / 8u) * 8u, part.column + i / (depth / 8u));
-        let count = select(0u, less(p.to_k, place.x), place.y < p.n);
+        let count = select(0u, less(part.to_k, place.x), place.y < p.n);
         return Run(offset_of(p.b.base, v[0], v[1].xy, part.tile.b, place), v[1].x, count);
     }
     let place = vec2(k + i / (columns / 8u), part.column + i % (columns / 8u) * 8u);
-    let count = select(0u, less(p.n, place.y), place.x < p.to_k);
+    let count = select(0u, less(p.n, place.y), place.x < part.to_k);
     return Run(offset_of(p.b.base, v[0], v[1].xy, part.tile.b, place), v[1].y, count);
 }
 
-// A workgroup's part of a tile of the plan: where it begins in the tile, and in the matrix.
+// A workgroup's part of a tile of the plan: where it begins in the tile, and in the matrix; and where its k ends.
 struct Part {
     tile: Tile,
     tile_row: u32,
     tile_column: u32,
     row: u32,
     column: u32,
+    to_k: u32,
 }
 
-fn part_of(index: u32, rows: u32, columns: u32) -> Part {
+// Every lane of a workgroup must call it, once.
+fn part_of(index: u32, lane: u32, rows: u32, columns: u32) -> Part {
     let across = p.tile_n / columns;
     let per_tile = (p.tile_m / rows) * across;
     let number = p.first + index / per_tile;
-    let tile = whole_tile(number);
+    let tile = whole_tile(number, lane);
     let row = index % per_tile / across * rows;
     let column = index % across * columns;
-    return Part(tile, row, column, tile.row + row, number % p.tiles_n * p.tile_n + column);
+    let to_k = min(p.to_k, tile.size_k);
+    return Part(tile, row, column, tile.row + row, number % p.tiles_n * p.tile_n + column, to_k);
 }
 
 // Four sums of a row, at a place of the part: what follows them, or kept for the next link.

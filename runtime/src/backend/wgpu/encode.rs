@@ -159,9 +159,11 @@ pub(super) fn entries(op: &CheckedOp, kernel: &str) -> Vec<usize> {
 pub(super) fn constants(op: &CheckedOp, kernel: &str) -> Vec<(&'static str, u32)> {
     let kind = op.specs().first().map_or(DType::F32, |spec| spec.dtype);
     let mut constants = vec![("KIND", kind as u32)];
-    match op.op() {
-        Op::Matmul(_) if variant(kernel).is_some() => constants.extend(product::constants(op)),
-        _ => {}
+    if let Op::Matmul(matmul) = op.op() {
+        constants.extend(matmul.is_indexed().then_some(("INDEXED", 1)));
+        if variant(kernel).is_some() {
+            constants.extend(product::constants(op));
+        }
     }
     constants
 }

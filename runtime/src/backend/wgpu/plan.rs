@@ -255,11 +255,6 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
     limits(op, max_binding)?;
     let order = order(op.op(), class);
     match op.op() {
-        Op::Matmul(matmul) if matmul.is_indexed() => {
-            let (asked, allowed) = ("matrices by index", "a batch without indices on this backend");
-            let kind = Kind::Unsupported { asked: asked.into(), allowed: allowed.into() };
-            Err(Error::from(kind).in_op(op.op().name()))
-        }
         Op::Matmul(matmul) => {
             let p = Product::of(op, matmul, class);
             if matmul.sizes.on_device() && p.groups > product::COUNTED {

@@ -11,6 +11,8 @@ use crate::op::{
     check,
 };
 use crate::{DType, Dims, Layout};
+use common::case::Case;
+use common::hostile::{indices_change, lied_to};
 use proptest::prelude::*;
 
 fn spec(dtype: DType, shape: &[u64]) -> Spec {
@@ -357,6 +359,28 @@ fn kernels_of_a_matrix_unit_pass_products_of_f16() {
             assert!(passed, "{}: {outcome:?}", case.name);
         }
     }
+}
+
+/// Half of the indices bad, then changing between slices.
+#[test]
+fn kernels_that_stage_tiles_take_matrices_by_index() {
+    let Some(mut backend) = open() else { return };
+    backend.caps.unit_cap_ns = GPU.unit_cap_ns;
+    let of = |cases: Vec<Case>, dtype| cases.into_iter().find(|c| c.operands[0].dtype == dtype);
+    let chain = of(common::products::chains_by_index(), DType::BF16).unwrap();
+    let unit = common::products::indexed().pop().unwrap();
+    let mut ran = Vec::new();
+    for (class, case) in [(&GPU, &chain), (&EMULATED[0], &unit)] {
+        backend.class = class;
+        for plan in backend.candidates(&case.checked()).unwrap() {
+            assert!(lied_to(&mut backend, case, &plan), "{plan}");
+            assert!(class.unit.is_some() || indices_change(&mut backend, case, &plan), "{plan}");
+            ran.push(plan.kernel);
+        }
+    }
+    ran.sort_unstable();
+    let [large, small, wide] = TILED;
+    assert_eq!(ran, ["matmul", "matmul_coop16_emulated", large, small, wide]);
 }
 
 #[test]

@@ -28,6 +28,8 @@ const SCALE_GIVEN: u32 = 2048;
 const SCALE_FOUND: u32 = 4096;
 const WIDE_A: u32 = 8192;
 const WIDE_B: u32 = 16384;
+const INDEX_A: u32 = 32768;
+const INDEX_B: u32 = 65536;
 
 /// Counting, where sizes lie in device memory, then the tiles of a span.
 pub(super) fn product(
@@ -70,7 +72,11 @@ pub(super) fn product(
     params.float(largest);
     params.put(&[0]);
     params.put(&op.spec("sizes").map_or([0; 2], |sizes| [base(sizes), strides(sizes)[0]]));
-    params.put(&[0; 2]);
+    let matrices = |side, named| match op.spec(side) {
+        Some(spec) if named => spec.layout.shape()[0],
+        _ => 0,
+    };
+    params.put(&[matrices("a", matmul.index_a), matrices("b", matmul.index_b)]);
     let batch = out.map(|out| *out.layout.shape()).unwrap_or_default();
     params.put(&four(&batch[..batch.rank().saturating_sub(2)], 1));
     for name in ["a", "b", "bias", "c", "gate", "residual"] {
@@ -78,6 +84,10 @@ pub(super) fn product(
     }
     scales(&mut params, op.spec("scale_a"), matmul.scales[0], true);
     scales(&mut params, op.spec("scale_b"), matmul.scales[1], false);
+    for index in ["a_index", "b_index"] {
+        let steps = op.spec(index).map(strides).unwrap_or_default();
+        params.view(op.spec(index), &four(&steps, 0));
+    }
     for name in ["out", "preactivation", "out_scale"] {
         matrix(&mut params, op.spec(name));
     }
@@ -144,6 +154,8 @@ fn flags(op: &Matmul) -> u32 {
         (by_k(of_b), B_BY_K),
         (op.quantize == Scale::Tensor, SCALE_GIVEN),
         (op.quantize == Scale::Block1x128, SCALE_FOUND),
+        (op.index_a, INDEX_A),
+        (op.index_b, INDEX_B),
     ];
     flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum()
 }
