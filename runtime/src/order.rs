@@ -7,10 +7,17 @@ use std::ops::Range;
 
 /// A unit is predicted to take at most this on a CPU or software adapter, in nanoseconds (U of the design).
 pub const UNIT_CAP_SLOW_NS: u64 = 2_000_000;
-/// A unit is predicted to take at most this on a GPU, in nanoseconds (U of the design).
+/// Predicted nanoseconds that a slice may take there (S).
+pub const SLICE_SLOW_NS: u64 = 2_000_000;
+/// Predicted nanoseconds that may be queued there (W).
+pub const WINDOW_SLOW_NS: u64 = 4_000_000;
+/// A unit is predicted to take at most this on a whole GPU of its class, in nanoseconds (U). On a part of a card, which has
+/// fewer multiprocessors, the same unit is predicted to take as much longer: `Caps::unit_cap_ns` is the device's own.
 pub const UNIT_CAP_GPU_NS: u64 = 250_000;
-/// Predicted nanoseconds that a slice may take on a GPU (S).
+/// Predicted nanoseconds that a slice may take on a whole GPU (S); a node gives a part of a card as many units.
 pub const SLICE_GPU_NS: u64 = 1_000_000;
+/// Predicted nanoseconds that may be queued on a whole GPU (W); on a part of a card as many units.
+pub const WINDOW_GPU_NS: u64 = 2_000_000;
 
 /// What multiplies and adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

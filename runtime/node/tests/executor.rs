@@ -5,6 +5,7 @@
 use leasehold::backend::Backend;
 use leasehold::backend::cpu::Cpu;
 use leasehold::backend::null::Null;
+use leasehold::order::UNIT_CAP_GPU_NS;
 use leasehold::remote::Remote;
 use leasehold::wire::{Ends, Mapped, Open, Opened, from_bytes, pair, receive, send};
 use leasehold::{
@@ -239,7 +240,6 @@ fn leased_replays_give_local_bits() {
     assert!(node.end(job, Why::Exited).ops >= 2020 * 5);
 }
 
-/// A leased device has its node's plans: they are told as a local device of the same kind tells its own.
 /// A device that launches several ops as one does so for a program's, as far as a unit reaches; what is longer is cut. The
 /// bill is of ops and units all the same.
 #[test]
@@ -296,6 +296,21 @@ fn a_leased_replay_is_of_segments_and_of_slices_of_longer_ops() {
     assert_eq!(usage.busy_ns, log.now_ns());
 }
 
+/// A small part of a card has units that are longer than a CPU's, and turns of as many as the whole.
+#[test]
+fn a_part_of_a_card_takes_turns_of_its_own_units() {
+    const UNIT_NS: u64 = 10 * UNIT_CAP_GPU_NS;
+    let (null, log) = Null::new(1 << 40);
+    let node = Node::start(null.with_unit_cap(UNIT_NS), None);
+    let (_, dev) = node.tenant();
+    let x = dev.empty(DType::F32, &[1024, 1024]).unwrap();
+    Matmul::new(&x, &x).run().unwrap();
+    dev.wait(None).unwrap();
+    let units = log.launches().into_iter().map(|launch| launch.units.end - launch.units.start);
+    assert_eq!(units.collect::<Vec<_>>(), [4, 4, 1]);
+}
+
+/// A leased device has its node's plans: they are told as a local device of the same kind tells its own.
 #[test]
 fn a_leased_program_says_what_a_local_one_says() {
     let node = Node::start(cpu(), None);

@@ -72,7 +72,7 @@ impl Null {
             backend: "null",
             name: "null".into(),
             arch: "null",
-            software: true,
+            software: false,
             max_alloc: memory,
             max_binding: memory,
             memory,
@@ -81,6 +81,13 @@ impl Null {
         };
         let blocks = HashMap::new();
         (Self { caps, blocks, next: 0, log: log.clone(), busy_ns: 0, marks: Vec::new() }, log)
+    }
+
+    /// The same with units that are predicted to take up to `ns`, as those of a part of a card are.
+    #[must_use]
+    pub fn with_unit_cap(mut self, ns: u64) -> Self {
+        self.caps.unit_cap_ns = ns;
+        self
     }
 
     fn log(&mut self, op: &'static str, units: UnitRange, busy_ns: u64) {

@@ -24,7 +24,6 @@ use job::Job;
 use leasehold::backend::{Backend, Mark, Progress};
 use leasehold::exec::{Core, Run};
 use leasehold::op::BufferId;
-use leasehold::order::UNIT_CAP_GPU_NS;
 use leasehold::wire::TenantEnd;
 use leasehold::{Error, Kind, Result};
 use protocol::{Device, PROTOCOL, Terms, Usage, Why};
@@ -85,7 +84,7 @@ impl<B: Backend> Executor<B> {
     pub fn new(backend: B, pulse: Box<dyn FnMut(u64) + Send>) -> Self {
         let core = Core::new(backend);
         let caps = core.caps();
-        let params = if caps.unit_cap_ns <= UNIT_CAP_GPU_NS { Params::GPU } else { Params::SLOW };
+        let params = if caps.software { Params::SLOW } else { Params::gpu(caps.unit_cap_ns) };
         let blocks = Blocks::new(caps.memory);
         Self {
             core,

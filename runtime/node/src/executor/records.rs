@@ -4,7 +4,7 @@
 use super::blocks::Block;
 use super::session::{Copying, Steps, Work};
 use super::{Executor, Zeroed, lost};
-use crate::sched::SessionId;
+use crate::sched::{SchedError, SessionId};
 use leasehold::backend::Backend;
 use leasehold::exec::Run;
 use leasehold::op::BoundOp;
@@ -183,12 +183,13 @@ impl<B: Backend> Executor<B> {
         now_ns: u64,
     ) -> Result<Option<[u64; 3]>> {
         let Some(run) = self.next_run(id, op, &mut rest)? else { return Ok(Some([0; 3])) };
-        let head = run.least_ns();
+        if let Err(error) = self.ops.ready(SessionId(id), run.least_ns()) {
+            self.core.end(&run);
+            return Err(refused(error));
+        }
         if let Some(session) = self.sessions.get_mut(&id) {
             session.head = Some(Work::Run { ticket, run, rest });
             session.ready_ns = now_ns;
-            let ready = self.ops.ready(SessionId(id), head);
-            ready.map_err(|_| Kind::Time { asked: head.into(), allowed: 0 })?;
         }
         Ok(None)
     }
@@ -227,11 +228,20 @@ impl<B: Backend> Executor<B> {
         if copy.left == 0 {
             return Ok(Some([0; 3]));
         }
+        self.copies.ready(SessionId(id), copy.step()).map_err(refused)?;
         if let Some(session) = self.sessions.get_mut(&id) {
             session.head = Some(Work::Copy(copy));
-            let ready = self.copies.ready(SessionId(id), copy.step());
-            ready.map_err(|_| Kind::Time { asked: copy.step().into(), allowed: 0 })?;
         }
         Ok(None)
+    }
+}
+
+/// Work that takes no turns: it is not at the session's head, and its record fails.
+fn refused(error: SchedError) -> Error {
+    match error {
+        SchedError::Unit { asked, allowed } => {
+            Kind::Time { asked: asked.into(), allowed: allowed.into() }.into()
+        }
+        _ => Kind::Revoked.into(),
     }
 }

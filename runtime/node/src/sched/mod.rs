@@ -15,6 +15,9 @@
 //! the form that serves a flow while its deficit is above zero and lets it end below: a slice may be larger
 //! than what is left, and a wrong prediction is made good later.
 
+use leasehold::order::{
+    SLICE_GPU_NS, SLICE_SLOW_NS, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS, WINDOW_GPU_NS, WINDOW_SLOW_NS,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 mod flow;
@@ -54,12 +57,24 @@ pub struct Params {
 }
 
 impl Params {
-    /// GPUs, in nanoseconds.
-    pub const GPU: Self = Self { unit: 250_000, slice: 1_000_000, window: 2_000_000 };
-    /// CPU and software adapters, in nanoseconds.
-    pub const SLOW: Self = Self { unit: 2_000_000, slice: 2_000_000, window: 4_000_000 };
+    /// Whole GPUs, in nanoseconds.
+    pub const GPU: Self =
+        Self { unit: UNIT_CAP_GPU_NS, slice: SLICE_GPU_NS, window: WINDOW_GPU_NS };
+    /// CPU and software adapters, in nanoseconds; no part of a card, however small.
+    pub const SLOW: Self =
+        Self { unit: UNIT_CAP_SLOW_NS, slice: SLICE_SLOW_NS, window: WINDOW_SLOW_NS };
     /// Copies, in bytes: a slice of 4 MiB is 0.2 ms at 20 GB/s.
     pub const COPY: Self = Self { unit: 1 << 20, slice: 4 << 20, window: 8 << 20 };
+
+    /// A GPU whose units cost up to `unit`: those of a part of a card cost more than a whole one's, and it is handed as many
+    /// of them at once.
+    pub fn gpu(unit: u64) -> Self {
+        let as_many = |cost: u64| {
+            let cost = u128::from(cost) * u128::from(unit) / u128::from(Self::GPU.unit);
+            u64::try_from(cost).unwrap_or(u64::MAX)
+        };
+        Self { unit, slice: as_many(Self::GPU.slice), window: as_many(Self::GPU.window) }
+    }
 
     /// The most that is launched before a flow that just became ready gets its first turn, if it has no debt
     /// and no latency lease runs: what is in flight, and two slices of each other ready flow of its class.
@@ -208,10 +223,9 @@ impl Sched {
             return Err(SchedError::Unit { asked: head, allowed: self.params.unit });
         }
         let session = self.sessions.get_mut(&id).ok_or(SchedError::Unknown(id.0))?;
-        let was_ready = session.head.replace(head).is_some();
         let id_of_flow = session.flow;
         let flow = self.flows.get_mut(&id_of_flow).ok_or(SchedError::Unknown(id_of_flow.0))?;
-        if !was_ready {
+        if session.head.replace(head).is_none() {
             if flow.sessions.is_empty() {
                 self.rings[flow.class() as usize].push_back(id_of_flow);
                 if flow.has_latency() {

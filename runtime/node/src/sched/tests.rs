@@ -333,6 +333,22 @@ fn malformed_calls_are_named_and_change_nothing() {
     assert_eq!(sched.next(0), None);
 }
 
+/// A part of a card, to a multiprocessor of a hundred, is handed what the whole would be: as many units in a turn and at once.
+#[test]
+fn a_part_of_a_card_is_handed_as_many_units_as_the_whole() {
+    assert_eq!(Params::gpu(Params::GPU.unit), Params::GPU);
+    for slower in [2, 7, 100] {
+        let unit = Params::GPU.unit * slower + 1;
+        let mut sim = Sim::new(Params::gpu(unit));
+        sim.flow(1, WEIGHT_MAX, Class::Reserved);
+        sim.session(1, Load { flow: 1, unit, real: 100 });
+        assert_eq!(sim.fill().len(), 2);
+        assert_eq!(sim.sched.in_flight(), 8 * unit);
+        assert_eq!(sim.queue.front().map(|(.., cost)| *cost), Some(4 * unit));
+    }
+    assert_eq!(Params::gpu(u64::MAX).window, u64::MAX);
+}
+
 #[test]
 fn asking_twice_gives_the_same_turn() {
     let mut sim = Sim::new(Params::GPU);
