@@ -15,6 +15,9 @@ use leasehold_node::executor::protocol::Terms;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 
+#[path = "frames/programs.rs"]
+mod programs;
+
 const MIB: u64 = 1 << 20;
 const QUOTA: u64 = 64 * MIB;
 const FRAMES: u64 = 10_000_000;
@@ -542,6 +545,7 @@ fn a_segment_is_not_used_once_a_block_of_it_was_given_back() {
         let names = log.launches()[before..].iter().map(|launch| launch.op).collect::<Vec<_>>();
         (matches!(outcome, Outcome::Done(_)), names)
     };
+    assert_eq!(replay(&mut tenant, &mut ask), (true, vec!["map"; 2]));
     for _ in 0..2 {
         assert_eq!(replay(&mut tenant, &mut ask), (true, vec!["segment"]));
     }
@@ -557,6 +561,7 @@ fn a_segment_is_not_used_once_a_block_of_it_was_given_back() {
     assert_eq!(replay(&mut tenant, &mut ask), (false, vec!["map"]));
     let recorded = record(&mut tenant, again);
     assert!(matches!(ask(&mut tenant, recorded), Outcome::Done(_)));
+    assert_eq!(replay(&mut tenant, &mut ask), (true, vec!["map"; 2]));
     assert_eq!(replay(&mut tenant, &mut ask), (true, vec!["segment"]));
     assert!(matches!(ask(&mut tenant, Record::Erase { program: 7 }), Outcome::Done(_)));
     assert_eq!(replay(&mut tenant, &mut ask), (false, vec![]));

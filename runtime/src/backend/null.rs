@@ -1,5 +1,5 @@
-//! A backend that computes nothing: it counts launches, checks that every operand lies inside its block, and
-//! moves a virtual clock. Tests of rejection, scheduling and time run on it without a device.
+//! A backend that computes nothing: it counts launches and what they need, checks that every operand lies inside its
+//! block, and moves a virtual clock. Tests of rejection, scheduling and time run on it without a device.
 
 use super::{Backend, BlockId, Caps, Mark, Place, Progress, Step};
 use crate::error::{Error, Kind, Result};
@@ -30,6 +30,8 @@ pub struct Launch {
 pub struct Log {
     launches: Arc<Mutex<Vec<Launch>>>,
     now_ns: Arc<AtomicU64>,
+    prepared: Arc<AtomicU64>,
+    segments: Arc<AtomicU64>,
 }
 
 impl Log {
@@ -41,6 +43,16 @@ impl Log {
     /// The virtual time in nanoseconds.
     pub fn now_ns(&self) -> u64 {
         self.now_ns.load(Relaxed)
+    }
+
+    /// How many plans were made launchable so far.
+    pub fn prepared(&self) -> u64 {
+        self.prepared.load(Relaxed)
+    }
+
+    /// How many segments were made so far.
+    pub fn segments(&self) -> u64 {
+        self.segments.load(Relaxed)
     }
 }
 
@@ -59,6 +71,7 @@ pub struct Null {
     blocks: HashMap<u64, u64>,
     next: u64,
     log: Log,
+    state_bytes: u64,
     /// Busy nanoseconds since the last mark, and of the marks not yet polled.
     busy_ns: u64,
     marks: Vec<u64>,
@@ -80,7 +93,23 @@ impl Null {
             clock: "virtual",
         };
         let blocks = HashMap::new();
-        (Self { caps, blocks, next: 0, log: log.clone(), busy_ns: 0, marks: Vec::new() }, log)
+        let null = Self {
+            caps,
+            blocks,
+            next: 0,
+            log: log.clone(),
+            state_bytes: 0,
+            busy_ns: 0,
+            marks: Vec::new(),
+        };
+        (null, log)
+    }
+
+    /// The same whose plans hand on so many bytes from unit to unit.
+    #[must_use]
+    pub fn handing_on(mut self, bytes: u64) -> Self {
+        self.state_bytes = bytes;
+        self
     }
 
     /// The same with units that are predicted to take up to `ns`, as those of a part of a card are.
@@ -174,11 +203,12 @@ impl Backend for Null {
             unit_ns,
             wave: 1,
             wave_ns: unit_ns,
-            state_bytes: 0,
+            state_bytes: self.state_bytes,
         }])
     }
 
     fn prepare(&mut self, _op: &CheckedOp, plan: &Plan) -> Result<Plan> {
+        self.log.prepared.fetch_add(1, Relaxed);
         Ok(*plan)
     }
 
@@ -199,6 +229,7 @@ impl Backend for Null {
     }
 
     fn segment(&mut self, steps: &[Step<'_, Plan>]) -> Result<Option<Segment>> {
+        self.log.segments.fetch_add(1, Relaxed);
         let count = |step: &Step<'_, Plan>| step.units.end - step.units.start;
         Ok(Some(Segment {
             touched: steps.iter().flat_map(|step| touched(step.op, step.places)).collect(),

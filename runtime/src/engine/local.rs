@@ -80,7 +80,8 @@ struct InFlight {
 struct Driver<B: Backend> {
     core: Core<B>,
     poison: Poison,
-    /// What programs that were replayed are launched in: segments where the backend has them.
+    /// What programs that were replayed are launched in: segments where the backend has them. Of one that was replayed once,
+    /// nothing.
     parts: HashMap<ProgramId, Arc<[Part]>>,
     /// Buffers freed while ops that may have failed them are in flight: readers of those need the cause.
     freed: Vec<BufferId>,

@@ -10,16 +10,16 @@ use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::order::{Plan, UnitRange};
 use crate::plan;
-use segments::Kept;
+use segments::Segments;
 pub use segments::{Part, SEGMENT_OPS_MAX, Segment};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Prepared plans kept; the cache is emptied when it would grow beyond.
+/// Prepared plans kept beside those that segments name; the cache is emptied of them when they would be more.
 const PREPARED_MAX: usize = 4096;
 /// Bytes of device memory that prepared plans hold beside their ops' operands, and at most this part of the device's: the
-/// same. No tenant counts them, so none can have many.
+/// same. No tenant counts them, so none can have many. As much again may be what segments name and hold.
 const PREPARED_BYTES: u64 = 64 << 20;
 const PREPARED_PART: u64 = 16;
 /// Ops known by their address; the same.
@@ -27,14 +27,15 @@ const SEEN_MAX: usize = 1024;
 
 /// A backend with its buffers and prepared plans. One thread uses it at a time.
 pub struct Core<B: Backend> {
-    /// By their numbers. They go before what they use.
-    segments: HashMap<u64, Kept<B>>,
-    next_segment: u64,
+    /// They go before what they use.
+    segments: Segments<B>,
     backend: B,
     buffers: HashMap<BufferId, Buffer>,
     ready: Vec<Ready<B>>,
-    /// Bytes that those in `ready` hold, and the segments of them.
+    /// Bytes that those in `ready` hold which no segment names.
     held: u64,
+    /// How often the cache was emptied of those.
+    forgotten: u64,
     /// Places in `ready`.
     prepared: HashMap<Arc<CheckedOp>, usize>,
     /// The same by the address of an op, which is held and so stays its own: the ops of a program are not hashed at
@@ -60,6 +61,8 @@ struct Buffer {
 struct Ready<B: Backend> {
     plan: Plan,
     kernel: B::Prepared,
+    /// How many ops of segments name it.
+    named: usize,
 }
 
 /// An op under way: which units are done and where its operands lie. Or a segment, which is launched whole.
@@ -132,12 +135,12 @@ impl<B: Backend> Core<B> {
     pub fn new(backend: B) -> Self {
         let numerics = Numerics::of(&backend);
         Self {
-            segments: HashMap::new(),
-            next_segment: 0,
+            segments: Segments::new(),
             backend,
             buffers: HashMap::new(),
             ready: Vec::new(),
             held: 0,
+            forgotten: 0,
             prepared: HashMap::new(),
             seen: HashMap::new(),
             numerics,
@@ -231,14 +234,14 @@ impl<B: Backend> Core<B> {
         self.binding_limits(op).map_err(named)?;
         let candidates = self.backend.candidates(op).map_err(named)?;
         let plan = plan::choose(op, &candidates, self.backend.caps())?;
-        if self.prepared.len() >= PREPARED_MAX || self.held >= self.held_max() {
+        let others = self.ready.len().saturating_sub(self.segments.plans);
+        if others >= PREPARED_MAX || self.held >= self.held_max() {
             self.forget();
         }
         let plan = self.backend.settle(op, plan);
         let kernel = match self.backend.prepare(op, &plan) {
             // What the others hold may make room.
-            Err(error) if self.held > 0 && is_out_of_memory(&error) => {
-                self.forget();
+            Err(error) if is_out_of_memory(&error) && self.make_room() => {
                 self.backend.prepare(op, &plan)
             }
             kernel => kernel,
@@ -246,7 +249,7 @@ impl<B: Backend> Core<B> {
         let kernel = kernel.map_err(named)?;
         self.held += B::prepared_bytes(&kernel);
         self.prepared.insert(Arc::clone(op), self.ready.len());
-        self.ready.push(Ready { plan, kernel });
+        self.ready.push(Ready { plan, kernel, named: 0 });
         Ok(self.ready.len() - 1)
     }
 
@@ -254,13 +257,33 @@ impl<B: Backend> Core<B> {
         PREPARED_BYTES.min(self.caps().memory / PREPARED_PART)
     }
 
-    /// Empties the cache; runs under way prepare again.
+    /// Empties the cache of what no segment names, which may be another tenant's; runs under way prepare again.
     fn forget(&mut self) {
-        self.drop_all_segments();
-        self.prepared.clear();
+        let mut stay = 0..;
+        let moved = self.ready.iter().map(|ready| (ready.named > 0).then(|| stay.next()).flatten());
+        let moved: Vec<Option<usize>> = moved.collect();
+        self.ready.retain(|ready| ready.named > 0);
+        self.prepared.retain(|_, place| {
+            let to = moved.get(*place).copied().flatten();
+            *place = to.unwrap_or(*place);
+            to.is_some()
+        });
+        self.segments.moved(&moved);
         self.seen.clear();
-        self.ready.clear();
         self.held = 0;
+        self.forgotten += 1;
+    }
+
+    /// Gives device memory back that is held beside buffers, but not what holds up another tenant's programs. Whether there
+    /// was any.
+    fn make_room(&mut self) -> bool {
+        let mut held = self.held;
+        if matches!(self.states, States::Own(_)) {
+            held += self.segments.bytes;
+            self.drop_all_segments();
+        }
+        self.forget();
+        held > 0
     }
 
     fn binding_limits(&self, op: &CheckedOp) -> Result<()> {

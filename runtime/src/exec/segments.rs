@@ -1,11 +1,12 @@
 //! Segments: ops of a program in a row that a backend keeps and enqueues as one. Both engines make them of what their
 //! programs consist of, and go on without where there is none. A segment names memory by address, so it goes before a buffer
-//! or a kernel that it uses does.
+//! that it uses does; the plans that it names stay in the cache while it lasts.
 
 use super::{Core, Run, States, Work};
 use crate::backend::{Backend, Place, Step};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::op::{BoundOp, BufferId};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Ops of one segment, and of all that are kept: a device holds something of each.
@@ -45,14 +46,50 @@ impl Segment {
 pub struct Part {
     /// How many ops.
     pub len: usize,
-    /// All of them as one.
+    /// All of them as one, once [`Core::keep`] has made it.
     pub segment: Option<Segment>,
+    /// Bytes that a segment of them hands on; none where there can be no segment.
+    wants: Option<u64>,
+}
+
+impl Part {
+    /// So many ops that go one by one.
+    pub fn single(len: usize) -> Self {
+        Self { len, segment: None, wants: None }
+    }
+}
+
+/// All segments of a core, and what they hold.
+pub(super) struct Segments<B: Backend> {
+    kept: HashMap<u64, Kept<B>>,
+    next: u64,
+    /// Ops of all.
+    ops: usize,
+    /// Plans that they name.
+    pub(super) plans: usize,
+    /// Bytes of device memory that those plans hold, and states that no owner counts.
+    pub(super) bytes: u64,
+}
+
+impl<B: Backend> Segments<B> {
+    pub(super) fn new() -> Self {
+        Self { kept: HashMap::new(), next: 0, ops: 0, plans: 0, bytes: 0 }
+    }
+
+    /// The plans that they name have moved.
+    pub(super) fn moved(&mut self, to: &[Option<usize>]) {
+        for place in self.kept.values_mut().flat_map(|kept| &mut kept.plans) {
+            // What is named stays.
+            *place = to.get(*place).copied().flatten().unwrap_or(*place);
+        }
+    }
 }
 
 /// A segment and what must outlive it.
-pub(super) struct Kept<B: Backend> {
+struct Kept<B: Backend> {
     segment: B::Segment,
-    ops: usize,
+    /// The plan of each op, by its place in the cache.
+    plans: Vec<usize>,
     /// Buffers that it names, in order.
     buffers: Vec<BufferId>,
     /// What the links of its cut ops hand on, and its bytes. Each op writes it before it reads it.
@@ -60,55 +97,78 @@ pub(super) struct Kept<B: Backend> {
 }
 
 impl<B: Backend> Core<B> {
-    /// As many of these ops from the first as are predicted to take at most `most_ns` together, as one segment where the
-    /// backend has them; the first alone where it takes longer or cannot be planned.
+    /// As many of these ops from the first as are predicted to take at most `most_ns` together; the first alone where it takes
+    /// longer or cannot be planned. No segment is made yet.
     pub fn part(&mut self, ops: &[BoundOp], most_ns: u64) -> Part {
-        let (mut len, mut units, mut ns) = (0, 0u64, 0u128);
+        let (mut len, mut launches, mut ns, mut state_bytes) = (0, false, 0u128, 0);
         for op in ops.iter().take(SEGMENT_OPS_MAX) {
             let Ok(plan) = self.plan(op.op()) else { break };
             let total = plan.total_ns().saturating_add(ns);
             if total > most_ns.into() {
                 break;
             }
-            // `plan::choose` refused plans whose units exceed 64 bits.
-            let more = u64::try_from(plan.units()).unwrap_or(u64::MAX);
-            (len, units, ns) = (len + 1, more.saturating_add(units), total);
+            (len, launches, ns) = (len + 1, launches || plan.units() > 0, total);
+            state_bytes = plan.state_bytes.max(state_bytes);
         }
         // What launches nothing needs no segment.
-        if len < 2 || units == 0 {
-            return Part { len: ops.len().min(1), segment: None };
+        if len < 2 || !launches {
+            return Part::single(ops.len().min(1));
         }
-        let ops = &ops[..len];
-        // Without a segment they run one by one, and fail there if they must.
-        let number = self.keep(ops).ok().flatten();
-        let lent = self.lent();
-        let segment =
-            number.map(|number| Segment { number, ops: ops.into(), units, ns: ns as u64, lent });
-        Part { len, segment }
+        Part { len, segment: None, wants: Some(state_bytes) }
     }
 
-    fn keep(&mut self, ops: &[BoundOp]) -> Result<Option<u64>> {
-        let kept: usize = self.segments.values().map(|kept| kept.ops).sum();
-        if kept + ops.len() > KEPT_OPS_MAX {
-            return Ok(None);
+    /// Whether a part has no segment, or none any more, and there is room for one.
+    pub fn may_keep(&self, part: &Part) -> bool {
+        let Some(state_bytes) = part.wants else { return false };
+        let has_one = part.segment.as_ref().is_some_and(|segment| self.has(segment));
+        !has_one
+            && self.segments.ops + part.len <= KEPT_OPS_MAX
+            && self.own(state_bytes) <= self.held_max().saturating_sub(self.segments.bytes)
+    }
+
+    /// Makes the segment of a part, whose ops come first of these, if there may be one. Whether it did: without one they run
+    /// one by one, and fail there if they must.
+    pub fn keep(&mut self, part: &mut Part, ops: &[BoundOp]) -> bool {
+        let Some(ops) = ops.get(..part.len).filter(|_| self.may_keep(part)) else { return false };
+        part.segment = None;
+        match self.capture(ops) {
+            Ok(Some(segment)) => part.segment = Some(segment),
+            // The backend has none of these.
+            Ok(None) => part.wants = None,
+            // There is no room for it now.
+            Err(_) => {}
         }
-        let (mut places, mut bytes) = (Vec::new(), 0);
+        part.segment.is_some()
+    }
+
+    fn capture(&mut self, ops: &[BoundOp]) -> Result<Option<Segment>> {
+        let (mut places, mut plans, mut state_bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut units, mut ns, forgotten) = (0u64, 0u64, self.forgotten);
         for op in ops {
-            bytes = self.plan(op.op())?.state_bytes.max(bytes);
+            let plan = self.plan(op.op())?;
+            state_bytes = plan.state_bytes.max(state_bytes);
+            // `plan::choose` refused plans whose units exceed 64 bits.
+            units = units.saturating_add(u64::try_from(plan.units()).unwrap_or(u64::MAX));
+            ns = ns.saturating_add(plan.total_ns() as u64);
             places.push(self.places(op)?);
+            plans.push(self.ready(op.op())?);
         }
+        let (own, quota) = (self.own(state_bytes), self.held_max());
+        let short = |asked, free| Error::from(Kind::OutOfMemory { asked, free, quota });
         // Planning the last may have emptied the cache of the first.
-        let ready = ops.iter().map(|op| self.prepared.get(op.op()).copied());
-        let Some(ready) = ready.collect::<Option<Vec<usize>>>() else { return Ok(None) };
-        // What is lent is counted by its owner.
-        let lent = self.lent();
-        let own = if lent.is_some() { 0 } else { bytes };
-        if self.held.saturating_add(own) > self.held_max() {
-            return Ok(None);
+        if self.forgotten != forgotten {
+            return Err(short(self.held, 0));
         }
-        let state = if bytes > 0 { Some(self.state(bytes)?) } else { None };
-        let steps = ops.iter().zip(&places).zip(ready).map(|((op, places), ready)| {
-            let ready = &self.ready[ready];
+        let named: BTreeSet<usize> = plans.iter().copied().collect();
+        let named = named.into_iter().map(|place| &self.ready[place]).filter(|of| of.named == 0);
+        let asked = own + named.map(|of| B::prepared_bytes(&of.kernel)).sum::<u64>();
+        let free = quota.saturating_sub(self.segments.bytes);
+        if asked > free {
+            return Err(short(asked, free));
+        }
+        let state = if state_bytes > 0 { Some(self.state(state_bytes)?) } else { None };
+        let steps = ops.iter().zip(&places).zip(&plans).map(|((op, places), place)| {
+            let ready = &self.ready[*place];
             let units = 0..ready.plan.units() as u64;
             let state = state.filter(|_| ready.plan.state_bytes > 0);
             Step { prepared: &ready.kernel, units, op, places, state }
@@ -118,18 +178,50 @@ impl<B: Backend> Core<B> {
             if let Some(state) = state {
                 self.give_state(state);
             }
-            return made.map(|_| None);
+            return Ok(None);
         };
+        let lent = self.lent();
         let mut buffers: Vec<BufferId> =
             ops.iter().flat_map(|op| op.bindings()).map(|at| at.buffer).collect();
         buffers.extend(lent.filter(|_| state.is_some()));
         buffers.sort_unstable();
         buffers.dedup();
-        self.held += own;
+        let number = self.segments.next;
+        self.segments.next += 1;
+        self.segments.ops += ops.len();
+        self.segments.bytes += own;
+        plans.iter().for_each(|place| self.name(*place));
         let state = state.map(|place| (place, own));
-        self.segments.insert(self.next_segment, Kept { segment, ops: ops.len(), buffers, state });
-        self.next_segment += 1;
-        Ok(Some(self.next_segment - 1))
+        self.segments.kept.insert(number, Kept { segment, plans, buffers, state });
+        Ok(Some(Segment { number, ops: ops.into(), units, ns, lent }))
+    }
+
+    /// A segment's op names a plan, which then stays in the cache.
+    fn name(&mut self, place: usize) {
+        let ready = &mut self.ready[place];
+        ready.named += 1;
+        if ready.named == 1 {
+            let bytes = B::prepared_bytes(&ready.kernel);
+            self.held = self.held.saturating_sub(bytes);
+            self.segments.bytes += bytes;
+            self.segments.plans += 1;
+        }
+    }
+
+    fn unname(&mut self, place: usize) {
+        let ready = &mut self.ready[place];
+        ready.named -= 1;
+        if ready.named == 0 {
+            let bytes = B::prepared_bytes(&ready.kernel);
+            self.held += bytes;
+            self.segments.bytes = self.segments.bytes.saturating_sub(bytes);
+            self.segments.plans -= 1;
+        }
+    }
+
+    /// Bytes of a segment's state that nobody counts but the core: what is lent is its owner's.
+    fn own(&self, state_bytes: u64) -> u64 {
+        if matches!(self.states, States::Own(_)) { state_bytes } else { 0 }
     }
 
     fn lent(&self) -> Option<BufferId> {
@@ -154,7 +246,7 @@ impl<B: Backend> Core<B> {
 
     /// Whether a segment can still be begun.
     pub fn has(&self, segment: &Segment) -> bool {
-        self.segments.contains_key(&segment.number)
+        self.segments.kept.contains_key(&segment.number)
     }
 
     /// The whole of a segment as one run; `None` when it has gone with what it used.
@@ -168,7 +260,7 @@ impl<B: Backend> Core<B> {
     }
 
     pub(super) fn launch_segment(&mut self, segment: &Segment) -> Result<bool> {
-        let Some(kept) = self.segments.get(&segment.number) else { return Ok(false) };
+        let Some(kept) = self.segments.kept.get(&segment.number) else { return Ok(false) };
         match self.backend.replay(&kept.segment) {
             // Where there is no room for it as a whole, there may be for its ops.
             Err(error) if matches!(error.kind(), Kind::OutOfMemory { .. }) => {
@@ -180,15 +272,18 @@ impl<B: Backend> Core<B> {
     }
 
     fn drop_kept(&mut self, number: u64) {
-        if let Some(Kept { state: Some((state, bytes)), .. }) = self.segments.remove(&number) {
+        let Some(Kept { plans, state, .. }) = self.segments.kept.remove(&number) else { return };
+        self.segments.ops -= plans.len();
+        plans.into_iter().for_each(|place| self.unname(place));
+        if let Some((state, bytes)) = state {
             self.give_state(state);
-            self.held = self.held.saturating_sub(bytes);
+            self.segments.bytes = self.segments.bytes.saturating_sub(bytes);
         }
     }
 
     /// Forgets all segments that name a buffer.
     pub(super) fn drop_segments_of(&mut self, buffer: BufferId) {
-        let of = self.segments.iter();
+        let of = self.segments.kept.iter();
         let of = of.filter(|(_, kept)| kept.buffers.binary_search(&buffer).is_ok());
         for number in of.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.drop_kept(number);
@@ -196,7 +291,7 @@ impl<B: Backend> Core<B> {
     }
 
     pub(super) fn drop_all_segments(&mut self) {
-        for number in self.segments.keys().copied().collect::<Vec<_>>() {
+        for number in self.segments.kept.keys().copied().collect::<Vec<_>>() {
             self.drop_kept(number);
         }
     }

@@ -52,6 +52,8 @@ pub struct Executor<B: Backend> {
     buffer: Vec<u8>,
     /// Told which job's work is about to touch the device; 0: none.
     pulse: Box<dyn FnMut(u64) + Send>,
+    /// Whether this turn has made a segment: the next waits for the next turn.
+    has_kept: bool,
     /// When the loop last looked at its sockets.
     looked_ns: u64,
     /// The highest number of a session so far.
@@ -96,6 +98,7 @@ impl<B: Backend> Executor<B> {
             flights: VecDeque::new(),
             buffer: Vec::new(),
             pulse,
+            has_kept: false,
             looked_ns: 0,
             last_session: 0,
         }

@@ -1,16 +1,20 @@
 //! Steps of a program that the device takes as one, each no longer than a unit may be, so that the scheduler counts it as one.
 //! A segment is of the very blocks that its steps are bound to at each replay, or it is not used: a tenant may have given
-//! one back since.
+//! one back since. Making one is host work that no bill counts: a turn has one at most, and its session's flow owes it.
 
 use super::Executor;
 use super::session::{Session, Steps};
+use crate::sched::SessionId;
 use leasehold::backend::Backend;
-use leasehold::exec::{Core, Run, SEGMENT_OPS_MAX, Segment};
+use leasehold::exec::{Core, Part, Run, SEGMENT_OPS_MAX};
 use leasehold::op::BoundOp;
 use std::sync::Arc;
 
 /// Ops in the segments of a session: a tenant has no more of what the device keeps of them.
 const SESSION_OPS_MAX: usize = 2048;
+/// What making a segment is taken to cost for each of its ops, in nanoseconds of the executor's thread: a launch or a few,
+/// captured and instantiated. Not measured on a GPU.
+const KEEP_OP_NS: u64 = 5_000;
 
 impl<B: Backend> Executor<B> {
     /// The next steps as one run; `None` where they run one by one.
@@ -20,41 +24,48 @@ impl<B: Backend> Executor<B> {
         if rest.next < rest.single || rest.left() < 2 {
             return None;
         }
-        let len = match session.parts.get(&at) {
-            Some(part) if part.segment.is_none() => {
-                rest.single = rest.next + part.len;
-                return None;
-            }
-            // Without room nothing is bound ahead: what is left runs one by one.
-            None if session.segment_ops >= SESSION_OPS_MAX => {
-                rest.single = rest.next + rest.left();
-                return None;
-            }
-            known => known.map_or(SEGMENT_OPS_MAX, |part| part.len),
+        let is_free = |session: &Session, core: &Core<B>, part: &Part| {
+            let others = session.segment_ops - ops_of(part);
+            !self.has_kept && others + part.len <= SESSION_OPS_MAX && core.may_keep(part)
         };
+        let known = session.parts.get(&at);
+        // Without a segment and room for one nothing is bound ahead.
+        let single = known.filter(|part| part.segment.is_none());
+        if let Some(part) = single.filter(|part| !is_free(session, &self.core, part)) {
+            rest.single = rest.next + part.len;
+            return None;
+        }
+        let len = known.map_or(SEGMENT_OPS_MAX, |part| part.len);
+        let segment = known.and_then(|part| part.segment.clone());
         let mut ops = session.ahead(rest, len);
-        let known = session.parts.get(&at).and_then(|part| part.segment.as_ref());
-        let is_same = |segment: &&Segment| are_same(segment.ops(), &ops);
-        let run = known.filter(is_same).and_then(|segment| self.core.begin_segment(segment));
-        let run = match run {
-            Some(run) => run,
-            None => {
-                if let Some(segment) = session.parts.remove(&at).and_then(|part| part.segment) {
-                    session.segment_ops -= segment.ops().len();
-                    self.core.drop_segment(&segment);
-                    ops = session.ahead(rest, SEGMENT_OPS_MAX);
-                }
-                let part = self.core.part(&ops, self.core.caps().unit_cap_ns);
-                session.segment_ops += part.segment.as_ref().map_or(0, |of| of.ops().len());
-                let run = part.segment.as_ref().and_then(|of| self.core.begin_segment(of));
-                rest.single = rest.next + part.len;
-                session.parts.insert(at, part);
-                run?
+        if let Some(other) = segment.filter(|segment| !are_same(segment.ops(), &ops)) {
+            session.parts.remove(&at);
+            session.segment_ops -= other.ops().len();
+            self.core.drop_segment(&other);
+            ops = session.ahead(rest, SEGMENT_OPS_MAX);
+        }
+        let known = session.parts.remove(&at);
+        let cap = self.core.caps().unit_cap_ns;
+        let mut part = known.unwrap_or_else(|| self.core.part(&ops, cap));
+        if is_free(session, &self.core, &part) {
+            session.segment_ops -= ops_of(&part);
+            if self.core.keep(&mut part, &ops) {
+                self.has_kept = true;
+                self.ops.charge(SessionId(id), KEEP_OP_NS * part.len as u64);
             }
-        };
-        rest.next += run.ops().len();
-        Some(run)
+            session.segment_ops += ops_of(&part);
+        }
+        let run = part.segment.as_ref().and_then(|segment| self.core.begin_segment(segment));
+        let end = rest.next + part.len;
+        *(if run.is_some() { &mut rest.next } else { &mut rest.single }) = end;
+        session.parts.insert(at, part);
+        run
     }
+}
+
+/// Ops in the segment of a part.
+fn ops_of(part: &Part) -> usize {
+    part.segment.as_ref().map_or(0, |segment| segment.ops().len())
 }
 
 impl Session {

@@ -319,13 +319,17 @@ impl Session {
                 return Err(Kind::Protocol { what, asked, allowed }.into());
             }
         }
-        self.programs.insert(program, Steps { program, steps: steps.into(), ..Steps::default() });
+        // The first replay, which may be the only one, goes step by step.
+        let single = steps.len();
+        self.programs.insert(program, Steps { program, steps: steps.into(), next: 0, single });
         Ok(())
     }
 
-    /// The steps of a program, from the first.
-    pub(super) fn program(&self, program: u32) -> Result<Steps> {
-        self.programs.get(&program).cloned().ok_or_else(|| unknown("program", program.into()))
+    /// The steps of a program, from the first, to be replayed.
+    pub(super) fn program(&mut self, program: u32) -> Result<Steps> {
+        let steps = self.programs.get_mut(&program);
+        let steps = steps.ok_or_else(|| unknown("program", program.into()))?;
+        Ok(Steps { single: std::mem::take(&mut steps.single), ..steps.clone() })
     }
 
     pub(super) fn erase(&mut self, program: u32) -> Result<()> {

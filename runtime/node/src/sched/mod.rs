@@ -8,6 +8,7 @@
 //! launched(turn, predicted cost, next unit) → slice
 //! done(slice, busy cost)                        when the device says so
 //! idle(session)                                 when work is cancelled or its queue is drained
+//! charge(session, cost)                         when it had the host busy beside that
 //! ```
 //!
 //! Cost is in nanoseconds for compute and in bytes for copies: a device has two schedulers, so that copies are
@@ -330,6 +331,15 @@ impl Sched {
         self.in_flight -= predicted;
         if let Some(flow) = self.flows.get_mut(&flow) {
             flow.correct(account, predicted, busy);
+        }
+    }
+
+    /// A session had the host busy for so long beside its launches: its flow owes it like what it launched, and no window
+    /// waits for it.
+    pub fn charge(&mut self, id: SessionId, cost: u64) {
+        let session = self.sessions.get(&id);
+        if let Some(flow) = session.and_then(|session| self.flows.get_mut(&session.flow)) {
+            flow.charge(Account::Share, cost);
         }
     }
 

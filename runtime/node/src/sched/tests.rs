@@ -129,6 +129,20 @@ fn equal_weights_are_fair_over_a_second() {
 }
 
 #[test]
+fn what_the_host_does_for_a_session_is_its_flows_cost() {
+    let mut sim = Sim::new(Params::GPU);
+    for id in [1, 2] {
+        sim.flow(id, 100, Class::Reserved);
+        sim.session(id, Load { flow: id, unit: 200_000, real: 100 });
+    }
+    sim.sched.charge(SessionId(1), 50_000_000);
+    sim.sched.charge(SessionId(3), 50_000_000);
+    sim.run(S);
+    let error = (sim.busy[&2] - sim.busy[&1]).abs_diff(50_000_000);
+    assert!(error <= 4_000_000, "{:?}", sim.busy);
+}
+
+#[test]
 fn more_sessions_do_not_raise_a_share() {
     let mut sim = Sim::new(Params::GPU);
     let load = |flow| Load { flow, unit: 200_000, real: 100 };

@@ -51,18 +51,23 @@ impl<B: Backend> Driver<B> {
         }
     }
 
-    /// What a program is launched in; made when it is first replayed, and again when a segment has gone.
+    /// What a program is launched in. The first replay, which may be the only one, goes op by op. Segments are made at the
+    /// second, and where one has gone or there had been no room, when there is room again.
     fn parts(&mut self, id: ProgramId, ops: &[BoundOp]) -> Arc<[Part]> {
-        let is_gone =
-            |part: &Part| part.segment.as_ref().is_some_and(|segment| !self.core.has(segment));
-        if let Some(parts) = self.parts.get(&id).filter(|parts| !parts.iter().any(is_gone)) {
-            return Arc::clone(parts);
+        let Some(known) = self.parts.get(&id).map(Arc::clone) else {
+            self.parts.insert(id, [].into());
+            return [Part::single(ops.len())].into();
+        };
+        if !known.is_empty() && !known.iter().any(|part| self.core.may_keep(part)) {
+            return known;
         }
-        self.drop_parts(id);
         let (mut parts, mut at) = (Vec::new(), 0);
         while at < ops.len() {
-            parts.push(self.core.part(&ops[at..], SLICE_GPU_NS));
-            at += parts.last().map_or(1, |part| part.len);
+            let known = known.get(parts.len()).cloned();
+            let mut part = known.unwrap_or_else(|| self.core.part(&ops[at..], SLICE_GPU_NS));
+            self.core.keep(&mut part, &ops[at..]);
+            at += part.len;
+            parts.push(part);
         }
         let parts: Arc<[Part]> = parts.into();
         self.parts.insert(id, Arc::clone(&parts));

@@ -1,0 +1,195 @@
+//! Programs of tenants, frame by frame on a clock of the test's: when their steps go as one, who pays for that and who does
+//! not wait for it.
+
+use super::*;
+use leasehold::backend::null::Log;
+
+/// A tenant with maps from a block to itself.
+struct Mapper {
+    tenant: Tenant,
+    at: BlockRef,
+}
+
+impl Mapper {
+    /// Job and session have one number.
+    fn new(executor: &mut Executor<Null>, number: u64, now: &mut u64) -> Self {
+        executor.add_job(number, terms(number), *now);
+        let tenant = session(executor, number, number);
+        let mut mapper = Self { tenant, at: BlockRef { block: 0, generation: 0, offset: 0 } };
+        let [block, generation, _] = mapper.does(executor, &Record::Reserve { bytes: 256 }, now);
+        mapper.at = BlockRef { block: block as u32, generation: generation as u32, offset: 0 };
+        mapper.does(executor, &map(1.0), now);
+        mapper
+    }
+
+    fn does(&mut self, executor: &mut Executor<Null>, record: &Record, now: &mut u64) -> [u64; 3] {
+        match self.tenant.ask(executor, &record.encode(1, 0).unwrap(), now).outcome {
+            Outcome::Done(values) => values,
+            other => panic!("{record:?}: {other:?}"),
+        }
+    }
+
+    /// Puts steps into staging; the record that keeps them.
+    fn program(&self, program: u32, steps: usize) -> Record {
+        let steps = Step::encode(&vec![Step { handle: 1, bindings: vec![self.at; 2] }; steps]);
+        assert!(self.tenant.staging.write(0, &steps));
+        Record::Record { program, steps: [0, steps.len() as u64] }
+    }
+
+    /// Sends a record that the next turn will take.
+    fn sends(&mut self, record: &Record) {
+        let frame = record.encode(1, 0).unwrap();
+        assert!(
+            self.tenant.producer.push(&self.tenant.submit, &self.tenant.complete, &frame).unwrap()
+        );
+    }
+
+    fn has_answer(&mut self) -> bool {
+        let Tenant { submit, complete, consumer, .. } = &mut self.tenant;
+        consumer.pop_fixed::<64>(submit, complete).unwrap().is_some()
+    }
+}
+
+fn map(scale: f32) -> Record {
+    let spec = Spec::new(DType::F32, Layout::contiguous(Dims::new(&[64]).unwrap()), 0);
+    let map: Op = op::Map { function: MapFn::Exp, scale, shift: 0.0 }.into();
+    Record::Define { handle: 1, op: Wire::of(&map), specs: vec![spec; 2], lens: [0; 2] }
+}
+
+const REPLAY: Record = Record::Replay { program: 7 };
+
+/// What one replay of a tenant's was launched in.
+fn replayed(
+    mapper: &mut Mapper,
+    executor: &mut Executor<Null>,
+    log: &Log,
+    now: &mut u64,
+) -> Vec<&'static str> {
+    let before = log.launches().len();
+    mapper.does(executor, &REPLAY, now);
+    log.launches()[before..].iter().map(|launch| launch.op).collect()
+}
+
+#[test]
+fn a_turn_makes_one_segment_and_a_program_that_runs_once_none() {
+    let (null, log) = Null::new(1 << 40);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    let mut mappers = [1, 2, 3].map(|number| Mapper::new(&mut executor, number, &mut now));
+    for mapper in &mut mappers {
+        let program = mapper.program(7, 2);
+        mapper.does(&mut executor, &program, &mut now);
+        assert_eq!(replayed(mapper, &mut executor, &log, &mut now), ["map"; 2]);
+    }
+    assert_eq!(log.segments(), 0);
+    // All are replayed again in one turn. Nobody waits for another's segment: what has none goes op by op, and has one at a
+    // later replay.
+    for made in 1..=3 {
+        mappers.iter_mut().for_each(|mapper| mapper.sends(&REPLAY));
+        executor.turn(now).unwrap();
+        assert_eq!(log.segments(), made);
+        for mapper in &mut mappers {
+            while !mapper.has_answer() {
+                now += 1000;
+                executor.turn(now).unwrap();
+            }
+        }
+        assert_eq!(log.segments(), made);
+    }
+    for mapper in &mut mappers {
+        assert_eq!(replayed(mapper, &mut executor, &log, &mut now), ["segment"]);
+    }
+    assert_eq!(log.segments(), 3);
+}
+
+/// Two tenants of one weight, both ready in one turn: it is the first one's turn, unless it owes for its segment.
+#[test]
+fn who_makes_a_segment_owes_for_it() {
+    let (null, log) = Null::new(1 << 40);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    let [mut first, mut second] = [1, 2].map(|number| Mapper::new(&mut executor, number, &mut now));
+    for program in [first.program(7, 2), first.program(8, 2)] {
+        first.does(&mut executor, &program, &mut now);
+    }
+    let mut launched = |first: &mut Mapper, program: u32| {
+        let before = log.launches().len();
+        first.sends(&Record::Replay { program });
+        second.sends(&Record::Run { handle: 1, bindings: vec![second.at; 2] });
+        executor.turn(now).unwrap();
+        let first_op = log.launches()[before].op;
+        for mapper in [first, &mut second] {
+            while !mapper.has_answer() {
+                now += 1000;
+                executor.turn(now).unwrap();
+            }
+        }
+        (first_op, log.segments())
+    };
+    assert_eq!(launched(&mut first, 7), ("map", 0));
+    assert_eq!(launched(&mut first, 7), ("map", 1));
+    assert_eq!(launched(&mut first, 7), ("segment", 1));
+}
+
+#[test]
+fn who_found_no_room_for_a_segment_has_one_when_there_is_room() {
+    let (null, log) = Null::new(1 << 40);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    // Eight sessions have all that a device keeps: 2048 ops each, of programs that are one segment each.
+    let mut full: Vec<Mapper> = (1..=8)
+        .map(|number| {
+            let mut mapper = Mapper::new(&mut executor, number, &mut now);
+            for program in 0..8 {
+                let record = mapper.program(program, 256);
+                mapper.does(&mut executor, &record, &mut now);
+                for _ in 0..2 {
+                    mapper.does(&mut executor, &Record::Replay { program }, &mut now);
+                }
+            }
+            mapper
+        })
+        .collect();
+    assert_eq!(log.segments(), 64);
+    let mut last = Mapper::new(&mut executor, 9, &mut now);
+    for mapper in [&mut full[0], &mut last] {
+        let program = mapper.program(7 + 4, 3);
+        mapper.does(&mut executor, &program, &mut now);
+    }
+    let replay = Record::Replay { program: 11 };
+    let mut names = |mapper: &mut Mapper, executor: &mut Executor<Null>| {
+        let before = log.launches().len();
+        mapper.does(executor, &replay, &mut now);
+        log.launches()[before..].iter().map(|launch| launch.op).collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        assert_eq!(names(&mut full[0], &mut executor), ["map"; 3]);
+        assert_eq!(names(&mut last, &mut executor), ["map"; 3]);
+    }
+    // What another session gives back is room for who has none, not for who has enough.
+    executor.end_session(8, 0).unwrap();
+    assert_eq!(names(&mut full[0], &mut executor), ["map"; 3]);
+    assert_eq!(names(&mut last, &mut executor), ["segment"]);
+    let mut later = 1 << 40;
+    full[0].does(&mut executor, &Record::Erase { program: 0 }, &mut later);
+    assert_eq!(names(&mut full[0], &mut executor), ["segment"]);
+}
+
+#[test]
+fn a_tenant_that_fills_the_cache_of_plans_costs_no_other_its_segments() {
+    let (null, log) = Null::new(1 << 40);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    let mut filler = Mapper::new(&mut executor, 1, &mut now);
+    let mut mapper = Mapper::new(&mut executor, 2, &mut now);
+    let program = mapper.program(7, 2);
+    mapper.does(&mut executor, &program, &mut now);
+    (0..2).for_each(|_| drop(replayed(&mut mapper, &mut executor, &log, &mut now)));
+    for round in 1..4 {
+        let planned = log.prepared();
+        for i in 0..5000 {
+            filler.does(&mut executor, &map((round * 5000 + i) as f32), &mut now);
+        }
+        assert_eq!(log.prepared(), planned + 5000);
+        assert_eq!(replayed(&mut mapper, &mut executor, &log, &mut now), ["segment"]);
+        // Its op is planned still.
+        mapper.does(&mut executor, &map(1.0), &mut now);
+        assert_eq!((log.segments(), log.prepared()), (1, planned + 5000));
+    }
+}
