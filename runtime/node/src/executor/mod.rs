@@ -8,6 +8,7 @@ mod confine;
 mod job;
 mod link;
 pub mod protocol;
+mod pulse;
 mod records;
 mod segments;
 mod serve;
@@ -27,6 +28,7 @@ use leasehold::op::BufferId;
 use leasehold::wire::TenantEnd;
 use leasehold::{Error, Kind, Result};
 use protocol::{Device, PROTOCOL, Terms, Usage, Why};
+use pulse::Pulse;
 use session::{Session, Work};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -50,8 +52,7 @@ pub struct Executor<B: Backend> {
     blocks: Blocks,
     flights: VecDeque<Flight>,
     buffer: Vec<u8>,
-    /// Told which job's work is about to touch the device; 0: none.
-    pulse: Box<dyn FnMut(u64) + Send>,
+    pulse: Pulse,
     /// Whether this turn has made a segment: the next waits for the next turn.
     has_kept: bool,
     /// When the loop last looked at its sockets.
@@ -97,7 +98,7 @@ impl<B: Backend> Executor<B> {
             blocks,
             flights: VecDeque::new(),
             buffer: Vec::new(),
-            pulse,
+            pulse: Pulse::new(pulse),
             has_kept: false,
             looked_ns: 0,
             last_session: 0,
@@ -205,10 +206,10 @@ impl<B: Backend> Executor<B> {
         let lease = ended.terms.lease;
         if !self.jobs.values().any(|other| other.terms.lease == lease) {
             self.land_all(now_ns)?;
-            (self.pulse)(job);
+            let before = self.pulse.touches(job);
             self.blocks.leave(lease, &mut Zeroed(&mut self.core))?;
             ended.usage().zeroing_ns += self.busy_ns()?;
-            (self.pulse)(0);
+            self.pulse.touches(before);
             self.ops.remove_flow(FlowId(lease));
             self.copies.remove_flow(FlowId(lease));
         }
@@ -221,10 +222,12 @@ impl<B: Backend> Executor<B> {
         self.ops.remove_session(SessionId(id));
         self.copies.remove_session(SessionId(id));
         let Some(mut session) = self.sessions.remove(&id) else { return Ok(()) };
+        let before = self.pulse.touches(session.job);
         session.drop_segments(&mut self.core, None);
         if let Some(Work::Run { run, .. }) = &session.head {
             self.core.end(run);
         }
+        self.pulse.touches(before);
         if let Some(job) = self.jobs.get_mut(&session.job) {
             let held: u64 = session.blocks().map(|block| block.len).sum();
             job.hold(job.held().saturating_sub(held), now_ns);

@@ -25,10 +25,16 @@ impl<B: Backend> Executor<B> {
                 Ok(None) => break,
                 Ok(Some((ticket, record))) => {
                     moved = true;
-                    match record.and_then(|record| self.handle(id, ticket, record, now_ns)) {
+                    let before = self.pulse.touches(session.job);
+                    let done = record.and_then(|record| self.handle(id, ticket, record, now_ns));
+                    let done = match done {
+                        Err(error) if lost(&error) => return Err(error),
+                        done => done,
+                    };
+                    self.pulse.touches(before);
+                    match done {
                         Ok(None) => Ok(()),
                         Ok(Some(values)) => self.answer(id, ticket, Outcome::Done(values)),
-                        Err(error) if lost(&error) => return Err(error),
                         Err(error) => self.answer(id, ticket, Outcome::Failed(error)),
                     }
                 }
@@ -162,10 +168,8 @@ impl<B: Backend> Executor<B> {
         let gone = || Error::from(Kind::Revoked);
         let number = self.sessions.get(&id).ok_or_else(gone)?.job;
         let terms = &self.jobs.get(&number).ok_or_else(gone)?.terms;
-        (self.pulse)(number);
         let taken = self.blocks.take(terms.lease, terms.memory, bytes, &mut Zeroed(&mut self.core));
         let zeroing_ns = self.busy_ns()?;
-        (self.pulse)(0);
         let job = self.jobs.get_mut(&number).ok_or_else(gone)?;
         job.usage().zeroing_ns += zeroing_ns;
         let block = taken?;

@@ -23,12 +23,16 @@ impl<B: Backend> Executor<B> {
         }
         if let Some(turn) = self.copies.next(now_ns) {
             moved = true;
+            let before = self.touches(turn.session);
             self.copy_slice(turn)?;
+            self.pulse.touches(before);
         }
         match self.ops.next(now_ns) {
             Some(turn) => {
                 moved = true;
+                let before = self.touches(turn.session);
                 self.launch_slice(turn, now_ns)?;
+                self.pulse.touches(before);
                 self.land(Some(Duration::ZERO), now_ns)?;
             }
             // Nothing fits the window, or nothing is ready: what is in flight decides when to look again.
@@ -41,6 +45,12 @@ impl<B: Backend> Executor<B> {
         Ok(moved)
     }
 
+    /// From now on it is a session's work that touches the device; whose it was before.
+    fn touches(&mut self, session: SessionId) -> u64 {
+        let job = self.sessions.get(&session.0).map_or(0, |session| session.job);
+        self.pulse.touches(job)
+    }
+
     /// Copies as much of the session's head as its turn allows.
     fn copy_slice(&mut self, turn: Turn) -> Result<()> {
         let (id, budget) = (turn.session.0, turn.budget);
@@ -49,7 +59,6 @@ impl<B: Backend> Executor<B> {
             self.copies.idle(SessionId(id));
             return Ok(());
         };
-        (self.pulse)(session.job);
         let mut done = 0;
         while copy.left > 0 && done + copy.step() <= budget.max(copy.step()) {
             let step = copy.step();
@@ -67,7 +76,6 @@ impl<B: Backend> Executor<B> {
             copy.left -= step;
             done += step;
         }
-        (self.pulse)(0);
         let copy = *copy;
         let next = (copy.left > 0).then(|| copy.step());
         if let Some(job) = self.jobs.get_mut(&session.job) {
@@ -101,7 +109,6 @@ impl<B: Backend> Executor<B> {
         let units = run.units_within(budget);
         let predicted_ns = run.predicted_ns(units);
         let owner = session.job;
-        (self.pulse)(owner);
         let launched = self.core.step(&mut run, units).and_then(|_| self.core.mark());
         let mark = match launched {
             Ok(mark) => mark,
@@ -112,7 +119,6 @@ impl<B: Backend> Executor<B> {
                 self.core.end(&run);
                 self.land_all(now_ns)?;
                 let busy_ns = self.busy_ns()?;
-                (self.pulse)(0);
                 if let Some(job) = self.jobs.get_mut(&owner) {
                     job.usage().busy_ns += busy_ns;
                 }
@@ -120,7 +126,6 @@ impl<B: Backend> Executor<B> {
                 return self.fail(id, ticket, error, now_ns);
             }
         };
-        (self.pulse)(0);
         let mut failed = None;
         // What comes after this slice, and what ends with it.
         let (head, last) = if run.remaining() > 0 {
@@ -171,9 +176,9 @@ impl<B: Backend> Executor<B> {
     pub(super) fn land(&mut self, timeout: Option<Duration>, now_ns: u64) -> Result<()> {
         let mut timeout = timeout;
         while let Some(flight) = self.flights.front() {
-            (self.pulse)(flight.job);
+            let before = self.pulse.touches(flight.job);
             let progress = self.core.poll(flight.mark, timeout)?;
-            (self.pulse)(0);
+            self.pulse.touches(before);
             let Progress::Done { busy_ns, fault } = progress else { return Ok(()) };
             timeout = Some(Duration::ZERO);
             let Some(flight) = self.flights.pop_front() else { return Ok(()) };

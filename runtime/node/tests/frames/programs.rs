@@ -3,6 +3,7 @@
 
 use super::*;
 use leasehold::backend::null::Log;
+use std::sync::{Arc, Mutex};
 
 /// A tenant with maps from a block to itself.
 struct Mapper {
@@ -68,6 +69,38 @@ fn replayed(
     let before = log.launches().len();
     mapper.does(executor, &REPLAY, now);
     log.launches()[before..].iter().map(|launch| launch.op).collect()
+}
+
+/// If the executor dies, it is whoever's work made it call the backend last: at planning and capturing too.
+#[test]
+fn the_pulse_names_whoever_plans_captures_and_launches() {
+    let (null, log) = Null::new(1 << 40);
+    let seen = Arc::new(Mutex::new(HashMap::<u64, [u64; 3]>::new()));
+    let (mut owner, mut before, sums) = (0, [0; 3], Arc::clone(&seen));
+    let counts = move |log: &Log| [log.prepared(), log.segments(), log.launches().len() as u64];
+    let pulse = {
+        let log = log.clone();
+        move |job| {
+            let (now, mut sums) = (counts(&log), sums.lock().unwrap());
+            let of = sums.entry(owner).or_default();
+            (0..3).for_each(|i| of[i] += now[i] - before[i]);
+            (owner, before) = (job, now);
+        }
+    };
+    let (mut executor, mut now) = (Executor::new(null, Box::new(pulse)), 0);
+    let mut mappers = [4, 9].map(|number| Mapper::new(&mut executor, number, &mut now));
+    for (mapper, steps) in mappers.iter_mut().zip([2, 3]) {
+        let program = mapper.program(7, steps);
+        mapper.does(&mut executor, &program, &mut now);
+        for _ in 0..2 {
+            mapper.does(&mut executor, &REPLAY, &mut now);
+        }
+    }
+    executor.turn(now).unwrap();
+    let seen = seen.lock().unwrap();
+    // The second finds the plan of the first.
+    assert_eq!([seen[&0], seen[&4], seen[&9]], [[0; 3], [1, 1, 2 + 1], [0, 1, 3 + 1]]);
+    assert_eq!(counts(&log), [1, 2, 7]);
 }
 
 #[test]
