@@ -1,8 +1,9 @@
 //! Programs of tenants, frame by frame on a clock of the test's: when their steps go as one, who pays for that and who does
-//! not wait for it.
+//! not wait for it, and what a bill says of waiting.
 
 use super::*;
 use leasehold::backend::null::Log;
+use leasehold_node::executor::protocol::Why;
 use std::sync::{Arc, Mutex};
 
 /// A tenant with maps from a block to itself.
@@ -69,6 +70,20 @@ fn replayed(
     let before = log.launches().len();
     mapper.does(executor, &REPLAY, now);
     log.launches()[before..].iter().map(|launch| launch.op).collect()
+}
+
+#[test]
+fn a_bill_counts_each_wait_of_a_programs_steps_once() {
+    let (mut executor, mut now) = (Executor::new(Null::new(1 << 40).0, Box::new(|_| {})), 0);
+    let mut mapper = Mapper::new(&mut executor, 1, &mut now);
+    let program = mapper.program(7, 5);
+    mapper.does(&mut executor, &program, &mut now);
+    let began = now;
+    mapper.does(&mut executor, &REPLAY, &mut now);
+    // A step a turn: the first in the turn that took the record.
+    assert_eq!(now - began, 5 * 1000);
+    let usage = executor.end_job(1, Why::Exited, now).unwrap().unwrap();
+    assert_eq!((usage.ops, usage.queue_wait_ns), (5, 4 * 1000));
 }
 
 /// If the executor dies, it is whoever's work made it call the backend last: at planning and capturing too.
