@@ -2,7 +2,8 @@
 //! program prints them; no device is asked.
 
 use leasehold::backend::cuda::{Pack, candidates};
-use leasehold::op::{Attention, CheckedOp, Matmul, Op, Spec, check};
+use leasehold::op::{Attention, CheckedOp, Matmul, Op, OrderClass, Spec, check};
+use leasehold::order::{Family, Plan};
 use leasehold::{DType, Dims, Error, Kind, Layout};
 use std::fmt::Write;
 use std::path::Path;
@@ -10,34 +11,50 @@ use std::path::Path;
 /// What an op is asked as.
 const FORMS: &str = "`matmul DTYPE [BATCHx]MxNxK` or `attention DTYPE BATCHxHEADSxSEQUENCExDIM`";
 
-/// The plans of an op on an architecture, best first, a line each below their order.
+/// The plans of an op on an architecture, best first, a line each below their order, and what else may run where the
+/// caller takes any order.
 ///
 /// # Errors
 /// `Value` for what is no op or architecture, `Unsupported` for what no kernel runs.
 pub fn ranked(text: &str, arch: &str) -> Result<String, Error> {
     let op = parse(text)?;
     let plans = candidates(&op, arch)?;
-    let cost = op.cost();
     let mut out = String::new();
     for (i, plan) in plans.iter().enumerate() {
         if i == 0 {
             let _ = writeln!(out, "{}", plan.order);
         }
-        let ns = plan.total_ns().max(1) as f64;
-        let _ = writeln!(
-            out,
-            "{:2}  {:32} {:8} tiles x {} links, {:6} ns a unit, predicted {:.1} us, {:.1} TFLOP/s, {:.0} GB/s",
-            i + 1,
-            plan.kernel,
-            plan.tiles,
-            plan.links,
-            plan.unit_ns,
-            ns / 1e3,
-            cost.flops as f64 / ns / 1e3,
-            cost.bytes as f64 / ns,
-        );
+        let _ = writeln!(out, "{:2}  {}", i + 1, line(&op, plan));
+    }
+    let others = in_any_order(&op).map_or(Ok(Vec::new()), |op| candidates(&op, arch))?;
+    for plan in others.iter().filter(|plan| plan.order.family == Family::Vendor) {
+        let _ =
+            writeln!(out, "in any order, on a device of one's own where its library is present:");
+        let _ = writeln!(out, " -  {}", line(&op, plan));
     }
     Ok(out)
+}
+
+/// A plan and what it is predicted.
+fn line(op: &CheckedOp, plan: &Plan) -> String {
+    let (cost, ns) = (op.cost(), plan.total_ns().max(1) as f64);
+    format!(
+        "{:32} {:8} tiles x {} links, {:6} ns a unit, predicted {:.1} us, {:.1} TFLOP/s, {:.0} GB/s",
+        plan.kernel,
+        plan.tiles,
+        plan.links,
+        plan.unit_ns,
+        ns / 1e3,
+        cost.flops as f64 / ns / 1e3,
+        cost.bytes as f64 / ns,
+    )
+}
+
+/// The same product without a word on its order.
+fn in_any_order(op: &CheckedOp) -> Option<CheckedOp> {
+    let Op::Matmul(matmul) = op.op() else { return None };
+    let matmul = Matmul { order: OrderClass::Any, ..matmul.clone() };
+    check(matmul.into(), op.specs()).ok()
 }
 
 fn parse(text: &str) -> Result<CheckedOp, Error> {
@@ -86,7 +103,12 @@ mod tests {
         assert!(lines.len() > 4, "{text}");
         assert!(lines[0].starts_with("matmul_sm90 tile"), "{text}");
         assert!(lines[1].contains("256x128") && lines[1].contains("predicted"), "{text}");
-        assert!(ranked("matmul f16 3x8x8x8", "sm_86").unwrap().contains("matmul_sm80_f16"));
+        // A vendor's library is told apart from what runs by default; what is longer than a unit is never its own.
+        let small = ranked("matmul f16 3x8x8x8", "sm_86").unwrap();
+        let (ours, others) = small.split_once("where its library is present:\n").unwrap();
+        assert!(others.contains("cublaslt") && others.lines().count() == 1, "{small}");
+        assert!(ours.contains("matmul_sm80_f16") && !ours.contains("cublaslt"), "{small}");
+        assert!(!text.contains("cublaslt"), "{text}");
         assert!(ranked("attention f16 1x8x1024x64", "sm_90a").unwrap().contains("attention_sm90"));
     }
 

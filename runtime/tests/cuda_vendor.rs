@@ -65,7 +65,17 @@ fn in_child(test: &str, arch: &str) -> Option<PathBuf> {
 
 /// Products that the library has been told of.
 fn told(file: &Path) -> Vec<String> {
-    std::fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect()
+    lines(file, "did ")
+}
+
+/// Products that it has been asked an algorithm for.
+fn asked(file: &Path) -> Vec<String> {
+    lines(file, "asked ")
+}
+
+fn lines(file: &Path, what: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    text.lines().filter(|line| line.starts_with(what)).map(String::from).collect()
 }
 
 /// A product that may run in any order.
@@ -199,7 +209,7 @@ fn nothing_else_reaches_it() {
     let any = &for_it()[0];
     assert_eq!(its_plan(&cuda, any), None);
     run_all(&mut cuda, std::slice::from_ref(any));
-    assert_eq!(told(&file), Vec::<String>::new());
+    assert_eq!((told(&file), asked(&file)), Default::default());
     // A unit is as long as a turn may be: what is longer is not its own.
     let cuda = cuda.with_cublaslt();
     let long =
@@ -220,6 +230,7 @@ fn a_product_without_an_algorithm_is_ours() {
     assert_eq!(kernel(MISSING_K + 1), "cublaslt");
     assert_ne!(kernel(MISSING_K), "cublaslt");
     drop(core);
+    assert_eq!(asked(&file).len(), 2, "an op asks once, whatever the answer");
     let dev = Device::from_backend(open().with_cublaslt()).unwrap();
     assert_eq!(dev.numerics(), Device::from_backend(open()).unwrap().numerics());
     for (order, k, calls) in [

@@ -5,11 +5,15 @@
 
 mod common;
 
-use common::scripted::Scripted;
+use common::scripted::{LIBRARY, LONG, Scripted};
+use leasehold::backend::Backend;
+use leasehold::exec::Core;
+use leasehold::op::{self, Spec, check};
 use leasehold::{
-    Attention, Copy, DType, Device, Error, Fault, Gather, Kind, Map, MapFn, Matmul, Norm, Queue,
-    Read, Reduce, Rule, Softmax, Tensor, bf16, f16,
+    Attention, Copy, DType, Device, Dims, Error, Fault, Gather, Kind, Layout, Map, MapFn, Matmul,
+    Norm, Queue, Read, Reduce, Rule, Softmax, Tensor, bf16, f16,
 };
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -402,6 +406,20 @@ fn what_does_not_fit_is_refused() {
         }
         dev.wait(None).unwrap();
     }
+}
+
+/// What a vendor's library refuses runs by the best of our plans that fit a unit.
+#[test]
+fn what_a_library_refuses_is_ours() {
+    let (backend, _) = Scripted::new(1 << 20);
+    let spec = Spec::new(DType::F32, Layout::contiguous(Dims::new(&[64, 64]).unwrap()), 0);
+    let op = Arc::new(check(op::Matmul::default().into(), &[spec; 3]).unwrap());
+    let ours = backend.candidates(&op).unwrap();
+    let backend = backend.with_library();
+    let names = backend.candidates(&op).unwrap();
+    let names: Vec<&str> = names.iter().take(2).map(|plan| plan.kernel).collect();
+    assert_eq!(names, [LIBRARY, LONG]);
+    assert_eq!(Core::new(backend).plan(&op).unwrap(), ours[0]);
 }
 
 #[test]

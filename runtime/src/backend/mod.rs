@@ -158,7 +158,7 @@ pub trait Backend: Send + 'static {
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>>;
 
     /// The plan that the op follows where `plan` was chosen of [`Backend::candidates`]: another one only if that has the
-    /// same order, or if the op takes any. It may run some to time them; what that fails with is no error.
+    /// same order. It may run some to time them; what that fails with is no error.
     fn settle(&mut self, _: &CheckedOp, plan: Plan) -> Plan {
         plan
     }

@@ -8,7 +8,7 @@ use crate::backend::{Backend, BlockId, Caps, Mark, Place, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::numerics::Numerics;
 use crate::op::{BoundOp, BufferId, CheckedOp};
-use crate::order::{Plan, UnitRange};
+use crate::order::{Family, Plan, UnitRange};
 use crate::plan;
 use segments::Segments;
 pub use segments::{Part, SEGMENT_OPS_MAX, Segment};
@@ -232,19 +232,25 @@ impl<B: Backend> Core<B> {
     fn prepare(&mut self, op: &Arc<CheckedOp>) -> Result<usize> {
         let named = |e: Error| e.in_op(op.op().name());
         self.binding_limits(op).map_err(named)?;
-        let candidates = self.backend.candidates(op).map_err(named)?;
-        let plan = plan::choose(op, &candidates, self.backend.caps())?;
+        let mut candidates = self.backend.candidates(op).map_err(named)?;
         let others = self.ready.len().saturating_sub(self.segments.plans);
         if others >= PREPARED_MAX || self.held >= self.held_max() {
             self.forget();
         }
-        let plan = self.backend.settle(op, plan);
-        let kernel = match self.backend.prepare(op, &plan) {
-            // What the others hold may make room.
-            Err(error) if is_out_of_memory(&error) && self.make_room() => {
-                self.backend.prepare(op, &plan)
+        let (plan, kernel) = loop {
+            let plan = plan::choose(op, &candidates, self.backend.caps())?;
+            let plan = self.backend.settle(op, plan);
+            match self.backend.prepare(op, &plan) {
+                // What a vendor's library has no algorithm or no room for is ours.
+                Err(_) if plan.order.family == Family::Vendor => {
+                    candidates.retain(|other| other.order.family != Family::Vendor);
+                }
+                // What the others hold may make room.
+                Err(error) if is_out_of_memory(&error) && self.make_room() => {
+                    break (plan, self.backend.prepare(op, &plan));
+                }
+                kernel => break (plan, kernel),
             }
-            kernel => kernel,
         };
         let kernel = kernel.map_err(named)?;
         self.held += B::prepared_bytes(&kernel);

@@ -1,11 +1,11 @@
 //! A CPU whose launches a test holds back, or whose device it loses, so that what a tenant sees of waiting and
-//! of loss does not hang on luck.
+//! of loss does not hang on luck; and one with a vendor's library that refuses every op.
 #![cfg(feature = "cpu")]
 
 use leasehold::backend::cpu::Cpu;
 use leasehold::backend::{Backend, BlockId, Caps, Mark, NoSegment, Place, Progress};
 use leasehold::op::{BoundOp, CheckedOp};
-use leasehold::order::{Plan, UnitRange};
+use leasehold::order::{Family, Order, Plan, UnitRange};
 use leasehold::{Error, Kind};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -59,14 +59,23 @@ fn lost() -> Error {
     Kind::DeviceLost { why: "by the script".into() }.into()
 }
 
-/// The backend.
-pub struct Scripted(Cpu, Script);
+/// The name of the library's plans, and of one of the CPU's that no unit has time for.
+pub const LIBRARY: &str = "library";
+pub const LONG: &str = "long";
+
+/// The backend, and whether it has the library.
+pub struct Scripted(Cpu, Script, bool);
 
 impl Scripted {
     /// A CPU of `memory` bytes, sound at first.
     pub fn new(memory: u64) -> (Self, Script) {
         let script = Script::default();
-        (Self(Cpu::with_threads(1).unwrap().with_memory(memory), script.clone()), script)
+        (Self(Cpu::with_threads(1).unwrap().with_memory(memory), script.clone(), false), script)
+    }
+
+    /// The same with plans of a library before its own.
+    pub fn with_library(self) -> Self {
+        Self(self.0, self.1, true)
     }
 }
 
@@ -112,10 +121,23 @@ impl Backend for Scripted {
     }
 
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>, Error> {
-        self.0.candidates(op)
+        let ours = self.0.candidates(op)?;
+        if !self.2 {
+            return Ok(ours);
+        }
+        let one = Plan { tiles: 1, links: 1, wave: 1, state_bytes: 0, ..ours[0] };
+        let order = Order { entry: LIBRARY, family: Family::Vendor, ..one.order };
+        let library = Plan { order, kernel: LIBRARY, unit_ns: 1, wave_ns: 1, ..one };
+        let wave_ns = self.caps().unit_cap_ns + 1;
+        let long = Plan { kernel: LONG, unit_ns: 2, wave_ns, ..one };
+        Ok([vec![library, long], ours].concat())
     }
 
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Plan, Error> {
+        if plan.kernel == LIBRARY {
+            let (asked, allowed) = (format!("{op:?}"), "nothing".into());
+            return Err(Kind::Unsupported { asked, allowed }.into());
+        }
         self.0.prepare(op, plan)
     }
 

@@ -1,5 +1,6 @@
 // cuBLASLt as far as the CUDA backend calls it, on the memory of the host model: naive products, and a refusal of whatever
-// does not fit together. It has no algorithm for K = 13. Every product is a line of the file that a variable names.
+// does not fit together. It has no algorithm for K = 13. Every product is a line of the file that a variable names, and
+// so is every algorithm that it is asked for.
 // `cuda_vendor.rs` builds it.
 
 #include <dlfcn.h>
@@ -126,13 +127,13 @@ void store(int type, uint64_t at, uint64_t i, float x) {
     }
 }
 
-void tell(const Problem& p) {
+void tell(const char* what, const Problem& p) {
     const char* name = getenv("LEASEHOLD_TEST_CUBLASLT");
     FILE* file = name == nullptr ? nullptr : fopen(name, "a");
     if (file == nullptr) {
         return;
     }
-    fprintf(file, "%lu x %lu x %lu, %d, compute %d\n", p.m, p.n, p.k, p.d->batch, p.desc->compute);
+    fprintf(file, "%s %lu x %lu x %lu, %d, compute %d\n", what, p.m, p.n, p.k, p.d->batch, p.desc->compute);
     fclose(file);
 }
 
@@ -187,6 +188,7 @@ API cublasLtMatmulAlgoGetHeuristic(void* handle, void* desc, void* a, void* b, v
     if (as<Object>(handle, Kind::Handle) == nullptr || prefer == nullptr || most != 1 || !p.is_whole() || !p.fits()) {
         return INVALID_VALUE;
     }
+    tell("asked", p);
     if (p.k == MISSING_K || prefer->workspace < NEEDED) {
         return NOT_SUPPORTED;
     }
@@ -244,6 +246,6 @@ API cublasLtMatmul(void* handle, void* desc, const float* alpha, uint64_t a, voi
             }
         }
     }
-    tell(p);
+    tell("did", p);
     return SUCCESS;
 }

@@ -21,7 +21,7 @@ use super::tuner::{Tuned, Tuner, fastest};
 use super::{Backend, BlockId, Caps, Mark, Place, Progress, Step};
 use crate::error::{Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
-use crate::order::{Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
+use crate::order::{Family, Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
 use api::TensorMap;
 pub use compiler::LEASEHOLD_NVRTC;
 use cublaslt::{CublasLt, Product, WORKSPACE};
@@ -95,15 +95,19 @@ pub struct Cuda {
     tuner: Option<Tuner>,
 }
 
-/// A plan with its kernel and what it reads beside the op's operands.
+/// A plan with what runs it and what that reads beside the op's operands.
 pub struct Prepared {
     plan: Plan,
-    row: Row,
-    functions: Vec<(Row, Function)>,
+    code: Code,
     made: Option<Owned>,
     is_indexed: bool,
-    /// cuBLASLt's product; the row is then that of the plan which it stands in for.
-    vendor: Option<Product>,
+}
+
+/// What runs a plan.
+enum Code {
+    /// The row of the table that it names, and the kernels of all that its launches are of.
+    Ours(Row, Vec<(Row, Function)>),
+    CublasLt(Product),
 }
 
 /// Ops kept as a graph, and how many faults they tell of.
@@ -112,7 +116,9 @@ pub struct Segment {
     faults: usize,
 }
 
-/// What the ranked plans of an op are on an architecture (`sm_80`, `sm_90a`): pure, no device is asked.
+/// What the ranked plans of an op are on an architecture (`sm_80`, `sm_90a`): pure, no device is asked. An op that takes any
+/// order may have one of [`Family::Vendor`](crate::order::Family::Vendor) among them, which only a device that is not shared
+/// and finds cuBLASLt has.
 ///
 /// # Errors
 /// `Value` for an unknown architecture, `Unsupported` for what no kernel runs.
@@ -120,7 +126,7 @@ pub fn candidates(op: &CheckedOp, arch: &str) -> Result<Vec<Plan>> {
     let Some(class) = plan::class(arch) else {
         return Err(Kind::Value { asked: arch.into(), allowed: ARCHS.join(", ") }.into());
     };
-    plan::candidates(op, class)
+    plan::with_vendor(op, class, || true)
 }
 
 impl Cuda {
@@ -283,13 +289,12 @@ impl Cuda {
     /// The launches of a span in their order, their maps encoded.
     fn launches(
         &mut self,
-        prepared: &Prepared,
+        row: &Row,
         op: &CheckedOp,
         span: Span,
         at: &Addresses<'_>,
     ) -> Result<Vec<Launch>> {
-        let mut launches =
-            encode::launches(op, &prepared.row, self.class, span, at, self.multiprocessors);
+        let mut launches = encode::launches(op, row, self.class, span, at, self.multiprocessors);
         for Launch { args, .. } in &mut launches {
             match args {
                 Args::Plain(_) => {}
@@ -335,9 +340,9 @@ impl Cuda {
 }
 
 /// Enqueues launches of a prepared plan.
-fn enqueue(stream: &Stream, prepared: &Prepared, launches: &[Launch]) -> Result<()> {
+fn enqueue(stream: &Stream, functions: &[(Row, Function)], launches: &[Launch]) -> Result<()> {
     for Launch { row, args, blocks } in launches {
-        let function = prepared.functions.iter().find(|(of, _)| of == row);
+        let function = functions.iter().find(|(of, _)| of == row);
         let Some((_, function)) = function else {
             let allowed = "kernels that were prepared".into();
             return Err(Kind::Unsupported { asked: row.key(), allowed }.into());
@@ -427,8 +432,7 @@ impl Backend for Cuda {
 
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
         // Opening a library takes long: only for an op that asks.
-        let has_library = plan::asks_vendor(op, self.class) && self.cublaslt().is_some();
-        let mut plans = plan::with_vendor(op, self.class, has_library)?;
+        let mut plans = plan::with_vendor(op, self.class, || self.cublaslt().is_some())?;
         // All times alike: the order and the choice of plans stay those of the class.
         for plan in &mut plans {
             plan.unit_ns = self.class.on(self.multiprocessors, plan.unit_ns);
@@ -438,26 +442,15 @@ impl Backend for Cuda {
     }
 
     fn settle(&mut self, op: &CheckedOp, plan: Plan) -> Plan {
-        let is_ours = |plan: &Plan| plan.kernel != plan::CUBLASLT;
-        let mut plan = plan;
-        if !is_ours(&plan) && self.product(op).is_err() {
-            // What it has no algorithm for, or no room, is ours.
-            let plans = self.candidates(op).unwrap_or_default();
-            plan = plans.into_iter().find(is_ours).unwrap_or(plan);
-        }
         fastest(self, op, plan)
     }
 
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
-        let is_vendors = plan.kernel == plan::CUBLASLT;
-        let ours = if is_vendors { plan::candidates(op, self.class)? } else { vec![*plan] };
-        let row = ours.first().and_then(|ours| plan::row(ours.kernel));
-        if let (true, Some(row)) = (is_vendors, row) {
-            let vendor = Some(self.product(op)?);
-            let (functions, made, is_indexed) = (Vec::new(), None, false);
-            return Ok(Prepared { plan: *plan, row: *row, functions, made, is_indexed, vendor });
+        if plan.order.family == Family::Vendor {
+            let code = Code::CublasLt(self.product(op)?);
+            return Ok(Prepared { plan: *plan, code, made: None, is_indexed: false });
         }
-        let Some(row) = row else {
+        let Some(row) = plan::row(plan.kernel) else {
             let allowed = "rows of the kernels' table".into();
             return Err(Kind::Unsupported { asked: plan.kernel.into(), allowed }.into());
         };
@@ -473,8 +466,8 @@ impl Backend for Cuda {
                 Some(owned)
             }
         };
-        let is_indexed = encode::is_indexed(op);
-        Ok(Prepared { plan: *plan, row: *row, functions, made, is_indexed, vendor: None })
+        let (code, is_indexed) = (Code::Ours(*row, functions), encode::is_indexed(op));
+        Ok(Prepared { plan: *plan, code, made, is_indexed })
     }
 
     fn prepared_bytes(prepared: &Prepared) -> u64 {
@@ -497,12 +490,14 @@ impl Backend for Cuda {
         let fault = if prepared.is_indexed { self.work.fault(0)? } else { 0 };
         let at = Addresses { operands: &operands, state, made, fault };
         self.work.begin()?;
-        let launched = match &prepared.vendor {
-            Some(product) => self.launch_product(product, &operands),
-            None => spans(units, prepared.plan.links).into_iter().try_for_each(|span| {
-                let launches = self.launches(prepared, op.op(), span, &at)?;
-                enqueue(&self.work.stream, prepared, &launches)
-            }),
+        let launched = match &prepared.code {
+            Code::CublasLt(product) => self.launch_product(product, &operands),
+            Code::Ours(row, functions) => {
+                spans(units, prepared.plan.links).into_iter().try_for_each(|span| {
+                    let launches = self.launches(row, op.op(), span, &at)?;
+                    enqueue(&self.work.stream, functions, &launches)
+                })
+            }
         };
         // What came before a failure is work too.
         self.work.end()?;
@@ -510,26 +505,26 @@ impl Backend for Cuda {
     }
 
     fn segment(&mut self, steps: &[Step<'_, Prepared>]) -> Result<Option<Segment>> {
-        // What cuBLASLt does with its workspace is its own: its products are launched one by one.
-        let is_vendors = |step: &Step<'_, Prepared>| step.prepared.vendor.is_some();
-        if steps.len() > FAULTS || steps.iter().any(is_vendors) {
+        if steps.len() > FAULTS {
             return Ok(None);
         }
         // All that a capture does not take comes before it.
         let (mut launches, mut faults) = (Vec::new(), 0);
         for (number, step) in steps.iter().enumerate() {
             let Step { prepared, units, op, places, state } = step;
+            // What cuBLASLt does with its workspace is its own: its products are launched one by one.
+            let Code::Ours(row, functions) = &prepared.code else { return Ok(None) };
             let (operands, [state, made]) = self.addresses(prepared, op, places, *state)?;
             let fault = if prepared.is_indexed { self.work.fault(number)? } else { 0 };
             faults = if prepared.is_indexed { number + 1 } else { faults };
             let at = Addresses { operands: &operands, state, made, fault };
             for span in spans(units.clone(), prepared.plan.links) {
-                launches.push((*prepared, self.launches(prepared, op.op(), span, &at)?));
+                launches.push((functions, self.launches(row, op.op(), span, &at)?));
             }
         }
         let stream = &self.work.stream;
         let graph = Graph::capture(&self.context, stream, || {
-            launches.iter().try_for_each(|(prepared, of)| enqueue(stream, prepared, of))
+            launches.iter().try_for_each(|(functions, of)| enqueue(stream, functions, of))
         })?;
         Ok(graph.map(|graph| Segment { graph, faults }))
     }

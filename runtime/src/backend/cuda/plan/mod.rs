@@ -32,7 +32,7 @@ pub(super) use product::{Product, form, link_k};
 pub(super) use splits::Splits;
 use std::sync::OnceLock;
 pub(super) use streaming::Stream;
-pub(super) use vendor::{CUBLASLT, Call, Matrix};
+pub(super) use vendor::{Call, Matrix};
 pub(super) use walk::{Axis, OPERANDS};
 
 /// Nanoseconds of the smallest launch.
@@ -204,21 +204,20 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
-/// The same, with the plan of a vendor's library where there is one and the op takes any order.
+/// The same, with the plan of a vendor's library if the op takes any order, that might run it, and there is one.
 ///
 /// # Errors
 /// As [`candidates`].
-pub(super) fn with_vendor(op: &CheckedOp, class: &Class, has_library: bool) -> Result<Vec<Plan>> {
+pub(super) fn with_vendor(
+    op: &CheckedOp,
+    class: &Class,
+    has_library: impl FnOnce() -> bool,
+) -> Result<Vec<Plan>> {
     let ours = candidates(op, class)?;
-    let library = vendor::plan(op, class).filter(|_| has_library);
+    let library = vendor::plan(op, class).filter(|_| has_library());
     let mut plans: Vec<Plan> = library.into_iter().chain(ours).collect();
     plans.sort_by_key(Plan::total_ns);
     Ok(plans)
-}
-
-/// Whether an op takes any order, and a vendor's library might run it.
-pub(super) fn asks_vendor(op: &CheckedOp, class: &Class) -> bool {
-    vendor::plan(op, class).is_some()
 }
 
 /// What of an op no row runs, and what rows do.

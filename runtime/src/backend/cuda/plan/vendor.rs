@@ -11,7 +11,7 @@ use crate::op::{
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS};
 
 /// The name of its plans.
-pub(in super::super) const CUBLASLT: &str = "cublaslt";
+const CUBLASLT: &str = "cublaslt";
 /// Whatever it does: no promise.
 const ORDER: Order = Order { entry: CUBLASLT, tile: [1, 1], chunk: 0, family: Family::Vendor };
 
