@@ -31,6 +31,8 @@ const MIB: u64 = 1 << 20;
 /// What the model has, and its granule.
 const TOTAL: u64 = 256 * MIB;
 const GRANULE: u64 = 2 * MIB;
+/// Granules that are taken of it where pieces of memory may be larger than one.
+const ALL: u64 = 80;
 
 fn is_out_of_memory(error: &Error) -> bool {
     matches!(error.kind(), Kind::OutOfMemory { .. })
@@ -80,13 +82,14 @@ fn taken_memory_makes_blocks_of_any_size() {
     if !in_child("taken_memory_makes_blocks_of_any_size", &[]) {
         return;
     }
-    let mut cuda = open().with_memory(64 * MIB).taken().unwrap();
-    // Nobody else leaves anything.
-    let rest = fill(&mut open(), GRANULE);
-    assert!(rest.len() > 50, "{}", rest.len());
-    for granules in [1, 3, 7, 30] {
+    let mut cuda = open().with_memory(ALL * GRANULE).taken().unwrap();
+    // Nobody else leaves anything, while pieces are made into smaller ones too.
+    let mut other = open();
+    let rest = fill(&mut other, GRANULE);
+    assert!(rest.len() > 30, "{}", rest.len());
+    for granules in [3, 1, 7, 30, 6] {
         let blocks = fill(&mut cuda, granules * GRANULE);
-        assert!(blocks.len() as u64 >= 32 / granules, "{} of {granules}", blocks.len());
+        assert!(blocks.len() as u64 >= ALL / granules, "{} of {granules}", blocks.len());
         for (i, block) in blocks.iter().enumerate() {
             cuda.upload(*block, granules * GRANULE - 5, &[i as u8; 5]).unwrap();
         }
@@ -95,7 +98,37 @@ fn taken_memory_makes_blocks_of_any_size() {
             cuda.download(*block, granules * GRANULE - 5, &mut back).unwrap();
             assert_eq!(back, [i as u8; 5], "block {i} of {granules}");
         }
-        blocks.into_iter().for_each(|block| cuda.free(block));
+        // Every other one, and a block of as many bytes: no place is too small for it.
+        let half = blocks.len() / 2;
+        blocks.iter().step_by(2).for_each(|block| cuda.free(*block));
+        let large = cuda.alloc(half as u64 * granules * GRANULE).unwrap();
+        cuda.free(large);
+        blocks.into_iter().skip(1).step_by(2).for_each(|block| cuda.free(block));
+    }
+}
+
+/// Pieces are large. One is made into smaller ones when those are asked for: of what the driver has left, and where that
+/// has no room, of its own.
+#[test]
+fn taking_a_device_makes_few_calls() {
+    const TEST: &str = "taking_a_device_makes_few_calls";
+    let told = Path::new(env!("CARGO_TARGET_TMPDIR")).join("taken-calls");
+    for fail in ["", "cuMemCreate:2:24:1"] {
+        let _ = std::fs::remove_file(&told);
+        if in_child(TEST, &[(model::CALLS, told.to_str().unwrap()), (FAIL, fail)]) {
+            let mut cuda = open().with_memory(ALL * GRANULE).taken().unwrap();
+            let large = cuda.alloc((ALL - 2) * GRANULE).unwrap();
+            for block in [large, cuda.alloc(GRANULE).unwrap(), cuda.alloc(GRANULE).unwrap()] {
+                cuda.zero(block, 0, GRANULE).unwrap();
+            }
+            return wait(&mut cuda);
+        }
+        if folder().is_none() {
+            return;
+        }
+        let [made, mapped] = ["cuMemCreate", "cuMemMap"].map(|name| model::calls(&told, name));
+        println!("cases: {made} pieces made, {mapped} mapped");
+        assert!(made < ALL / 2 && mapped < ALL, "{made} pieces made, {mapped} mapped");
     }
 }
 

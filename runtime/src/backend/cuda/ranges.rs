@@ -5,7 +5,7 @@ use super::api::{Access, Location, OUT_OF_MEMORY};
 use super::driver::Context;
 use crate::error::{Error, Kind, Result};
 use std::ptr::null_mut;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An address inside a [`Memory`], with room for what was asked after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,16 +39,32 @@ impl Source {
     pub(super) fn free_bytes(&self) -> u64 {
         match self {
             Self::Driver(context) => context.free_bytes(),
-            Self::Taken(taken) => taken.pieces().len() as u64 * taken.context.granularity,
+            Self::Taken(taken) => taken.free_bytes(),
         }
     }
 }
 
-/// Device memory without addresses, in pieces of one granule, so that any of them make a range of any size. It is held
-/// until the value goes, whether ranges use it or not: no other process gets it in between.
+/// Free pieces of device memory by their sizes: a granule, and each [`PARTS`] times the one before.
+type Free = [Vec<u64>; SIZES];
+const PARTS: usize = 4;
+const SIZES: usize = 4;
+/// A piece is at most this part of all that is taken: what `memory` leaves to the driver then has room for another.
+const SHARE: u64 = 16;
+
+/// A piece of device memory without an address.
+#[derive(Clone, Copy)]
+struct Piece {
+    handle: u64,
+    bytes: u64,
+}
+
+/// Device memory without addresses, in pieces of which any make a range of any size. Making and mapping a piece takes the
+/// driver as long whatever its size, and a piece is mapped whole: so they are large, and one of them is made into smaller
+/// ones when a range has use for no larger. It is held until the value goes, whether ranges use it or not: no other process
+/// gets it in between.
 pub(super) struct Taken {
     context: Arc<Context>,
-    free: Mutex<Vec<u64>>,
+    free: Mutex<Free>,
 }
 
 impl Taken {
@@ -63,25 +79,98 @@ impl Taken {
         }
         // Those made so far go with it when one cannot be made.
         let taken = Arc::new(Self { context: Arc::clone(context), free: Mutex::default() });
-        for made in 0..bytes / context.granularity {
-            let Some(piece) = create(context, context.granularity)? else {
-                let free = made * context.granularity;
-                return Err(Kind::OutOfMemory { asked: bytes, free, quota: bytes }.into());
-            };
-            taken.pieces().push(piece);
+        let mut left = bytes;
+        for (i, size) in taken.sizes().into_iter().enumerate().rev() {
+            while left >= size && (i == 0 || size <= bytes / SHARE) {
+                let Some(piece) = create(context, size)? else {
+                    let free = bytes - left;
+                    return Err(Kind::OutOfMemory { asked: bytes, free, quota: bytes }.into());
+                };
+                taken.free()[i].push(piece);
+                left -= size;
+            }
         }
         Ok(taken)
     }
 
-    fn pieces(&self) -> std::sync::MutexGuard<'_, Vec<u64>> {
+    fn free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of a piece of each size.
+    fn sizes(&self) -> [u64; SIZES] {
+        std::array::from_fn(|i| self.context.granularity * (PARTS as u64).pow(i as u32))
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.free().iter().zip(self.sizes()).map(|(list, size)| list.len() as u64 * size).sum()
+    }
+
+    /// Pieces of so many bytes together, whole granules, the largest first; `None` where fewer are free.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    fn take(&self, bytes: u64) -> Result<Option<Vec<Piece>>> {
+        if self.free_bytes() < bytes {
+            return Ok(None);
+        }
+        let (mut pieces, mut left) = (Vec::new(), bytes);
+        while left > 0 {
+            let sizes = self.sizes().into_iter().enumerate().rev();
+            let mut fits = sizes.filter(|(_, size)| *size <= left);
+            let mut free = self.free();
+            let piece = fits.find_map(|(i, bytes)| Some(Piece { handle: free[i].pop()?, bytes }));
+            drop(free);
+            if let Some(piece) = piece {
+                left -= piece.bytes;
+                pieces.push(piece);
+            } else if !self.part()? {
+                self.give(pieces);
+                return Ok(None);
+            }
+        }
+        Ok(Some(pieces))
+    }
+
+    fn give(&self, pieces: Vec<Piece>) {
+        for Piece { handle, bytes } in pieces {
+            let size = self.sizes().iter().position(|size| *size == bytes);
+            self.free()[size.unwrap_or(0)].push(handle);
+        }
+    }
+
+    /// Makes the smallest piece that is not a granule into smaller ones, contents undefined; whether there was one. They are
+    /// made before it is released, of what is left to the driver, so that never less than all is ours; only where that has
+    /// no room does it go first, and another process could be faster.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    fn part(&self) -> Result<bool> {
+        let (mut free, sizes) = (self.free(), self.sizes());
+        let Some(size) = (1..SIZES).find(|size| !free[*size].is_empty()) else { return Ok(false) };
+        let (whole, mut parts) = (free[size].pop(), Vec::new());
+        self.make(&mut parts, sizes[size - 1])?;
+        release(&self.context, whole.as_slice());
+        self.make(&mut parts, sizes[size - 1])?;
+        free[size - 1].append(&mut parts);
+        Ok(true)
+    }
+
+    /// Makes pieces until there are [`PARTS`] or the driver has no room.
+    fn make(&self, parts: &mut Vec<u64>, bytes: u64) -> Result<()> {
+        while parts.len() < PARTS
+            && let Some(part) = create(&self.context, bytes)?
+        {
+            parts.push(part);
+        }
+        Ok(())
     }
 }
 
 /// Every range of it holds the `Arc`, so all pieces are here again.
 impl Drop for Taken {
     fn drop(&mut self) {
-        release(&self.context, &self.pieces());
+        self.free().iter().for_each(|pieces| release(&self.context, pieces));
     }
 }
 
@@ -117,7 +206,7 @@ pub(super) struct Memory {
 struct Mapped {
     range: u64,
     reserved: u64,
-    pieces: Vec<u64>,
+    pieces: Vec<Piece>,
 }
 
 impl Memory {
@@ -129,16 +218,12 @@ impl Memory {
         let context = source.context();
         let bytes = context.rounded(bytes);
         match source {
-            Source::Taken(taken) => {
-                let mut free = taken.pieces();
-                let count = bytes / context.granularity;
-                let Some(rest) = (free.len() as u64).checked_sub(count) else { return Ok(None) };
-                let pieces = free.split_off(rest as usize);
-                drop(free);
-                Self::map(source, bytes, pieces)
-            }
+            Source::Taken(taken) => match taken.take(bytes)? {
+                Some(pieces) => Self::map(source, bytes, pieces),
+                None => Ok(None),
+            },
             Source::Driver(_) if context.virtual_memory => match create(context, bytes)? {
-                Some(piece) => Self::map(source, bytes, vec![piece]),
+                Some(handle) => Self::map(source, bytes, vec![Piece { handle, bytes }]),
                 None => Ok(None),
             },
             Source::Driver(_) => Self::plain(source, bytes),
@@ -157,11 +242,10 @@ impl Memory {
         Ok(Some(Self { source: source.clone(), at, bytes, mapped: None }))
     }
 
-    /// Pieces of one size, `bytes` together, side by side in a range of their own.
-    fn map(source: &Source, bytes: u64, pieces: Vec<u64>) -> Result<Option<Self>> {
+    /// Pieces, `bytes` together, side by side in a range of their own.
+    fn map(source: &Source, bytes: u64, pieces: Vec<Piece>) -> Result<Option<Self>> {
         let context = source.context();
         let (api, gap) = (context.api, context.granularity);
-        let piece = bytes / pieces.len() as u64;
         let mapped = Mapped { range: 0, reserved: bytes + 2 * gap, pieces };
         // From here on the drop undoes what was done.
         let mut memory = Self { source: source.clone(), at: 0, bytes, mapped: Some(mapped) };
@@ -177,12 +261,14 @@ impl Memory {
         }
         context.check("cuMemAddressReserve", code)?;
         memory.at = mapped.range + gap;
-        for (at, handle) in (memory.at..).step_by(piece as usize).zip(&mapped.pieces) {
+        let mut at = memory.at;
+        for piece in &mapped.pieces {
             // SAFETY: within the middle of the reserved range, each behind the one before, as long as the piece.
-            match unsafe { (api.cuMemMap)(at, piece as usize, 0, *handle, 0) } {
+            match unsafe { (api.cuMemMap)(at, piece.bytes as usize, 0, piece.handle, 0) } {
                 OUT_OF_MEMORY => return Ok(None),
                 code => context.check("cuMemMap", code)?,
             }
+            at += piece.bytes;
         }
         let access = Access { location: Location { kind: 1, id: context.device }, flags: 3 };
         // SAFETY: all that was mapped, and nothing else.
@@ -218,9 +304,10 @@ impl Drop for Memory {
                     }
                     Some(Mapped { range: 0, .. }) => {}
                     Some(Mapped { range, reserved, pieces }) => {
-                        let piece = self.bytes / pieces.len() as u64;
-                        for at in (self.at..).step_by(piece as usize).take(pieces.len()) {
-                            (api.cuMemUnmap)(at, piece as usize);
+                        let mut at = self.at;
+                        for Piece { bytes, .. } in pieces {
+                            (api.cuMemUnmap)(at, *bytes as usize);
+                            at += bytes;
                         }
                         (api.cuMemAddressFree)(*range, *reserved as usize);
                     }
@@ -229,8 +316,10 @@ impl Drop for Memory {
         }
         let Some(mapped) = self.mapped.take() else { return };
         match &self.source {
-            Source::Driver(context) => release(context, &mapped.pieces),
-            Source::Taken(taken) => taken.pieces().extend(mapped.pieces),
+            Source::Driver(context) => {
+                mapped.pieces.iter().for_each(|piece| release(context, &[piece.handle]));
+            }
+            Source::Taken(taken) => taken.give(mapped.pieces),
         }
     }
 }
