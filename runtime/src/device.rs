@@ -1,10 +1,12 @@
 //! Devices and queues, and the one place that names the backends. Tenants open a device here.
 
+#[cfg(feature = "cuda")]
+use crate::backend::cuda::{Cuda, Pack, Verdict};
 use crate::backend::{Backend, Caps};
 use crate::engine::{Engine, Local, QueueId};
 use crate::error::{Kind, Result};
 #[cfg(feature = "cuda")]
-use crate::judge::{LIMIT, judged};
+use crate::judge::{self, LIMIT, judged};
 use crate::numerics::Numerics;
 use std::fmt;
 use std::sync::Arc;
@@ -45,7 +47,8 @@ pub struct Found {
 impl Device {
     /// The leased device if `LEASEHOLD_FD` is set, and then no other; else the first hardware adapter; else the CPU. A
     /// software adapter is never chosen here: ask for it by name. A CUDA device is chosen once its kernels have run tiny ops
-    /// of each kind here and now, and all came out right; [`Device::why`] says what did not.
+    /// of each kind on this very card, and all came out right; [`Device::why`] says what did not. That they did is remembered
+    /// in the user's cache folder.
     ///
     /// # Errors
     /// `NoDevice`, `Environment`, or what opening the leased device fails with.
@@ -56,7 +59,7 @@ impl Device {
         }
         let mut why = Vec::new();
         #[cfg(feature = "cuda")]
-        why.extend(crate::backend::cuda::Cuda::enumerate().err().map(|e| format!("cuda: {e}")));
+        why.extend(Cuda::enumerate().err().map(|e| format!("cuda: {e}")));
         for found in Self::list() {
             if found.caps.software && found.caps.backend != "cpu" {
                 why.push(format!("{}: software adapter, passed over", found.name));
@@ -84,7 +87,7 @@ impl Device {
     /// Every device of this machine that this build can open, in the order of choice.
     pub fn list() -> Vec<Found> {
         #[cfg(feature = "cuda")]
-        let cuda = crate::backend::cuda::Cuda::enumerate().unwrap_or_default();
+        let cuda = Cuda::enumerate().unwrap_or_default();
         #[cfg(feature = "cuda")]
         let cuda = cuda.into_iter().map(|(i, caps)| Found { name: format!("cuda:{i}"), caps });
         #[cfg(not(feature = "cuda"))]
@@ -118,13 +121,12 @@ impl Device {
         }
         #[cfg(feature = "cuda")]
         if let Some(ordinal) = name.strip_prefix("cuda:").and_then(|i| i.parse().ok()) {
-            use crate::backend::cuda::{Cuda, Pack};
             let kernels = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty());
             let cuda = match kernels {
                 Some(file) => Cuda::open_with(ordinal, &Pack::read(file.as_ref())?)?,
                 None => Cuda::open(ordinal)?,
             };
-            let cuda = if is_judged { judged(cuda, LIMIT)? } else { cuda };
+            let cuda = if is_judged { judged_once(cuda)? } else { cuda };
             let cuda = cuda.with_cublaslt();
             return match tuned() {
                 Some(folder) => boxed(cuda.tuned(&folder)),
@@ -214,6 +216,18 @@ fn leased(fd: &std::ffi::OsStr) -> Result<Box<dyn Engine>> {
     let asked = fd.to_string_lossy().into_owned();
     let allowed = "unset, since this build lacks the feature remote";
     Err(Kind::Environment { name: LEASEHOLD_FD, asked, allowed }.into())
+}
+
+/// A device whose kernels came out right, now or before: of this very card, driver, kernels and judge.
+#[cfg(feature = "cuda")]
+fn judged_once(cuda: Cuda) -> Result<Cuda> {
+    let verdict = Verdict::of(&cuda, &judge::digest());
+    if verdict.as_ref().is_some_and(Verdict::is_passed) {
+        return Ok(cuda);
+    }
+    let cuda = judged(cuda, LIMIT)?;
+    verdict.iter().for_each(Verdict::pass);
+    Ok(cuda)
 }
 
 /// The folder of the tuner, if it is asked for.

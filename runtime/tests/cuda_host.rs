@@ -20,6 +20,8 @@ use leasehold::{
     DType, Device, Dims, Error, Kind, LEASEHOLD_KERNELS, LEASEHOLD_TUNED, Layout, bf16,
 };
 use model::{FAIL, IDLE, ORDER, folder, in_child, open, pack, pack_file};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -407,6 +409,57 @@ fn a_device_whose_kernels_are_wrong_is_passed_over() {
         assert_eq!(named.why(), "cuda:0: asked for by name");
     }
     assert_eq!(product(&dev), Ok(()));
+}
+
+/// That a device passed is remembered, not that it failed; and what anybody could have written is not believed.
+#[test]
+fn a_device_is_judged_once() {
+    const TEST: &str = "a_device_is_judged_once";
+    if std::env::var_os(LEASEHOLD_KERNELS).is_some() {
+        println!("cases: {}", Device::open().unwrap().why());
+        return;
+    }
+    if folder().is_none() {
+        return;
+    }
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judged");
+    let _ = std::fs::remove_dir_all(&base);
+    let (kernels, told) = (pack_file(), base.with_extension("calls"));
+    let text = |path: &Path| path.to_str().unwrap().to_string();
+    let (cache, kernels, told) = (text(&base), text(&kernels), text(&told));
+    // Launches of a device that is opened, with a variable of the model's.
+    let launches = |variable| {
+        let cache = (model::CACHE, &*cache);
+        let variables = [cache, (LEASEHOLD_KERNELS, &*kernels), (model::CALLS, &*told), variable];
+        in_child(TEST, &variables);
+        model::calls(Path::new(&told), "cuLaunchKernel")
+    };
+    let none = (ORDER, "early");
+    let folder = base.join("leasehold/judged");
+    let files = || std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let judged = launches((IDLE, "softmax"));
+    assert!(judged > 0 && files().count() == 0);
+    let judged = launches(none);
+    let file = files().next().unwrap();
+    assert!(judged > 0 && files().count() == 1);
+    assert_eq!(launches(none), 0);
+    assert_eq!(launches((FAIL, "cuDeviceGetUuid_v2:1:0:9")), judged, "a card without a name");
+    let whole = std::fs::read(&file).unwrap();
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    let wrongs: [(&str, &dyn Fn()); 3] = [
+        ("another word", &|| std::fs::write(&file, [&whole[..], b"."].concat()).unwrap()),
+        ("others may write it", &|| set(&file, 0o622)),
+        ("others may write beside it", &|| set(&folder, 0o777)),
+    ];
+    for (what, wrong) in wrongs {
+        wrong();
+        assert_eq!(launches(none), judged, "{what}");
+    }
+    // It was written anew each time that it could be.
+    set(&folder, 0o700);
+    assert_eq!((launches(none), std::fs::read(&file).unwrap()), (0, whole));
 }
 
 #[test]

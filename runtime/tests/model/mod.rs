@@ -24,6 +24,8 @@ pub(crate) const ORDER: &str = "LEASEHOLD_MODEL_ORDER";
 pub(crate) const FAIL: &str = "LEASEHOLD_MODEL_FAIL";
 pub(crate) const IDLE: &str = "LEASEHOLD_MODEL_IDLE";
 pub(crate) const CALLS: &str = "LEASEHOLD_MODEL_CALLS";
+/// Names the folder of what is remembered.
+pub(crate) const CACHE: &str = "XDG_CACHE_HOME";
 
 /// The folder of the model's library, built once; `None` where there is no C++ compiler, as a skip.
 pub(crate) fn folder() -> Option<&'static PathBuf> {
@@ -41,6 +43,8 @@ pub(crate) fn in_child(test: &str, variables: &[(&str, &str)]) -> bool {
         .args(["--exact", test, "--nocapture"])
         .env("LD_LIBRARY_PATH", folder)
         .env(IN_CHILD, "1")
+        // Nothing that another model did is remembered.
+        .env(CACHE, "/dev/null")
         .envs(variables.iter().copied())
         .output()
         .unwrap();

@@ -1,6 +1,6 @@
-//! Machine code that was compiled before, on disk. Code runs on the device with all that it may do, so nothing doubtful is
-//! taken: the folder is its owner's alone, each file carries the hash of what it holds under which key, and what does
-//! not fit is compiled again. Files appear whole or not at all. `kernels` calls it.
+//! Machine code that was compiled before, and that a device was judged, on disk. Code runs on the device with all that it
+//! may do, so nothing doubtful is taken: the folder is its owner's alone, each file carries the hash of what it holds under
+//! which key, and what does not fit is made again. Files appear whole or not at all. `kernels` and `verdict` call it.
 
 use super::compiler::FLAGS;
 use super::folder::Folder;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// Largest file that is read back.
 const FILE_MAX: u64 = 64 << 20;
 
-/// Names the machine code of a row: sources, flags, compiler and architecture.
+/// Names what is kept by all that it is of: the machine code of a row by sources, flags, compiler and architecture.
 pub(super) type Key = [u8; 32];
 
 /// The key of a row's machine code.
@@ -27,23 +27,23 @@ pub(super) fn key(row: &Row, arch: &str, compiler: &str) -> Key {
     digest(&parts)
 }
 
-/// A folder of machine code.
+/// A folder of files of one kind.
 #[derive(Debug)]
 pub(super) struct Cache {
     folder: Folder,
 }
 
 impl Cache {
-    /// The user's cache folder.
+    /// The folder of this name in the user's cache folder.
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) fn open() -> Result<Self, String> {
+    pub(super) fn open(name: &str) -> Result<Self, String> {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let base = set("XDG_CACHE_HOME").map(PathBuf::from);
         let base = base.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
         let base = base.ok_or("neither XDG_CACHE_HOME nor HOME is set")?;
-        Self::at(&base.join("leasehold/kernels"))
+        Self::at(&base.join("leasehold").join(name))
     }
 
     /// A folder, made where it is not there.
@@ -58,23 +58,22 @@ impl Cache {
     }
 
     fn name(key: &Key) -> OsString {
-        let name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        (name + ".cubin").into()
+        key.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
     }
 
     /// What was stored under a key; `None` for what is not there, or not as it was written.
     pub(super) fn load(&self, key: &Key) -> Option<Vec<u8>> {
         let file = self.folder.read(&Self::name(key), FILE_MAX).ok()?;
-        let (hash, cubin) = file.split_first_chunk::<32>()?;
-        (*hash == digest(&[key, cubin])).then(|| cubin.to_vec())
+        let (hash, bytes) = file.split_first_chunk::<32>()?;
+        (*hash == digest(&[key, bytes])).then(|| bytes.to_vec())
     }
 
-    /// Stores machine code under a key.
+    /// Stores bytes under a key.
     ///
     /// # Errors
     /// What the system said; nothing is there then, or all of it.
-    pub(super) fn store(&self, key: &Key, cubin: &[u8]) -> Result<(), String> {
-        let parts: [&[u8]; 2] = [&digest(&[key, cubin]), cubin];
+    pub(super) fn store(&self, key: &Key, bytes: &[u8]) -> Result<(), String> {
+        let parts: [&[u8]; 2] = [&digest(&[key, bytes]), bytes];
         let mode = Mode::RUSR | Mode::WUSR;
         let stored = self.folder.check();
         let stored = stored.and_then(|()| self.folder.store(&Self::name(key), mode, &parts));

@@ -85,15 +85,6 @@ impl Compiler {
                 .map_err(|error| format!("{}: {error}", path.display()))
         };
         let library = open(path)?;
-        // By its name alone it may be any file of the loader's places.
-        let is_named = path.components().count() == 1;
-        let file = if is_named { loaded(path) } else { Some(path.into()) };
-        // The compiler finds it by its name only once it is there: the wheel has no run path.
-        let builtins = file.as_deref().and_then(builtins_beside);
-        let files: Option<Vec<String>> =
-            file.iter().chain(&builtins).map(|file| identity(file)).collect();
-        let files = files.filter(|files| !files.is_empty());
-        let builtins = builtins.map(|path| open(&path)).transpose()?;
         let of = |name: &str| format!("{}: no {name}", path.display());
         macro_rules! function {
             ($name:literal as $type:ty) => {
@@ -101,8 +92,17 @@ impl Compiler {
                 *unsafe { library.get::<$type>($name.as_bytes()) }.map_err(|_| of($name))?
             };
         }
-        let (mut major, mut minor) = (0, 0);
         let version = function!("nvrtcVersion" as Version);
+        // By its name alone it may be any file of the loader's places.
+        let is_named = path.components().count() == 1;
+        let file = if is_named { file_of(version as usize) } else { Some(path.into()) };
+        // The compiler finds it by its name only once it is there: the wheel has no run path.
+        let builtins = file.as_deref().and_then(builtins_beside);
+        let files: Option<Vec<String>> =
+            file.iter().chain(&builtins).map(|file| identity(file)).collect();
+        let files = files.filter(|files| !files.is_empty());
+        let builtins = builtins.map(|path| open(&path)).transpose()?;
+        let (mut major, mut minor) = (0, 0);
         // SAFETY: both are written.
         if unsafe { version(&mut major, &mut minor) } != 0 {
             return Err(format!("{}: says no version", path.display()));
@@ -220,18 +220,23 @@ fn builtins_beside(path: &Path) -> Option<PathBuf> {
 }
 
 /// What tells a file from another of its name: releases of one version differ in their last number, which no function says.
-fn identity(path: &Path) -> Option<String> {
+pub(super) fn identity(path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
     let file = std::fs::metadata(path).ok()?;
     Some(format!("{} bytes of {}.{:09}", file.len(), file.mtime(), file.mtime_nsec()))
 }
 
-/// The file of a library that the loader found by its name.
-fn loaded(name: &Path) -> Option<PathBuf> {
+/// The file of a library that the loader found by its name, by the address of a function of it.
+pub(super) fn file_of(function: usize) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    // Each line ends with the path of what is mapped; the name may be a link to a longer one.
-    let files = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
-    let name = name.to_str()?;
-    let is = |path: &&Path| path.file_name().is_some_and(|f| f.to_string_lossy().starts_with(name));
-    files.into_iter().find(is).map(Path::to_path_buf)
+    // Each line begins with where it is mapped and ends with the path of what.
+    let holds = |line: &&str| {
+        let ends = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let [from, to] = ends.map_or([0; 2], |(from, to)| {
+            [from, to].map(|end| usize::from_str_radix(end, 16).unwrap_or(0))
+        });
+        (from..to).contains(&function)
+    };
+    let line = maps.lines().find(holds)?;
+    line.find('/').map(|at| line[at..].into())
 }

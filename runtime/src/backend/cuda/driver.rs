@@ -5,6 +5,7 @@ use super::api::{
     Api, CAPABILITY, Code, Location, MULTIPROCESSORS, NON_BLOCKING, NOT_READY, OUT_OF_MEMORY,
     Property, REFUSED, SHARED_BYTES, TensorMap, VIRTUAL_MEMORY,
 };
+use super::compiler;
 use super::ranges::{Address, Staging};
 use crate::error::{Error, Kind};
 use std::collections::BTreeMap;
@@ -142,6 +143,22 @@ impl Context {
             context.granularity = granularity.max(1) as u64;
         }
         Ok(Arc::new(context))
+    }
+
+    /// What tells this card and its driver from every other; `None` where one of them does not say. The driver's file is part
+    /// of it: releases of one version differ in what no function says.
+    pub(super) fn identity(&self) -> Option<String> {
+        let (mut uuid, mut version) = ([0; 16], 0);
+        // SAFETY: both are written.
+        let codes = unsafe {
+            [
+                (self.api.cuDeviceGetUuid_v2)(&mut uuid, self.device),
+                (self.api.cuDriverGetVersion)(&mut version),
+            ]
+        };
+        let file = compiler::file_of(self.api.cuDriverGetVersion as usize)?;
+        let file = compiler::identity(&file)?;
+        (codes == [0; 2]).then(|| format!("{uuid:02x?} by driver {version}, {file}"))
     }
 
     /// Makes it the calling thread's, as every call asks.

@@ -37,7 +37,7 @@ pub(super) fn packed(pack: &Pack, arch: &str) -> Result<Cubins> {
 pub(super) fn compiled(arch: &str) -> Result<Cubins> {
     let compiler = Compiler::open().map_err(|why| -> Error { Kind::NoDevice { why }.into() })?;
     // Without a cache every process compiles for itself.
-    let cache = Cache::open().ok().filter(|_| compiler.is_known());
+    let cache = Cache::open("kernels").ok().filter(|_| compiler.is_known());
     let rows: Vec<Row> = of_arch(arch).collect();
     let cubins = each(&rows, |row| cached(&compiler, cache.as_ref(), row, arch))?;
     Ok(rows.iter().map(Row::key).zip(cubins).collect())

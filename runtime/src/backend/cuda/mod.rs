@@ -16,6 +16,7 @@ mod pack;
 mod plan;
 mod ranges;
 mod stream;
+mod verdict;
 
 use super::tuner::{Tuned, Tuner, fastest};
 use super::{Backend, BlockId, Caps, Mark, Place, Progress, Step};
@@ -39,6 +40,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stream::{FAULTS, Work};
+pub use verdict::Verdict;
 
 /// Tensor maps that are kept.
 const MAPS_MAX: usize = 1024;
