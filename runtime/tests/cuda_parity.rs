@@ -2,12 +2,7 @@
 //! test runs again in a child that finds the model's `libcuda.so.1` first. Small cases only; the kernels' own tests and a
 //! card do the rest.
 #![cfg(feature = "cuda")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 mod model;
@@ -18,9 +13,9 @@ use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{
-    Activation, ArgMax, Attention, AttentionBackward, Gate, Group, KeyValue, Lens, Matmul, Norm,
-    NormBackward, NormKind, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn,
-    Scale, Softmax, TopK,
+    Activation, ArgMax, Attention, Gate, Group, KeyValue, Lens, Matmul, Norm, NormBackward,
+    NormKind, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Softmax,
+    TopK,
 };
 use leasehold::{DType, Device, Kind};
 use model::{open, pack};
@@ -34,20 +29,27 @@ fn in_child(test: &str, arch: &str, order: &str) -> bool {
     model::in_child(test, &[(model::ARCH, arch), (model::ORDER, order)])
 }
 
-/// Runs cases under every plan and cut, and says how many the backend runs.
-fn run_all(cases: &[Case]) -> usize {
+/// Runs cases under every plan and cut, none of which is refused.
+fn run_each(cases: &[Case]) {
     let mut cuda = open();
-    let (mut passed, mut failed) = (0, Vec::new());
+    let failed = cases.iter().filter_map(|case| match run_on(&mut cuda, case) {
+        Ok(Outcome::Passed) => None,
+        Ok(Outcome::Unsupported(why)) => Some(format!("{}: {why}", case.name)),
+        Err(why) => Some(format!("{}: {why}", case.name)),
+    });
+    let failed: Vec<String> = failed.collect();
+    println!("{} cases run", cases.len());
+    assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// Whether every plan of every case is of kernels whose names begin so.
+fn all_on(kernels: &str, cases: &[Case]) {
+    let cuda = open();
     for case in cases {
-        match run_on(&mut cuda, case) {
-            Ok(Outcome::Passed) => passed += 1,
-            Ok(Outcome::Unsupported(_)) => {}
-            Err(why) => failed.push(format!("{}: {why}", case.name)),
+        for plan in cuda.candidates(&case.checked()).unwrap() {
+            assert!(plan.kernel.starts_with(kernels), "{}: {plan}", case.name);
         }
     }
-    println!("{passed} cases passed");
-    assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
-    passed
 }
 
 /// The small cases of a table.
@@ -215,36 +217,28 @@ fn matmul() {
     if in_child("matmul", "sm_90a", "late") {
         let cases = small(common::tables::matmul());
         assert!(cases.len() > 100, "{} cases", cases.len());
-        assert_eq!(run_all(&cases), cases.len());
-        assert_eq!(run_all(&aligned()), aligned().len());
+        run_each(&cases);
+        run_each(&aligned());
         run_each(&rounded());
-        let cuda = open();
-        for case in rounded() {
-            let kernel = cuda.candidates(&case.checked()).unwrap()[0].kernel;
-            assert!(kernel.starts_with("matmul_sm80_tf32"), "{}: {kernel}", case.name);
-        }
-        for case in of_hopper() {
-            let kernel = cuda.candidates(&case.checked()).unwrap()[0].kernel;
-            assert!(kernel.starts_with("matmul_sm90"), "{}: {kernel}", case.name);
-        }
-        drop(cuda);
-        assert_eq!(run_all(&of_hopper()), of_hopper().len());
+        all_on("matmul_sm80_tf32", &rounded());
+        all_on("matmul_sm90", &of_hopper());
+        run_each(&of_hopper());
     }
 }
 
-/// Few outputs of many terms: K in splits, the last of them short, merged into an epilogue.
+/// Few outputs of many terms: K in splits, the last of them short, merged into an epilogue in a unit of its own.
 #[test]
 fn matmul_in_splits() {
     if in_child("matmul_in_splits", "sm_90a", "early") {
-        let mut case = product(DType::BF16, &[2], [5, 24, 4104], [Style::Tight; 2]);
-        case.op = Matmul { activation: Activation::Silu, alpha: 0.02, ..Matmul::default() }.into();
-        let order = open().candidates(&case.checked()).unwrap()[0].order;
-        assert_eq!(order.entry, "matmul_sm90_split");
-        // Both halves of a gate, and columns that no 16 bytes hold.
-        let mut gated = product(DType::F16, &[], [5, 40, 4096], [Style::Tight; 2]);
-        gated.op = Matmul { gate: Gate::Interleaved, alpha: 0.02, ..Matmul::default() }.into();
-        gated.operands[2] = Operand::out(DType::F16, &[5, 20], Style::Tight, 0);
-        run_each(&[case, gated]);
+        let (cases, cuda) = (common::products::splits(), open());
+        for case in &cases {
+            for plan in cuda.candidates(&case.checked()).unwrap() {
+                let is_split = plan.order.entry == "matmul_sm90_split" && plan.units() > 1;
+                assert!(is_split, "{}: {plan}", case.name);
+            }
+        }
+        drop(cuda);
+        run_each(&cases);
     }
 }
 
@@ -256,7 +250,7 @@ fn matmul_on_ampere() {
         cases.extend(of_hopper());
         cases.extend(rounded());
         cases.extend(small(common::tables::matmul()).into_iter().step_by(4));
-        assert_eq!(run_all(&cases), cases.len());
+        run_each(&cases);
     }
 }
 
@@ -340,11 +334,6 @@ fn decode() -> Vec<Case> {
     vec![of(true, DType::F16, 1), of(false, DType::BF16, 3)]
 }
 
-/// Runs cases, none of which is refused.
-fn run_each(cases: &[Case]) {
-    assert_eq!(run_all(cases), cases.len());
-}
-
 #[test]
 fn attention() {
     if in_child("attention", "sm_90a", "late") {
@@ -363,30 +352,13 @@ fn attention_on_ampere() {
     }
 }
 
-/// Gradients that the matrix unit gives, of more rows and keys than a tile has.
-fn gradients() -> Vec<Case> {
-    let of = |dtype, rows: u64, keys: u64, [d, dv]: [u64; 2]| {
-        let make = |dtype, shape: &[u64], fill| Operand::new(dtype, shape, Style::Tight, 0, fill);
-        let read = |shape: &[u64]| make(dtype, shape, Fill::Normal(1.0));
-        let write = |shape: &[u64]| Operand::out(dtype, shape, Style::Odd, 1);
-        let (q, k, v) = ([1, 2, rows, d], [1, 1, keys, d], [1, 1, keys, dv]);
-        let (out, lse) = ([1, 2, rows, dv], make(DType::F32, &q[..3], Fill::List([2, 3, 2])));
-        let reads = [read(&q), read(&k), read(&v), read(&out), lse, read(&out)];
-        let operands = reads.into_iter().chain([write(&q), write(&k), write(&v)]).collect();
-        Case::new(AttentionBackward { scale: 0.03, causal: rows < keys }, operands)
-    };
-    vec![
-        of(DType::F16, 70, 130, [32, 24]),
-        of(DType::BF16, 130, 70, [64, 64]),
-        of(DType::F16, 33, 40, [128, 72]),
-    ]
-}
-
 #[test]
 fn attention_backward() {
     if in_child("attention_backward", "sm_90a", "late") {
         run_each(&small(common::tables::attention_backward()));
-        run_each(&gradients());
+        let tiles = common::gradients::attention_backward_in_tiles();
+        all_on("attention_backward_keys", &tiles);
+        run_each(&tiles);
     }
 }
 
@@ -395,7 +367,7 @@ fn attention_backward_on_ampere() {
     if in_child("attention_backward_on_ampere", "sm_80", "early") {
         let table = small(common::tables::attention_backward());
         run_each(&table.into_iter().step_by(3).collect::<Vec<_>>());
-        run_each(&gradients()[..1]);
+        run_each(&common::gradients::attention_backward_in_tiles()[..1]);
     }
 }
 
@@ -512,7 +484,7 @@ macro_rules! streams {
                 let mut cases = common::tables::$op();
                 cases.retain(|case| case.flops() <= $flops);
                 assert!(cases.len() > 20, "{} cases", cases.len());
-                assert_eq!(run_all(&cases), cases.len());
+                run_each(&cases);
             }
         }
     )*};
@@ -536,7 +508,7 @@ streams! {
 #[test]
 fn rows_in_pieces() {
     if in_child("rows_in_pieces", "sm_80", "early") {
-        assert_eq!(run_all(&long_rows()), long_rows().len());
+        run_each(&long_rows());
     }
 }
 

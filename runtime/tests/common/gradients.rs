@@ -4,7 +4,7 @@ use super::case::{Case, Fill, Operand, Style};
 use super::cover::{all_pairs, pairwise};
 use super::cover_flops;
 use super::tables::{FLOATS, IN_STYLES, NORMAL, OFFSETS, ROW_STYLES, ROWS};
-use leasehold::DType::{self, F16, F32};
+use leasehold::DType::{self, BF16, F16, F32};
 use leasehold::op::{AttentionBackward, NormBackward, NormKind};
 
 pub fn norm_backward() -> Vec<Case> {
@@ -45,6 +45,18 @@ struct Heads {
     dtypes: [DType; 3],
     offset: u64,
 }
+
+const PLAIN: Heads = Heads {
+    batch: 2,
+    heads: [2, 1],
+    rows: 3,
+    keys: 5,
+    dims: [8, 8],
+    causal: true,
+    styles: [Style::Tight; 2],
+    dtypes: [F32; 3],
+    offset: 0,
+};
 
 impl Heads {
     /// Operations, or as many as the test could do while it moves the elements.
@@ -100,32 +112,31 @@ pub fn attention_backward() -> Vec<Case> {
     };
     let rows = pairwise(&sizes, cover_flops() / 2, |row| of_row(row).work());
     let mut cases: Vec<Case> = rows.iter().map(|row| of_row(row).case()).collect();
-    let plain = Heads {
-        batch: 2,
-        heads: [2, 1],
-        rows: 3,
-        keys: 5,
-        dims: [8, 8],
-        causal: true,
-        styles: [Style::Tight; 2],
-        dtypes: [F32; 3],
-        offset: 0,
-    };
     // Nobody who attends, nothing to attend to, nothing at all.
-    cases.push(Heads { rows: 0, ..plain }.case());
-    cases.push(Heads { keys: 0, ..plain }.case());
-    cases.push(Heads { batch: 0, ..plain }.case());
-    cases.push(Heads { heads: [0, 0], ..plain }.case());
-    cases.push(Heads { dims: [8, 0], ..plain }.case());
+    cases.push(Heads { rows: 0, ..PLAIN }.case());
+    cases.push(Heads { keys: 0, ..PLAIN }.case());
+    cases.push(Heads { batch: 0, ..PLAIN }.case());
+    cases.push(Heads { heads: [0, 0], ..PLAIN }.case());
+    cases.push(Heads { dims: [8, 0], ..PLAIN }.case());
     // Chains longer than a unit: over keys, over rows, over the rows of several heads.
     for (rows, keys, heads) in [(3, 9000, [1, 1]), (9000, 3, [1, 1]), (700, 70, [16, 1])] {
         let dims = if heads[0] == 1 { [40, 72] } else { [16, 8] };
         let causal = heads[0] > 1;
-        cases.push(Heads { batch: 1, heads, rows, keys, dims, causal, ..plain }.case());
+        cases.push(Heads { batch: 1, heads, rows, keys, dims, causal, ..PLAIN }.case());
     }
     for dtype in FLOATS {
         let dtypes = [dtype; 3];
-        cases.push(Heads { rows: 1024, keys: 1024, dims: [128; 2], dtypes, ..plain }.case());
+        cases.push(Heads { rows: 1024, keys: 1024, dims: [128; 2], dtypes, ..PLAIN }.case());
     }
     cases
+}
+
+/// Gradients that a matrix unit gives, of more rows and keys than a tile has.
+pub fn attention_backward_in_tiles() -> Vec<Case> {
+    let of = |dtype, rows, keys, dims| {
+        let styles = [Style::Tight, Style::Odd];
+        let causal = rows < keys;
+        Heads { batch: 1, rows, keys, dims, causal, styles, dtypes: [dtype; 3], ..PLAIN }.case()
+    };
+    vec![of(F16, 70, 130, [32, 24]), of(BF16, 130, 70, [64, 64]), of(F16, 33, 40, [128, 72])]
 }

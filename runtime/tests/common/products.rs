@@ -364,6 +364,28 @@ pub fn chains_by_index() -> Vec<Case> {
     indexed().into_iter().filter(|case| k(case).is_some_and(|k| k > 5000)).collect()
 }
 
+/// Products of 16-bit values, of few outputs and so many terms that they are split, each with other parts of the epilogue.
+pub fn splits() -> Vec<Case> {
+    // Three more elements make rows of 4101 whole, and the last split short.
+    let turned = [Style::Odd, Style::Turned, Style::Odd];
+    let bf16 = Options {
+        values: [BF16, BF16],
+        out: (BF16, Scale::None),
+        size: [66, 131, 4101],
+        bias: Some(Style::Row),
+        activation: Activation::Silu,
+        styles: turned,
+        ..PLAIN
+    };
+    let aligned = Options { batch: &[2], size: [5, 24, 4104], styles: [Style::Tight; 3], ..bf16 };
+    // Two rows and three columns of the second tiles.
+    let tails = Options { preactivation: Some(F32), residual: true, ..bf16 };
+    let c = Options { size: [9, 20, 4101], beta: 0.5, out: (F32, Scale::None), ..bf16 };
+    let f16 = Options { values: [F16, F16], size: [5, 18, 4101], ..bf16 };
+    let pairs = Options { gate: Gate::Interleaved, preactivation: Some(BF16), ..f16 };
+    vec![aligned.case(), tails.case(), in_place(c.case(), "c"), pairs.case()]
+}
+
 fn special() -> Vec<Case> {
     let mut cases = Vec::new();
     let scaled = Options { scales: [Scale::Row, Scale::Tensor], out: (BF16, Scale::None), ..PLAIN };

@@ -74,11 +74,13 @@ pub fn contents(case: &Case) -> Vec<Vec<u8>> {
     case.operands.iter().enumerate().map(|(i, operand)| operand.content(seed(i))).collect()
 }
 
-/// Ends of ranges: all at once, the first unit apart, every unit apart or some at random.
+/// Ends of ranges: all at once, the first unit apart; of more than two, every unit apart or some at random.
 fn cuts(units: u64) -> Vec<Vec<u64>> {
     let mut all = vec![vec![units]];
     if units > 1 {
         all.push(vec![1, units]);
+    }
+    if units > 2 {
         let mut random = Random(units);
         all.push(match units {
             0..=64 => (1..=units).collect(),

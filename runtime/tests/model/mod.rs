@@ -3,6 +3,7 @@
 
 // Each test program uses a part.
 #![allow(dead_code)]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../../../kernels/tests/driver/mod.rs"]
 pub(crate) mod driver;
