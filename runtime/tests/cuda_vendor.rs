@@ -1,12 +1,7 @@
 //! Products by cuBLASLt under `OrderClass::Any`, on the host model with a library that does what it is told, naively: every
 //! layout comes out right, nothing else reaches it, and without it our own kernels run.
 #![cfg(feature = "cuda")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 mod model;

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::scripted::{LIBRARY, LONG, Scripted};
+use common::scripted::{LIBRARY, LONG, Script, Scripted};
 use leasehold::backend::Backend;
 use leasehold::exec::Core;
 use leasehold::op::{self, Spec, check};
@@ -24,6 +24,16 @@ fn devices() -> Vec<Device> {
     #[cfg(feature = "wgpu")]
     let cpu = cpu.chain(common::adapter::open().map(|gpu| Device::from_backend(gpu).unwrap()));
     cpu.collect()
+}
+
+/// A device that finishes nothing until its script says so, and a tensor that it has.
+fn held(values: &[f32]) -> (Device, Script, Tensor) {
+    let (backend, script) = Scripted::new(1 << 20);
+    let dev = Device::from_backend(backend).unwrap();
+    let x = dev.tensor([values.len()], values).unwrap();
+    dev.wait(None).unwrap();
+    script.hold();
+    (dev, script, x)
 }
 
 fn read(tensor: &Tensor) -> Result<Vec<f32>, Error> {
@@ -84,11 +94,7 @@ fn hostile_indices_fault_on_every_device() {
 
 #[test]
 fn waits_end_in_time_and_may_be_tried_again() {
-    let (backend, script) = Scripted::new(1 << 20);
-    let dev = Device::from_backend(backend).unwrap();
-    let x = dev.tensor([3], &[1f32, 2., 3.]).unwrap();
-    dev.wait(None).unwrap();
-    script.hold();
+    let (dev, script, x) = held(&[1f32, 2., 3.]);
     let y = Map::add(&x, &x).run().unwrap();
     let mut reading = y.read::<f32>().unwrap();
     let began = Instant::now();
@@ -110,11 +116,7 @@ fn waits_end_in_time_and_may_be_tried_again() {
 
 #[test]
 fn a_full_queue_blocks_run_and_refuses_try_run() {
-    let (backend, script) = Scripted::new(1 << 20);
-    let dev = Device::from_backend(backend).unwrap();
-    let x = dev.tensor([1], &[0f32]).unwrap();
-    dev.wait(None).unwrap();
-    script.hold();
+    let (_dev, script, x) = held(&[0f32]);
     let step = || Map::unary(MapFn::Identity, &x).shift(1.0).into(&x);
     let (mut queued, limit) = (0, 1 << 20);
     let refused = loop {
@@ -138,11 +140,7 @@ fn a_full_queue_blocks_run_and_refuses_try_run() {
 
 #[test]
 fn a_lost_device_ends_every_wait() {
-    let (backend, script) = Scripted::new(1 << 20);
-    let dev = Device::from_backend(backend).unwrap();
-    let x = dev.tensor([3], &[1f32, 2., 3.]).unwrap();
-    dev.wait(None).unwrap();
-    script.hold();
+    let (dev, script, x) = held(&[1f32, 2., 3.]);
     let y = Map::add(&x, &x).run().unwrap();
     let mut pending = y.read::<f32>().unwrap();
     script.lose();
