@@ -6,13 +6,20 @@
 // The functions after the bias, by their numbers in `Activation`.
 enum Activation : u32 { NONE = 0, RELU = 1, GELU_ERF = 2, GELU_TANH = 3, SILU = 4 };
 
-// How rows are grouped, by their numbers in `Group`.
-enum Group : u32 { UNGROUPED = 0, CONTIGUOUS = 1, MASKED = 2, ALONG_K = 3 };
+// How rows are grouped, by their numbers in `Group`, or that entries of the batch name their matrices.
+enum Group : u32 { UNGROUPED = 0, CONTIGUOUS = 1, MASKED = 2, ALONG_K = 3, BY_INDEX = 4 };
 
 // Of a group: its first row (of contiguous ones) or first k (of those along k), its rows or k, and its first row of tiles.
 struct GroupEntry {
     u32 first, size, tile;
 };
+
+// How far the matrices of A and of B that an entry of the batch names lie behind the first ones: bytes, or places along the
+// last axis of a map. Both are `NO_MATRIX` where an index of either named none.
+struct MatrixPair {
+    u64 a, b;
+};
+constexpr u64 NO_MATRIX = 0xffffffffffffffff;
 
 // Matrices of a batch: address of the first element, and strides in elements.
 struct Matrices {
@@ -41,7 +48,8 @@ struct MatmulArgs {
     // How many groups, and which (a `Group`); `m` and `k` are the most that one has.
     u32 group, group_count;
     u32 padding;
-    // The list of groups, in executor memory: a `GroupEntry` each, and of contiguous ones another for the rows of none.
+    // The list of groups, in executor memory: a `GroupEntry` each, and of contiguous ones another for the rows of none. By
+    // index a `MatrixPair` of each entry of the batch, of which those of the launch's are there.
     u64 groups;
 };
 

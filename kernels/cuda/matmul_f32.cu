@@ -165,7 +165,8 @@ struct Block {
 template <class S>
 DEVICE void run(const MatmulArgs& args) {
     const Part part = part_of<S::TILE, S::TILE>(args, place_of(args, args.first_tile + block_index()));
-    const Matrix of_a = matrix_of(args.a, args.batch, part.entry), of_b = matrix_of(args.b, args.batch, part.entry);
+    const Matrix of_a = matrix_of(args.a, args.batch, part.entry, part.a);
+    const Matrix of_b = matrix_of(args.b, args.batch, part.entry, part.b);
     Side<S> a{address_of(of_a, part.row, 0), args.a.row, args.a.column, part.rows(), part.k_to, {}};
     Side<S> b{address_of(of_b, 0, part.column), args.b.column, args.b.row, args.n - part.column, part.k_to, {}};
     Block<S> block;

@@ -157,7 +157,8 @@ DEVICE void run(const MatmulScaledArgs& all) {
     const bool is = row < part.end && column < args.n / width, is_owned = is && row < part.owned;
     const u64 state = args.state + ((u64)block_index() * S::THREADS + thread_index()) * 8;
     const Epilogue epilogue(args, part.entry);
-    const Matrix of_a = matrix_of(args.a, args.batch, part.entry), of_b = matrix_of(args.b, args.batch, part.entry);
+    const Matrix of_a = matrix_of(args.a, args.batch, part.entry, part.a);
+    const Matrix of_b = matrix_of(args.b, args.batch, part.entry, part.b);
     f32 values[2] = {};
     // Columns of B of an output.
     for (u32 i = 0; is_owned && i < width; i++) {

@@ -1,6 +1,7 @@
 // Products on every NVIDIA GPU from compute capability 8.0: a ring of cp.async copies, ldmatrix, and mma.sync, for f16,
-// bf16, and f32 that is rounded to tf32. A block computes one tile of the output; rows of an operand lie dense along K or along the other axis, a gathered
-// form takes any strides. `kernels/src/matmul.rs` lists the rows; unaligned shapes of Hopper come here too.
+// bf16, and f32 that is rounded to tf32. A block computes one tile of the output; rows of an operand lie dense along K or
+// along the other axis, a gathered form takes any strides. `kernels/src/matmul.rs` lists the rows; unaligned shapes of
+// Hopper come here too.
 //
 // Order of each output: one mma after the other along k, 16 at a time, of tf32 8, in f32.
 #pragma once
@@ -256,9 +257,11 @@ struct Block {
 template <class S>
 DEVICE void run(const MatmulArgs& args) {
     const Part part = part_of<S::BLOCK_M, S::BLOCK_N>(args, place_of(args, args.first_tile + block_index()));
-    const Matrix of_a = matrix_of(args.a, args.batch, part.entry), of_b = matrix_of(args.b, args.batch, part.entry);
+    const Matrix of_a = matrix_of(args.a, args.batch, part.entry, part.a);
+    const Matrix of_b = matrix_of(args.b, args.batch, part.entry, part.b);
     const typename Block<S>::SideA a{address_of(of_a, part.row, 0), args.a.row, args.a.column, part.rows(), part.k_to};
-    const typename Block<S>::SideB b{address_of(of_b, 0, part.column), args.b.column, args.b.row, args.n - part.column, part.k_to};
+    const u32 columns = args.n - part.column;
+    const typename Block<S>::SideB b{address_of(of_b, 0, part.column), args.b.column, args.b.row, columns, part.k_to};
 
     Block<S> block;
     if (args.k_from > 0) {

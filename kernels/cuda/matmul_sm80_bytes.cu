@@ -299,7 +299,8 @@ template <class S>
 DEVICE void run(const MatmulScaledArgs& all) {
     const MatmulArgs& args = all.matmul;
     const Part tile = part_of<S::TILE, S::TILE>(args, place_of(args, args.first_tile + block_index()));
-    const Matrix of_a = matrix_of(args.a, args.batch, tile.entry), of_b = matrix_of(args.b, args.batch, tile.entry);
+    const Matrix of_a = matrix_of(args.a, args.batch, tile.entry, tile.a);
+    const Matrix of_b = matrix_of(args.b, args.batch, tile.entry, tile.b);
     const Side<S> a{address_of(of_a, tile.row, 0), args.a.row, args.a.column, tile.rows(), tile.k_to};
     const Side<S> b{address_of(of_b, 0, tile.column), args.b.column, args.b.row, args.n - tile.column, tile.k_to};
 

@@ -15,7 +15,8 @@ struct MatmulSm90Args {
     // Of the output, where the copy engine takes it: then it is dense and of 16 bits, and the epilogue has alpha alone.
     TensorMap out;
     MatmulArgs matmul;
-    // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes.
+    // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes; that of a side
+    // whose matrices indices name has those as the last, and no bits.
     u32 spread_a, spread_b;
     // Whether the engine takes the output.
     u32 stores_boxes;
@@ -94,7 +95,7 @@ DEVICE void each_tile(const MatmulSm90Args& all, F f) {
         const u32 left = S::SWAPPED ? part.column : part.row, right = S::SWAPPED ? part.row : part.column;
         Tile tile{part, left + rank * S::LEFT, right, 0};
         if (all.splits > 0) {
-            // Groups are never split.
+            // Groups are never split, nor is what indices name.
             tile.part.k_from = split * all.split_k;
             tile.part.k_to = split + 1 < all.splits ? tile.part.k_from + all.split_k : args.k;
             tile.split = nth * all.splits + split;
@@ -110,9 +111,10 @@ DEVICE void produce(const MatmulSm90Args& all) {
     typename S::Stages ring;
     each_tile<S>(all, [&](const Tile& tile) {
         u32 batch_left[3], batch_right[3];
-        coordinates(batch_left, args, tile.part.entry, S::SWAPPED ? all.spread_b : all.spread_a);
-        coordinates(batch_right, args, tile.part.entry, S::SWAPPED ? all.spread_a : all.spread_b);
-        for (u32 k = tile.part.k_from; k < tile.part.k_to; k += S::BLOCK_K) {
+        const Part& part = tile.part;
+        coordinates(batch_left, args, part.entry, S::SWAPPED ? all.spread_b : all.spread_a, S::SWAPPED ? part.b : part.a);
+        coordinates(batch_right, args, part.entry, S::SWAPPED ? all.spread_a : all.spread_b, S::SWAPPED ? part.a : part.b);
+        for (u32 k = part.k_from; k < part.k_to; k += S::BLOCK_K) {
             // Every consumer warp, of all blocks that share, has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);

@@ -14,7 +14,8 @@
 struct MatmulSm90Fp8Args {
     TensorMap a, b;
     MatmulScaledArgs scaled;
-    // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes.
+    // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes; that of a side
+    // whose matrices indices name has those as the last, and no bits.
     u32 spread_a, spread_b;
     u32 padding[2];
 };
@@ -65,15 +66,15 @@ DEVICE void produce(const MatmulSm90Fp8Args& all) {
     const MatmulArgs& args = all.scaled.matmul;
     typename S::Stages ring;
     each_tile<S>(args, [&](const Part& part) {
-        u32 a[3], b[3];
-        coordinates(a, args, part.entry, all.spread_a);
-        coordinates(b, args, part.entry, all.spread_b);
+        u32 batch_a[3], batch_b[3];
+        coordinates(batch_a, args, part.entry, all.spread_a, part.a);
+        coordinates(batch_b, args, part.entry, all.spread_b, part.b);
         for (u32 k = part.k_from; k < part.k_to; k += CHUNK_K) {
             // Every consumer warp has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
-            bring<S, false, S::BLOCK_M, false>(all.a, ring.at(), ring.full(), part.row, k, a);
-            bring<S, false, S::BLOCK_N, false>(all.b, ring.at() + S::A_BYTES, ring.full(), part.column, k, b);
+            bring<S, false, S::BLOCK_M, false>(all.a, ring.at(), ring.full(), part.row, k, batch_a);
+            bring<S, false, S::BLOCK_N, false>(all.b, ring.at() + S::A_BYTES, ring.full(), part.column, k, batch_b);
             ring.next();
         }
     });

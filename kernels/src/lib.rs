@@ -12,6 +12,7 @@ mod attention_sm80;
 mod map;
 mod matmul;
 mod matmul_groups;
+mod matmul_indices;
 mod matmul_scaled;
 mod matmul_sm80_bytes;
 mod matmul_sm90;
@@ -38,6 +39,7 @@ pub use matmul::{
     GroupEntry, Major, MatmulArgs, MatmulF32, MatmulReference, MatmulSm80, Matrices, Values,
 };
 pub use matmul_groups::{MatmulGroups, MatmulGroupsArgs};
+pub use matmul_indices::{Indices, MatmulIndices, MatmulIndicesArgs, MatrixPair};
 pub use matmul_scaled::{MatmulScaledArgs, MatmulScaling, Scales};
 pub use matmul_sm80_bytes::{Bytes, MatmulSm80Bytes};
 pub use matmul_sm90::{Form, MatmulMerge, MatmulMergeArgs, MatmulSm90, MatmulSm90Args, Side};
@@ -56,6 +58,8 @@ pub enum Row {
     MatmulReference(MatmulReference),
     /// The list of a product's groups, from sizes in device memory.
     MatmulGroups(MatmulGroups),
+    /// The list of the matrices that entries of a batch name, from indices in device memory.
+    MatmulIndices(MatmulIndices),
     /// True f32 products on CUDA cores.
     MatmulF32(MatmulF32),
     /// Products by `mma.sync`, for every GPU from compute capability 8.0.
@@ -96,6 +100,7 @@ impl Row {
         match self {
             Self::MatmulReference(row) => row.key(),
             Self::MatmulGroups(_) => "matmul_groups_32".into(),
+            Self::MatmulIndices(_) => "matmul_indices_256".into(),
             Self::MatmulF32(row) => row.key(),
             Self::MatmulSm80(row) => row.key(),
             Self::MatmulSm90(row) => row.key(),
@@ -120,6 +125,7 @@ impl Row {
         match self {
             Self::MatmulReference(_) => "cuda/matmul_reference.cu",
             Self::MatmulGroups(_) => "cuda/matmul_groups.cu",
+            Self::MatmulIndices(_) => "cuda/matmul_indices.cu",
             Self::MatmulF32(_) => "cuda/matmul_f32.cu",
             Self::MatmulSm80(_) => "cuda/matmul_sm80.cu",
             Self::MatmulSm90(_) => "cuda/matmul_sm90.cu",
@@ -147,6 +153,9 @@ impl Row {
             }
             Self::MatmulGroups(_) => {
                 ("MatmulGroupsArgs", "matmul_groups::Shape".into(), "matmul_groups::run")
+            }
+            Self::MatmulIndices(_) => {
+                ("MatmulIndicesArgs", "matmul_indices::Shape".into(), "matmul_indices::run")
             }
             Self::MatmulF32(row) => ("MatmulArgs", row.shape(), "matmul_f32::run"),
             Self::MatmulSm80(row) => ("MatmulArgs", row.shape(), "matmul_sm80::run"),
@@ -194,7 +203,10 @@ impl Row {
     /// Threads of a block.
     pub fn threads(&self) -> u32 {
         match self {
-            Self::MatmulReference(_) | Self::MatmulF32(_) | Self::MatmulMerge(_) => 256,
+            Self::MatmulReference(_)
+            | Self::MatmulIndices(_)
+            | Self::MatmulF32(_)
+            | Self::MatmulMerge(_) => 256,
             Self::MatmulGroups(_) => 32,
             Self::MatmulSm80(row) => row.threads(),
             Self::MatmulSm90(row) => row.threads(),
@@ -225,7 +237,7 @@ impl Row {
     pub fn shared_bytes(&self) -> u32 {
         match self {
             Self::MatmulReference(row) => row.shared_bytes(),
-            Self::MatmulGroups(_) | Self::MatmulMerge(_) => 0,
+            Self::MatmulGroups(_) | Self::MatmulIndices(_) | Self::MatmulMerge(_) => 0,
             Self::MatmulF32(row) => row.shared_bytes(),
             Self::MatmulSm80(row) => row.shared_bytes(),
             Self::MatmulSm90(row) => row.shared_bytes(),
@@ -267,7 +279,7 @@ impl Row {
 pub fn rows() -> Vec<Row> {
     let plain = MatmulF32::all().into_iter().map(Row::MatmulF32);
     let plain = plain.chain(MatmulReference::all().into_iter().map(Row::MatmulReference));
-    let plain = plain.chain([Row::MatmulGroups(MatmulGroups)]);
+    let plain = plain.chain([Row::MatmulGroups(MatmulGroups), Row::MatmulIndices(MatmulIndices)]);
     let sm80 = MatmulSm80::all().into_iter().map(Row::MatmulSm80);
     let sm90 = MatmulSm90::forms().into_iter().map(Row::MatmulSm90);
     let attention80 = AttentionSm80::all().into_iter().map(Row::AttentionSm80);
@@ -328,6 +340,7 @@ sources!(
     "cuda/matmul.h",
     "cuda/matmul_f32.cu",
     "cuda/matmul_groups.cu",
+    "cuda/matmul_indices.cu",
     "cuda/matmul_merge.cu",
     "cuda/matmul_reference.cu",
     "cuda/matmul_scaled.h",

@@ -71,14 +71,21 @@ pub struct MatmulArgs {
     /// 1: odd columns of B gate the even ones: the output, gate and residual have half of its `n` columns.
     pub interleaved: u32,
     /// Number of the grouping: none, contiguous, masked, along k from 0. Groups are the last axis of the batch, also of a B
-    /// of contiguous ones, whose tiles follow each other down the rows.
+    /// of contiguous ones, whose tiles follow each other down the rows. Or [`MatmulArgs::BY_INDEX`].
     pub group: u32,
     /// How many groups.
     pub group_count: u32,
     /// Nothing.
     pub padding: u32,
-    /// The list of [`GroupEntry`]; of contiguous groups with another for the rows that none owns.
+    /// The list of [`GroupEntry`]; of contiguous groups with another for the rows that none owns. By index the list of
+    /// [`MatrixPair`](crate::MatrixPair), one an entry of the batch: those of the launch's entries are there.
     pub groups: u64,
+}
+
+impl MatmulArgs {
+    /// What `group` is where entries of the batch name their matrices. A side that indices name has no strides along the
+    /// batch: what the list says is added to where its first matrix begins.
+    pub const BY_INDEX: u32 = 4;
 }
 
 const _: () = assert!(size_of::<MatmulArgs>() == 616);

@@ -16,7 +16,8 @@ pub struct MatmulSm90Args {
     pub out: BoxMap,
     /// All else.
     pub matmul: MatmulArgs,
-    /// Bit i: A is not repeated along axis i of the batch's last three.
+    /// Bit i: A is not repeated along axis i of the batch's last three. 0 where indices name A's matrices, which are the last
+    /// axis of its map.
     pub spread_a: u32,
     /// The same of B.
     pub spread_b: u32,
@@ -251,7 +252,8 @@ impl MatmulSm90 {
         let MatmulArgs { out, batch, m, n, .. } = args;
         let others = [args.bias, args.c, args.gate, args.residual, args.preactivation];
         let is_plain = others.iter().all(|x| x.present == 0)
-            && [args.activation, args.interleaved, args.group] == [0; 3];
+            && [args.activation, args.interleaved] == [0; 2]
+            && [0, MatmulArgs::BY_INDEX].contains(&args.group);
         let is_narrow = matches!(out.dtype, 1 | 2);
         if !is_plain || !is_narrow || (out.column != 1 && *n > 1) || batch[0] != 1 || m.min(n) == &0
         {

@@ -18,7 +18,7 @@ pub struct MatmulSm90Fp8Args {
     pub b: BoxMap,
     /// All else. Of A and B themselves nothing is read.
     pub scaled: MatmulScaledArgs,
-    /// Bit i: A is not repeated along axis i of the batch's last three. The first axis of four is 1.
+    /// As of [`MatmulSm90Args`](crate::MatmulSm90Args). The first axis of four is 1.
     pub spread_a: u32,
     /// The same of B.
     pub spread_b: u32,

@@ -150,6 +150,7 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
             count(&["HGMMA"]) > 0 && count(&["UTMALDG"]) > 0 && out && shared
         }
         Row::MatmulGroups(_)
+        | Row::MatmulIndices(_)
         | Row::AttentionReference(_)
         | Row::AttentionEntries(_)
         | Row::AttentionCombine(_)

@@ -14,6 +14,8 @@ mod forms;
 #[path = "mutants/gradients.rs"]
 mod gradients;
 mod model;
+#[path = "mutants/named.rs"]
+mod named;
 #[path = "mutants/scaled.rs"]
 mod scaled;
 #[path = "rows/tensor.rs"]
@@ -285,7 +287,14 @@ fn verdict(row: Row, model: &mut Model) -> String {
 
 #[test]
 fn every_mutant_names_what_is_there_once() {
-    let tables = [MUTANTS, attention::MUTANTS, forms::MUTANTS, gradients::MUTANTS, scaled::MUTANTS];
+    let tables = [
+        MUTANTS,
+        attention::MUTANTS,
+        forms::MUTANTS,
+        gradients::MUTANTS,
+        named::MUTANTS,
+        scaled::MUTANTS,
+    ];
     let mut stale = Vec::new();
     for Mutant { file, find, .. } in tables.into_iter().flatten() {
         let text = std::fs::read_to_string(crate_folder().join(file)).expect("a source");
@@ -310,6 +319,12 @@ fn every_mutant_of_attention_is_found() {
 fn every_mutant_of_forms_is_found() {
     use forms::{MUTANTS, subjects, verdict};
     find_all("forms", &["cuda/matmul_sm90.cu"], MUTANTS, subjects, verdict);
+}
+
+#[test]
+fn every_mutant_of_indices_is_found() {
+    use named::{INDICES, MUTANTS, SM90, subjects, verdict};
+    find_all("named", &[INDICES, SM90], MUTANTS, subjects, verdict);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod common;
 mod model;
 
 use common::case::{Case, Fill, Operand, Style};
-use common::hostile::{changed, is_told, lied_to};
+use common::hostile::{changed, indices_change, is_told, lied_to};
 use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
@@ -268,6 +268,123 @@ fn sizes_of_groups_that_lie() {
             faults += usize::from(lied_to(&mut cuda, case, &plan));
         }
         assert!(cases.len() > 10 && faults * 3 > cases.len(), "{faults} faults of {}", cases.len());
+    }
+}
+
+/// A product of matrices that indices name: three of an indexed side, B dense along K or along N.
+fn named(
+    dtype: DType,
+    batch: &[u64],
+    sides: [bool; 2],
+    [m, n, k]: [u64; 3],
+    style: Style,
+    out: DType,
+) -> Case {
+    let [index_a, index_b] = sides;
+    let with = |is_indexed: bool, tail: [u64; 2]| {
+        let lead: &[u64] = if is_indexed { &[3] } else { batch };
+        [lead, &tail].concat()
+    };
+    let normal = Fill::Normal(1.0);
+    let mut operands = vec![
+        Operand::new(dtype, &with(index_a, [m, k]), Style::Tight, 0, normal),
+        Operand::new(dtype, &with(index_b, [k, n]), style, 0, normal),
+    ];
+    let of = [(index_a, DType::U32), (index_b, DType::I32)].into_iter().filter(|(is, _)| *is);
+    let index = |(_, dtype)| Operand::new(dtype, batch, Style::Gapped, 0, Fill::Indices(3));
+    operands.extend(of.map(index));
+    operands.push(Operand::out(out, &with(false, [m, n]), Style::Tight, 0));
+    Case::new(Matmul { index_a, index_b, ..Matmul::default() }, operands)
+}
+
+/// Such products whose matrices the copy engine brings.
+fn named_on_hopper() -> Vec<Case> {
+    let (bf16, fp8) = (DType::BF16, DType::F8E4M3);
+    let mut scaled = named(fp8, &[4], [false, true], [33, 48, 144], Style::Turned, DType::F32);
+    scaled.op =
+        Matmul { index_b: true, scales: [Scale::Row, Scale::None], ..Matmul::default() }.into();
+    let rows = Operand::new(DType::F32, &[4, 33], Style::Tight, 0, Fill::Positive);
+    scaled.operands.insert(2, rows);
+    let mut gated = named(DType::F16, &[4], [true, true], [70, 48, 40], Style::Turned, DType::F16);
+    let gate = Gate::Interleaved;
+    gated.op = Matmul { index_a: true, index_b: true, gate, ..Matmul::default() }.into();
+    gated.operands[4] = Operand::out(DType::F16, &[4, 70, 24], Style::Tight, 0);
+    vec![
+        named(bf16, &[5], [true, true], [130, 72, 64], Style::Tight, DType::F32),
+        named(bf16, &[2, 3], [true, false], [7, 40, 136], Style::Turned, bf16),
+        named(DType::F16, &[1, 4], [false, true], [20, 24, 72], Style::Tight, DType::F16),
+        named(fp8, &[5], [true, true], [70, 32, 144], Style::Turned, DType::BF16),
+        scaled,
+        gated,
+    ]
+}
+
+/// The cases of the table that the model has time for.
+fn named_by_table() -> Vec<Case> {
+    let mut cases = common::products::indexed();
+    cases.retain(|case| case.flops() <= 3 * CASE_FLOPS);
+    cases
+}
+
+/// Of each case whatever the indices say the result is the reference's, nothing else changes and a fault is told.
+fn lie_to(cases: &[Case]) {
+    let (mut cuda, mut faults, mut count) = (open(), 0, 0);
+    for case in cases {
+        for plan in cuda.candidates(&case.checked()).unwrap() {
+            count += 1;
+            faults += usize::from(lied_to(&mut cuda, case, &plan));
+        }
+    }
+    assert!(faults * 3 > count, "{faults} faults of {count}");
+}
+
+#[test]
+fn matmul_by_index() {
+    if in_child("matmul_by_index", "sm_90a", "late") {
+        let (table, hopper) = (named_by_table(), named_on_hopper());
+        assert!(table.len() > 15, "{} cases", table.len());
+        let cuda = open();
+        for case in &hopper {
+            let plans = cuda.candidates(&case.checked()).unwrap();
+            assert!(plans[0].kernel.starts_with("matmul_sm90"), "{}: {}", case.name, plans[0]);
+        }
+        drop(cuda);
+        run_each(&table);
+        run_each(&hopper);
+    }
+}
+
+#[test]
+fn matrices_by_index_that_lie() {
+    if in_child("matrices_by_index_that_lie", "sm_90a", "early") {
+        lie_to(&named_on_hopper());
+        lie_to(&named_by_table().into_iter().step_by(2).collect::<Vec<_>>());
+        // Of the plain product, and of one that gathers: both are cut along K.
+        let mut plain =
+            named(DType::F16, &[3], [true, true], [3, 4, 5000], Style::Tight, DType::F8E4M3);
+        let (index_a, index_b) = (true, true);
+        plain.op = Matmul { index_a, index_b, quantize: Scale::Tensor, ..Matmul::default() }.into();
+        plain.operands.insert(4, Operand::new(DType::F32, &[1], Style::Tight, 0, Fill::Positive));
+        let gathered =
+            named(DType::BF16, &[3], [true, true], [3, 5, 3300], Style::Gapped, DType::F32);
+        let mut cuda = open();
+        for case in [plain, gathered] {
+            let case = Case::new(case.op, case.operands);
+            for plan in cuda.candidates(&case.checked()).unwrap() {
+                println!("cases of {plan}");
+                assert!(plan.links > 1, "{}: {plan}", case.name);
+                assert!(indices_change(&mut cuda, &case, &plan), "{}: {plan}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn matmul_by_index_on_ampere() {
+    if in_child("matmul_by_index_on_ampere", "sm_80", "early") {
+        let mut cases = named_on_hopper();
+        cases.extend(named_by_table().into_iter().step_by(3));
+        run_each(&cases);
     }
 }
 

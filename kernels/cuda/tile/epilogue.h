@@ -14,15 +14,17 @@ struct Matrix {
     u64 at;
 };
 
-// The matrix of a batch entry. Entries count through the last axis of the batch first.
-DEVICE Matrix matrix_of(const Matrices& all, const u32 (&batch)[4], u32 entry) {
+// The matrix of a batch entry, and of one that lies so many bytes behind it. Entries count through the last axis of the batch
+// first; the outermost takes what is left.
+DEVICE Matrix matrix_of(const Matrices& all, const u32 (&batch)[4], u32 entry, u64 behind = 0) {
     i64 offset = 0;
     u32 rest = entry;
-    for (i32 axis = 3; axis >= 0; axis--) {
+    for (i32 axis = 3; axis > 0; axis--) {
         offset += (i64)(rest % batch[axis]) * all.batch[axis];
         rest /= batch[axis];
     }
-    return {all, all.at + (u64)(offset * (i64)width_of(all.dtype))};
+    offset += (i64)rest * all.batch[0];
+    return {all, all.at + (u64)(offset * (i64)width_of(all.dtype)) + behind};
 }
 
 DEVICE u64 address_of(const Matrix& x, u32 row, u32 column) {

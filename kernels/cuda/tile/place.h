@@ -26,8 +26,10 @@ DEVICE Place place_of(const MatmulArgs& args, u64 tile) {
 // zeros from there on.
 struct Part {
     u32 entry, row, column, end, owned;
-    // What is multiplied: nothing where no row is owned.
+    // What is multiplied: nothing where no row is owned, or an index named no matrix.
     u32 k_from, k_to;
+    // How far the matrices that indices named lie behind the first, as in `MatrixPair`.
+    u64 a, b;
 
     // Rows of A that are read.
     DEVICE_MEMBER u32 rows() const { return owned > row ? owned - row : 0; }
@@ -50,11 +52,26 @@ DEVICE u32 group_at(const MatmulArgs& args, u32 tile) {
     return low;
 }
 
+// Gives a part the matrices that indices named. `matmul_indices.cu` has held them to those that there are, in memory that no
+// tenant writes: all threads of a kernel see the same.
+DEVICE void name_matrices(Part& part, const MatmulArgs& args) {
+    const u32x4 words = load_global_u32x4(args.groups + (u64)part.entry * sizeof(MatrixPair));
+    const MatrixPair pair{(u64)words.y << 32 | words.x, (u64)words.w << 32 | words.z};
+    const bool is = pair.a != NO_MATRIX;
+    part.a = is ? pair.a : 0;
+    part.b = is ? pair.b : 0;
+    part.k_to = is ? part.k_to : part.k_from;
+}
+
 // Of a tile of ROWS by COLUMNS.
 template <u32 ROWS, u32 COLUMNS>
 DEVICE Part part_of(const MatmulArgs& args, const Place& place) {
-    Part part{place.entry, place.m * ROWS, place.n * COLUMNS, args.m, args.m, args.k_from, args.k_to};
+    Part part{place.entry, place.m * ROWS, place.n * COLUMNS, args.m, args.m, args.k_from, args.k_to, 0, 0};
     if (args.group == UNGROUPED) {
+        return part;
+    }
+    if (args.group == BY_INDEX) {
+        name_matrices(part, args);
         return part;
     }
     if (args.group == CONTIGUOUS) {

@@ -43,13 +43,15 @@ struct Ring {
     }
 };
 
-// Coordinates of an entry in the last three axes of the batch; 0 along those that an operand repeats.
-DEVICE void coordinates(u32 (&at)[3], const MatmulArgs& args, u32 entry, u32 spread) {
+// Coordinates of an entry in the last three axes of the batch, 0 along those that an operand repeats; or of the matrix that
+// lies `behind` along the last of them.
+DEVICE void coordinates(u32 (&at)[3], const MatmulArgs& args, u32 entry, u32 spread, u64 behind = 0) {
 #pragma unroll
     for (i32 axis = 2; axis >= 0; axis--) {
         at[axis] = spread >> axis & 1 ? entry % args.batch[axis + 1] : 0;
         entry /= args.batch[axis + 1];
     }
+    at[2] += (u32)behind;
 }
 
 // Boxes of a stage: along K they are as wide as the swizzle, and as tall as the part of the tile; dense along the other

@@ -5,6 +5,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod gradients;
+pub(crate) mod named;
 pub(crate) mod scaled;
 
 use crate::model::{Model, Order, Outcome, address};
@@ -24,6 +25,8 @@ pub(crate) struct Case {
     out: Out,
     /// Blocks of the grid of a persistent kernel, or clusters.
     grid: u32,
+    /// Of each entry the matrices of A and of B that indices name, if they name any; its own where there are no indices.
+    names: Vec<Option<[usize; 2]>>,
     buffers: Vec<Vec<u8>>,
 }
 
@@ -56,6 +59,7 @@ const OUT: usize = 2;
 const STATE: usize = 3;
 const BIAS: usize = 4;
 const RESIDUAL: usize = 5;
+const LIST: usize = 6;
 
 struct Random(u64);
 
@@ -97,7 +101,8 @@ fn form(row: &Row) -> (u32, [Major; 2], [u32; 2], u64) {
 /// Where addresses stand in the arguments.
 fn places() -> Vec<u32> {
     let matrices: Vec<u32> = (0..8).map(|i| i * size_of::<Matrices>() as u32).collect();
-    [&matrices[..], &[offset_of!(MatmulArgs, state) as u32]].concat()
+    let others = [offset_of!(MatmulArgs, state), offset_of!(MatmulArgs, groups)];
+    [&matrices[..], &others.map(|at| at as u32)].concat()
 }
 
 /// Bytes of an element.
@@ -202,7 +207,25 @@ impl Case {
             alpha: 1.0,
             ..MatmulArgs::default()
         };
-        Self { row, size, batch, sides, args, out, grid: 2, buffers }
+        let names = (0..batch).map(|entry| Some([entry; 2])).collect();
+        Self { row, size, batch, sides, args, out, grid: 2, names, buffers }
+    }
+
+    /// The same of the matrices that a list names, which is as `matmul_indices` leaves it with these steps.
+    pub(crate) fn by_index(mut self, names: &[Option<[usize; 2]>], list: Vec<u8>) -> Self {
+        assert_eq!(names.len(), self.batch);
+        self.args.group = MatmulArgs::BY_INDEX;
+        self.args.groups = address(LIST, 0);
+        (self.args.a.batch, self.args.b.batch) = ([0; 4], [0; 4]);
+        self.buffers.push(list);
+        Self { names: names.to_vec(), ..self }
+    }
+
+    /// How far matrices of A and of B lie apart, as indices name them: bytes, or places of an axis.
+    pub(crate) fn steps(&self) -> [u64; 2] {
+        let (dtype, ..) = form(&self.row);
+        let bytes = self.sides.map(|side| (side.entry * width(dtype)) as u64);
+        if matches!(self.row, Row::MatmulSm90(_)) { [1; 2] } else { bytes }
     }
 
     /// The same on a grid of so many blocks, or clusters.
@@ -275,6 +298,7 @@ impl Case {
             assert!(map.is_valid(), "{map:?}");
             map
         };
+        let spread = if args.group == MatmulArgs::BY_INDEX { 0 } else { 7 };
         let out = row.out(args);
         assert_eq!(out.is_some(), self.out == Out::Boxes);
         let args = MatmulSm90Args {
@@ -285,8 +309,8 @@ impl Case {
             splits,
             split_k,
             matmul: *args,
-            spread_a: 7,
-            spread_b: 7,
+            spread_a: spread,
+            spread_b: spread,
             ..MatmulSm90Args::default()
         };
         let inner = offset_of!(MatmulSm90Args, matmul) as u32;
@@ -345,8 +369,10 @@ impl Case {
             for j in 0..n {
                 let mut sum = self.added(entry, i, j);
                 let mut size = sum.abs();
-                for p in 0..k {
-                    let x = self.element(0, entry, i, p) * self.element(1, entry, j, p);
+                for (p, [a, b]) in
+                    self.names[entry].into_iter().flat_map(|of| (0..k).map(move |p| (p, of)))
+                {
+                    let x = self.element(0, a, i, p) * self.element(1, b, j, p);
                     sum += x;
                     size += x.abs();
                 }

@@ -272,7 +272,11 @@ impl Drop for Model {
 fn is_plain(row: &Row) -> bool {
     matches!(
         row,
-        Row::Streaming(_) | Row::MatmulF32(_) | Row::MatmulReference(_) | Row::MatmulGroups(_)
+        Row::Streaming(_)
+            | Row::MatmulF32(_)
+            | Row::MatmulReference(_)
+            | Row::MatmulGroups(_)
+            | Row::MatmulIndices(_)
     )
 }
 

@@ -13,6 +13,7 @@ mod indices;
 mod matmul;
 #[path = "../model/mod.rs"]
 mod model;
+mod named;
 mod products;
 mod quantized;
 mod scaled;

@@ -161,6 +161,17 @@ fn products() -> Result<Vec<Case>> {
         Matmul { group: Group::Contiguous, sizes: Lens::Device { max: 40 }, ..plain.clone() };
     let scales = |scales| Matmul { scales, alpha: 1.0 / 64.0, ..plain.clone() };
     let finds = Matmul { quantize: Scale::Block1x128, ..plain.clone() };
+    let mut named = case(
+        Matmul { index_a: true, index_b: true, ..plain.clone() },
+        &[
+            (BF16, &[3, 9, 64], Signed),
+            (BF16, &[5, 64, 24], Signed),
+            (U32, &[4], Words(&[2, 0, 1, 2])),
+            (I32, &[4], Words(&[4, 1 << 31, 0, 3])),
+            (F32, &[4, 9, 24], Out),
+        ],
+    )?;
+    named.fault = Some([1 << 31, 5]);
     let of = |dtype, [m, n, k]: [u64; 3], out, is_turned| {
         let operands: [Operand<'_>; 3] =
             [(dtype, &[m, k], Signed), (dtype, &[k, n], Signed), (out, &[m, n], Out)];
@@ -196,6 +207,7 @@ fn products() -> Result<Vec<Case>> {
                 (F32, &[72, 32], Out),
             ],
         )?,
+        named,
         with_b(
             scales([Scale::Block1x128, Scale::Block128x128]),
             &[

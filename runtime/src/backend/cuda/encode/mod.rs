@@ -85,7 +85,7 @@ pub(super) fn rows(op: &CheckedOp, row: &Row, class: &Class) -> Vec<Row> {
 /// Whether an op reads indices, whose first fault is told.
 pub(super) fn is_indexed(op: &CheckedOp) -> bool {
     match op.op() {
-        Op::Matmul(matmul) => matmul.sizes.on_device(),
+        Op::Matmul(matmul) => matmul.sizes.on_device() || matmul.is_indexed(),
         Op::Attention(attention) => attention::is_indexed(attention),
         Op::Gather(_) | Op::Scatter(_) => true,
         _ => false,

@@ -191,10 +191,6 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
         limits(op)?;
     }
     let mut plans = match op.op() {
-        Op::Matmul(matmul) if matmul.is_indexed() => {
-            let allowed = "a batch without indices on this backend";
-            return Err(missing(op, "matrices by index".into(), allowed.into()));
-        }
         Op::Matmul(matmul) => product::plans(op, matmul, class)?,
         Op::Attention(attention) => attention::plans(op, attention, class)?,
         Op::AttentionBackward(_) => attention_backward::plans(op, class)?,

@@ -58,6 +58,9 @@ pub(super) const REFERENCE: Order = Order {
 const COUNTED: u64 = 4096;
 const COUNT_NS: u64 = 1_000;
 
+/// Entries of a batch whose matrices one list names: a launch that has more is several, each behind its own list.
+const LISTED: u64 = 8192;
+
 /// Bytes that copies move at once.
 const ALIGNED: u64 = 16;
 /// Rows that products are counted as, at least.
@@ -157,11 +160,16 @@ impl Product {
     }
 
     /// Matrices of the output.
-    pub(super) fn entries(&self, matmul: &Matmul) -> u128 {
+    pub(in super::super) fn entries(&self, matmul: &Matmul) -> u128 {
         match matmul.group {
             Group::Contiguous => 1,
             _ => self.batch.iter().fold(1, |n: u128, &size| n.saturating_mul(size.into())),
         }
+    }
+
+    /// Entries of the longest list of matrices that indices name.
+    pub(in super::super) fn listed(&self, matmul: &Matmul) -> u64 {
+        self.entries(matmul).min(LISTED.into()) as u64
     }
 
     /// Tiles of a matrix, down and across: those of contiguous groups begin anew at each, and at the rows of none.
@@ -328,10 +336,14 @@ impl Product {
         rows.retain(|row| {
             (row.bf16, row.a_outer, row.b_outer) == (of_a == DType::BF16, a_outer, b_outer)
         });
-        // Tiles of groups may have nothing to multiply. Who waits by the parity of stages that a peer fills or empties, as in
-        // turns and clusters, must see each phase of them: without products a peer runs ahead. Plain rows do.
-        let is_plain = |row: &MatmulSm90| row.form == Form::Cooperative && row.cluster == 1;
-        rows.retain(|row| matmul.group == Group::None || is_plain(row));
+        // Tiles of groups may have nothing to multiply, nor those of an index that names no matrix. Who waits by the parity of
+        // stages that a peer fills or empties, as in turns and clusters, must see each phase of them: without products a peer
+        // runs ahead. Plain rows do, and swapped ones, which know no groups.
+        let is_alone = |row: &MatmulSm90| row.form != Form::PingPong && row.cluster == 1;
+        rows.retain(|row| match matmul.group {
+            Group::None => !matmul.is_indexed() || is_alone(row),
+            _ => row.form == Form::Cooperative && is_alone(row),
+        });
         // Of the forms for few rows the smallest that holds them.
         let few = rows.iter().filter(|row| row.form == Form::Swapped).map(|row| row.rows);
         let few = few.filter(|&n| u64::from(n) >= self.m).min();
@@ -421,10 +433,14 @@ pub(super) fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
     products.max(brought)
 }
 
-/// Nanoseconds of a tile's epilogue, and of counting groups before it.
+/// Nanoseconds of a tile's epilogue, and of counting groups or listing matrices before it.
 pub(super) fn end_ns(product: &Product, matmul: &Matmul, row: &Row) -> u64 {
     let Some(([rows, columns], ..)) = form(row) else { return 0 };
-    let counted = if matmul.sizes.on_device() { product.groups.div_ceil(32) } else { 0 };
+    let counted = match matmul.sizes {
+        Lens::Device { .. } => product.groups.div_ceil(32),
+        // All entries of a list are made together.
+        _ => matmul.is_indexed().into(),
+    };
     u64::from(rows) * u64::from(columns) * 1000 / (EPILOGUE * blocks(row)) + counted * COUNT_NS
 }
 

@@ -31,6 +31,7 @@ pub(super) fn is_split(product: &Product, matmul: &Matmul) -> bool {
     let [down, across] = [product.m, product.n].map(|size| size.div_ceil(TILE));
     let tiles = product.entries(matmul).saturating_mul((down * across).into());
     matmul.group == Group::None
+        && !matmul.is_indexed()
         && matmul.order != OrderClass::BatchInvariant
         && product.k >= LEAST_K
         && splits <= MOST_SPLITS

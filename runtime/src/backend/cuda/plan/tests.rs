@@ -8,7 +8,9 @@ use crate::backend::cuda::encode::{Addresses, Args, Launch, launches};
 use crate::layout::{Dims, Layout};
 use crate::op::{Gate, Group, Lens, Matmul, OrderClass, Precision, Scale, check};
 use crate::order::{Span, spans};
-use leasehold_kernels::{GroupEntry, MatmulArgs, MatmulGroupsArgs, MatmulMergeArgs};
+use leasehold_kernels::{
+    Form, GroupEntry, MatmulArgs, MatmulGroupsArgs, MatmulIndicesArgs, MatmulMergeArgs, MatrixPair,
+};
 use std::collections::HashMap;
 
 pub(super) fn contiguous(dtype: DType, shape: &[u64]) -> Spec {
@@ -112,6 +114,9 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
     let operands = vec![256; op.specs().len()];
     let at = Addresses { operands: &operands, state: 256, made: 256, fault: 256 };
     let mut list = p.list(matmul, row);
+    // Entries whose matrices the last list names.
+    let mut named = 0..0;
+    let room = crate::backend::cuda::encode::made(op, row, class).len() / size_of::<MatrixPair>();
     let mut from = 0;
     for &to in cuts {
         for span in spans(from..to, plan.links) {
@@ -120,6 +125,12 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
                     (Row::MatmulGroups(_), Args::Plain(args)) => {
                         list = counted(&bytemuck::pod_read_unaligned(&args), sizes);
                         assert!(list.len() <= p.list(matmul, row).len() + 1, "room for the list");
+                        continue;
+                    }
+                    (Row::MatmulIndices(_), Args::Plain(args)) => {
+                        let args: MatmulIndicesArgs = bytemuck::pod_read_unaligned(&args);
+                        assert!(args.count as usize <= room && blocks == args.count.div_ceil(256));
+                        named = args.first..args.first + args.count;
                         continue;
                     }
                     (Row::MatmulMerge(_), Args::Plain(args)) => {
@@ -158,6 +169,17 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
                 let merges = matches!(of, Row::MatmulMerge(_));
                 assert!(blocks > 0 && (merges || blocks % cluster == 0));
                 assert!(merges || u64::from(blocks / cluster) <= args.tiles);
+                if matmul.is_indexed() {
+                    let of_entry = u64::from(args.tiles_m) * u64::from(args.tiles_n);
+                    let last = args.first_tile + args.tiles - 1;
+                    let read = [args.first_tile, last].map(|tile| (tile / of_entry) as u32);
+                    assert!(
+                        read.iter().all(|entry| named.contains(entry)),
+                        "{read:?} of {named:?}"
+                    );
+                    let before = u64::from(named.start) * size_of::<MatrixPair>() as u64;
+                    assert_eq!(args.groups.wrapping_add(before), at.made);
+                }
                 let is_cut = args.k_from > 0 || args.k_to < args.k;
                 assert!(!is_cut || args.tiles == 1, "the state is one tile's");
                 for tile in args.first_tile..args.first_tile + args.tiles {
@@ -277,6 +299,64 @@ fn every_output_of_groups_is_finished_once_whatever_the_cut() {
         }
     }
     assert!(cut > 20 && kernels.len() > 8, "{cut} plans had links: {kernels:?}");
+}
+
+/// Indices name the matrices of either side, or of both, of more entries than a list holds too; no list is older than its
+/// launch, and only rows run them that may have tiles without products.
+#[test]
+fn every_output_of_named_matrices_is_finished_once_whatever_the_cut() {
+    let mut random = Random(5);
+    let (mut cut, mut kernels) = (0, std::collections::HashSet::new());
+    for round in 0..60 {
+        let batch: Vec<u64> = match round % 4 {
+            0 => vec![9000],
+            1 => vec![3, 5000],
+            _ => (0..random.below(5)).map(|_| 1 + random.below(3)).collect(),
+        };
+        let is_many = round % 4 < 2;
+        let [m, n, k] = match is_many {
+            true => [1, 8, 16],
+            false => [
+                1 + random.below(150),
+                16 * (1 + random.below(20)),
+                [48, 40_000][random.below(2) as usize],
+            ],
+        };
+        let (dtype, out) = [
+            (DType::BF16, DType::BF16),
+            (DType::F32, DType::F32),
+            (DType::I8, DType::F32),
+            (DType::F8E4M3, DType::F32),
+        ][random.below(4) as usize];
+        let [index_a, index_b] = [[true, false], [false, true], [true, true]][round % 3];
+        let matmul = Matmul { index_a, index_b, ..Matmul::default() };
+        let matrices = [7];
+        let side = |is_indexed, tail: [u64; 2], dtype| {
+            let lead: &[u64] = if is_indexed { &matrices } else { &batch };
+            contiguous(dtype, &[lead, &tail].concat())
+        };
+        let mut right = side(index_b, [n, k], dtype);
+        right.layout = right.layout.transpose().unwrap();
+        let mut specs = vec![side(index_a, [m, k], dtype), right];
+        let index = contiguous(DType::I32, &batch);
+        specs.extend([index_a, index_b].into_iter().filter_map(|is| is.then_some(index)));
+        specs.push(side(false, [m, n], out));
+        let op = check(matmul.into(), &specs).unwrap();
+        let class = &CLASSES[if round % 2 == 0 { 3 } else { random.below(5) as usize }];
+        for plan in candidates(&op, class).unwrap() {
+            assert_ne!(plan.order, splits::ORDER);
+            let row = row(plan.kernel).unwrap();
+            assert!(!matches!(row, Row::MatmulSm90(row) if row.form == Form::PingPong), "{plan}");
+            assert_eq!(row.cluster(), 1, "{plan}");
+            cut += u64::from(plan.links > 1);
+            kernels.insert(plan.kernel);
+            for cuts in cuts(plan.units() as u64, &mut random) {
+                let finished = cover(&op, class, &plan, &cuts, &[]);
+                assert!(finished.iter().all(|n| *n == 1), "{plan} cut at {cuts:?}");
+            }
+        }
+    }
+    assert!(cut > 10 && kernels.len() > 8, "{cut} plans had links: {kernels:?}");
 }
 
 /// An order that ignores rows and batch, and one that knows only layouts.
