@@ -8,7 +8,7 @@ mod common;
 mod model;
 
 use common::case::{Case, Fill, Operand, Style};
-use common::hostile::{changed, indices_change, is_told, lied_to};
+use common::hostile::{changed, changing, is_told, lied_to};
 use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
@@ -373,7 +373,7 @@ fn matrices_by_index_that_lie() {
             for plan in cuda.candidates(&case.checked()).unwrap() {
                 println!("cases of {plan}");
                 assert!(plan.links > 1, "{}: {plan}", case.name);
-                assert!(indices_change(&mut cuda, &case, &plan), "{}: {plan}", case.name);
+                assert!(changing(&mut cuda, &case, &plan), "{}: {plan}", case.name);
             }
         }
     }
@@ -626,6 +626,41 @@ streams! {
 fn rows_in_pieces() {
     if in_child("rows_in_pieces", "sm_80", "early") {
         run_each(&long_rows());
+    }
+}
+
+/// Runs cases that read indices or counts and take more than one slice while those change; how many there were, and how
+/// many told a fault.
+fn change_in_each(cuda: &mut Cuda, cases: &[Case]) -> [usize; 2] {
+    let (mut run, mut faults) = (0, 0);
+    for case in cases.iter().filter(|case| is_told(case)) {
+        for plan in cuda.candidates(&case.checked()).unwrap() {
+            if plan.units() > 1 {
+                run += 1;
+                faults += usize::from(changing(cuda, case, &plan));
+            }
+        }
+    }
+    println!("{run} plans, {faults} faults");
+    [run, faults]
+}
+
+/// Every operand of indices or counts, changed between slices.
+#[test]
+fn what_is_told_changes_between_slices() {
+    if !in_child("what_is_told_changes_between_slices", "sm_90a", "early") {
+        return;
+    }
+    let mut cuda = open();
+    for cases in [
+        common::tables::gather(),
+        common::tables::scatter(),
+        common::tables::attention(),
+        common::tables::matmul(),
+        decode(),
+    ] {
+        let [run, faults] = change_in_each(&mut cuda, &small(cases));
+        assert!(run > 0 && faults * 3 > run, "{faults} faults of {run}");
     }
 }
 

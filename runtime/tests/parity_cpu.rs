@@ -31,7 +31,7 @@ fn indices_that_change_between_slices() {
     let mut faults = 0;
     for case in common::products::chains_by_index() {
         let plan = cpu.candidates(&case.checked()).unwrap()[0];
-        faults += usize::from(common::hostile::indices_change(&mut cpu, &case, &plan));
+        faults += usize::from(common::hostile::changing(&mut cpu, &case, &plan));
     }
     assert_eq!(faults, 2);
 }

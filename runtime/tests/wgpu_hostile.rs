@@ -8,7 +8,7 @@ mod common;
 
 use common::adapter::open;
 use common::case::Case;
-use common::hostile::{indices_change, is_told, lied_to};
+use common::hostile::{changing, is_told, lied_to};
 use leasehold::Kind;
 use leasehold::backend::Backend;
 
@@ -54,7 +54,7 @@ fn indices_that_change_between_slices() {
     for case in common::products::chains_by_index() {
         let plan = backend.candidates(&case.checked()).unwrap()[0];
         assert!(plan.links > 1, "{}: {plan}", case.name);
-        faults += usize::from(indices_change(&mut backend, &case, &plan));
+        faults += usize::from(changing(&mut backend, &case, &plan));
     }
     assert_eq!(faults, 2);
 }

@@ -3,9 +3,9 @@
 
 use super::case::{Case, Fill, Operand, POISON, Random, Style};
 use super::judge::{judge, unit_of};
-use super::run::{contents, execute};
+use super::run::{contents, execute, execute_between, neighbours};
 use leasehold::backend::{Backend, Place, Progress};
-use leasehold::op::{Attention, Binding, BufferId, KeyValue, Lens};
+use leasehold::op::{Attention, Binding, BufferId, KeyValue, Lens, Role};
 use leasehold::order::Plan;
 use leasehold::{DType, reference};
 use std::sync::Arc;
@@ -20,6 +20,10 @@ pub fn is_told(case: &Case) -> bool {
     case.op.roles().iter().any(|role| TRUSTED_BY_NONE.contains(&role.name))
 }
 
+fn is_trusted_by_none(role: &Role) -> bool {
+    role.access.reads() && TRUSTED_BY_NONE.contains(&role.name)
+}
+
 /// Runs a case under a plan with every second index or count a bad one; true if a fault was told.
 pub fn lied_to<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
     let op = Arc::new(case.checked());
@@ -27,7 +31,7 @@ pub fn lied_to<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
     let mut random = Random(contents.len() as u64);
     let mut lies = Vec::new();
     for (i, role) in op.roles().iter().enumerate() {
-        if !role.access.reads() || !TRUSTED_BY_NONE.contains(&role.name) {
+        if !is_trusted_by_none(role) {
             continue;
         }
         let operand = &case.operands[i];
@@ -174,60 +178,35 @@ pub fn changed<B: Backend>(backend: &mut B, kernel: &str, keys: u32) -> bool {
     fault.is_some()
 }
 
-/// Runs a product by index while its indices change between every two units, to ones that are no matrix and to others:
-/// every sum is of elements of A and B, beside which all is NaN, and no byte beside the output changes. Whether a fault
-/// was told.
-pub fn indices_change<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
+/// Runs a case while its indices and counts change between slices, to bad ones and to others: what is made is of elements
+/// of operands, beside which all is NaN, and no byte beside the outputs changes. Whether a fault was told.
+pub fn changing<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
+    /// Launches of a case, at most.
+    const SLICES: u64 = 12;
     let op = Arc::new(case.checked());
     let contents = contents(case);
-    let mut places = Vec::new();
-    for (bytes, operand) in contents.iter().zip(&case.operands) {
-        let block = backend.alloc(bytes.len() as u64).unwrap();
-        backend.upload(block, 0, bytes).unwrap();
-        places.push(Place { block, offset: operand.offset });
-    }
-    let bindings = case.operands.iter().enumerate().map(|(i, operand)| {
-        let len = operand.offset + operand.spec().span_bytes() as u64;
-        Binding { buffer: BufferId(i as u64), offset: operand.offset, len }
-    });
-    let bound = op.bind(&bindings.collect::<Vec<_>>()).unwrap();
-    let state = (plan.state_bytes > 0)
-        .then(|| Place { block: backend.alloc(plan.state_bytes).unwrap(), offset: 0 });
-    let mut prepared = backend.prepare(&op, plan).unwrap();
-    let units = plan.units() as u64;
-    for unit in 0..units {
-        let roles = op.roles().iter().enumerate();
-        for (i, _) in roles.filter(|(_, role)| role.name.ends_with("_index")) {
-            let mut lies = contents[i].clone();
-            let operand = &case.operands[i];
+    let told = || (0..op.roles().len()).filter(|&i| is_trusted_by_none(&op.roles()[i]));
+    let lie = |backend: &mut B, from: u64, places: &[Place]| {
+        told().try_for_each(|i| {
+            let (operand, mut lies) = (&case.operands[i], contents[i].clone());
             for (n, at) in reference::offsets(&operand.layout).enumerate() {
                 let at = (operand.offset + 4 * at) as usize;
-                let lie = [0, u32::MAX, 2, i32::MAX as u32, 3][(n + unit as usize) % 5];
+                let lie = [0, u32::MAX, 2, i32::MAX as u32, 3, 1 << 31][(n + from as usize) % 6];
                 lies[at..at + 4].copy_from_slice(&lie.to_le_bytes());
             }
-            backend.upload(places[i].block, 0, &lies).unwrap();
-        }
-        backend.launch(&mut prepared, unit..unit + 1, &bound, &places, state).unwrap();
-    }
-    let mark = backend.mark().unwrap();
-    let fault = loop {
-        if let Progress::Done { fault, .. } = backend.poll(mark, None).unwrap() {
-            break fault;
-        }
+            backend.upload(places[i].block, 0, &lies)
+        })
     };
-    let i = op.position("out").unwrap();
-    let operand = &case.operands[i];
-    let mut after = vec![0; contents[i].len()];
-    backend.download(places[i].block, 0, &mut after).unwrap();
-    let layout = &op.specs()[i].layout;
-    let values = reference::read(operand.dtype, layout, &after[operand.offset as usize..]);
+    let units = plan.units() as u64;
+    let cuts: Vec<u64> = (1..=SLICES.min(units)).map(|i| units * i / SLICES.min(units)).collect();
+    let mut left = execute_between(backend, &op, plan, &contents, case, &cuts, lie).unwrap();
+    told().for_each(|i| left.blocks[i].clone_from(&contents[i]));
+    neighbours(case, &contents, &left, |i| op.roles()[i].access.writes())
+        .unwrap_or_else(|wrong| panic!("{}: {plan}: {wrong}", case.name));
+    let out = op.position("out").unwrap();
+    let operand = &case.operands[out];
+    let bytes = &left.blocks[out][operand.offset as usize..];
+    let values = reference::read(operand.dtype, &op.specs()[out].layout, bytes);
     assert!(values.iter().all(|x| x.is_finite()), "{}: {plan}", case.name);
-    let size = operand.dtype.size() as usize;
-    for at in reference::offsets(layout) {
-        let at = operand.offset as usize + at as usize * size;
-        after[at..at + size].fill(POISON);
-    }
-    assert!(after.iter().all(|&byte| byte == POISON), "{}: a guard changed", case.name);
-    places.iter().chain(&state).for_each(|place| backend.free(place.block));
-    fault.is_some()
+    left.fault.is_some()
 }

@@ -104,6 +104,19 @@ pub fn execute<B: Backend>(
     case: &Case,
     cuts: &[u64],
 ) -> Result<Left, Error> {
+    execute_between(backend, op, plan, contents, case, cuts, |_, _, _| Ok(()))
+}
+
+/// The same; before a range is launched `between` is called with its first unit and where operands lie.
+pub fn execute_between<B: Backend>(
+    backend: &mut B,
+    op: &Arc<CheckedOp>,
+    plan: &Plan,
+    contents: &[Vec<u8>],
+    case: &Case,
+    cuts: &[u64],
+    mut between: impl FnMut(&mut B, u64, &[Place]) -> Result<(), Error>,
+) -> Result<Left, Error> {
     let mut places = Vec::new();
     for (i, (operand, content)) in case.operands.iter().zip(contents).enumerate() {
         let block = match operand.fill {
@@ -132,6 +145,7 @@ pub fn execute<B: Backend>(
     let mut from = 0;
     for &to in cuts {
         if to > from {
+            between(backend, from, &places)?;
             backend.launch(&mut prepared, from..to, &bound, &places, state)?;
         }
         from = to;
@@ -199,7 +213,7 @@ fn judge_all(
 }
 
 /// Bytes outside an output's elements, and all of an input that no output shares, are as they were.
-fn neighbours(
+pub fn neighbours(
     case: &Case,
     contents: &[Vec<u8>],
     left: &Left,
