@@ -286,8 +286,10 @@ fn named(
         [lead, &tail].concat()
     };
     let normal = Fill::Normal(1.0);
+    // Three more elements make rows of k whole, where B's lie along it.
+    let of_a = if style == Style::Turned { Style::Odd } else { style };
     let mut operands = vec![
-        Operand::new(dtype, &with(index_a, [m, k]), Style::Tight, 0, normal),
+        Operand::new(dtype, &with(index_a, [m, k]), of_a, 0, normal),
         Operand::new(dtype, &with(index_b, [k, n]), style, 0, normal),
     ];
     let of = [(index_a, DType::U32), (index_b, DType::I32)].into_iter().filter(|(is, _)| *is);
@@ -300,20 +302,20 @@ fn named(
 /// Such products whose matrices the copy engine brings.
 fn named_on_hopper() -> Vec<Case> {
     let (bf16, fp8) = (DType::BF16, DType::F8E4M3);
-    let mut scaled = named(fp8, &[4], [false, true], [33, 48, 144], Style::Turned, DType::F32);
+    let mut scaled = named(fp8, &[4], [false, true], [33, 48, 141], Style::Turned, DType::F32);
     scaled.op =
         Matmul { index_b: true, scales: [Scale::Row, Scale::None], ..Matmul::default() }.into();
     let rows = Operand::new(DType::F32, &[4, 33], Style::Tight, 0, Fill::Positive);
     scaled.operands.insert(2, rows);
-    let mut gated = named(DType::F16, &[4], [true, true], [70, 48, 40], Style::Turned, DType::F16);
+    let mut gated = named(DType::F16, &[4], [true, true], [70, 48, 37], Style::Turned, DType::F16);
     let gate = Gate::Interleaved;
     gated.op = Matmul { index_a: true, index_b: true, gate, ..Matmul::default() }.into();
     gated.operands[4] = Operand::out(DType::F16, &[4, 70, 24], Style::Tight, 0);
     vec![
         named(bf16, &[5], [true, true], [130, 72, 64], Style::Tight, DType::F32),
-        named(bf16, &[2, 3], [true, false], [7, 40, 136], Style::Turned, bf16),
+        named(bf16, &[2, 3], [true, false], [7, 40, 133], Style::Turned, bf16),
         named(DType::F16, &[1, 4], [false, true], [20, 24, 72], Style::Tight, DType::F16),
-        named(fp8, &[5], [true, true], [70, 32, 144], Style::Turned, DType::BF16),
+        named(fp8, &[5], [true, true], [70, 32, 141], Style::Turned, DType::BF16),
         scaled,
         gated,
     ]
