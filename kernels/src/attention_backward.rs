@@ -7,8 +7,8 @@ use bytemuck::{Pod, Zeroable};
 /// What a launch of any kernel of attention's gradients is given.
 ///
 /// An op is three kinds of launches, in this order: [`AttentionBackwardRows`], then for each [`GradientSide`] a row of
-/// [`AttentionBackwardSm80`] or [`AttentionBackwardReference`]; the sides do not need each other. Each has a block for each
-/// tile. Tiles are numbered through those of a head, then heads, then entries of the batch; a launch is a range of tiles by a
+/// [`crate::AttentionBackwardSm90`], [`AttentionBackwardSm80`] or [`AttentionBackwardReference`]; the sides do not need each
+/// other. Each has a block for each tile, but the first of these, whose blocks may be any number. Tiles are numbered through those of a head, then heads, then entries of the batch; a launch is a range of tiles by a
 /// range of their chunks:
 ///
 /// | row | tiles of | tile | chunk | chunks of a tile | `state`, bytes a tile |
@@ -19,8 +19,8 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// Launches of the same tiles run in order of their chunks and share one `state`, which needs no first value. A tile without
 /// a chunk is one launch of none with `last` 1, which writes zeros; where there are no rows, `attention_backward_rows` has no
-/// tile. Any cut gives equal bits, and neither tile nor chunk is part of the order: sums go sixteen rows at a time in
-/// [`AttentionBackwardSm80`], one in the reference.
+/// tile. Any cut gives equal bits, and neither tile nor chunk is part of the order: sums go sixteen rows at a time by the
+/// matrix unit, one in the reference.
 ///
 /// The caller sees to it that rows and keys together are less than 2^31.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -93,7 +93,7 @@ impl GradientSide {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Keys, Self::Queries];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
             Self::Queries => "queries",

@@ -5,6 +5,7 @@
 mod args;
 mod attention;
 mod attention_backward;
+mod attention_backward_sm90;
 mod attention_entries;
 mod attention_paged;
 mod attention_reference;
@@ -30,6 +31,7 @@ pub use attention_backward::{
     AttentionBackwardArgs, AttentionBackwardReference, AttentionBackwardRows,
     AttentionBackwardSm80, GradientSide,
 };
+pub use attention_backward_sm90::{AttentionBackwardSm90, AttentionBackwardSm90Args};
 pub use attention_entries::{AttentionEntries, AttentionEntriesArgs, Counts};
 pub use attention_paged::{AttentionCombine, AttentionPaged};
 pub use attention_reference::AttentionReference;
@@ -88,6 +90,8 @@ pub enum Row {
     AttentionBackwardRows(AttentionBackwardRows),
     /// Attention's gradients by `mma.sync`, for every GPU from compute capability 8.0.
     AttentionBackwardSm80(AttentionBackwardSm80),
+    /// Attention's gradients by wgmma, for Hopper.
+    AttentionBackwardSm90(AttentionBackwardSm90),
     /// Attention's gradients as they are written down, also of f32.
     AttentionBackwardReference(AttentionBackwardReference),
     /// Every other op.
@@ -115,6 +119,7 @@ impl Row {
             Self::AttentionCombine(_) => "attention_combine_256".into(),
             Self::AttentionBackwardRows(_) => "attention_backward_rows_256".into(),
             Self::AttentionBackwardSm80(row) => row.key(),
+            Self::AttentionBackwardSm90(row) => row.key(),
             Self::AttentionBackwardReference(row) => row.key(),
             Self::Streaming(row) => row.key(),
         }
@@ -140,6 +145,7 @@ impl Row {
             Self::AttentionCombine(_) => "cuda/attention_combine.cu",
             Self::AttentionBackwardRows(_) => "cuda/attention_backward_rows.cu",
             Self::AttentionBackwardSm80(_) => "cuda/attention_backward.cu",
+            Self::AttentionBackwardSm90(_) => "cuda/attention_backward_sm90.cu",
             Self::AttentionBackwardReference(_) => "cuda/attention_backward_reference.cu",
             Self::Streaming(row) => row.file(),
         }
@@ -181,6 +187,9 @@ impl Row {
                 ("AttentionBackwardArgs", row.shape(), "attention_backward_rows::run")
             }
             Self::AttentionBackwardSm80(row) => ("AttentionBackwardArgs", row.shape(), row.run()),
+            Self::AttentionBackwardSm90(row) => {
+                ("AttentionBackwardSm90Args", row.shape(), "attention_backward_sm90::run")
+            }
             Self::AttentionBackwardReference(row) => {
                 ("AttentionBackwardArgs", row.shape(), row.run())
             }
@@ -194,7 +203,8 @@ impl Row {
             Self::MatmulSm90(_)
             | Self::MatmulSm90Fp8(_)
             | Self::MatmulMerge(_)
-            | Self::AttentionSm90(_) => &["sm_90a"],
+            | Self::AttentionSm90(_)
+            | Self::AttentionBackwardSm90(_) => &["sm_90a"],
             Self::MatmulSm80Bytes(row) => row.archs(),
             _ => &ARCHS,
         }
@@ -220,6 +230,7 @@ impl Row {
             Self::AttentionCombine(row) => row.threads(),
             Self::AttentionBackwardRows(row) => row.threads(),
             Self::AttentionBackwardSm80(row) => row.threads(),
+            Self::AttentionBackwardSm90(row) => row.threads(),
             Self::AttentionBackwardReference(row) => row.threads(),
             Self::Streaming(row) => row.threads(),
         }
@@ -252,6 +263,7 @@ impl Row {
             | Self::AttentionBackwardRows(_)
             | Self::AttentionBackwardReference(_) => 0,
             Self::AttentionBackwardSm80(row) => row.shared_bytes(),
+            Self::AttentionBackwardSm90(row) => row.shared_bytes(),
             Self::Streaming(row) => row.shared_bytes(),
         }
     }
@@ -296,8 +308,10 @@ pub fn rows() -> Vec<Row> {
         Row::AttentionCombine(AttentionCombine),
     ]);
     let sides = GradientSide::ALL.map(|side| AttentionBackwardReference { side });
-    let backward = AttentionBackwardSm80::all().into_iter().map(Row::AttentionBackwardSm80);
-    let backward = backward
+    let backward80 = AttentionBackwardSm80::all().into_iter().map(Row::AttentionBackwardSm80);
+    let backward90 = AttentionBackwardSm90::all().into_iter().map(Row::AttentionBackwardSm90);
+    let backward = backward80
+        .chain(backward90)
         .chain(sides.map(Row::AttentionBackwardReference))
         .chain([Row::AttentionBackwardRows(AttentionBackwardRows)]);
     products.chain(attention).chain(backward).chain(streaming).collect()
@@ -326,6 +340,7 @@ sources!(
     "cuda/attention_backward.h",
     "cuda/attention_backward_reference.cu",
     "cuda/attention_backward_rows.cu",
+    "cuda/attention_backward_sm90.cu",
     "cuda/attention_combine.cu",
     "cuda/attention_entries.cu",
     "cuda/attention_paged.cu",

@@ -8,8 +8,8 @@ use super::Random;
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
 use leasehold_kernels::{
-    AttentionBackwardArgs, AttentionBackwardReference, AttentionBackwardRows, GradientSide, Heads,
-    Row,
+    AttentionBackwardArgs, AttentionBackwardReference, AttentionBackwardRows,
+    AttentionBackwardSm90, AttentionBackwardSm90Args, BoxMap, GradientSide, Heads, Row,
 };
 use std::mem::offset_of;
 
@@ -80,6 +80,13 @@ fn form(row: &Row) -> Form {
             side: row.side,
             dtype: if row.bf16 { BF16 } else { F16 },
             tile: row.tile() as usize,
+            chunk: row.chunk() as usize,
+            state_bytes: row.state_bytes(),
+        },
+        Row::AttentionBackwardSm90(row) => Form {
+            side: row.side,
+            dtype: if row.bf16 { BF16 } else { F16 },
+            tile: AttentionBackwardSm90::TILE as usize,
             chunk: row.chunk() as usize,
             state_bytes: row.state_bytes(),
         },
@@ -203,9 +210,42 @@ impl Case {
             offset_of!(AttentionBackwardArgs, state),
         ];
         let places: Vec<u32> = heads.chain(others).map(|at| at as u32).collect();
-        let (bytes, tiles) = (bytemuck::bytes_of(&args), args.tiles as u32);
-        let after = model.run(row, order, tiles, (bytes, &places), &before.buffers);
+        let after = match row {
+            Row::AttentionBackwardSm90(_) => self.dealt(model, row, order, args, &places, &before),
+            _ => {
+                let (bytes, tiles) = (bytemuck::bytes_of(&args), args.tiles as u32);
+                model.run(row, order, tiles, (bytes, &places), &before.buffers)
+            }
+        };
         Outcome { found: before.found + &after.found, buffers: after.buffers }
+    }
+
+    /// A launch whose tiles are dealt out to two blocks, and whose operands the copy engine brings.
+    fn dealt(
+        &self,
+        model: &mut Model,
+        row: &Row,
+        order: Order,
+        backward: AttentionBackwardArgs,
+        places: &[u32],
+        before: &Outcome,
+    ) -> Outcome {
+        let map = |i: usize| {
+            let Tensor { view: x, shape, .. } = &self.tensors[i];
+            let strides = [x.batch, x.head, x.row].map(|n| n as u64);
+            AttentionBackwardSm90::map(x.at, shape.map(|n| n as u64), strides)
+        };
+        let heads = (self.tensors[0].shape[0] * self.tensors[0].shape[1]) as u64;
+        let of_rows = AttentionBackwardSm90::statistics(backward.statistics, heads, backward.rows);
+        let maps = [map(0), map(1), map(2), map(5), of_rows];
+        assert!(maps.iter().all(BoxMap::is_valid), "{maps:?}");
+        let [q, k, v, d_out, statistics] = maps;
+        let args =
+            AttentionBackwardSm90Args { q, k, v, d_out, statistics, backward, padding: [0; 14] };
+        let inner = offset_of!(AttentionBackwardSm90Args, backward) as u32;
+        let of_maps = (0..5).map(|i| i * size_of::<BoxMap>() as u32);
+        let places: Vec<u32> = of_maps.chain(places.iter().map(|at| inner + at)).collect();
+        model.run(row, order, 2, (bytemuck::bytes_of(&args), &places), &before.buffers)
     }
 
     /// What the rows' own kernel leaves, in launches of so many tiles.

@@ -3,9 +3,12 @@
 use super::{Mutant, mutant};
 use crate::case::gradients::{BF16, Case, F32, Options, PLAIN, Style};
 use crate::model::{Model, Order};
-use leasehold_kernels::{AttentionBackwardRows, AttentionBackwardSm80, GradientSide, Row};
+use leasehold_kernels::{
+    AttentionBackwardRows, AttentionBackwardSm80, AttentionBackwardSm90, GradientSide, Row,
+};
 
 const SM80: &str = "cuda/attention_backward.cu";
+const SM90: &str = "cuda/attention_backward_sm90.cu";
 const ROWS: &str = "cuda/attention_backward_rows.cu";
 const SUMS: &str = "cuda/tile/gradient_sums.h";
 const GRADIENTS: &str = "cuda/tile/gradients.h";
@@ -72,6 +75,30 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(GRADIENTS, "end < seen ? (u32)end : seen;", "seen;", "bits"),
     mutant(SUMS, "            if (row >= rows) {", "            if (false) {", "ended"),
     mutant(SUMS, "if (column < columns) {", "if (true) {", "ended"),
+    // By wgmma: the rings of boxes.
+    mutant(
+        SM90,
+        "            wait_barrier(chunks.empty(), chunks.phase ^ 1);\n",
+        "",
+        "copy-in-flight",
+    ),
+    mutant(SM90, "        wait_barrier(own.empty(), own.phase ^ 1);\n", "", "race"),
+    mutant(SM90, "2 * S::CHUNK_BYTES + S::NUMBERS);", "2 * S::CHUNK_BYTES);", "copy-in-flight"),
+    mutant(SM90, "            wait_barrier(chunks.full(), chunks.phase);\n", "", "copy-in-flight"),
+    mutant(SM90, "        wait_barrier(own.full(), own.phase);\n", "", "race"),
+    mutant(SM90, "        release(own.empty());\n", "", "deadlock"),
+    // Products behind the threads.
+    mutant(
+        SM90,
+        "all sums of the chunk before.\n            wgmma_wait<1>();",
+        "all sums of the chunk before.\n            wgmma_wait<2>();",
+        "wgmma-sums",
+    ),
+    mutant(SM90, "last_empty = chunks.empty();", "release(chunks.empty());", "race"),
+    // What a row sees, and where the swizzle put its numbers.
+    mutant(SM90, "<= (i32)column_of(i) ?", "< (i32)column_of(i) ?", "bits"),
+    mutant(SM90, "column_of(i) < end[i", "column_of(i) <= end[i", "bits"),
+    mutant(SM90, "thread % 4 * 8 ^ line % 2 * 16", "thread % 4 * 8", "bits"),
 ];
 
 const KEYS: AttentionBackwardSm80 =
@@ -79,25 +106,42 @@ const KEYS: AttentionBackwardSm80 =
 const QUERIES: AttentionBackwardSm80 =
     AttentionBackwardSm80 { side: GradientSide::Queries, ..KEYS };
 
+const KEYS90: AttentionBackwardSm90 =
+    AttentionBackwardSm90 { side: GradientSide::Keys, bf16: true, d: 64 };
+const QUERIES90: AttentionBackwardSm90 =
+    AttentionBackwardSm90 { side: GradientSide::Queries, ..KEYS90 };
+
+/// Both sides that a file's mistakes are seen by.
+fn sides(file: &str) -> [Row; 2] {
+    match file {
+        SM90 => [KEYS90, QUERIES90].map(Row::AttentionBackwardSm90),
+        _ => [KEYS, QUERIES].map(Row::AttentionBackwardSm80),
+    }
+}
+
 /// The rows that show what a file's mistakes do.
-pub(super) fn subjects(_: &str) -> Vec<Row> {
+pub(super) fn subjects(file: &str) -> Vec<Row> {
     let rows = Row::AttentionBackwardRows(AttentionBackwardRows);
-    vec![Row::AttentionBackwardSm80(KEYS), Row::AttentionBackwardSm80(QUERIES), rows]
+    sides(file).into_iter().chain([rows]).collect()
 }
 
 /// Files of which there are mistakes, one for each subject.
-pub(super) const SUBJECTS: [&str; 1] = [SM80];
+pub(super) const SUBJECTS: [&str; 2] = [SM80, SM90];
 
 /// Tails in every axis, both ways that keys may be hidden, operands that lie anyhow, and cuts, on both sides.
-pub(super) fn verdict(_: Row, model: &mut Model) -> String {
+pub(super) fn verdict(row: Row, model: &mut Model) -> String {
+    let by_engine = matches!(row, Row::AttentionBackwardSm90(_));
+    let tails = Options { dims: [23, 9], style: Style::Odd, dtypes: [F32, BF16], ..PLAIN };
+    // More tiles than blocks, more chunks than a ring has stages, and head dims of less than a row's.
+    let many = Options { batch: 2, rows: 200, keys: 300, dims: [64, 40], ..PLAIN };
     let cases = [
         Options { group: 2, rows: 75, keys: 150, causal: true, ..PLAIN },
         Options { rows: 140, keys: 50, causal: true, hidden: true, ..PLAIN },
-        Options { dims: [23, 9], style: Style::Odd, dtypes: [F32, BF16], ..PLAIN },
+        if by_engine { many } else { tails },
     ];
-    for side in [KEYS, QUERIES] {
+    for side in sides(row.file()) {
         for options in cases {
-            let case = Case::new(Row::AttentionBackwardSm80(side), options, 3);
+            let case = Case::new(side, options, 3);
             let mut left = Vec::new();
             for order in [Order::Late, Order::Early, Order::Seeded(1)] {
                 let outcome = case.run(model, order);

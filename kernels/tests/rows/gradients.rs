@@ -32,6 +32,7 @@ fn every_row_is_right_in_every_order() {
     for (i, row) in rows.filter(|row| !matches!(row, Row::AttentionBackwardRows(_))).enumerate() {
         let (d, own) = match row {
             Row::AttentionBackwardSm80(row) => (row.d as usize, if row.bf16 { BF16 } else { F16 }),
+            Row::AttentionBackwardSm90(row) => (row.d as usize, if row.bf16 { BF16 } else { F16 }),
             _ => (72, F32),
         };
         let dtypes = [[F32, own], [own, F32]][i % 2];
@@ -68,6 +69,31 @@ const SOME: [&str; 6] = [
     "attention_backward_reference_keys_256",
     "attention_backward_reference_queries_256",
 ];
+
+/// By wgmma: more tiles than one, rows that see nothing, more chunks than a ring has stages, groups, and any cut.
+#[test]
+fn tiles_that_are_dealt_out_are_right() {
+    let Some(mut model) = Model::attention() else { return };
+    let cases = [
+        Options { rows: 150, keys: 140, group: 2, kv_heads: 2, causal: true, ..PLAIN },
+        Options { batch: 2, rows: 200, keys: 40, causal: true, hidden: true, ..PLAIN },
+        Options { rows: 1, keys: 300, dims: [40, 24], dtypes: [BF16, BF16], ..PLAIN },
+    ];
+    for (i, side) in ["keys", "queries"].into_iter().enumerate() {
+        let row = row(&format!("attention_backward_sm90_{side}_bf16_64"));
+        for (j, options) in cases.into_iter().enumerate() {
+            right(&mut model, row, options, i + j);
+        }
+        let case = Case::new(row, cases[i], 5);
+        let whole = case.run(&mut model, Order::Late);
+        for (tiles, chunks) in [(1, 1), (2, 3)] {
+            let cut = case.run_cut(&mut model, tiles, chunks);
+            assert_eq!(cut.found, "", "{side}");
+            let equal = case.agree(&cut, &whole);
+            assert!(equal, "{side}: {tiles} tiles by {chunks} chunks give other bits");
+        }
+    }
+}
 
 /// More rows than keys, so that some see nothing; groups; head dims and strides of every kind; types of every kind.
 #[test]

@@ -131,12 +131,18 @@ pub fn attention_backward() -> Vec<Case> {
     cases
 }
 
-/// Gradients that a matrix unit gives, of more rows and keys than a tile has.
+/// Gradients that a matrix unit gives, of more rows and keys than a tile has; in the last values whose rows are not of whole
+/// 16 bytes.
 pub fn attention_backward_in_tiles() -> Vec<Case> {
     let of = |dtype, rows, keys, dims| {
         let styles = [Style::Tight, Style::Odd];
         let causal = rows < keys;
         Heads { batch: 1, rows, keys, dims, causal, styles, dtypes: [dtype; 3], ..PLAIN }.case()
     };
-    vec![of(F16, 70, 130, [32, 24]), of(BF16, 130, 70, [64, 64]), of(F16, 33, 40, [128, 72])]
+    vec![
+        of(F16, 70, 130, [32, 24]),
+        of(BF16, 130, 70, [64, 64]),
+        of(F16, 33, 40, [128, 72]),
+        of(BF16, 33, 40, [64, 36]),
+    ]
 }

@@ -31,7 +31,7 @@ use encode::{Addresses, Args, Launch};
 use graph::Graph;
 use kernels::Kernels;
 pub use leasehold_kernels::ARCHS;
-use leasehold_kernels::{BoxMap, Row};
+use leasehold_kernels::{AttentionBackwardSm90Args, BoxMap, Row};
 use memory::{Blocks, Owned};
 pub use pack::Pack;
 use plan::Class;
@@ -312,6 +312,12 @@ impl Cuda {
                 Args::AttentionSm90(args) => {
                     self.encoded(&mut args.k)?;
                     self.encoded(&mut args.v)?;
+                }
+                Args::AttentionBackwardSm90(args) => {
+                    let AttentionBackwardSm90Args { q, k, v, d_out, statistics, .. } = &mut **args;
+                    for map in [q, k, v, d_out, statistics] {
+                        self.encoded(map)?;
+                    }
                 }
             }
         }

@@ -1,15 +1,18 @@
 //! What launches of the gradients of attention are given.
 
-use super::{Addresses, Args, GRID, Launch, operand, runs};
+use super::{Addresses, Args, GRID, Launch, operand, runs, walked};
 use crate::backend::cuda::plan::{self, Class, Gradients};
 use crate::op::{AttentionBackward, CheckedOp};
 use crate::order::Span;
-use leasehold_kernels::{AttentionBackwardArgs, AttentionBackwardRows, Heads, Row};
+use leasehold_kernels::{
+    AttentionBackwardArgs, AttentionBackwardRows, AttentionBackwardSm90, AttentionBackwardSm90Args,
+    Heads, Row,
+};
 use std::ops::Range;
 
 /// The rows of the three passes; none for an op that lacks an operand, which no checked one does.
-pub(super) fn rows(op: &CheckedOp) -> Vec<Row> {
-    let sides = plan::gradient_rows(op).into_iter().flatten();
+pub(super) fn rows(op: &CheckedOp, class: &Class) -> Vec<Row> {
+    let sides = plan::gradient_rows(op, class).into_iter().flatten();
     [Row::AttentionBackwardRows(AttentionBackwardRows)].into_iter().chain(sides).collect()
 }
 
@@ -20,20 +23,36 @@ pub(super) fn launches(
     class: &Class,
     span: Span,
     at: &Addresses<'_>,
+    multiprocessors: u32,
 ) -> Vec<Launch> {
-    let (rows, Some(cut)) = (rows(op), Gradients::of(op, class)) else { return Vec::new() };
+    let (rows, Some(cut)) = (rows(op, class), Gradients::of(op, class)) else { return Vec::new() };
     let mut launches = Vec::new();
     for (pass, items) in plan::parts(&cut.passes().unwrap_or_default(), span) {
         for (tiles, chunks) in cut.waves[pass].parts(items) {
             let is_last = tiles.to == cut.waves[pass].links;
             for tiles in runs(tiles, GRID) {
                 let args = args(op, backward, &cut, (tiles, &chunks, is_last), at);
-                let (row, blocks) = (rows[pass], tiles.tiles as u32);
-                launches.push(Launch { row, args: Args::plain(&args), blocks });
+                launches.push(launch(op, rows[pass], args, multiprocessors));
             }
         }
     }
     launches
+}
+
+/// A launch of a row: of a block for each tile, or of blocks that deal them out.
+fn launch(op: &CheckedOp, row: Row, args: AttentionBackwardArgs, multiprocessors: u32) -> Launch {
+    if !matches!(row, Row::AttentionBackwardSm90(_)) {
+        return Launch { row, args: Args::plain(&args), blocks: args.tiles as u32 };
+    }
+    let at = [args.q.at, args.k.at, args.v.at, args.d_out.at];
+    // The row was chosen because there are all of them.
+    let [q, k, v, d_out] = plan::gradient_maps(op, at).unwrap_or_default();
+    let [batch, heads] = [3, 2].map(|i| op.spec("q").map_or(0, |q| plan::axis(q, i)[0]));
+    let statistics = AttentionBackwardSm90::statistics(args.statistics, batch * heads, args.rows);
+    let blocks = walked(args.tiles, multiprocessors);
+    let all =
+        AttentionBackwardSm90Args { q, k, v, d_out, statistics, backward: args, padding: [0; 14] };
+    Launch { row, args: Args::AttentionBackwardSm90(Box::new(all)), blocks }
 }
 
 fn args(

@@ -13,7 +13,9 @@ mod view;
 use super::plan::{Class, Stream};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
-use leasehold_kernels::{AttentionSm90Args, MatmulSm90Args, MatmulSm90Fp8Args, Row};
+use leasehold_kernels::{
+    AttentionBackwardSm90Args, AttentionSm90Args, MatmulSm90Args, MatmulSm90Fp8Args, Row,
+};
 
 /// Blocks that a grid has at most.
 const GRID: u64 = i32::MAX as u64;
@@ -35,6 +37,8 @@ pub(super) enum Args {
     MatmulSm90Fp8(Box<MatmulSm90Fp8Args>),
     /// Likewise.
     AttentionSm90(Box<AttentionSm90Args>),
+    /// Likewise.
+    AttentionBackwardSm90(Box<AttentionBackwardSm90Args>),
 }
 
 impl Args {
@@ -45,6 +49,7 @@ impl Args {
             Self::MatmulSm90(args) => bytemuck::bytes_of(&**args),
             Self::MatmulSm90Fp8(args) => bytemuck::bytes_of(&**args),
             Self::AttentionSm90(args) => bytemuck::bytes_of(&**args),
+            Self::AttentionBackwardSm90(args) => bytemuck::bytes_of(&**args),
         }
     }
 
@@ -77,7 +82,7 @@ pub(super) fn rows(op: &CheckedOp, row: &Row, class: &Class) -> Vec<Row> {
     match op.op() {
         Op::Matmul(matmul) => product::rows(op, matmul, row, class),
         Op::Attention(attention) => attention::rows(attention, row),
-        Op::AttentionBackward(_) => attention_backward::rows(op),
+        Op::AttentionBackward(_) => attention_backward::rows(op, class),
         _ => vec![*row],
     }
 }
@@ -107,7 +112,7 @@ pub(super) fn launches(
             attention::launches(op, attention, row, class, span, at, multiprocessors)
         }
         Op::AttentionBackward(backward) => {
-            attention_backward::launches(op, backward, class, span, at)
+            attention_backward::launches(op, backward, class, span, at, multiprocessors)
         }
         _ => streams(op, row, class, span, at),
     }

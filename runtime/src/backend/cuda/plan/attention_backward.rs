@@ -3,6 +3,7 @@
 
 use super::attention_cut::{END_NS, PLAIN_KEY_NS, SCORE};
 use super::chain::{Pass, links};
+use super::heads::brought_strides;
 use super::waves::{ALIGN, Form, Waves};
 use super::{Class, axis, missing, name};
 use crate::dtype::DType;
@@ -10,14 +11,17 @@ use crate::error::{Error, Kind, Result};
 use crate::op::CheckedOp;
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS};
 use leasehold_kernels::{
-    AttentionBackwardReference, AttentionBackwardRows, AttentionBackwardSm80, GradientSide, Row,
+    AttentionBackwardReference, AttentionBackwardRows, AttentionBackwardSm80,
+    AttentionBackwardSm90, BoxMap, GradientSide, Row,
 };
 
-/// Sixteen rows at a time by `mma.sync`, and one after another. Tiles, chunks and cuts change no bit.
-pub(super) const ORDERS: [Order; 2] = [
-    Order { entry: "attention_backward_sm80", tile: [1, 1], chunk: 16, family: Family::Matrix16 },
-    Order { entry: "attention_backward_reference", tile: [1, 1], chunk: 1, family: Family::Fma32 },
-];
+/// Sixteen rows at a time by `mma.sync` or by wgmma, and one after another. Tiles, chunks and cuts change no bit.
+pub(super) const ORDERS: [Order; 3] = [SM80, SM90, REFERENCE];
+const SM80: Order =
+    Order { entry: "attention_backward_sm80", tile: [1, 1], chunk: 16, family: Family::Matrix16 };
+const SM90: Order = Order { entry: "attention_backward_sm90", ..SM80 };
+const REFERENCE: Order =
+    Order { entry: "attention_backward_reference", tile: [1, 1], chunk: 1, family: Family::Fma32 };
 
 /// The geometry of the gradients of attention, and how each side is cut.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +38,8 @@ pub(in super::super) struct Gradients {
 }
 
 /// The rows that run an op, keys' first: those of the matrix unit where nothing shows that they round weights and gradients
-/// of scores to its type.
-pub(in super::super) fn rows(op: &CheckedOp) -> Option<[Row; 2]> {
+/// of scores to its type, by wgmma where the copy engine brings all that they read.
+pub(in super::super) fn rows(op: &CheckedOp, class: &Class) -> Option<[Row; 2]> {
     let dtype = |name| op.spec(name).map(|spec| spec.dtype);
     let own = dtype("q")?;
     let is_fine = ["d_q", "d_k", "d_v"].iter().any(|name| dtype(name) == Some(DType::F32));
@@ -46,20 +50,42 @@ pub(in super::super) fn rows(op: &CheckedOp) -> Option<[Row; 2]> {
         );
     }
     let widest = axis(op.spec("q")?, 0)[0].max(axis(op.spec("v")?, 0)[0]);
-    let (all, bf16) = (AttentionBackwardSm80::all(), own == DType::BF16);
+    let (sm80, sm90) = (AttentionBackwardSm80::all(), AttentionBackwardSm90::all());
+    let bf16 = own == DType::BF16;
+    let by_wgmma = class.sm90[0] > 0 && maps(op, [0; 4]).is_some();
     let of = |side| {
-        let is = |r: &&AttentionBackwardSm80| r.side == side && r.bf16 == bf16;
-        let row = all.iter().filter(is).find(|r| u64::from(r.d) >= widest);
-        row.map(|row| Row::AttentionBackwardSm80(*row))
+        let of_sm90 = |r: &&AttentionBackwardSm90| {
+            by_wgmma && r.side == side && r.bf16 == bf16 && u64::from(r.d) >= widest
+        };
+        let of_sm80 = |r: &&AttentionBackwardSm80| {
+            r.side == side && r.bf16 == bf16 && u64::from(r.d) >= widest
+        };
+        let row = sm90.iter().find(of_sm90).map(|row| Row::AttentionBackwardSm90(*row));
+        row.or_else(|| sm80.iter().find(of_sm80).map(|row| Row::AttentionBackwardSm80(*row)))
     };
     let [keys, queries] = GradientSide::ALL.map(of);
     Some([keys?, queries?])
+}
+
+/// What the copy engine is told of Q, K, V and d_out at these addresses; `None` where it cannot bring one of them.
+pub(in super::super) fn maps(op: &CheckedOp, at: [u64; 4]) -> Option<[BoxMap; 4]> {
+    let map = |name, at| {
+        let spec = op.spec(name)?;
+        let sizes = [3, 2, 1, 0].map(|i| axis(spec, i)[0]);
+        let map = AttentionBackwardSm90::map(at, sizes, brought_strides(spec)?);
+        Some(map).filter(BoxMap::is_valid)
+    };
+    let [q, k, v, d_out] = at;
+    Some([map("q", q)?, map("k", k)?, map("v", v)?, map("d_out", d_out)?])
 }
 
 /// Keys or rows of a tile, and rows of the other side of a chunk.
 pub(in super::super) fn tile(row: &Row) -> [u64; 2] {
     match row {
         Row::AttentionBackwardSm80(row) => [row.tile(), row.chunk()].map(u64::from),
+        Row::AttentionBackwardSm90(row) => {
+            [AttentionBackwardSm90::TILE, row.chunk()].map(u64::from)
+        }
         _ => [AttentionBackwardReference::TILE, AttentionBackwardReference::CHUNK].map(u64::from),
     }
 }
@@ -72,7 +98,7 @@ impl Gradients {
         let [keys, kv_heads] = [1, 2].map(|i| axis(k, i)[0]);
         let dv = axis(op.spec("v")?, 0)[0];
         let group = heads.checked_div(kv_heads).unwrap_or(1);
-        let by = self::rows(op)?;
+        let by = self::rows(op, class)?;
         let of_rows = Form { chunk_ns: 0, end_ns: END_NS + class.moved(8 * 64 * dv), carried: 0 };
         let tiles = |heads: u64, rows: u64, tile: u64| {
             batch.checked_mul(heads)?.checked_mul(rows.div_ceil(tile))
@@ -118,6 +144,7 @@ fn form(row: &Row, [tile, chunk]: [u64; 2], dims: u64, class: &Class) -> Form {
         Row::AttentionBackwardSm80(row) => {
             (class.attention.min(class.sm80[0] * 2 / 3) / 2, row.state_bytes())
         }
+        Row::AttentionBackwardSm90(row) => (class.attention / 2, row.state_bytes()),
         _ => (0, AttentionBackwardReference::STATE_BYTES),
     };
     let product = (tile * chunk * (4 * dims + SCORE)).checked_div(rate);
@@ -131,7 +158,7 @@ fn form(row: &Row, [tile, chunk]: [u64; 2], dims: u64, class: &Class) -> Form {
 /// # Errors
 /// As [`super::candidates`].
 pub(super) fn plans(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
-    let Some([keys, _]) = rows(op) else { return Ok(Vec::new()) };
+    let Some([keys, _]) = rows(op, class) else { return Ok(Vec::new()) };
     let size = |name| op.spec(name).map_or(0, |spec| axis(spec, 1)[0]);
     // Kernels count positions among the keys in 32 bits.
     let (most, asked) = (u64::from(u32::MAX >> 1), size("q").saturating_add(size("k")));
@@ -145,7 +172,11 @@ pub(super) fn plans(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
         let (asked, allowed) = (unit_ns.into(), UNIT_CAP_GPU_NS.into());
         return Err(Error::from(Kind::Time { asked, allowed }));
     }
-    let order = ORDERS[usize::from(matches!(keys, Row::AttentionBackwardReference(_)))];
+    let order = match keys {
+        Row::AttentionBackwardSm90(_) => SM90,
+        Row::AttentionBackwardSm80(_) => SM80,
+        _ => REFERENCE,
+    };
     Ok(vec![Plan {
         order,
         kernel: name(&keys),

@@ -110,21 +110,24 @@ impl Heads {
         at: [u64; 2],
     ) -> Option<[BoxMap; 2]> {
         let map = |spec: &Spec, columns, at| {
-            let [[_, dense], key, head, batch] = [0, 1, 2, 3].map(|i| axis(spec, i));
-            // A stride that nothing follows is any valid one; one of 0 is no stride of the engine.
-            let step = |[n, step]: [u64; 2]| match (n, step) {
-                (..=1, _) => Some(ALIGNED),
-                (_, 0) => None,
-                (_, step) => Some(step),
-            };
-            let strides = [step(batch)?, step(head)?, step(key)?];
             let sizes = [self.batch, self.kv_heads, self.room, columns];
-            let is_whole = dense == 1 && spec.offset_class.is_multiple_of(16);
-            let map = is_whole.then(|| row.map(at, sizes, strides))?;
-            Some(map).filter(BoxMap::is_valid)
+            Some(row.map(at, sizes, brought_strides(spec)?)).filter(BoxMap::is_valid)
         };
         Some([map(op.spec("k")?, self.d, at[0])?, map(op.spec("v")?, self.dv, at[1])?])
     }
+}
+
+/// The strides of batch, head and row that the copy engine is told of an operand; `None` where it lies as no map can say.
+pub(super) fn brought_strides(spec: &Spec) -> Option<[u64; 3]> {
+    // A stride that nothing follows is any valid one; one of 0 is no stride of the engine.
+    let step = |[n, step]: [u64; 2]| match (n, step) {
+        (..=1, _) => Some(ALIGNED),
+        (_, 0) => None,
+        (_, step) => Some(step),
+    };
+    let is_whole = axis(spec, 0)[1] == 1 && spec.offset_class.is_multiple_of(16);
+    let [row, head, batch] = [1, 2, 3].map(|i| step(axis(spec, i)));
+    Some([batch?, head?, row?]).filter(|_| is_whole)
 }
 
 /// The most of an entry's counts, of which there are at most `full`.

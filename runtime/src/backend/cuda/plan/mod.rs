@@ -20,7 +20,7 @@ mod waves;
 use crate::error::{Error, Kind, Result, Rule};
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::{Order, Plan, UNIT_CAP_GPU_NS};
-pub(super) use attention_backward::{Gradients, rows as gradient_rows};
+pub(super) use attention_backward::{Gradients, maps as gradient_maps, rows as gradient_rows};
 pub(super) use attention_cut::Cut;
 pub(super) use chain::parts;
 pub(super) use elements::{Elements, side};
