@@ -109,7 +109,7 @@ pub struct Prepared {
 enum Code {
     /// The row of the table that it names, and the kernels of all that its launches are of.
     Ours(Row, Vec<(Row, Function)>),
-    CublasLt(Product),
+    CublasLt(Box<Product>),
 }
 
 /// Ops kept as a graph, and how many faults they tell of.
@@ -455,7 +455,7 @@ impl Backend for Cuda {
 
     fn prepare(&mut self, op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
         if plan.order.family == Family::Vendor {
-            let code = Code::CublasLt(self.product(op)?);
+            let code = Code::CublasLt(Box::new(self.product(op)?));
             return Ok(Prepared { plan: *plan, code, made: None, is_indexed: false });
         }
         let Some(row) = plan::row(plan.kernel) else {
