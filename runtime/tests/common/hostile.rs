@@ -35,11 +35,17 @@ pub fn lied_to<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
             continue;
         }
         let operand = &case.operands[i];
+        // Matrices may overlap: an address of the one just beyond them is one of elements that are bound.
+        let beyond = match operand.fill {
+            Fill::Indices(bound) if role.name.ends_with("_index") => Some(bound),
+            _ => None,
+        };
+        let known: Vec<u32> = BAD.into_iter().chain(beyond).collect();
         for at in reference::offsets(&operand.layout) {
             let at = (operand.offset + 4 * at) as usize;
             if random.below(2) == 0 {
-                let bad = match random.below(BAD.len() as u64 + 1) as usize {
-                    known if known < BAD.len() => BAD[known],
+                let bad = match random.below(known.len() as u64 + 1) as usize {
+                    at if at < known.len() => known[at],
                     _ => random.bits() as u32 | 1 << 20,
                 };
                 contents[i][at..at + 4].copy_from_slice(&bad.to_le_bytes());
