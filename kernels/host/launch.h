@@ -84,6 +84,11 @@ inline void check_exit(World& w) {
                            w.threads[i].copies.size());
         }
     }
+    for (uint32_t i = 0; i < w.named.size(); i++) {
+        if (w.named[i].arrived > 0) {
+            w.report.error("exit-with-arrivals", Where::current(), "%u threads came to barrier %u, and nobody met there", w.named[i].arrived, i);
+        }
+    }
     if (!w.boxes.empty()) {
         w.report.error("exit-with-copies", Where::current(), "%zu boxes on their way", w.boxes.size());
     }

@@ -202,9 +202,10 @@ class Shadow {
 
     Ticks no_ticks() const { return agents_.none(); }
 
-    // Warps wait for each other.
-    void meet(const std::vector<uint32_t>& who) {
+    // Warps wait for each other, and for those whose knowledge is given.
+    void meet(const std::vector<uint32_t>& who, const Ticks& given) {
         Ticks all = no_ticks();
+        model::join(all, given);
         for (const uint32_t warp : who) {
             release(warp, all);
         }

@@ -109,6 +109,15 @@ struct Warpgroup {
     uint32_t done = 0;
 };
 
+// A barrier of the block by its number: threads that came, their warps, those that wait, what the others knew when they came,
+// and how often all had come.
+struct Named {
+    uint32_t arrived = 0;
+    std::vector<uint32_t> warps, waiting;
+    Ticks known;
+    uint64_t met = 0;
+};
+
 // A warp's meeting: lanes post what they bring, and the last one acts for all.
 struct Warp {
     const void* posted[LANES] = {};
@@ -147,9 +156,8 @@ struct World {
     std::vector<Thread> threads;
     std::vector<Warp> warps;
     std::unique_ptr<Shadow> shared;
-    // The block's barriers by their numbers: warps' threads that arrived, and how often all did.
-    std::vector<std::vector<uint32_t>> arrived = std::vector<std::vector<uint32_t>>(16);
-    std::vector<uint64_t> met = std::vector<uint64_t>(16);
+    // The block's barriers by their numbers.
+    std::vector<Named> named = std::vector<Named>(16);
     // Barriers in shared memory, boxes on their way, and products.
     std::vector<Barrier> barriers;
     std::vector<Box> boxes;

@@ -38,9 +38,12 @@ KERNEL(register_shares, 384, 1)(PARAMETER(ProbeArgs) args) {
     const u32 warpgroup = first_lane(thread_index() / 128);
     if (warpgroup == 0) {
         give_registers<40>();
+        // The others wait for this warpgroup, and it for nobody.
+        arrive_threads<2, 384>();
     } else {
         take_registers<232>();
         sync_threads<1, 256>();
+        sync_threads<2, 384>();
     }
     put(args, thread_index(), warpgroup + 1);
 }

@@ -65,6 +65,13 @@ DEVICE void sync_threads() {
     asm volatile("bar.sync %0, %1;" ::"n"(NUMBER), "n"(THREADS) : "memory");
 }
 
+// Threads that count at a barrier of the block and do not wait for those that meet there. What they did to shared memory is
+// seen by those.
+template <u32 NUMBER, u32 THREADS>
+DEVICE void arrive_threads() {
+    asm volatile("bar.arrive %0, %1;" ::"n"(NUMBER), "n"(THREADS) : "memory");
+}
+
 // One lane of the warp, the same for all who ask together.
 DEVICE bool elected() {
     u32 is;

@@ -14,29 +14,49 @@ DEVICE u32 block_count() { return model::world->config.blocks; }
 
 namespace model {
 
-// Threads meet at a barrier of the block by its number. Whole warps come, as the hardware counts.
+// A thread comes to a barrier of the block by its number, and waits there or not. Whole warps come, as the hardware counts.
+// Whether it was the last.
+inline bool come_to(u32 number, u32 threads, bool waits, const Where& where) {
+    World& w = *world;
+    Named& barrier = w.named[number];
+    const u32 warp = w.running / LANES;
+    const auto add = [](std::vector<u32>& warps, u32 warp) {
+        if (std::find(warps.begin(), warps.end(), warp) == warps.end()) {
+            warps.push_back(warp);
+        }
+    };
+    if (barrier.arrived == 0) {
+        barrier.known = w.shared->no_ticks();
+    }
+    barrier.arrived++;
+    add(barrier.warps, warp);
+    if (waits) {
+        add(barrier.waiting, warp);
+    } else {
+        w.shared->release(warp, barrier.known);
+    }
+    if (barrier.arrived < threads) {
+        return false;
+    }
+    if (barrier.warps.size() * LANES != threads) {
+        w.report.error("barrier", where, "%zu warps are among the %u threads at barrier %u", barrier.warps.size(), threads, number);
+    }
+    w.shared->meet(barrier.waiting, barrier.known);
+    const uint64_t met = barrier.met + 1;
+    barrier = Named();
+    barrier.met = met;
+    return true;
+}
+
+// Threads meet at a barrier of the block by its number.
 inline void meet_at(u32 number, u32 threads, const Where& where) {
     World& w = *world;
-    std::vector<u32>& arrived = w.arrived[number];
-    arrived.push_back(w.running);
-    if (arrived.size() == threads) {
-        std::vector<u32> warps;
-        for (const u32 thread : arrived) {
-            if (std::find(warps.begin(), warps.end(), thread / LANES) == warps.end()) {
-                warps.push_back(thread / LANES);
-            }
-        }
-        if (warps.size() * LANES != threads) {
-            w.report.error("barrier", where, "%zu warps are among the %u threads at barrier %u", warps.size(), threads, number);
-        }
-        arrived.clear();
-        w.met[number]++;
-        w.shared->meet(warps);
+    w.thread().barrier = number;
+    w.thread().ticket = w.named[number].met;
+    if (come_to(number, threads, true, where)) {
         return;
     }
-    w.thread().barrier = number;
-    w.thread().ticket = w.met[number];
-    wait_until([](const Thread& t) { return world->met[t.barrier] != t.ticket; }, "a barrier of the block", where);
+    wait_until([](const Thread& t) { return world->named[t.barrier].met != t.ticket; }, "a barrier of the block", where);
 }
 
 }  // namespace model
@@ -49,6 +69,12 @@ template <u32 NUMBER, u32 THREADS>
 DEVICE void sync_threads(const model::Where& where = model::Where::current()) {
     static_assert(NUMBER > 0 && NUMBER < 16 && THREADS % model::LANES == 0, "a barrier of the block, of whole warps");
     model::meet_at(NUMBER, THREADS, where);
+}
+
+template <u32 NUMBER, u32 THREADS>
+DEVICE void arrive_threads(const model::Where& where = model::Where::current()) {
+    static_assert(NUMBER > 0 && NUMBER < 16 && THREADS % model::LANES == 0, "a barrier of the block, of whole warps");
+    model::come_to(NUMBER, THREADS, false, where);
 }
 
 DEVICE void sync_warp(const model::Where& where = model::Where::current()) {
