@@ -35,10 +35,11 @@ struct AttentionArgs {
     u64 entries;
     // Maximum, sum and weighted values of cut tiles, or 0.
     u64 state;
-    // First tile of the launch, and how many: tiles of packed rows inside key heads inside entries.
+    // First tile of the launch, and how many: sections of key heads, in each tiles of packed rows from the last one on, of
+    // each all heads.
     u64 first_tile, tiles;
     u32 kv_heads, group;
-    // Tiles of a key head; batch entries; whether all entries are alike, and whether rows and keys are packed.
+    // Tiles of a key head; batch entries, or those of the list where rows are packed; whether all entries are alike, and whether rows and keys are packed.
     u32 tiles_per_head, entry_count, alike, packed;
     // Part of the keys of this launch, whole chunks, and whether it is the last.
     u32 key_from, key_to, last;
@@ -48,6 +49,8 @@ struct AttentionArgs {
     u32 d, dv;
     // Keys of a split, where they are split.
     u32 split;
+    // Whether the tiles begin with this launch; key heads of a section.
+    u32 first, heads_at_once;
     Pages pages;
     // Three words: whether an index was out of range, the first such, and the bound that it broke.
     u64 fault;
@@ -55,4 +58,4 @@ struct AttentionArgs {
     u64 partials;
 };
 
-static_assert(sizeof(AttentionArgs) == 6 * 48 + 64 + 64 + 48, "as in kernels/src/attention.rs");
+static_assert(sizeof(AttentionArgs) == 6 * 48 + 64 + 72 + 48, "as in kernels/src/attention.rs");

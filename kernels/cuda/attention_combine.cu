@@ -84,7 +84,7 @@ DEVICE void run(const AttentionArgs& args) {
     f32 value = 0.0f;
     // Warps without a column merge nothing; the first has the row's part in any case.
     if (column < LANES || column / LANES * LANES < args.dv) {
-        if (args.key_from > 0) {
+        if (!args.first) {
             part = carried.load(r);
             value = load_global_f32_if(is_column, carried.value(r, column));
         }

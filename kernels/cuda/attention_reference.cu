@@ -150,7 +150,7 @@ DEVICE void run(const AttentionArgs& args) {
     }
     Row<S> row(args, tile, tile.row + r);
     const Stored carried(args, args.state, number);
-    if (args.key_from > 0) {
+    if (!args.first) {
         row.begin(carried, r);
     }
     row.run();

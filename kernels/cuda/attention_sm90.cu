@@ -1,10 +1,12 @@
 // Attention forward on Hopper: a thread brings keys and values by the copy engine into two rings, two warpgroups of 64 rows
 // each score by wgmma, weigh in registers and add values by wgmma whose left side never leaves them; values of a chunk are
-// added while the scores of the next one become weights. Rows are the query heads of a key head for each query, so that
-// grouped heads share what is brought. For f16 and bf16, head dims up to 256.
+// added while the scores of the next one become weights, and the warpgroups begin their products by turns, so that one
+// weighs while the other multiplies. Rows are the query heads of a key head for each query, so that grouped heads share
+// what is brought. For f16 and bf16, head dims up to 256.
 //
-// Order of each output: keys in chunks of CHUNK from left to right; within one, wgmma after wgmma along the head dim for
-// scores, and along the keys for values, in f32; sums of weights by lanes, then across four of them.
+// Order of each output: keys in chunks of CHUNK from right to left, so that what a causal row or a length hides is hidden
+// in the first ones and the others have no mask; within one, wgmma after wgmma along the head dim for scores, and along the
+// keys for values, in f32; sums of weights by lanes, then across four of them. Cuts of the keys run from right to left too.
 #pragma once
 
 #include "cuda/tile/descriptor.h"
@@ -14,7 +16,7 @@
 struct AttentionSm90Args {
     TensorMap k, v;
     AttentionArgs attention;
-    u32 padding[12];
+    u32 padding[10];
 };
 
 static_assert(sizeof(AttentionSm90Args) == 768, "as in kernels/src/attention.rs");
@@ -24,13 +26,15 @@ namespace attention_sm90 {
 constexpr u32 ELEMENT = 2;
 constexpr u32 SPAN = descriptor::ROW / ELEMENT;
 constexpr u32 WARPGROUP = 128;
-using attention::each_chunk, attention::K_STEP, attention::Tile, attention::tile_of;
+using attention::Chunks, attention::chunks_of, attention::K_STEP, attention::Tile, attention::tile_of;
 
 template <u32 D_, u32 DV_, u32 CHUNK_, u32 DTYPE_>
 struct Shape {
     static constexpr u32 D = D_, DV = DV_, CHUNK = CHUNK_, DTYPE = DTYPE_;
     static constexpr u32 CONSUMERS = 2, ROWS = 64 * CONSUMERS, STAGES = 2;
     static constexpr u32 THREADS = (1 + CONSUMERS) * WARPGROUP;
+    // Whether the warpgroups take turns: the products of wide heads are longer than any softmax beside them.
+    static constexpr bool BY_TURNS = D <= 128;
     // Registers a thread: the launch gives all the same, in eights, then the producer's go to the consumers. Who asks for
     // more than the block was given waits for ever.
     static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
@@ -72,6 +76,10 @@ DEVICE void bring(const TensorMap& map, u32 to, u32 barrier, const Tile& tile, u
     }
 }
 
+// First key of the chunk that the last key before `end` is in.
+template <u32 CHUNK>
+DEVICE u32 before(u32 end) { return (end - 1) / CHUNK * CHUNK; }
+
 template <class S>
 DEVICE void produce(const AttentionSm90Args& all) {
     const AttentionArgs& args = all.attention;
@@ -79,17 +87,20 @@ DEVICE void produce(const AttentionSm90Args& all) {
     Ring<S, false> values;
     for (u32 i = block_index(); i < args.tiles; i += block_count()) {
         const Tile tile = tile_of<S::ROWS>(args, args.first_tile + i);
-        each_chunk<S::CHUNK>(args, tile, [&](u32 key) {
-            // Every consumer warp has left this stage; a new ring passes.
+        const Chunks chunks = chunks_of<S::CHUNK>(args, tile);
+        for (u32 end = chunks.to; end > chunks.from; end = before<S::CHUNK>(end)) {
+            const u32 key = before<S::CHUNK>(end);
+            // Every consumer warp has left this stage of the keys; a new ring passes.
             wait_barrier(keys.empty(), keys.phase ^ 1);
             arrive_expecting(keys.full(), S::K_BYTES);
             bring<S, S::D>(all.k, keys.tile(), keys.full(), tile, key);
             keys.next();
+            // Every consumer warp has left this stage of the values; a new ring passes.
             wait_barrier(values.empty(), values.phase ^ 1);
             arrive_expecting(values.full(), S::V_BYTES);
             bring<S, S::DV>(all.v, values.tile(), values.full(), tile, key);
             values.next();
-        });
+        }
     }
 }
 
@@ -174,45 +185,63 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
         sync_threads<3, THREADS>();
     }
 
-    // Starts to score the next chunk of keys.
-    DEVICE_MEMBER void begin_scores(const Ring<S, true>& keys) {
-        attention::zero(scores);
-        // The keys are here.
-        wait_barrier(keys.full(), keys.phase);
-        score(keys.tile());
-    }
-
-    // Starts to add the values of the chunk at `key`.
-    DEVICE_MEMBER void begin_values(const Ring<S, false>& values, u32 key, const u32 (&weights)[S::CHUNK / K_STEP][4]) {
-        // The values are here.
-        wait_barrier(values.full(), values.phase);
-        if (key + S::CHUNK > tile.keys) {
-            clear_values(values.tile(), tile.keys - key);
+    // The warpgroups begin products by turns. Both have as many a tile; the second gives the first turn away before all tiles,
+    // and the first takes the last one after them, so that nobody is left waiting.
+    static DEVICE_MEMBER void take_turn(u32 number) {
+        // The other warpgroup has begun its products.
+        if (S::BY_TURNS && number == 0) {
+            sync_threads<4, S::CONSUMERS * WARPGROUP>();
+        } else if (S::BY_TURNS) {
+            sync_threads<5, S::CONSUMERS * WARPGROUP>();
         }
-        add_values(weights, values.tile());
     }
 
-    // The first chunk's scores, then each chunk's beside the values of the one before, then the last one's values.
+    static DEVICE_MEMBER void give_turn(u32 number) {
+        // This warpgroup's products are begun; it comes here again only after a turn of the other's.
+        if (S::BY_TURNS && number == 0) {
+            arrive_threads<5, S::CONSUMERS * WARPGROUP>();
+        } else if (S::BY_TURNS) {
+            arrive_threads<4, S::CONSUMERS * WARPGROUP>();
+        }
+    }
+
+    // The scores of the last chunk, then each one's beside the values of the one to its right, then the first one's values.
     DEVICE_MEMBER void run(Ring<S, true>& keys, Ring<S, false>& values) {
         load_queries();
-        const attention::Chunks chunks = attention::chunks_of<S::CHUNK>(args, tile);
-        u32 key = chunks.from;
-        if (key < chunks.to) {
+        const Chunks chunks = chunks_of<S::CHUNK>(args, tile), seen = this->seen_by_all();
+        if (chunks.from < chunks.to) {
+            u32 key = before<S::CHUNK>(chunks.to);
             u32 weights[S::CHUNK / K_STEP][4];
-            begin_scores(keys);
+            attention::zero(scores);
+            // The first keys are here.
+            wait_barrier(keys.full(), keys.phase);
+            score(keys.tile());
             wgmma_wait<0>();
             release(keys.empty());
             keys.next();
-            this->adjust(key);
+            this->adjust(key, seen);
             this->weigh(weights);
-            for (key += S::CHUNK; key < chunks.to; key += S::CHUNK) {
-                begin_scores(keys);
-                begin_values(values, key - S::CHUNK, weights);
+            if (key + S::CHUNK > tile.keys) {
+                // The values to be cleared are here.
+                wait_barrier(values.full(), values.phase);
+                clear_values(values.tile(), tile.keys - key);
+            }
+            while (key > chunks.from) {
+                key -= S::CHUNK;
+                attention::zero(scores);
+                // The keys are here.
+                wait_barrier(keys.full(), keys.phase);
+                // The values of the chunk before are here.
+                wait_barrier(values.full(), values.phase);
+                take_turn(number);
+                score(keys.tile());
+                add_values(weights, values.tile());
+                give_turn(number);
                 // The scores are there.
                 wgmma_wait<1>();
                 release(keys.empty());
                 keys.next();
-                this->adjust(key);
+                this->adjust(key, seen);
                 f32 shrink[2];
                 this->weigh_scores(shrink);
                 // The values before are added, their weights free.
@@ -222,7 +251,9 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
                 this->scale_sums(shrink);
                 this->pack(weights);
             }
-            begin_values(values, key - S::CHUNK, weights);
+            // The last values are here.
+            wait_barrier(values.full(), values.phase);
+            add_values(weights, values.tile());
             wgmma_wait<0>();
             release(values.empty());
             values.next();
@@ -242,6 +273,9 @@ template <class S>
 DEVICE void consume(const AttentionArgs& args, u32 number) {
     Ring<S, true> keys;
     Ring<S, false> values;
+    if (number == 1) {
+        Consumer<S>::give_turn(number);
+    }
     for (u32 i = block_index(); i < args.tiles; i += block_count()) {
         const Tile tile = tile_of<S::ROWS>(args, args.first_tile + i);
         Consumer<S> consumer(args, tile, number);
@@ -252,6 +286,9 @@ DEVICE void consume(const AttentionArgs& args, u32 number) {
         } else {
             consumer.keep(i, number * WARPGROUP + consumer.thread);
         }
+    }
+    if (number == 0) {
+        Consumer<S>::take_turn(number);
     }
 }
 

@@ -61,8 +61,9 @@ pub struct Pages {
 /// What a launch of any attention kernel is given.
 ///
 /// A tile is some packed rows of a key head of an entry; the packed rows of an entry are its queries times the query heads of
-/// a key head, heads first. Tiles are numbered through the tiles of a head, then key heads, then entries (`packed`: through
-/// the tiles of all entries of a head, then key heads). A launch is a range of tiles by a range of keys:
+/// a key head, heads first. Key heads are those of all entries, or where rows are `packed` of all of them together; a section
+/// is `heads_at_once` of them. Tiles are numbered through the heads of a section, then from the last tile of a head to its
+/// first, then sections. A launch is a range of tiles by a range of keys:
 ///
 /// | row | blocks | tile rows | cut of keys at | `state`, bytes a tile | `partials`, bytes |
 /// |---|---|---|---|---|---|
@@ -71,8 +72,8 @@ pub struct Pages {
 /// | `attention_paged` | `tiles` times splits | 16 | `split` | none | `part_bytes` a block |
 /// | `attention_combine` | `tiles` times rows | 16 | `split` | `AttentionCombine::part_bytes` | as it was left |
 ///
-/// where splits are `key_to.div_ceil(split) - key_from / split`, and rows the most that a tile has. Launches of the same tiles run in order of their keys and share
-/// one `state`, which needs no first value; a tile whose keys are not cut touches none. `attention_combine` follows each
+/// where splits are `key_to.div_ceil(split) - key_from / split`, and rows the most that a tile has. Launches of the same tiles run in order of their keys, those of
+/// `attention_sm90` from right to left and all others from left to right, and share one `state`, which needs no first value; a tile whose keys are not cut touches none. `attention_combine` follows each
 /// `attention_paged` with the same arguments; their `partials` may be used again after it. Any cut gives equal bits, so
 /// `split` alone is part of the order, with the row.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -112,7 +113,7 @@ pub struct AttentionArgs {
     pub group: u32,
     /// Tiles of a key head: of an entry, or where rows are packed of all, as many as there may be.
     pub tiles_per_head: u32,
-    /// Entries of the list; where rows are packed, the last one included.
+    /// Batch entries; where rows are packed those of the list, the last one included.
     pub entry_count: u32,
     /// 1: one entry stands for all.
     pub alike: u32,
@@ -122,7 +123,7 @@ pub struct AttentionArgs {
     pub key_from: u32,
     /// End of its keys: a multiple of the chunk too, or at least the keys of every entry.
     pub key_to: u32,
-    /// 1: no key is left after this launch, and it writes the output.
+    /// 1: no key is left for a launch after this one, and it writes the output.
     pub last: u32,
     /// Factor of the scores.
     pub scale: f32,
@@ -138,6 +139,10 @@ pub struct AttentionArgs {
     pub dv: u32,
     /// Keys of a split; 0 where a tile walks all of them.
     pub split: u32,
+    /// 1: no launch of these tiles came before this one.
+    pub first: u32,
+    /// Key heads whose tiles are numbered together, at least 1.
+    pub heads_at_once: u32,
     /// Where keys lie in pages; all zeros where they lie in one tensor.
     pub pages: Pages,
     /// Three words: taken, value and bound of the first index out of range. Zeros before; 0 where nothing is indexed.
@@ -146,7 +151,7 @@ pub struct AttentionArgs {
     pub partials: u64,
 }
 
-const _: () = assert!(size_of::<AttentionArgs>() == 6 * 48 + 64 + 64 + 48);
+const _: () = assert!(size_of::<AttentionArgs>() == 6 * 48 + 64 + 72 + 48);
 
 /// What a launch of `attention_sm90` is given.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -159,7 +164,7 @@ pub struct AttentionSm90Args {
     /// All else.
     pub attention: AttentionArgs,
     /// Nothing.
-    pub padding: [u32; 12],
+    pub padding: [u32; 10],
 }
 
 const _: () = assert!(size_of::<AttentionSm90Args>() == 768);

@@ -43,14 +43,15 @@ pub enum Family {
 }
 
 /// The sequence of additions that fixes an op's bits: how the contraction is cut and merged, the instruction
-/// family, the accumulator (always f32, merged left to right), and the epilogue.
+/// family, the accumulator (always f32, merged left to right but where the entry says otherwise), and the
+/// epilogue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Order {
     /// The entry of the backend's order table that this is, e.g. `matmul/x86-v4/f32`.
     pub entry: &'static str,
     /// Rows and columns (or query rows and head dim) of a full output tile.
     pub tile: [u32; 2],
-    /// Elements of the contraction in a chunk; chunks are merged left to right. 0: no contraction.
+    /// Elements of the contraction in a chunk; chunks are merged in sequence. 0: no contraction.
     pub chunk: u32,
     /// Instruction family.
     pub family: Family,

@@ -37,15 +37,19 @@ DEVICE u32 find_entry(const AttentionArgs& args, u32 tile) {
     return low;
 }
 
-// The tile of a number, of at most ROWS packed rows. The last rows come first: where they see more keys, the long tiles
-// are then the early ones.
+// The tile of a number, of at most ROWS packed rows: a section of key heads after another, as many as the L2 cache keeps,
+// and in each the last rows of all its heads first. Where they see more keys, the long tiles are then the early ones.
 template <u32 ROWS>
 DEVICE Tile tile_of(const AttentionArgs& args, u64 number) {
-    const u32 inside = args.tiles_per_head - 1 - (u32)(number % args.tiles_per_head);
-    const u64 rest = number / args.tiles_per_head;
+    const u64 heads = (u64)args.kv_heads * (args.packed ? 1 : args.entry_count);
+    const u64 section = (u64)args.heads_at_once * args.tiles_per_head;
+    const u64 first = number / section * args.heads_at_once, left = heads - first;
+    const u32 in_section = (u32)(left < args.heads_at_once ? left : args.heads_at_once);
+    const u64 head = first + number % section % in_section;
+    const u32 inside = args.tiles_per_head - 1 - (u32)(number % section / in_section);
     Tile t;
-    t.kv_head = (u32)(rest % args.kv_heads);
-    t.entry = args.packed ? find_entry(args, inside) : (u32)(rest / args.kv_heads);
+    t.kv_head = (u32)(head % args.kv_heads);
+    t.entry = args.packed ? find_entry(args, inside) : (u32)(head / args.kv_heads);
     t.batch = args.packed ? 0 : t.entry;
     t.first_row = load_entry(args, t.entry, 0);
     t.rows = load_entry(args, t.entry, 1);
@@ -77,14 +81,6 @@ DEVICE Chunks chunks_of(const AttentionArgs& args, const Tile& tile) {
     return {low / CHUNK * CHUNK, tile.high < args.key_to ? tile.high : args.key_to};
 }
 
-// Calls with the first key of each of these chunks.
-template <u32 CHUNK, class F>
-DEVICE void each_chunk(const AttentionArgs& args, const Tile& tile, F f) {
-    const Chunks chunks = chunks_of<CHUNK>(args, tile);
-    for (u32 key = chunks.from; key < chunks.to; key += CHUNK) {
-        f(key);
-    }
-}
 
 // Whether an entry owns the tile's rows: where rows are packed, the last of the list stands for those that none does.
 DEVICE bool is_owned(const AttentionArgs& args, const Tile& tile) {

@@ -2,8 +2,8 @@
 // of a chunk of keys, and the sums of weighted values. wgmma and mma.sync leave their sums in the same places, so every
 // attention kernel weighs here. What brings keys and multiplies is the kernel's own.
 //
-// Order of each row: its chunks from left to right; within one, weights summed by lanes from left to right. Across the
-// four lanes of a row, weights are summed once at the end.
+// Order of each row: its chunks as the kernel walks them; within one, weights summed by lanes from left to right. Across
+// the four lanes of a row, weights are summed once at the end.
 #pragma once
 
 #include "cuda/tile/fragment.h"
@@ -47,6 +47,21 @@ DEVICE Last last_of(const AttentionArgs& args, const Tile& tile, u32 row, f32 to
     return {any ? shrink * quotient(1.0f, sum) : 0.0f, any ? (top + log2_of(sum)) * LN_2 : f32_of_bits(0xff800000u)};
 }
 
+// Whether every pair of columns of an operand's rows lies side by side where one store writes it.
+template <u32 OUT>
+DEVICE bool in_pairs(const Heads& x, u32 columns) {
+    return x.column == 1 && (x.batch | x.head | x.row | columns) % 2 == 0 && x.at % (2 * width_of(OUT)) == 0;
+}
+
+template <u32 OUT>
+DEVICE void store_pair(u64 at, f32 left, f32 right) {
+    switch (OUT) {
+    case F16: return store_global_u32(at, f16_pair(left, right));
+    case BF16: return store_global_u32(at, bf16_pair(left, right));
+    default: return store_global_u32x2(at, u32x2{bits_of(left), bits_of(right)});
+    }
+}
+
 // CHUNK scores and DV sums of sixteen rows, operands of DTYPE. SLOTS threads carry the state of a tile.
 template <u32 CHUNK_, u32 DV, u32 DTYPE_, u32 SLOTS>
 struct Softmax {
@@ -85,7 +100,10 @@ struct Softmax {
 
     // Scores of a chunk in base 2: options first, then what a row does not see. One pass for each, so that none pays for
     // what it does not ask.
-    DEVICE_MEMBER void adjust(u32 key) {
+    DEVICE_MEMBER void adjust(u32 key) { adjust(key, seen_by_all()); }
+
+    // The same, where the caller keeps what all rows see.
+    DEVICE_MEMBER void adjust(u32 key, const Chunks& seen) {
         // tanh x = 1 - 2 / (e^2x + 1), whose error is absolute; near 0 a polynomial, whose error is relative.
         if (args.softcap > 0.0f) {
             const f32 softcap = f32_of_bits(anew(bits_of(args.softcap)));
@@ -99,8 +117,8 @@ struct Softmax {
         } else {
             each_score([&](u32, u32, f32& s) { s *= args.scale * LOG2_E; });
         }
-        const i32 here[2] = {position_of(args, tile, packed(0)) - (i32)key, position_of(args, tile, packed(1)) - (i32)key};
         if (args.alibi != 0) {
+            const i32 here[2] = {from_key(0, key), from_key(1, key)};
             const f32 slopes[2] = {slope(packed(0)), slope(packed(1))};
             each_score([&](u32 half, u32 column, f32& s) {
                 const i32 far = here[half] - (i32)column;
@@ -114,20 +132,23 @@ struct Softmax {
             default: add_mask<F32>(key);
             }
         }
-        if (key + CHUNK <= tile.keys && sees_all(key)) {
+        if (key >= seen.from && key + CHUNK <= seen.to) {
             return;
         }
         // Keys of the chunk that each half sees.
         u32 low[2], high[2];
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            const i64 begin = (i64)here[half] - args.left, end = (i64)here[half] + args.right + 1;
+            const i64 here = from_key(half, key), begin = here - args.left, end = here + args.right + 1;
             const i64 keys = (i64)tile.keys - key;
             low[half] = begin > 0 ? (u32)begin : 0;
             high[half] = (u32)(end < 0 ? 0 : end < keys ? end : keys);
         }
         each_score([&](u32 half, u32 column, f32& s) { s = column >= low[half] && column < high[half] ? s : 2.0f * LOWEST; });
     }
+
+    // Where a row stands among the keys from `key` on.
+    DEVICE_MEMBER i32 from_key(u32 half, u32 key) const { return position_of(args, tile, packed(half)) - (i32)key; }
 
     DEVICE_MEMBER f32 slope(u32 row) const {
         return row < tile.packed_rows ? LOG2_E * of_head(args, tile, args.alibi, args.alibi_step, row) : 0.0f;
@@ -147,10 +168,11 @@ struct Softmax {
         });
     }
 
-    // Whether every row of the warp sees the whole chunk.
-    DEVICE_MEMBER bool sees_all(u32 key) const {
-        return (i64)key + args.left >= position_of(args, tile, first + 15) &&
-               (i64)key + CHUNK - 1 <= (i64)position_of(args, tile, first) + args.right;
+    // The keys that every row of the warp sees: only chunks across their ends need a mask.
+    DEVICE_MEMBER Chunks seen_by_all() const {
+        const i64 low = (i64)position_of(args, tile, first + 15) - args.left;
+        const i64 high = (i64)position_of(args, tile, first) + args.right + 1;
+        return {low > 0 ? (u32)low : 0, high > 0 ? (u32)(high < tile.keys ? high : tile.keys) : 0};
     }
 
     // One step of the online softmax: scores become weights, and `shrink` what the sums so far are scaled by.
@@ -213,7 +235,7 @@ struct Softmax {
 
     // What the launch before kept, where one was; `tile_number` counts in the launch, `slot` names this thread in the tile.
     DEVICE_MEMBER void begin(u32 tile_number, u32 slot) {
-        const bool goes_on = args.key_from > 0;
+        const bool goes_on = !args.first;
 #pragma unroll
         for (u32 i = 0; i < SUMS; i++) {
             sums[i] = load_global_f32_if(goes_on, carried(tile_number, slot, i));
@@ -283,6 +305,15 @@ struct Softmax {
         const u64 at = address_of(args, tile, args.out, row, 0);
         // Of the columns from this lane's first on.
         const i32 left = (i32)args.dv - (i32)column_of(0);
+        if (in_pairs<OUT>(args.out, args.dv)) {
+#pragma unroll
+            for (u32 i = 0; i < SUMS; i += 2) {
+                if (half_of(i) == half && (i32)(i / 4 * 8) < left) {
+                    store_pair<OUT>(at + column_of(i) * width_of(OUT), sums[i], sums[i + 1]);
+                }
+            }
+            return;
+        }
 #pragma unroll
         for (u32 i = 0; i < SUMS; i++) {
             if (half_of(i) == half && (i32)(i / 4 * 8 + i % 2) < left) {

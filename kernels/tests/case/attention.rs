@@ -19,8 +19,11 @@ const BF16: u32 = 2;
 const POISON: u8 = 0xff;
 /// Bytes of what is no number: the elements of operands that nothing may read.
 const NO_NUMBER: u8 = 0xff;
-/// Elements between the rows of an output, which stay as they are.
-const GAP: usize = 3;
+/// Elements between the rows of an output, which stay as they are: in even batches so many that pairs of elements are not
+/// aligned.
+fn gap(options: &Options) -> usize {
+    if options.batch.is_multiple_of(2) { 3 } else { 4 }
+}
 
 /// Sizes and options.
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +199,7 @@ impl Case {
             k: view(K, kv_heads, line, stride(d), dtype),
             v: view(V, kv_heads, line, stride(dv), dtype),
             mask: if options.mask { view(MASK, heads, rows, keys, F32) } else { Heads::default() },
-            out: view(OUT, heads, rows, dv + GAP, F32),
+            out: view(OUT, heads, rows, dv + gap(&options), F32),
             lse: view(LSE, heads, rows, 1, F32),
             alibi: if options.alibi { address(ALIBI, 0) } else { 0 },
             sinks: if options.sinks { address(SINKS, 0) } else { 0 },
@@ -209,7 +212,7 @@ impl Case {
             kv_heads: kv_heads as u32,
             group: group as u32,
             tiles_per_head: tiles_per_head as u32,
-            entry_count: entries.len() as u32,
+            entry_count: if packed { entries.len() } else { batch } as u32,
             alike: u32::from(options.lens.is_empty()),
             packed: u32::from(packed),
             key_from: 0,
@@ -222,6 +225,9 @@ impl Case {
             d: d as u32,
             dv: dv as u32,
             split: if let Row::AttentionPaged(_) = row { SPLIT as u32 } else { 0 },
+            first: 1,
+            // Sections of two, and of what is left.
+            heads_at_once: 2,
             pages: Pages {
                 at: if page == 0 { 0 } else { address(PAGES, 0) },
                 entry: per_entry as i64,
@@ -251,7 +257,7 @@ impl Case {
             fill(&args.q, d, &of_rows, [q_batch - 1, heads - 1, rows - 1]),
             fill(&args.k, d, &of_keys, [k_batch - 1, kv_heads - 1, line - 1]),
             fill(&args.v, dv, &of_keys, [k_batch - 1, kv_heads - 1, line - 1]),
-            vec![POISON; ((q_batch * heads * rows - 1) * (dv + GAP) + dv) * 4],
+            vec![POISON; ((q_batch * heads * rows - 1) * (dv + gap(&options)) + dv) * 4],
             vec![POISON; q_batch * heads * rows * 4],
             bytemuck::cast_slice(&case.entries).to_vec(),
             vec![POISON; (state_bytes * args.tiles) as usize],
@@ -366,7 +372,7 @@ impl Case {
             map
         };
         let (k, v) = (map(&attention.k, attention.d), map(&attention.v, attention.dv));
-        let args = AttentionSm90Args { k, v, attention, padding: [0; 12] };
+        let args = AttentionSm90Args { k, v, attention, padding: [0; 10] };
         model.run(&self.row, order, 2, (bytemuck::bytes_of(&args), &places), buffers)
     }
 
@@ -390,14 +396,21 @@ impl Case {
         let mut outcome = Outcome { found: String::new(), buffers: self.buffers.clone() };
         let keys = self.options.keys;
         for first_tile in (0..self.args.tiles).step_by(tiles as usize) {
-            for key_from in (0..keys).step_by(chunks * form(&self.row).chunk) {
-                let key_to = keys.min(key_from + chunks * form(&self.row).chunk);
+            let step = chunks * form(&self.row).chunk;
+            let mut cuts: Vec<usize> = (0..keys).step_by(step).collect();
+            if let Row::AttentionSm90(_) = self.row {
+                cuts.reverse();
+            }
+            let [first, last] = [cuts[0], cuts[cuts.len() - 1]];
+            for key_from in cuts {
+                let key_to = keys.min(key_from + step);
                 let attention = AttentionArgs {
                     first_tile,
                     tiles: tiles.min(self.args.tiles - first_tile),
                     key_from: key_from as u32,
                     key_to: key_to as u32,
-                    last: u32::from(key_to == keys),
+                    first: u32::from(key_from == first),
+                    last: u32::from(key_from == last),
                     ..self.args
                 };
                 let next = self.launch(model, Order::Late, attention, &outcome.buffers);
@@ -492,9 +505,10 @@ impl Case {
     /// The first that is not.
     pub(crate) fn check_gaps(&self, outcome: &Outcome) -> Result<(), String> {
         let out: &[[u8; 4]] = outcome.buffers[OUT].as_chunks().0;
-        let pitch = self.args.dv as usize + GAP;
+        let gap = gap(&self.options);
+        let pitch = self.args.dv as usize + gap;
         let gaps = out.iter().skip(self.args.dv as usize).enumerate();
-        match gaps.filter(|(i, _)| i % pitch < GAP).find(|(_, word)| **word != [POISON; 4]) {
+        match gaps.filter(|(i, _)| i % pitch < gap).find(|(_, word)| **word != [POISON; 4]) {
             Some((i, _)) => Err(format!("row {} was written past its end", i / pitch)),
             None => Ok(()),
         }

@@ -49,8 +49,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "bits",
     ),
     // Boxes, and values past the end.
-    mutant(SM90, "        wait_barrier(keys.full(), keys.phase);\n", "", "shared-uninitialised"),
+    mutant(
+        SM90,
+        "// The keys are here.\n                wait_barrier(keys.full(), keys.phase);\n",
+        "",
+        "shared-uninitialised",
+    ),
     mutant(SM90, "                release(values.empty());\n", "", "deadlock"),
+    // Turns.
+    mutant(SM90, "                give_turn(number);\n", "", "deadlock"),
+    mutant(SM90, "                take_turn(number);\n", "", "barrier"),
+    mutant(
+        SM90,
+        "    if (number == 1) {\n        Consumer<S>::give",
+        "    if (false) {\n        Consumer<S>::give",
+        "deadlock",
+    ),
+    mutant(
+        SM90,
+        "    if (number == 0) {\n        Consumer<S>::take",
+        "    if (false) {\n        Consumer<S>::take",
+        "exit-with-arrivals",
+    ),
     mutant(SM90, "wgmma_wait<1>();", "", "wgmma-sums"),
     mutant(
         SM90,
@@ -72,6 +92,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "proxy-fence",
     ),
     mutant(SM90, "        sync_threads<3, THREADS>();\n", "", "race"),
+    mutant(SM90, "before<S::CHUNK>(chunks.to);", "chunks.from;", "deadlock"),
     mutant(SM90, "if (key + S::CHUNK > tile.keys) {", "if (false) {", "bits"),
     // Weights and sums.
     mutant(
@@ -84,8 +105,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(SOFTMAX, "sums[i] *= shrink[half_of(i)];", "", "bits"),
     mutant(SOFTMAX, "column >= low[half] && column", "column > low[half] && column", "bits"),
     mutant(SOFTMAX, "= (i64)tile.keys - key;", "= (i64)tile.keys - key + 1;", "bits"),
-    mutant(SOFTMAX, "(key + CHUNK <= tile.keys && sees_all(key))", "(sees_all(key))", "bits"),
-    mutant(SOFTMAX, "(i64)key + CHUNK - 1 <=", "(i64)key <=", "bits"),
+    mutant(SOFTMAX, "high < tile.keys ? high : tile.keys", "high", "bits"),
+    mutant(SOFTMAX, "key + CHUNK <= seen.to", "key < seen.to", "bits"),
     mutant(SOFTMAX, "(i32)(i / 4 * 8 + i % 2) < left", "left != 0", "ended"),
     mutant(SOFTMAX, "if (row >= tile.packed_rows) {", "if (false) {", "ended"),
     mutant(SOFTMAX, "(u64)tile_number * STATE_BYTES", "(u64)tile_number * 0", "bits"),

@@ -68,6 +68,7 @@ impl Attend<'_> {
     fn launches(&self, tiles: Span, chunks: Range<u64>, multiprocessors: u32) -> Vec<Launch> {
         let Self { cut, heads, .. } = self;
         let key = |chunk: u64| heads.keys.max(1).min(chunk * cut.chunk);
+        let chunks = cut.walked(chunks);
         let keys = key(chunks.start)..key(chunks.end);
         if cut.split > 0 {
             return self.in_parts(tiles, keys);
@@ -79,7 +80,7 @@ impl Attend<'_> {
             };
             // Without a key nothing is brought.
             let [k, v] = heads.maps(self.op, row, [args.k.at, args.v.at]).unwrap_or_default();
-            let all = AttentionSm90Args { k, v, attention: args, padding: [0; 12] };
+            let all = AttentionSm90Args { k, v, attention: args, padding: [0; 10] };
             let blocks = walked(tiles.tiles, multiprocessors);
             Launch { row: *self.row, args: Args::AttentionSm90(Box::new(all)), blocks }
         };
@@ -143,6 +144,7 @@ impl Attend<'_> {
         let ((alibi, alibi_step), (sinks, sinks_step)) = (list("alibi"), list("sinks"));
         let [left, right] = attention.window.unwrap_or([u32::MAX; 2]);
         let [listed, state, partials] = cut.places(at.state);
+        let ends = cut.ends(keys, heads.keys.max(1)).map(u32::from);
         let alike = attention.rows == Lens::Full && attention.lens == Lens::Full;
         AttentionArgs {
             q: self.heads("q", 4),
@@ -167,7 +169,7 @@ impl Attend<'_> {
             packed: u32::from(heads.is_packed),
             key_from: keys.start as u32,
             key_to: keys.end as u32,
-            last: u32::from(keys.end == heads.keys.max(1)),
+            last: ends[1],
             scale: attention.scale,
             softcap: attention.softcap,
             left,
@@ -175,6 +177,8 @@ impl Attend<'_> {
             d: heads.d as u32,
             dv: heads.dv as u32,
             split: cut.split as u32,
+            first: ends[0],
+            heads_at_once: cut.heads_at_once as u32,
             pages: self.pages(),
             fault: at.fault,
             partials,

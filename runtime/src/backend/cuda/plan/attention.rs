@@ -18,11 +18,12 @@ pub(in super::super) fn split(row: &AttentionPaged) -> u32 {
     1 << (SPLIT_BYTES / (4 * row.d)).ilog2()
 }
 
-/// Chunks of keys from left to right, the instructions of the row's kernel inside one. Tiles and cuts change no bit.
+/// Chunks of keys from left to right, or where the entry says so from right to left; the instructions of the row's kernel
+/// inside one. Tiles and cuts change no bit.
 fn order(row: &Row) -> Option<Order> {
     let of = |entry, chunk, family| Some(Order { entry, tile: [1, 1], chunk, family });
     match row {
-        Row::AttentionSm90(row) => of("attention_sm90", row.chunk(), Family::Matrix16),
+        Row::AttentionSm90(row) => of("attention_sm90_from_right", row.chunk(), Family::Matrix16),
         Row::AttentionSm80(row) => of("attention_sm80", row.chunk(), Family::Matrix16),
         Row::AttentionPaged(row) => of("attention_paged", split(row), Family::Matrix16),
         Row::AttentionReference(_) => of("attention_reference", 1, Family::Fma32),

@@ -9,6 +9,7 @@ use crate::order::UNIT_CAP_GPU_NS;
 use leasehold_kernels::{
     AttentionCombine, AttentionPaged, AttentionReference, AttentionSm90, Entry, Row,
 };
+use std::ops::Range;
 
 /// What the functions of a score cost, in operations of the matrix unit.
 pub(super) const SCORE: u64 = 256;
@@ -32,6 +33,10 @@ pub(in super::super) struct Cut {
     /// The tiles; chunks are of this many keys.
     pub(in super::super) waves: Waves,
     pub(in super::super) chunk: u64,
+    /// Whether links walk the keys from right to left.
+    from_right: bool,
+    /// Key heads whose tiles run side by side.
+    pub(in super::super) heads_at_once: u64,
     /// Keys of a split, or 0, and how many parts there is room for.
     pub(in super::super) split: u64,
     pub(in super::super) parts: u64,
@@ -74,6 +79,14 @@ fn form(heads: &Heads, op: &Attention, row: &Row, [rows, chunk]: [u64; 2], class
     Form { chunk_ns: product + masked, end_ns, carried }
 }
 
+/// Key heads whose tiles run side by side. Where the last rows see the most keys, as many as the L2 cache keeps the keys and
+/// values of: the longest tiles of all of them come first then. Elsewhere tiles are alike, and one head comes after another.
+fn heads_at_once(heads: &Heads, op: &Attention, all: u64, class: &Class) -> u64 {
+    let bytes = heads.keys.max(1).saturating_mul(2 * (heads.d + heads.dv).max(1));
+    let kept = if op.causal { class.l2_bytes / bytes } else { 1 };
+    kept.min(all).max(1)
+}
+
 impl Cut {
     /// The cut; `None` where there are more tiles than are counted, or no row of attention.
     pub(in super::super) fn of(
@@ -103,6 +116,8 @@ impl Cut {
             listed,
             waves,
             chunk,
+            from_right: matches!(row, Row::AttentionSm90(_)),
+            heads_at_once: heads_at_once(heads, op, batch * heads.kv_heads, class),
             split: if is_split { chunk } else { 0 },
             parts,
             list_bytes: list.next_multiple_of(ALIGN),
@@ -125,6 +140,20 @@ impl Cut {
 
     pub(super) fn state_bytes(&self) -> u64 {
         self.list_bytes + self.waves.carried_bytes + self.parts_bytes
+    }
+
+    /// The chunks of keys that links walk.
+    pub(in super::super) fn walked(&self, chunks: Range<u64>) -> Range<u64> {
+        match self.from_right {
+            true => self.waves.chunks - chunks.end..self.waves.chunks - chunks.start,
+            false => chunks,
+        }
+    }
+
+    /// Whether links that walk these keys, up to `end` of all, are the first of their tiles, and whether the last.
+    pub(in super::super) fn ends(&self, keys: &Range<u64>, end: u64) -> [bool; 2] {
+        let ends = [keys.start == 0, keys.end == end];
+        if self.from_right { [ends[1], ends[0]] } else { ends }
     }
 
     /// Where the list, what tiles carry, and the parts lie in a state.

@@ -107,7 +107,8 @@ struct Run<'a> {
     entries: Vec<Entry>,
     /// Ends of the entries that are listed so far.
     listed: u32,
-    /// The end of the keys that each tile has walked, and whether it is finished.
+    /// Keys, how many of them each tile has walked, and whether it is finished.
+    keys: u32,
     reached: Vec<(u32, bool)>,
     state: u64,
     state_bytes: u64,
@@ -154,10 +155,17 @@ impl Run<'_> {
             assert!(args.partials >= carried && args.partials + args.tiles * splits * part <= end);
         }
         for tile in args.first_tile..args.first_tile + args.tiles {
-            let (key, last) = &mut self.reached[tile as usize];
-            assert!(args.key_from == *key && !*last, "links in sequence");
-            assert!(args.key_to > *key);
-            (*key, *last) = (args.key_to, args.last == 1);
+            let (walked, last) = &mut self.reached[tile as usize];
+            assert!((*walked == 0) == (args.first == 1) && !*last, "links in sequence");
+            assert!(args.key_to > args.key_from);
+            // From right to left the launch before began where this one ends.
+            let (from, to) = match row {
+                Row::AttentionSm90(_) => (self.keys - args.key_to, self.keys - args.key_from),
+                _ => (args.key_from, args.key_to),
+            };
+            assert_eq!(from, *walked, "links in sequence");
+            (*walked, *last) = (to, args.last == 1);
+            assert!(!*last || to == self.keys, "every key");
         }
     }
 }
@@ -174,7 +182,8 @@ fn every_row_of_attention_is_finished_once_whatever_the_cut() {
         let plan = candidates(&op, class).unwrap()[0];
         assert!(plan.unit_ns <= UNIT_CAP_GPU_NS);
         let row = row(plan.kernel).unwrap();
-        let cut = Cut::of(&Heads::of(&op, attention).unwrap(), attention, row, class).unwrap();
+        let heads = Heads::of(&op, attention).unwrap();
+        let cut = Cut::of(&heads, attention, row, class).unwrap();
         *seen.entry((plan.order.entry, cut.waves.links > 1)).or_insert(0) += 1;
         let operands = vec![256; op.specs().len()];
         let at = Addresses { operands: &operands, state: 1 << 40, made: 256, fault: 256 };
@@ -183,6 +192,7 @@ fn every_row_of_attention_is_finished_once_whatever_the_cut() {
                 sizes: &sizes,
                 entries: bytemuck::pod_collect_to_vec(&made(&op, row, class)),
                 listed: 0,
+                keys: heads.keys.max(1) as u32,
                 reached: vec![(0, false); cut.waves.tiles as usize],
                 state: at.state,
                 state_bytes: plan.state_bytes,
@@ -198,7 +208,9 @@ fn every_row_of_attention_is_finished_once_whatever_the_cut() {
             rows_are_in_one_tile_each(&op, &cut, &run.entries);
         }
     }
-    for family in ["attention_sm90", "attention_sm80", "attention_paged", "attention_reference"] {
+    for family in
+        ["attention_sm90_from_right", "attention_sm80", "attention_paged", "attention_reference"]
+    {
         let count = |is_cut| seen.get(&(family, is_cut)).copied().unwrap_or(0);
         assert!(count(false) > 5 && count(true) > 0, "{seen:?}");
     }
@@ -241,6 +253,21 @@ fn links_of_long_keys_fill_the_device() {
     assert!(plan.links == cut.waves.links && plan.state_bytes > 0, "{plan}");
 }
 
+/// The longest tiles of all heads come first, of as many heads as the L2 cache keeps the keys and values of.
+#[test]
+fn causal_heads_walk_together_as_far_as_the_cache_keeps_their_keys() {
+    let class = class("sm_90a").unwrap();
+    let heads_of = |keys: u64, causal: bool| {
+        let q = contiguous(DType::BF16, &[2, 8, keys, 128]);
+        let op = check(Attention { causal, ..Attention::default() }.into(), &[q; 4]).unwrap();
+        let Op::Attention(attention) = op.op() else { panic!("no attention") };
+        let row = row(candidates(&op, class).unwrap()[0].kernel).unwrap();
+        Cut::of(&Heads::of(&op, attention).unwrap(), attention, row, class).unwrap().heads_at_once
+    };
+    let cases = [(512, true), (16_384, true), (131_072, true), (512, false)];
+    assert_eq!(cases.map(|(keys, causal)| heads_of(keys, causal)), [16, 4, 1, 1]);
+}
+
 /// The order: rows and batch are not in it where it must ignore them, lengths never are.
 #[test]
 fn orders_of_attention_follow_shapes_types_and_layouts_only() {
@@ -259,9 +286,9 @@ fn orders_of_attention_follow_shapes_types_and_layouts_only() {
     };
     assert_eq!(order_of(&plain()).entry, "attention_paged");
     assert_eq!(order_of(&Sizes { page: Some(16), ..plain() }).entry, "attention_paged");
-    assert_eq!(order_of(&Sizes { rows: vec![100], ..plain() }).entry, "attention_sm90");
+    assert_eq!(order_of(&Sizes { rows: vec![100], ..plain() }).entry, "attention_sm90_from_right");
     let wide = order_of(&Sizes { rows: vec![100], d: 256, ..plain() });
-    assert_eq!((wide.entry, wide.chunk), ("attention_sm90", 80));
+    assert_eq!((wide.entry, wide.chunk), ("attention_sm90_from_right", 80));
     assert_eq!(order_of(&Sizes { rows: vec![100], d: 63, ..plain() }).entry, "attention_sm80");
     assert_eq!(
         order_of(&Sizes { rows: vec![100], page: Some(1), ..plain() }).entry,

@@ -58,6 +58,8 @@ pub(super) struct Class {
     pub(super) attention: u64,
     /// Bytes a nanosecond from memory.
     pub(super) bytes: u64,
+    /// Bytes that the L2 cache keeps beside what passes through it.
+    pub(super) l2_bytes: u64,
 }
 
 /// Every architecture. A third to a half of the peak of H100 PCIe, A30, A10, L4 and their like.
@@ -73,6 +75,7 @@ const CLASSES: [Class; 5] = [
         plain: 5,
         attention: 800,
         bytes: 450,
+        l2_bytes: 16 << 20,
     },
     Class {
         arch: "sm_86",
@@ -85,6 +88,7 @@ const CLASSES: [Class; 5] = [
         plain: 5,
         attention: 300,
         bytes: 180,
+        l2_bytes: 4 << 20,
     },
     Class {
         arch: "sm_89",
@@ -97,6 +101,7 @@ const CLASSES: [Class; 5] = [
         plain: 5,
         attention: 350,
         bytes: 150,
+        l2_bytes: 24 << 20,
     },
     Class {
         arch: "sm_90a",
@@ -109,6 +114,7 @@ const CLASSES: [Class; 5] = [
         plain: 5,
         attention: 2_200,
         bytes: 1_000,
+        l2_bytes: 32 << 20,
     },
     Class {
         arch: "sm_120",
@@ -121,6 +127,7 @@ const CLASSES: [Class; 5] = [
         plain: 5,
         attention: 350,
         bytes: 200,
+        l2_bytes: 24 << 20,
     },
 ];
 

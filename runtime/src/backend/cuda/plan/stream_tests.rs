@@ -28,6 +28,7 @@ const SLOW: Class = Class {
     plain: 1,
     attention: 1,
     bytes: 2,
+    l2_bytes: 1,
 };
 
 fn contiguous(dtype: DType, shape: &[u64]) -> Spec {
