@@ -92,7 +92,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "proxy-fence",
     ),
     mutant(SM90, "        sync_threads<3, THREADS>();\n", "", "race"),
-    mutant(SM90, "before<S::CHUNK>(chunks.to);", "chunks.from;", "deadlock"),
+    mutant(SM90, "before<S::CHUNK>(chunks.to);", "chunks.from;", "exit-with-copies"),
     mutant(SM90, "if (key + S::CHUNK > tile.keys) {", "if (false) {", "bits"),
     // Weights and sums.
     mutant(
@@ -105,7 +105,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(SOFTMAX, "sums[i] *= shrink[half_of(i)];", "", "bits"),
     mutant(SOFTMAX, "column >= low[half] && column", "column > low[half] && column", "bits"),
     mutant(SOFTMAX, "= (i64)tile.keys - key;", "= (i64)tile.keys - key + 1;", "bits"),
-    mutant(SOFTMAX, "high < tile.keys ? high : tile.keys", "high", "bits"),
+    mutant(SOFTMAX, "? high : tile.keys)", "? high : 0xffffffff)", "bits"),
     mutant(SOFTMAX, "key + CHUNK <= seen.to", "key < seen.to", "bits"),
     mutant(SOFTMAX, "(i32)(i / 4 * 8 + i % 2) < left", "left != 0", "ended"),
     mutant(SOFTMAX, "if (row >= tile.packed_rows) {", "if (false) {", "ended"),
