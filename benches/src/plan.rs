@@ -38,12 +38,16 @@ pub fn ranked(text: &str, arch: &str) -> Result<String, Error> {
 /// A plan and what it is predicted.
 fn line(op: &CheckedOp, plan: &Plan) -> String {
     let (cost, ns) = (op.cost(), plan.total_ns().max(1) as f64);
+    let (units, wave) = (plan.units(), u128::from(plan.wave.max(1)));
+    let waves = units.div_ceil(wave);
+    let last = units - waves.saturating_sub(1) * wave;
     format!(
-        "{:32} {:8} tiles x {} links, {:6} ns a unit, predicted {:.1} us, {:.1} TFLOP/s, {:.0} GB/s",
+        "{:32} {:8} tiles x {} links, {:6} ns a unit, {waves} waves, the last {} % full, predicted {:.1} us, {:.1} TFLOP/s, {:.0} GB/s",
         plan.kernel,
         plan.tiles,
         plan.links,
         plan.unit_ns,
+        100 * last / wave,
         ns / 1e3,
         cost.flops as f64 / ns / 1e3,
         cost.bytes as f64 / ns,
@@ -92,7 +96,7 @@ pub fn build(archs: &[&str], out: &Path) -> Result<String, Error> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -103,6 +107,8 @@ mod tests {
         assert!(lines.len() > 4, "{text}");
         assert!(lines[0].starts_with("matmul_sm90 tile"), "{text}");
         assert!(lines[1].contains("256x128") && lines[1].contains("predicted"), "{text}");
+        // 512 tiles on 114 multiprocessors.
+        assert!(lines[1].contains("5 waves, the last 49 % full"), "{text}");
         // A vendor's library is told apart from what runs by default; what is longer than a unit is never its own.
         let small = ranked("matmul f16 3x8x8x8", "sm_86").unwrap();
         let (ours, others) = small.split_once("where its library is present:\n").unwrap();
@@ -110,6 +116,15 @@ mod tests {
         assert!(ours.contains("matmul_sm80_f16") && !ours.contains("cublaslt"), "{small}");
         assert!(!text.contains("cublaslt"), "{text}");
         assert!(ranked("attention f16 1x8x1024x64", "sm_90a").unwrap().contains("attention_sm90"));
+    }
+
+    #[test]
+    fn kernels_are_built_for_known_architectures_only() {
+        let out = std::env::temp_dir().join(format!("leasehold-pack-{}", std::process::id()));
+        let error = build(&["sm_90a", "sm_70"], &out).unwrap_err();
+        let Kind::Value { asked, allowed } = error.kind() else { panic!("{error}") };
+        assert!(asked == "sm_70" && allowed.contains("sm_90a"), "{error}");
+        assert!(!out.exists());
     }
 
     #[test]

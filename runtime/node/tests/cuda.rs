@@ -107,6 +107,23 @@ fn leased_bits_are_local_bits_on_cuda() {
     assert_eq!(served.stop().code(), Some(0));
 }
 
+/// Where strangers' ops run, no compiler does.
+#[test]
+fn a_node_serves_cuda_with_a_file_of_kernels_only() {
+    if !model::in_child("a_node_serves_cuda_with_a_file_of_kernels_only", &[]) {
+        return;
+    }
+    let served = Served::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_leasehold-node"))
+        .args(["serve", "--name", "node-a", "--issuers", "issuers", "--key", "key"])
+        .args(["--dir", "node", "--device", "cuda:0"])
+        .current_dir(&served.dir)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("--kernels: cuda:0 serves"), "{said}");
+}
+
 #[test]
 fn a_lost_device_is_told_and_replaced() {
     if !model::in_child("a_lost_device_is_told_and_replaced", &[]) {

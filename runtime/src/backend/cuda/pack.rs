@@ -36,6 +36,7 @@ impl Pack {
     /// # Errors
     /// `Value` for an architecture that no row is for, `Unsupported` when there is no compiler or it refuses a row.
     pub fn build(archs: &[&str]) -> Result<Self> {
+        known(archs)?;
         let compiler = Compiler::open().map_err(|why| -> Error {
             Kind::Unsupported { asked: "kernels to be built".into(), allowed: why }.into()
         })?;
@@ -51,12 +52,9 @@ impl Pack {
         archs: &[&str],
         make: impl Fn(&Row, &str) -> Result<Vec<u8>> + Sync,
     ) -> Result<Self> {
+        known(archs)?;
         let mut wanted: Vec<(&str, Row)> = Vec::new();
         for arch in archs {
-            if !ARCHS.contains(arch) {
-                let allowed = ARCHS.join(", ");
-                return Err(Kind::Value { asked: (*arch).into(), allowed }.into());
-            }
             wanted.extend(of_arch(arch).map(|row| (*arch, row)));
         }
         let cubins = each(&wanted, |(arch, row)| {
@@ -158,6 +156,14 @@ fn beside(path: &Path) -> io::Result<(Folder, &OsStr)> {
     let no_file = || io::Error::new(io::ErrorKind::InvalidInput, "no name of a file");
     let name = path.file_name().ok_or_else(no_file)?;
     Ok((Folder::open(path.parent().unwrap_or(Path::new("")))?, name))
+}
+
+/// Whether rows are for all of these.
+fn known(archs: &[&str]) -> Result<()> {
+    match archs.iter().find(|arch| !ARCHS.contains(*arch)) {
+        None => Ok(()),
+        Some(arch) => Err(Kind::Value { asked: (*arch).into(), allowed: ARCHS.join(", ") }.into()),
+    }
 }
 
 /// Every row of an architecture.
