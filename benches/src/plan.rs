@@ -107,8 +107,8 @@ mod tests {
         assert!(lines.len() > 4, "{text}");
         assert!(lines[0].starts_with("matmul_sm90 tile"), "{text}");
         assert!(lines[1].contains("256x128") && lines[1].contains("predicted"), "{text}");
-        // 512 tiles on 114 multiprocessors.
-        assert!(lines[1].contains("5 waves, the last 49 % full"), "{text}");
+        // 512 tiles of pairs of 114 multiprocessors.
+        assert!(lines[1].contains("9 waves, the last 98 % full"), "{text}");
         // A vendor's library is told apart from what runs by default; what is longer than a unit is never its own.
         let small = ranked("matmul f16 3x8x8x8", "sm_86").unwrap();
         let (ours, others) = small.split_once("where its library is present:\n").unwrap();

@@ -53,7 +53,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         SM90,
         "// The keys are here.\n                wait_barrier(keys.full(), keys.phase);\n",
         "",
-        "shared-uninitialised",
+        "copy-in-flight",
     ),
     mutant(SM90, "                release(values.empty());\n", "", "deadlock"),
     // Turns.
