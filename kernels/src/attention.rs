@@ -72,8 +72,9 @@ pub struct Pages {
 /// | `attention_paged` | `tiles` times splits | 16 | `split` | none | `part_bytes` a block |
 /// | `attention_combine` | `tiles` times rows | 16 | `split` | `AttentionCombine::part_bytes` | as it was left |
 ///
-/// where splits are `key_to.div_ceil(split) - key_from / split`, and rows the most that a tile has. Launches of the same tiles run in order of their keys, those of
-/// `attention_sm90` from right to left and all others from left to right, and share one `state`, which needs no first value; a tile whose keys are not cut touches none. `attention_combine` follows each
+/// where splits are `key_to.div_ceil(split) - key_from / split`, and rows the most that a tile has. Launches of the same tiles
+/// run in order of their keys, those of `attention_sm90` from right to left and all others from left to right, and share one
+/// `state`, which needs no first value; a tile whose keys are not cut touches none. `attention_combine` follows each
 /// `attention_paged` with the same arguments; their `partials` may be used again after it. Any cut gives equal bits, so
 /// `split` alone is part of the order, with the row.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]

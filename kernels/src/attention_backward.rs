@@ -8,8 +8,9 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// An op is three kinds of launches, in this order: [`AttentionBackwardRows`], then for each [`GradientSide`] a row of
 /// [`crate::AttentionBackwardSm90`], [`AttentionBackwardSm80`] or [`AttentionBackwardReference`]; the sides do not need each
-/// other. Each has a block for each tile, but the first of these, whose blocks may be any number. Tiles are numbered through those of a head, then heads, then entries of the batch; a launch is a range of tiles by a
-/// range of their chunks:
+/// other. Each has a block for each tile, but rows of [`crate::AttentionBackwardSm90`], whose blocks may be any number. Tiles
+/// are numbered through those of a head, then heads, then entries of the batch; a launch is a range of tiles by a range of
+/// their chunks:
 ///
 /// | row | tiles of | tile | chunk | chunks of a tile | `state`, bytes a tile |
 /// |---|---|---|---|---|---|
@@ -50,7 +51,7 @@ pub struct AttentionBackwardArgs {
     pub state: u64,
     /// First tile of the launch.
     pub first_tile: u64,
-    /// How many: the blocks.
+    /// How many.
     pub tiles: u64,
     /// First chunk of the launch.
     pub from: u64,

@@ -133,7 +133,7 @@ impl<B: Backend> Core<B> {
         part.segment = None;
         match self.capture(ops) {
             Ok(Some(segment)) => part.segment = Some(segment),
-            // The backend has none of these.
+            // The backend has none of these, or failed with them: they are not tried again.
             Ok(None) => part.wants = None,
             // There is no room for it now.
             Err(_) => {}

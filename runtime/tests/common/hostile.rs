@@ -193,7 +193,7 @@ pub fn changing<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
     let contents = contents(case);
     let told = || (0..op.roles().len()).filter(|&i| is_trusted_by_none(&op.roles()[i]));
     let mut slice = 0;
-    let lie = |backend: &mut B, _: u64, places: &[Place]| {
+    let lie = |backend: &mut B, places: &[Place]| {
         slice += 1;
         told().try_for_each(|i| {
             let (operand, mut lies) = (&case.operands[i], contents[i].clone());

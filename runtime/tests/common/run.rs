@@ -104,10 +104,10 @@ pub fn execute<B: Backend>(
     case: &Case,
     cuts: &[u64],
 ) -> Result<Left, Error> {
-    execute_between(backend, op, plan, contents, case, cuts, |_, _, _| Ok(()))
+    execute_between(backend, op, plan, contents, case, cuts, |_, _| Ok(()))
 }
 
-/// The same; before a range is launched `between` is called with its first unit and where operands lie.
+/// The same; before a range is launched `between` is called with where operands lie.
 pub fn execute_between<B: Backend>(
     backend: &mut B,
     op: &Arc<CheckedOp>,
@@ -115,7 +115,7 @@ pub fn execute_between<B: Backend>(
     contents: &[Vec<u8>],
     case: &Case,
     cuts: &[u64],
-    mut between: impl FnMut(&mut B, u64, &[Place]) -> Result<(), Error>,
+    mut between: impl FnMut(&mut B, &[Place]) -> Result<(), Error>,
 ) -> Result<Left, Error> {
     let mut places = Vec::new();
     for (i, (operand, content)) in case.operands.iter().zip(contents).enumerate() {
@@ -145,7 +145,7 @@ pub fn execute_between<B: Backend>(
     let mut from = 0;
     for &to in cuts {
         if to > from {
-            between(backend, from, &places)?;
+            between(backend, &places)?;
             backend.launch(&mut prepared, from..to, &bound, &places, state)?;
         }
         from = to;

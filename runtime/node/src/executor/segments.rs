@@ -1,6 +1,7 @@
 //! Steps of a program that the device takes as one, each no longer than a unit may be, so that the scheduler counts it as one.
 //! A segment is of the very blocks that its steps are bound to at each replay, or it is not used: a tenant may have given
-//! one back since. Making one is host work that no bill counts: a turn has one at most, and its session's flow owes it.
+//! one back since. Making one is host work that no bill counts: a turn makes one at most, and its session's flow owes it. An
+//! attempt that fails nobody owes yet.
 
 use super::Executor;
 use super::session::{Session, Steps};

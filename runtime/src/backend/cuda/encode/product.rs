@@ -10,6 +10,9 @@ use leasehold_kernels::{
     Matrices, MatrixPair, Row, Scales,
 };
 
+/// The kernels' number is none of a grouping's.
+const _: () = assert!(Group::K as u32 + 1 == MatmulArgs::BY_INDEX);
+
 /// The list of groups, or room for it, or for that of matrices which indices name.
 pub(super) fn made(op: &CheckedOp, matmul: &Matmul, row: &Row) -> Vec<u8> {
     let Some(product) = Product::of(op, matmul) else { return Vec::new() };

@@ -50,18 +50,17 @@ pub(in super::super) fn rows(op: &CheckedOp, class: &Class) -> Option<[Row; 2]> 
         );
     }
     let widest = axis(op.spec("q")?, 0)[0].max(axis(op.spec("v")?, 0)[0]);
-    let (sm80, sm90) = (AttentionBackwardSm80::all(), AttentionBackwardSm90::all());
-    let bf16 = own == DType::BF16;
     let by_wgmma = class.sm90[0] > 0 && maps(op, [0; 4]).is_some();
+    let sm90 = if by_wgmma { AttentionBackwardSm90::all() } else { Vec::new() };
+    let sm80 = AttentionBackwardSm80::all();
     let of = |side| {
-        let of_sm90 = |r: &&AttentionBackwardSm90| {
-            by_wgmma && r.side == side && r.bf16 == bf16 && u64::from(r.d) >= widest
-        };
-        let of_sm80 = |r: &&AttentionBackwardSm80| {
-            r.side == side && r.bf16 == bf16 && u64::from(r.d) >= widest
-        };
-        let row = sm90.iter().find(of_sm90).map(|row| Row::AttentionBackwardSm90(*row));
-        row.or_else(|| sm80.iter().find(of_sm80).map(|row| Row::AttentionBackwardSm80(*row)))
+        let is =
+            |of, bf16, d: u32| of == side && bf16 == (own == DType::BF16) && u64::from(d) >= widest;
+        let row = sm90.iter().find(|row| is(row.side, row.bf16, row.d));
+        row.map(|row| Row::AttentionBackwardSm90(*row)).or_else(|| {
+            let row = sm80.iter().find(|row| is(row.side, row.bf16, row.d));
+            row.map(|row| Row::AttentionBackwardSm80(*row))
+        })
     };
     let [keys, queries] = GradientSide::ALL.map(of);
     Some([keys?, queries?])
