@@ -180,6 +180,29 @@ fn weighted(y: &Tensor, weights: &[f32]) -> f64 {
     read(y).iter().zip(weights).map(|(y, w)| f64::from(*y) * f64::from(*w)).sum()
 }
 
+/// What options of attention read.
+struct Beside {
+    mask: Tensor,
+    slopes: Tensor,
+    sinks: Tensor,
+    lens: Tensor,
+}
+
+fn with<'a>(option: usize, x: Attention<'a>, beside: &'a Beside) -> Attention<'a> {
+    match option {
+        0 => x,
+        1 => x.causal(),
+        2 => x.window(1, 2),
+        3 => x.causal().window(2, 0).scale(0.9),
+        4 => x.softcap(0.8),
+        5 => x.mask(&beside.mask).softcap(2.0),
+        6 => x.alibi(&beside.slopes).sinks(&beside.sinks),
+        7 => x.lens(&[4]),
+        8 => x.rows(&[2, 3]).lens(&[4, 2]).causal(),
+        _ => x.rows(&[2, 3]).lens_on_device(&beside.lens, 6).sinks(&beside.sinks).window(3, 1),
+    }
+}
+
 #[test]
 fn gradients_agree_with_finite_differences() {
     let dev = device();
@@ -192,16 +215,21 @@ fn gradients_agree_with_finite_differences() {
     let make = |i: usize, data: &[f32]| dev.tensor(shapes[i], data).unwrap();
     let d_out = values(4 * 5 * 4, 0.4);
     let d = dev.tensor([1, 4, 5, 4], &d_out).unwrap();
-    for causal in [false, true] {
+    let beside = Beside {
+        mask: tensor(&dev, &[4, 1, 6], 0.7),
+        slopes: tensor(&dev, &[4], 1.3),
+        sinks: tensor(&dev, &[4], 0.3),
+        lens: dev.tensor([2], &[4u32, 2]).unwrap(),
+    };
+    for option in 0..2 {
         let forward = |i: usize, moved: &[f32]| {
             let [q, k, v] = [0, 1, 2].map(|j| make(j, if i == j { moved } else { &data[j] }));
-            let attention = Attention::new(&q, &k, &v);
-            let y = if causal { attention.causal() } else { attention }.run_with_lse().unwrap();
+            let y = with(option, Attention::new(&q, &k, &v), &beside).run_with_lse().unwrap();
             (q, k, v, y)
         };
         let (q, k, v, (out, lse)) = forward(3, &[]);
-        let back = AttentionBackward::new(&q, &k, &v, &out, &lse, &d);
-        let gradients = if causal { back.causal() } else { back }.run().unwrap();
+        let attention = with(option, Attention::new(&q, &k, &v), &beside);
+        let gradients = AttentionBackward::new(&attention, &out, &lse, &d).run().unwrap();
         for (i, gradient) in gradients.iter().enumerate() {
             differences(&data[i], &read(gradient), |moved| {
                 weighted(&forward(i, moved).3.0, &d_out)

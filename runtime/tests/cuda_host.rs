@@ -9,7 +9,7 @@ use leasehold::backend::cuda::Cuda;
 use leasehold::backend::{Backend, BlockId, Progress};
 use leasehold::exec::Core;
 use leasehold::judge::{LIMIT, judged};
-use leasehold::op::{Attention, Lens, Matmul, Spec, check};
+use leasehold::op::{Attention, Lens, Matmul, Scores, Spec, check};
 use leasehold::order::{Plan, UNIT_CAP_GPU_NS};
 use leasehold::{
     DType, Device, Dims, Error, Kind, LEASEHOLD_KERNELS, LEASEHOLD_TUNED, Layout, bf16,
@@ -180,7 +180,10 @@ fn plan_many(core: &mut Core<Cuda>) {
     for i in 0..1000 {
         let mut lens = vec![1; BATCH as usize];
         lens[i % 1000] = 2;
-        let op = Attention { lens: Lens::Host(lens), scale: 1.0, ..Attention::default() };
+        let op = Attention {
+            scores: Scores { lens: Lens::Host(lens), scale: 1.0, ..Scores::default() },
+            ..Attention::default()
+        };
         let op = Arc::new(check(op.into(), &specs).unwrap());
         core.plan(&op).unwrap_or_else(|error| panic!("op {i}: {error}"));
     }

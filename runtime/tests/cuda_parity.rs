@@ -14,8 +14,8 @@ use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{
     Activation, ArgMax, Attention, Gate, Group, KeyValue, Lens, Matmul, Norm, NormBackward,
-    NormKind, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Softmax,
-    TopK,
+    NormKind, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Scores,
+    Softmax, TopK,
 };
 use leasehold::{DType, Device, Kind};
 use model::{open, pack};
@@ -400,9 +400,7 @@ fn heads() -> Vec<Case> {
             let normal = Fill::Normal(1.0);
             let tight = |shape: &[u64]| Operand::new(dtype, shape, Style::Tight, 0, normal);
             let op = Attention {
-                scale: 0.125,
-                causal: d == dv,
-                lens,
+                scores: Scores { scale: 0.125, causal: d == dv, lens, ..Scores::default() },
                 log_sum_exp: true,
                 ..Attention::default()
             };
@@ -438,9 +436,12 @@ fn decode() -> Vec<Case> {
         operands.push(Operand::out(dtype, &[3, 2, rows, 80], Style::Odd, 0));
         operands.push(Operand::out(DType::F32, &[3, 2, rows], Style::Tight, 0));
         let op = Attention {
-            scale: 0.1,
-            causal: true,
-            lens: if paged { Lens::Device { max: 300 } } else { Lens::Host(lens.to_vec()) },
+            scores: Scores {
+                scale: 0.1,
+                causal: true,
+                lens: if paged { Lens::Device { max: 300 } } else { Lens::Host(lens.to_vec()) },
+                ..Scores::default()
+            },
             key_value: match paged {
                 true => KeyValue::Paged { page: page as u32 },
                 false => KeyValue::Dense,
@@ -531,10 +532,15 @@ fn batch_invariant_attention_ignores_its_neighbours() {
         let kv = make(&[batch, 1, KEYS, D]);
         let out = Operand::out(DType::BF16, &[batch, 1, rows, D], Style::Tight, 0);
         let op = Attention {
-            scale: 0.2,
-            causal: true,
-            window: Some([100, 0]),
-            lens: Lens::Host(firsts.iter().map(|first| (BEFORE + first + rows) as u32).collect()),
+            scores: Scores {
+                scale: 0.2,
+                causal: true,
+                window: Some([100, 0]),
+                lens: Lens::Host(
+                    firsts.iter().map(|first| (BEFORE + first + rows) as u32).collect(),
+                ),
+                ..Scores::default()
+            },
             order: OrderClass::BatchInvariant,
             ..Attention::default()
         };

@@ -7,8 +7,8 @@ use common::case::{Fill, Operand, Style};
 use leasehold::DType::{self, BF16, F32, I8, I32};
 use leasehold::op::{
     Attention, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue, Lens, Map, MapFn, Matmul,
-    Norm, NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat, Rope, Scale, Softmax,
-    Spec, TopK, check,
+    Norm, NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat, Rope, Scale, Scores,
+    Softmax, Spec, TopK, check,
 };
 use leasehold::{Dims, Error, Layout, Rule};
 use std::collections::BTreeSet;
@@ -27,7 +27,11 @@ fn norm(epsilon: f32) -> Norm {
 }
 
 fn heads(lens: Lens) -> Attention {
-    Attention { lens, log_sum_exp: true, ..Attention::default() }
+    Attention {
+        scores: Scores { lens, ..Scores::default() },
+        log_sum_exp: true,
+        ..Attention::default()
+    }
 }
 
 /// Q, K, V, output and log-sum-exp of attention.
@@ -122,7 +126,10 @@ fn rejections() -> Vec<(Rule, Error)> {
             reject(grouped, &[f(&[3, 4]), f(&[2, 4, 5]), f(&[3, 5])])
         }),
         (Rule::Packed, {
-            let packed = Attention { rows: lens(2), ..heads(Lens::Full) };
+            let packed = Attention {
+                scores: Scores { rows: lens(2), ..Scores::default() },
+                ..heads(Lens::Full)
+            };
             reject(packed, &attention(q, [1, 2, 5, 8], F32))
         }),
         (Rule::Pages, {
@@ -282,8 +289,8 @@ fn a_cost_counts_what_is_summed() {
     assert_eq!(flops(runs.into(), &[f(&[3, 5]), f(&[5, 8]), f(&[3, 3, 8])]), plain);
     // Keys lie in as many pages as an entry has, held to the most that are asked for.
     let paged = |max| Attention {
+        scores: Scores { lens: Lens::Device { max }, ..Scores::default() },
         key_value: KeyValue::Paged { page: 4 },
-        lens: Lens::Device { max },
         ..Attention::default()
     };
     let keys = || f(&[9, 1, 4, 8]);

@@ -62,7 +62,7 @@ fn indices_that_change_between_slices() {
 /// A launch counts them all before its first tile, so there is an end to them.
 #[test]
 fn too_many_counts_in_device_memory_are_refused() {
-    use leasehold::op::{Attention, Lens, Spec, check};
+    use leasehold::op::{Attention, Lens, Scores, Spec, check};
     use leasehold::{DType, Dims, Layout};
     let Some(backend) = open() else { return };
     let spec =
@@ -70,7 +70,10 @@ fn too_many_counts_in_device_memory_are_refused() {
     for (batch, runs) in [(1024, true), (1025, false)] {
         let tensor = spec(DType::F32, &[batch, 1, 1, 1]);
         let specs = [tensor, tensor, tensor, spec(DType::I32, &[batch]), tensor];
-        let op = Attention { lens: Lens::Device { max: 1 }, ..Attention::default() };
+        let op = Attention {
+            scores: Scores { lens: Lens::Device { max: 1 }, ..Scores::default() },
+            ..Attention::default()
+        };
         let planned = backend.candidates(&check(op.into(), &specs).unwrap());
         match planned {
             Ok(_) => assert!(runs),

@@ -31,15 +31,17 @@ fn every_op() -> Vec<Op> {
         order: op::OrderClass::BatchInvariant,
     };
     let attention = op::Attention {
-        scale: 0.125,
-        causal: true,
-        window: Some([3, 0]),
-        softcap: 30.0,
-        mask: op::Mask::Additive,
-        alibi: true,
+        scores: op::Scores {
+            scale: 0.125,
+            causal: true,
+            window: Some([3, 0]),
+            softcap: 30.0,
+            mask: op::Mask::Additive,
+            alibi: true,
+            rows: Lens::Host(vec![1, 2]),
+            lens: Lens::Host(vec![3, 5]),
+        },
         sinks: true,
-        rows: Lens::Host(vec![1, 2]),
-        lens: Lens::Host(vec![3, 5]),
         key_value: op::KeyValue::Paged { page: 64 },
         log_sum_exp: true,
         order: op::OrderClass::Any,
@@ -47,7 +49,10 @@ fn every_op() -> Vec<Op> {
     vec![
         matmul.into(),
         attention.into(),
-        op::AttentionBackward { scale: 0.5, causal: true }.into(),
+        op::AttentionBackward {
+            scores: op::Scores { scale: 0.5, causal: true, ..Default::default() },
+        }
+        .into(),
         op::Norm { kind: op::NormKind::Rms, epsilon: 1e-6, weight: true, bias: true }.into(),
         op::Softmax { scale: 2.0, axis: 3 }.into(),
         op::Map { function: MapFn::Min, scale: 2.0, shift: -1.0 }.into(),

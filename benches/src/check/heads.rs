@@ -3,7 +3,7 @@
 
 use super::data::{Given, dense, next};
 use super::problem::{BYTES, Built, FLOPS, GIGA, TERA, Window, name, places, window};
-use leasehold::op::{Attention, AttentionBackward, KeyValue, Lens};
+use leasehold::op::{Attention, AttentionBackward, KeyValue, Lens, Scores};
 use leasehold::{DType, Error, Kind, Result};
 use serde::Serialize;
 use std::ops::Range;
@@ -39,7 +39,7 @@ fn row_window(
 ) -> Result<Window> {
     let keys = k.len() as u64 / (dim * dtype.size());
     let (row, all) = (vec![1, 1, 1, dim], vec![1, 1, keys, dim]);
-    let op = Attention { scale, ..Attention::default() };
+    let op = Attention { scores: Scores { scale, ..Scores::default() }, ..Attention::default() };
     let out = dense(dtype, &row);
     let parts = [(dtype, row, q), (dtype, all.clone(), k), (dtype, all, v)];
     window(op.into(), &parts, &[out], (first..first + dim).collect())
@@ -48,6 +48,12 @@ fn row_window(
 impl Heads {
     fn scale(&self) -> f32 {
         1.0 / (self.dim as f32).sqrt()
+    }
+
+    fn scores(&self) -> Scores {
+        let rows =
+            if self.packed.is_empty() { Lens::Full } else { Lens::Host(self.packed.clone()) };
+        Scores { scale: self.scale(), causal: self.causal, rows, ..Scores::default() }
     }
 
     pub(super) fn label(&self) -> String {
@@ -83,15 +89,7 @@ impl Heads {
             Given::normal("k", dense(self.dtype, &kv), seed),
             Given::normal("v", dense(self.dtype, &kv), seed),
         ];
-        let rows =
-            if self.packed.is_empty() { Lens::Full } else { Lens::Host(self.packed.clone()) };
-        let op = Attention {
-            scale: self.scale(),
-            causal: self.causal,
-            rows,
-            log_sum_exp,
-            ..Attention::default()
-        };
+        let op = Attention { scores: self.scores(), log_sum_exp, ..Attention::default() };
         let mut outs = vec![dense(self.dtype, &q)];
         outs.extend(log_sum_exp.then(|| dense(DType::F32, &q[..3])));
         let mut built = Built::new(op, given, &outs, (self.flops(), FLOPS))?;
@@ -168,7 +166,7 @@ impl Heads {
         given.push(Given { name: "out", spec: dense(self.dtype, &q), bytes: Arc::new(out) });
         given.push(Given { name: "lse", spec: dense(DType::F32, &q[..3]), bytes: Arc::new(lse) });
         given.push(Given::normal("d_out", dense(self.dtype, &q), seed));
-        let op = AttentionBackward { scale: self.scale(), causal: self.causal };
+        let op = AttentionBackward { scores: self.scores() };
         let outs = [dense(self.dtype, &q), dense(self.dtype, &kv), dense(self.dtype, &kv)];
         let mut built = Built::new(op, given, &outs, (2.5 * self.flops(), FLOPS))?;
         for [batch, head, row] in self.samples() {
@@ -187,7 +185,8 @@ impl Heads {
                 (self.dtype, one, part(5, &place)),
             ];
             let at = ((batch * q[1] + head) * q[2] + row) * self.dim;
-            let op = AttentionBackward { scale: self.scale(), causal: false };
+            let op =
+                AttentionBackward { scores: Scores { scale: self.scale(), ..Scores::default() } };
             built.windows.push(window(op.into(), &parts, &specs, (at..at + self.dim).collect())?);
         }
         Ok(built)
@@ -220,9 +219,12 @@ pub(super) fn decode(
     ];
     let scale = 1.0 / (dim as f32).sqrt();
     let op = Attention {
-        scale,
-        causal: true,
-        lens: Lens::Device { max: keys as u32 },
+        scores: Scores {
+            scale,
+            causal: true,
+            lens: Lens::Device { max: keys as u32 },
+            ..Scores::default()
+        },
         key_value: KeyValue::Paged { page: page as u32 },
         ..Attention::default()
     };

@@ -31,7 +31,7 @@ use super::report::Checked;
 use case::{Case, Fill, Operand, Random, Style};
 use leasehold::DType;
 use leasehold::backend::Backend;
-use leasehold::op::{Attention, Matmul};
+use leasehold::op::{Attention, Matmul, Scores};
 use run::{Left, Outcome};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -118,7 +118,13 @@ pub fn repeated() -> Vec<(&'static str, Case)> {
             Operand::new(dtype, &kv, Style::Tight, 0, normal),
             Operand::out(dtype, &q, Style::Tight, 0),
         ];
-        Case::new(Attention { scale: 0.125, causal: true, ..Attention::default() }, operands)
+        Case::new(
+            Attention {
+                scores: Scores { scale: 0.125, causal: true, ..Scores::default() },
+                ..Attention::default()
+            },
+            operands,
+        )
     };
     vec![
         ("product 129x136x1032 bf16", product(DType::BF16, [129, 136, 1032])),

@@ -114,7 +114,8 @@ impl Step<'_> {
         let out = self.heads(&kept.attended, config.heads)?;
         let d_out = self.heads(&d_attended, config.heads)?;
         let [q, k, v] = &kept.heads;
-        let back = AttentionBackward::new(q, k, v, &out, &kept.lse, &d_out).causal();
+        let forward = Attention::new(q, k, v).causal();
+        let back = AttentionBackward::new(&forward, &out, &kept.lse, &d_out);
         let [d_q, d_k, d_v] = back.record(p)?;
 
         // Side by side, as the product made them.

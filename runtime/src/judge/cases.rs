@@ -7,7 +7,8 @@ use crate::layout::{Dims, Layout};
 use crate::op::{
     Activation, ArgMax, Attention, AttentionBackward, CheckedOp, Copy, Gather, Group, KeyValue,
     Lens, Map, MapFn, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Precision, Quantize,
-    QuantizeFormat, Reduce, ReduceFn, Rope, Scale, Scatter, ScatterFn, Softmax, Spec, TopK, check,
+    QuantizeFormat, Reduce, ReduceFn, Rope, Scale, Scatter, ScatterFn, Scores, Softmax, Spec, TopK,
+    check,
 };
 use half::{bf16, f16};
 use std::sync::Arc;
@@ -243,7 +244,10 @@ fn products() -> Result<Vec<Case>> {
 }
 
 fn attention() -> Result<Vec<Case>> {
-    let scaled = Attention { scale: 0.125, causal: true, ..Attention::default() };
+    let scaled = Attention {
+        scores: Scores { scale: 0.125, causal: true, ..Scores::default() },
+        ..Attention::default()
+    };
     let of = |dtype, op: &Attention, [rows, keys, d]: [u64; 3]| {
         let (q, k) = ([1, 2, rows, d], [1, 1, keys, d]);
         let operands: [Operand<'_>; 4] =
@@ -252,7 +256,7 @@ fn attention() -> Result<Vec<Case>> {
     };
     // More keys than a split of its row holds, in pages, counted on the device.
     let paged = Attention {
-        lens: Lens::Device { max: 1100 },
+        scores: Scores { lens: Lens::Device { max: 1100 }, ..Scores::default() },
         key_value: KeyValue::Paged { page: 275 },
         ..scaled.clone()
     };
@@ -278,7 +282,9 @@ fn attention() -> Result<Vec<Case>> {
     for (dtype, rows, keys, d) in [(BF16, 20, 70, 32), (BF16, 9, 17, 28), (F32, 5, 9, 32)] {
         let (q, k) = ([1, 2, rows, d], [1, 1, keys, d]);
         cases.push(case(
-            AttentionBackward { scale: 0.125, causal: true },
+            AttentionBackward {
+                scores: Scores { scale: 0.125, causal: true, ..Scores::default() },
+            },
             &[
                 (dtype, &q, Signed),
                 (dtype, &k, Signed),

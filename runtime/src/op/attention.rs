@@ -20,8 +20,8 @@
 //! ALiBi slopes and sinks are f32, `[heads]`.
 
 use super::OrderClass;
-use super::lens::Lens;
 use super::operand::Role;
+use super::scores::{Mask, Scores};
 
 /// Where keys and values lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -36,38 +36,13 @@ pub enum KeyValue {
     },
 }
 
-/// What is added to the scores.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[repr(u8)]
-pub enum Mask {
-    /// Nothing.
-    #[default]
-    None = 0,
-    /// A tensor of the scores' shape, after scaling; negative infinity hides a key.
-    Additive = 1,
-}
-
 /// Options of attention.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct Attention {
-    /// Factor of the scores; usually `1/sqrt(d)`.
-    pub scale: f32,
-    /// Hide keys after the row's own.
-    pub causal: bool,
-    /// Keys seen to the left and to the right of the row's own position, besides it.
-    pub window: Option<[u32; 2]>,
-    /// The soft cap; 0 is off.
-    pub softcap: f32,
-    /// What is added to the scores.
-    pub mask: Mask,
-    /// Whether the distance to the key, times the head's slope from an `alibi` operand, is subtracted.
-    pub alibi: bool,
+    /// How scores are made, and which keys a row sees.
+    pub scores: Scores,
     /// Whether one more logit per head, from a `sinks` operand, takes part in the softmax with value 0.
     pub sinks: bool,
-    /// Query rows of each batch entry; `Full`: Q has a batch axis. The device operand is `rows`.
-    pub rows: Lens,
-    /// Keys of each batch entry. The device operand is `lens`.
-    pub lens: Lens,
     /// Where keys and values lie.
     pub key_value: KeyValue,
     /// Whether the log-sum-exp (natural log) is a second output.
@@ -76,34 +51,16 @@ pub struct Attention {
     pub order: OrderClass,
 }
 
-impl Default for Attention {
-    fn default() -> Self {
-        Self {
-            scale: 1.0,
-            causal: false,
-            window: None,
-            softcap: 0.0,
-            mask: Mask::None,
-            alibi: false,
-            sinks: false,
-            rows: Lens::Full,
-            lens: Lens::Full,
-            key_value: KeyValue::Dense,
-            log_sum_exp: false,
-            order: OrderClass::Fixed,
-        }
-    }
-}
-
 impl Attention {
     /// `q, k, v, [mask], [alibi], [sinks], [rows], [lens], [pages], out, [lse]`.
     pub fn roles(&self) -> Vec<Role> {
+        let scores = &self.scores;
         let optional = [
-            (self.mask == Mask::Additive, Role::read("mask")),
-            (self.alibi, Role::read("alibi")),
+            (scores.mask == Mask::Additive, Role::read("mask")),
+            (scores.alibi, Role::read("alibi")),
             (self.sinks, Role::read("sinks")),
-            (self.rows.on_device(), Role::read("rows")),
-            (self.lens.on_device(), Role::read("lens")),
+            (scores.rows.on_device(), Role::read("rows")),
+            (scores.lens.on_device(), Role::read("lens")),
             (matches!(self.key_value, KeyValue::Paged { .. }), Role::read("pages")),
             (true, Role::write("out")),
             (self.log_sum_exp, Role::write("lse")),

@@ -1,7 +1,7 @@
 //! Floating-point operations and bytes of an op, from its specs alone. Planners, bills and benchmarks count
 //! with it. Causal attention and lengths in device memory are counted in full: a cost here is an upper bound.
 
-use super::{Attention, CheckedOp, Gate, Group, KeyValue, Lens, Matmul, Op};
+use super::{CheckedOp, Gate, Group, KeyValue, Lens, Matmul, Op, Scores};
 use crate::order::Cost;
 
 impl CheckedOp {
@@ -15,11 +15,14 @@ impl CheckedOp {
         let flops = match self.op() {
             Op::Matmul(op) => self.sums(op).saturating_mul(2 * self.size("a", -1).max(1)),
             Op::Attention(op) => {
-                let functions = if op.softcap > 0.0 { 24 } else { 8 };
-                self.scores(self.most_keys(op), 2, 2, functions)
+                let room = match op.key_value {
+                    KeyValue::Dense => self.size("k", 2),
+                    KeyValue::Paged { page } => self.size("pages", 1).saturating_mul(page.into()),
+                };
+                self.scores(&op.scores, room, [2, 2, 8])
             }
             // Five products: the scores, and the gradients of weights, Q, K and V.
-            Op::AttentionBackward(_) => self.scores(self.size("k", 2), 6, 4, 16),
+            Op::AttentionBackward(op) => self.scores(&op.scores, self.size("k", 2), [6, 4, 16]),
             Op::Norm(_) => self.elements("x").saturating_mul(8),
             Op::NormBackward(_) => self.elements("x").saturating_mul(20),
             Op::Softmax(_) => self.elements("x").saturating_mul(10),
@@ -58,23 +61,17 @@ impl CheckedOp {
         }
     }
 
-    /// The most keys that a row of attention sees.
-    fn most_keys(&self, op: &Attention) -> u128 {
-        let room = match op.key_value {
-            KeyValue::Dense => self.size("k", 2),
-            KeyValue::Paged { page } => self.size("pages", 1).saturating_mul(page.into()),
-        };
-        match &op.lens {
+    /// Operations of every row with the most keys that it sees of `room`: for each an element of both head dims, and what
+    /// a score takes besides.
+    fn scores(&self, scores: &Scores, room: u128, [d, dv, functions]: [u128; 3]) -> u128 {
+        let keys = match &scores.lens {
             Lens::Full => room,
             Lens::Host(list) => room.min(list.iter().max().map_or(0, |&n| n.into())),
             Lens::Device { max } => room.min((*max).into()),
-        }
-    }
-
-    /// Operations of every row with so many keys: `d` and `dv` a head dim of each kind, and what a score takes besides.
-    fn scores(&self, keys: u128, d: u128, dv: u128, functions: u128) -> u128 {
+        };
+        let capped = if scores.softcap > 0.0 { 16 } else { 0 };
         let rows = self.elements("q") / self.size("q", 3).max(1);
-        let each = d * self.size("q", 3) + dv * self.size("v", 3) + functions;
+        let each = d * self.size("q", 3) + dv * self.size("v", 3) + functions + capped;
         rows.saturating_mul(keys).saturating_mul(each)
     }
 }

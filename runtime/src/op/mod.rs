@@ -19,12 +19,13 @@ mod quantize;
 mod reduce;
 mod rope;
 mod scatter;
+mod scores;
 mod softmax;
 mod top_k;
 
 pub use crate::error::Rule;
 pub use arg_max::ArgMax;
-pub use attention::{Attention, KeyValue, Mask};
+pub use attention::{Attention, KeyValue};
 pub use attention_backward::AttentionBackward;
 pub use check::check;
 pub use checked::{Binding, BoundOp, BufferId, CheckedOp};
@@ -40,6 +41,7 @@ pub use quantize::{Quantize, QuantizeFormat};
 pub use reduce::{Reduce, ReduceFn};
 pub use rope::Rope;
 pub use scatter::{Scatter, ScatterFn};
+pub use scores::{Mask, Scores};
 pub use softmax::Softmax;
 pub use top_k::TopK;
 
@@ -114,10 +116,13 @@ ops! {
 
 impl Op {
     /// The counts that the descriptor itself holds, which travel beside its fixed-size options: query rows, then
-    /// keys, of attention; sizes of groups.
+    /// keys, of attention and its gradients; sizes of groups.
     pub fn host_lens(&self) -> [&[u32]; 2] {
         match self {
-            Self::Attention(op) => [op.rows.host(), op.lens.host()],
+            Self::Attention(Attention { scores, .. })
+            | Self::AttentionBackward(AttentionBackward { scores }) => {
+                [scores.rows.host(), scores.lens.host()]
+            }
             Self::Matmul(op) => [op.sizes.host(), &[]],
             _ => [&[], &[]],
         }

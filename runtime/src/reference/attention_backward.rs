@@ -1,7 +1,8 @@
-//! `attention_backward`: whole matrices of weights and of their gradients.
+//! `attention_backward`: whole rows of weights and of their gradients.
 
+use super::attention::{Line, entries};
 use super::{Arithmetic, Inputs};
-use crate::op::AttentionBackward;
+use crate::op::{AttentionBackward, KeyValue};
 
 /// Gradients of Q, K and V.
 pub(super) fn attention_backward(
@@ -11,8 +12,7 @@ pub(super) fn attention_backward(
 ) -> Vec<Vec<f64>> {
     let [q, k, v, out, lse, d_out] =
         ["q", "k", "v", "out", "lse", "d_out"].map(|name| inputs.need(name));
-    let (heads, rows, d) = (q.dim(2), q.dim(1), q.dim(0));
-    let (kv_heads, keys, dv) = (k.dim(2), k.dim(1), v.dim(0));
+    let (heads, d, dv) = (q.dim(2), q.dim(0), v.dim(0));
     let mut d_q = vec![0.0; q.data.len()];
     let mut d_k = vec![0.0; k.data.len()];
     let mut d_v = vec![0.0; v.data.len()];
@@ -21,22 +21,27 @@ pub(super) fn attention_backward(
     let add = |to: &mut [f64], factor: f64, from: &[f64]| {
         to.iter_mut().zip(from).for_each(|(y, x)| *y = a.sum(*y + a.sum(factor * x)));
     };
-    let line = |n: usize, at: usize| at * n..(at + 1) * n;
-    for index in 0..q.dim(3) * heads * rows {
-        let (entry, row) = (index / rows, index % rows);
-        let (batch, head) = (entry / heads, entry % heads);
-        let first = (batch * kv_heads + head / (heads / kv_heads)) * keys;
-        let seen = if op.causal { (row + 1 + keys).saturating_sub(rows).min(keys) } else { keys };
-        let (query, gradient) = (&q.data[line(d, index)], &d_out.data[line(dv, index)]);
-        let mean = a.value(dot(gradient, &out.data[line(dv, index)]));
-        for key in first..first + seen {
-            let score = a.value(f64::from(op.scale) * a.value(dot(query, &k.data[line(d, key)])));
-            let weight = a.value(a.sum(score - lse.data[index]).exp());
-            add(&mut d_v[line(dv, key)], weight, gradient);
-            let d_weight = a.value(dot(gradient, &v.data[line(dv, key)]));
-            let d_score = a.value(f64::from(op.scale) * a.value(weight * a.value(d_weight - mean)));
-            add(&mut d_q[line(d, index)], d_score, &k.data[line(d, key)]);
-            add(&mut d_k[line(d, key)], d_score, query);
+    let columns = |n: usize, at: usize| at * n..(at + 1) * n;
+    for entry in entries(&op.scores, KeyValue::Dense, inputs) {
+        for (head, row) in (0..heads).flat_map(|h| (0..entry.rows).map(move |r| (h, r))) {
+            let key_value = KeyValue::Dense;
+            let line = Line { scores: &op.scores, key_value, entry: &entry, head, row };
+            let index = line.index(inputs);
+            let (query, gradient) = (&q.data[columns(d, index)], &d_out.data[columns(dv, index)]);
+            let mean = a.value(dot(gradient, &out.data[columns(dv, index)]));
+            // Nothing was seen: there are no weights, not equal ones.
+            let seen = line.seen().filter(|_| lse.data[index] > f64::NEG_INFINITY);
+            for key in seen {
+                let Some(at) = line.key(inputs, key) else { continue };
+                let [score, growth] = line.score(a, inputs, key);
+                let weight = a.value(a.sum(score - lse.data[index]).exp());
+                add(&mut d_v[columns(dv, at)], weight, gradient);
+                let d_weight = a.value(dot(gradient, &v.data[columns(dv, at)]));
+                let d_score = a.value(a.value(weight * a.value(d_weight - mean)) * growth);
+                let d_score = a.value(f64::from(op.scores.scale) * d_score);
+                add(&mut d_q[columns(d, index)], d_score, &k.data[columns(d, at)]);
+                add(&mut d_k[columns(d, at)], d_score, query);
+            }
         }
     }
     [d_q, d_k, d_v].map(|sums| sums.into_iter().map(|x| a.value(x)).collect()).into()

@@ -7,7 +7,7 @@ use crate::layout::{Dims, Layout, MAX_RANK};
 use crate::op::{
     Activation, ArgMax, Attention, AttentionBackward, Copy, Gate, Gather, Group, KeyValue, Lens,
     Map, MapFn, Mask, Matmul, Norm, NormBackward, NormKind, Op, OrderClass, Precision, Quantize,
-    QuantizeFormat, Reduce, ReduceFn, Rope, Scale, Scatter, ScatterFn, Softmax, Spec, TopK,
+    QuantizeFormat, Reduce, ReduceFn, Rope, Scale, Scatter, ScatterFn, Scores, Softmax, Spec, TopK,
 };
 
 /// The last op's number.
@@ -72,9 +72,7 @@ impl Wire {
         match op {
             Op::Matmul(m) => matmul_words(m, &mut w),
             Op::Attention(a) => attention_words(a, &mut w),
-            Op::AttentionBackward(a) => {
-                w[..2].copy_from_slice(&[a.scale.to_bits(), a.causal.into()])
-            }
+            Op::AttentionBackward(a) => scores_words(&a.scores, &mut w),
             Op::Norm(n) => w[..4].copy_from_slice(&[
                 n.kind as u32,
                 n.epsilon.to_bits(),
@@ -112,7 +110,7 @@ impl Wire {
         let (op, used): (Op, usize) = match self.code {
             1 => (matmul(w, lens)?.into(), 16),
             2 => (attention(w, lens)?.into(), 15),
-            3 => (AttentionBackward { scale: float(0), causal: flag("causal", w[1])? }.into(), 2),
+            3 => (attention_backward(w, lens)?.into(), 12),
             4 => {
                 let kind = pick("norm kind", &NORMS, w[0])?;
                 let (weight, bias) = (flag("weight", w[2])?, flag("bias", w[3])?);
@@ -236,56 +234,67 @@ fn matmul(w: &[u32; WORDS], list: Vec<u32>) -> Result<Matmul> {
     })
 }
 
-fn attention_words(a: &Attention, w: &mut [u32; WORDS]) {
-    let (paged, page) = match a.key_value {
-        KeyValue::Dense => (0, 0),
-        KeyValue::Paged { page } => (1, page),
-    };
-    let [left, right] = a.window.unwrap_or_default();
-    let [[rows, most_rows], [lens, most_keys]] = [&a.rows, &a.lens].map(lens_words);
-    let extras = u32::from(a.alibi) | u32::from(a.sinks) << 1 | u32::from(a.log_sum_exp) << 2;
-    *w = [
-        a.scale.to_bits(),
-        a.causal.into(),
-        a.window.is_some().into(),
+/// The words of scores are the first twelve, and the first bit of `EXTRAS`.
+fn scores_words(s: &Scores, w: &mut [u32; WORDS]) {
+    let [left, right] = s.window.unwrap_or_default();
+    let [[rows, most_rows], [lens, most_keys]] = [&s.rows, &s.lens].map(lens_words);
+    w[..12].copy_from_slice(&[
+        s.scale.to_bits(),
+        s.causal.into(),
+        s.window.is_some().into(),
         left,
         right,
-        a.softcap.to_bits(),
-        a.mask as u32,
-        extras,
+        s.softcap.to_bits(),
+        s.mask as u32,
+        s.alibi.into(),
         rows,
         most_rows,
         lens,
         most_keys,
-        paged,
-        page,
-        a.order as u32,
-        0,
-    ];
+    ]);
 }
 
+/// Word of the flags of attention: slopes, sinks, log-sum-exp.
+const EXTRAS: usize = 7;
+
 /// `list` holds the host's rows, then its lengths; where both are there, as many of each.
-fn attention(w: &[u32; WORDS], list: Vec<u32>) -> Result<Attention> {
+fn scores(w: &[u32; WORDS], list: Vec<u32>) -> Result<Scores> {
     let rows = match (w[8], w[10]) {
         (1, 1) => list.len() / 2,
         (1, _) => list.len(),
         _ => 0,
     };
     let (rows, keys) = list.split_at(rows);
-    if w[7] > 7 {
-        return Err(unknown("attention extras", w[7], 7));
-    }
-    Ok(Attention {
+    Ok(Scores {
         scale: f32::from_bits(w[0]),
         causal: flag("causal", w[1])?,
         window: flag("window", w[2])?.then_some([w[3], w[4]]),
         softcap: f32::from_bits(w[5]),
         mask: pick("mask", &MASKS, w[6])?,
-        alibi: w[7] & 1 != 0,
-        sinks: w[7] & 2 != 0,
-        log_sum_exp: w[7] & 4 != 0,
+        alibi: w[EXTRAS] & 1 != 0,
         rows: lens("rows", [w[8], w[9]], rows)?,
         lens: lens("lens", [w[10], w[11]], keys)?,
+    })
+}
+
+fn attention_words(a: &Attention, w: &mut [u32; WORDS]) {
+    scores_words(&a.scores, w);
+    w[EXTRAS] |= u32::from(a.sinks) << 1 | u32::from(a.log_sum_exp) << 2;
+    let (paged, page) = match a.key_value {
+        KeyValue::Dense => (0, 0),
+        KeyValue::Paged { page } => (1, page),
+    };
+    w[12..15].copy_from_slice(&[paged, page, a.order as u32]);
+}
+
+fn attention(w: &[u32; WORDS], list: Vec<u32>) -> Result<Attention> {
+    if w[EXTRAS] > 7 {
+        return Err(unknown("attention extras", w[EXTRAS], 7));
+    }
+    Ok(Attention {
+        scores: scores(w, list)?,
+        sinks: w[EXTRAS] & 2 != 0,
+        log_sum_exp: w[EXTRAS] & 4 != 0,
         key_value: match [w[12], w[13]] {
             [0, 0] => KeyValue::Dense,
             [1, page] => KeyValue::Paged { page },
@@ -293,6 +302,11 @@ fn attention(w: &[u32; WORDS], list: Vec<u32>) -> Result<Attention> {
         },
         order: pick("order class", &ORDERS, w[14])?,
     })
+}
+
+fn attention_backward(w: &[u32; WORDS], list: Vec<u32>) -> Result<AttentionBackward> {
+    flag("alibi", w[EXTRAS])?;
+    Ok(AttentionBackward { scores: scores(w, list)? })
 }
 
 /// A spec as bytes: dtype, rank, offset class, five zero bytes, shape, strides.

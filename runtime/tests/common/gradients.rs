@@ -4,8 +4,8 @@ use super::case::{Case, Fill, Operand, Style};
 use super::cover::{all_pairs, pairwise};
 use super::cover_flops;
 use super::tables::{FLOATS, IN_STYLES, NORMAL, OFFSETS, ROW_STYLES, ROWS};
-use leasehold::DType::{self, BF16, F16, F32};
-use leasehold::op::{AttentionBackward, NormBackward, NormKind};
+use leasehold::DType::{self, BF16, F16, F32, I32};
+use leasehold::op::{AttentionBackward, Lens, Mask, NormBackward, NormKind, Scores};
 
 pub fn norm_backward() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -81,7 +81,12 @@ impl Heads {
         let gradients = [write(&q), write(&k), write(&v)];
         let operands = inputs.into_iter().chain(more).chain(gradients).collect();
         let scale = 0.3 / (d.max(1) as f32).sqrt();
-        Case::new(AttentionBackward { scale, causal: self.causal }, operands)
+        Case::new(
+            AttentionBackward {
+                scores: Scores { scale, causal: self.causal, ..Scores::default() },
+            },
+            operands,
+        )
     }
 }
 
@@ -145,4 +150,81 @@ pub fn attention_backward_in_tiles() -> Vec<Case> {
         of(F16, 33, 40, [128, 72]),
         of(BF16, 33, 40, [64, 36]),
     ]
+}
+
+/// Gradients of three entries of different lengths, with the options of the forward op. `device`: their counts are operands.
+fn with_options(row: &[usize], rows: &[u32; 3], keys: &[u32; 3]) -> Case {
+    let &[packed, window, softcap, alibi, mask, causal, device, lens, heads, dims, dtypes, style] =
+        row
+    else {
+        panic!("a row of factors")
+    };
+    let (packed, device) = (packed == 1, device == 1);
+    // Packed keys without counts of their own are counted by rows, and have no mask.
+    let (keys, mask) =
+        if packed && lens == 0 { (rows, 0) } else { (keys, if packed { 0 } else { mask }) };
+    let [heads, kv] = [[1, 1], [6, 2], [8, 1]][heads];
+    let [d, dv] = [[64, 64], [40, 72], [33, 7], [128, 128], [192, 128]][dims];
+    let [dtype, found] = [[F32, F32], [BF16, BF16], [F16, F16], [BF16, F32]][dtypes];
+    let style = [Style::Tight, Style::Odd, Style::Heads][style];
+    let (most_rows, most_keys) = (*rows.iter().max().unwrap(), *keys.iter().max().unwrap());
+    let sum = |list: &[u32; 3]| u64::from(list.iter().sum::<u32>());
+    // More rows and keys than are owned.
+    let (batch, q_rows, k_rows) = if packed {
+        (1, sum(rows) + 3, sum(keys) + 2)
+    } else {
+        (3, most_rows.into(), most_keys.into())
+    };
+    let make = |shape: &[u64]| Operand::new(dtype, shape, style, 8, NORMAL);
+    let (q, k, v) = ([batch, heads, q_rows, d], [batch, kv, k_rows, d], [batch, kv, k_rows, dv]);
+    let out = [batch, heads, q_rows, dv];
+    // As in the cases without options, any numbers; scores are small beside them.
+    let lse = Operand::new(F32, &q[..3], Style::Gapped, 1, Fill::List([4, 5, 4]));
+    let mut operands = vec![make(&q), make(&k), make(&v), make(&out), lse, make(&out)];
+    let scores = [3, heads, q_rows, k_rows];
+    let masks = [Style::Tight, Style::Repeat];
+    operands.extend((mask > 0).then(|| {
+        Operand::new([F32, dtype][alibi], &scores, masks[mask - 1], 1, Fill::Mask(mask as u64))
+    }));
+    let slopes = Operand::new(F32, &[heads], Style::Gapped, 1, Fill::Positive);
+    operands.extend((alibi == 1).then_some(slopes));
+    let counts = |list: &[u32; 3]| Operand::new(I32, &[3], Style::Tight, 0, Fill::List(*list));
+    operands.extend((packed && device).then(|| counts(rows)));
+    operands.extend((lens == 1 && device).then(|| counts(keys)));
+    operands.extend([&q, &k, &v].map(|shape| Operand::out(found, shape, style, 8)));
+    let count = |is: bool, list: &[u32; 3], most| match (is, device) {
+        (false, _) => Lens::Full,
+        (true, true) => Lens::Device { max: most },
+        (true, false) => Lens::Host(list.to_vec()),
+    };
+    let scores = Scores {
+        scale: 0.3 / (d as f32).sqrt(),
+        causal: causal == 1,
+        window: [None, Some([3, 0]), Some([0, 5]), Some([100, 20])][window],
+        softcap: [0.0, 0.7, 30.0][softcap],
+        mask: if mask > 0 { Mask::Additive } else { Mask::None },
+        alibi: alibi == 1,
+        rows: count(packed, rows, most_rows),
+        lens: count(lens == 1, keys, most_keys),
+    };
+    Case::new(AttentionBackward { scores }, operands)
+}
+
+/// Every pair of options with every other, over counts of rows and keys: a row each, more rows than keys, nothing at all,
+/// more than a tile.
+#[allow(dead_code, reason = "backends take them next")]
+pub fn attention_backward_with_options() -> Vec<Case> {
+    const COUNTS: [[[u32; 3]; 2]; 4] = [
+        [[1, 1, 1], [1, 200, 77]],
+        [[5, 0, 129], [0, 9, 129]],
+        [[90, 3, 2], [40, 3, 1]],
+        [[70, 64, 1], [70, 130, 300]],
+    ];
+    all_pairs(&[2, 4, 3, 2, 3, 2, 2, 2, 3, 5, 4, 3, COUNTS.len()])
+        .iter()
+        .map(|row| {
+            let [rows, keys] = &COUNTS[row[12]];
+            with_options(&row[..12], rows, keys)
+        })
+        .collect()
 }

@@ -4,8 +4,8 @@ use super::case::{Case, Fill, Operand, Random, Style};
 use super::{products, quantised};
 use leasehold::op::{
     Activation, Attention, AttentionBackward, CheckedOp, Copy, Gather, Lens, Map, MapFn, Mask,
-    Matmul, Norm, NormBackward, NormKind, Op, Quantize, QuantizeFormat, Reduce, ReduceFn, Softmax,
-    Spec, check,
+    Matmul, Norm, NormBackward, NormKind, Op, Quantize, QuantizeFormat, Reduce, ReduceFn, Scores,
+    Softmax, Spec, check,
 };
 use leasehold::order::Plan;
 use leasehold::{DType, Dims, Kind, Layout};
@@ -104,10 +104,13 @@ impl Choices {
                 operands.push(self.out(&[batch, heads, c, dv]));
                 let lens = (0..batch).map(|i| (e * (i + 1) / 3) as u32).collect();
                 let op = Attention {
-                    scale: 0.4,
-                    causal: self.flag(6),
-                    mask: if mask { Mask::Additive } else { Mask::None },
-                    lens: if self.flag(7) { Lens::Host(lens) } else { Lens::Full },
+                    scores: Scores {
+                        scale: 0.4,
+                        causal: self.flag(6),
+                        mask: if mask { Mask::Additive } else { Mask::None },
+                        lens: if self.flag(7) { Lens::Host(lens) } else { Lens::Full },
+                        ..Scores::default()
+                    },
                     ..Attention::default()
                 };
                 (op.into(), operands)
@@ -204,7 +207,9 @@ impl Choices {
         let lse = Operand { dtype: DType::F32, ..lse };
         let gradients = [&q, &k, &v].map(|o| self.out(o.layout.shape()));
         let operands = vec![q, k, v, out.clone(), lse, out];
-        let op = AttentionBackward { scale: 0.4, causal: self.flag(6) };
+        let op = AttentionBackward {
+            scores: Scores { scale: 0.4, causal: self.flag(6), ..Scores::default() },
+        };
         (op.into(), operands.into_iter().chain(gradients).collect())
     }
 }
@@ -295,8 +300,8 @@ pub fn apply(case: &mut Case, change: &Change) {
         Change::Drop => drop(case.operands.pop()),
         Change::Number(x) => match &mut case.op {
             Op::Matmul(op) => op.alpha = x,
-            Op::Attention(op) => op.scale = x,
-            Op::AttentionBackward(op) => op.scale = x,
+            Op::Attention(op) => op.scores.scale = x,
+            Op::AttentionBackward(op) => op.scores.scale = x,
             Op::Norm(op) => op.epsilon = x,
             Op::NormBackward(op) => op.epsilon = x,
             Op::Softmax(op) => op.scale = x,

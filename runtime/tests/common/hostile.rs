@@ -5,7 +5,7 @@ use super::case::{Case, Fill, Operand, POISON, Random, Style};
 use super::judge::{judge, unit_of};
 use super::run::{contents, execute, execute_between, neighbours};
 use leasehold::backend::{Backend, Place, Progress};
-use leasehold::op::{Attention, Binding, BufferId, KeyValue, Lens, Role};
+use leasehold::op::{Attention, Binding, BufferId, KeyValue, Lens, Role, Scores};
 use leasehold::order::Plan;
 use leasehold::{DType, reference};
 use std::sync::Arc;
@@ -111,8 +111,7 @@ pub fn changed<B: Backend>(backend: &mut B, kernel: &str, keys: u32) -> bool {
         make(DType::F16, &[batch, heads, rows, d], Fill::Poison),
     ];
     let op = Attention {
-        scale: 0.125,
-        lens: Lens::Device { max: keys },
+        scores: Scores { scale: 0.125, lens: Lens::Device { max: keys }, ..Scores::default() },
         key_value: KeyValue::Paged { page: page as u32 },
         ..Attention::default()
     };

@@ -9,7 +9,7 @@ pub use super::quantised::quantize;
 use leasehold::DType::{self, BF16, F8E4M3, F16, F32, I8, I32, U32};
 use leasehold::op::{
     Activation, ArgMax, Attention, Copy, Gate, Gather, KeyValue, Lens, Map, MapFn, Mask, Matmul,
-    Norm, NormKind, Reduce, ReduceFn, Rope, Scatter, ScatterFn, Softmax, TopK,
+    Norm, NormKind, Reduce, ReduceFn, Rope, Scatter, ScatterFn, Scores, Softmax, TopK,
 };
 
 pub const FLOATS: [DType; 3] = [F32, F16, BF16];
@@ -185,10 +185,13 @@ impl Heads {
         // Lengths from nothing to everything.
         let lens = (0..batch).map(|i| (keys * (i * 3 % 4) / 3) as u32).collect();
         let op = Attention {
-            scale: 1.0 / (d as f32).sqrt(),
-            causal: self.causal,
-            mask: if self.mask.is_some() { Mask::Additive } else { Mask::None },
-            lens: if self.lens { Lens::Host(lens) } else { Lens::Full },
+            scores: Scores {
+                scale: 1.0 / (d as f32).sqrt(),
+                causal: self.causal,
+                mask: if self.mask.is_some() { Mask::Additive } else { Mask::None },
+                lens: if self.lens { Lens::Host(lens) } else { Lens::Full },
+                ..Scores::default()
+            },
             log_sum_exp: true,
             ..Attention::default()
         };
@@ -335,14 +338,17 @@ fn entries(row: &[usize], rows: &[u32], keys: &[u32]) -> Case {
     operands.push(Operand::out(dtype, &[q_batch, heads, q_rows, dv], style, 1));
     operands.push(Operand::out(F32, &[q_batch, heads, q_rows], Style::Tight, 1));
     let op = Attention {
-        scale: 1.0 / (d as f32).sqrt(),
-        causal: causal == 1,
-        window: [None, Some([3, 0]), Some([0, 5]), Some([100, 20])][window],
-        softcap: [0.0, 1.5, 30.0][softcap],
-        alibi: alibi == 1,
+        scores: Scores {
+            scale: 1.0 / (d as f32).sqrt(),
+            causal: causal == 1,
+            window: [None, Some([3, 0]), Some([0, 5]), Some([100, 20])][window],
+            softcap: [0.0, 1.5, 30.0][softcap],
+            alibi: alibi == 1,
+            rows: if packed { lens(rows, most_rows) } else { Lens::Full },
+            lens: lens(keys, most_keys),
+            ..Scores::default()
+        },
         sinks: sinks == 1,
-        rows: if packed { lens(rows, most_rows) } else { Lens::Full },
-        lens: lens(keys, most_keys),
         key_value: page.map_or(KeyValue::Dense, |page| KeyValue::Paged { page: page as u32 }),
         log_sum_exp: true,
         ..Attention::default()

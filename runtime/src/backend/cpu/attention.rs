@@ -121,13 +121,13 @@ impl<'a> Tiles<'a> {
     }
 
     fn entries(&self, [rows, lens]: [Option<&View>; 2]) -> Vec<Entry> {
-        let packed = self.op.rows != Lens::Full;
+        let packed = self.op.scores.rows != Lens::Full;
         let packed_keys = packed && self.op.key_value == KeyValue::Dense;
         let total = self.q.shape[2];
-        let rows = self.counts(&self.op.rows, rows, total, self.q.shape[0]);
-        let keys = match self.op.lens {
+        let rows = self.counts(&self.op.scores.rows, rows, total, self.q.shape[0]);
+        let keys = match self.op.scores.lens {
             Lens::Full if packed => rows.clone(),
-            _ => self.counts(&self.op.lens, lens, self.k.shape[2], rows.len() as u64),
+            _ => self.counts(&self.op.scores.lens, lens, self.k.shape[2], rows.len() as u64),
         };
         let (mut first_row, mut first_key) = (0, 0);
         let mut entries = Vec::with_capacity(rows.len() + 1);
@@ -160,9 +160,9 @@ impl<'a> Tiles<'a> {
         let (heads, tile_rows) = (self.q.shape[1], self.tile[0] as u64);
         let (place, block) = (index / self.heads.blocks, index % self.heads.blocks);
         // What sees most keys comes first, so that threads end together.
-        let mut block = if self.op.causal { self.heads.blocks - 1 - block } else { block };
+        let mut block = if self.op.scores.causal { self.heads.blocks - 1 - block } else { block };
         let (batch, head) = (place / heads, place % heads);
-        let entries = match self.op.rows {
+        let entries = match self.op.scores.rows {
             Lens::Full => self.entries.get(batch as usize..=batch as usize)?,
             _ => &self.entries,
         };
@@ -259,10 +259,10 @@ impl<'a> Tiles<'a> {
         let keys = tile.entry.keys as i64;
         let here = self.position(tile, row);
         let (mut start, mut end) = (0, keys);
-        if self.op.causal {
+        if self.op.scores.causal {
             end = end.min(here + 1);
         }
-        if let Some([left, right]) = self.op.window {
+        if let Some([left, right]) = self.op.scores.window {
             start = here - i64::from(left);
             end = end.min(here + i64::from(right) + 1);
         }
@@ -278,7 +278,7 @@ impl<'a> Tiles<'a> {
 
     /// Where the row of a key begins in dense keys or values.
     fn dense(&self, view: &View, tile: Tile, key: u64) -> u64 {
-        let batch = if self.op.rows == Lens::Full { tile.entry.batch } else { 0 };
+        let batch = if self.op.scores.rows == Lens::Full { tile.entry.batch } else { 0 };
         let row = tile.entry.first_key + key;
         batch * view.strides[0] + tile.kv_head * view.strides[1] + row * view.strides[2]
     }
@@ -364,7 +364,14 @@ impl<'a> Tiles<'a> {
         let keys_panel = self.panel(self.k, tile, [key, keys], kv).t();
         // Scaled after the sum: products of 16-bit values are exact, those of a scaled query would not be.
         let target = &mut Target::dense(scores, keys as usize, width);
-        multiply(self.isa, Panel::dense(q, rows, d), keys_panel, target, false, self.op.scale);
+        multiply(
+            self.isa,
+            Panel::dense(q, rows, d),
+            keys_panel,
+            target,
+            false,
+            self.op.scores.scale,
+        );
         self.functions(tile, key, keys, scores);
         self.isa.run(Online { rows, width, scores, running, ld });
         let weights = Panel::dense(scores, rows, width).narrow(keys as usize);
@@ -387,8 +394,8 @@ impl<'a> Tiles<'a> {
                 }
                 let first_key = key + first as u64;
                 let visible = &mut row[first..last];
-                if self.op.softcap > 0.0 {
-                    self.isa.run(Cap(self.op.softcap, &mut *visible));
+                if self.op.scores.softcap > 0.0 {
+                    self.isa.run(Cap(self.op.scores.softcap, &mut *visible));
                 }
                 if let Some(slope) = slope {
                     let ahead = self.position(tile, r) - first_key as i64;

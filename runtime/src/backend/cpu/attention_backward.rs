@@ -193,7 +193,7 @@ impl<'a> Backward<'a> {
 
     /// Keys of a meeting that its row `row` sees: the first ones.
     fn seen(&self, meeting: &Meeting, row: u64) -> u64 {
-        if !self.op.causal {
+        if !self.op.scores.causal {
             return meeting.keys;
         }
         // Aligned at the bottom right.
@@ -251,7 +251,7 @@ impl<'a> Backward<'a> {
             k.t(),
             &mut Target::dense(work.weights, keys, width),
             false,
-            self.op.scale,
+            self.op.scores.scale,
         );
         multiply(
             self.isa,
@@ -268,7 +268,7 @@ impl<'a> Backward<'a> {
             p[seen..keys].fill(0.0);
             ds[seen..keys].fill(0.0);
             let (p, ds) = (&mut p[..seen], &mut ds[..seen]);
-            self.isa.run(Weigh { lse, mean, scale: self.op.scale, p, ds });
+            self.isa.run(Weigh { lse, mean, scale: self.op.scores.scale, p, ds });
         }
     }
 

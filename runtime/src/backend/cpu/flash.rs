@@ -179,14 +179,14 @@ impl Flash<'_> {
         mask_row: &mut Vec<f32>,
     ) -> f32 {
         let (of, tile, width) = (self.of, self.tile, self.width);
-        let (op, scale) = (of.op, of.op.scale.abs());
-        let more = op.softcap > 0.0 || of.alibi.is_some() || of.mask.is_some();
+        let (op, scale) = (of.op, of.op.scores.scale.abs());
+        let more = op.scores.softcap > 0.0 || of.alibi.is_some() || of.mask.is_some();
         let mut factor = scale * LOG2_E;
         if more || !factor.is_normal() {
             factor = LOG2_E;
             let slope = of.alibi.map_or(0.0, |slopes| of.of_head(slopes, tile));
             let ahead = of.position(tile, first) - key as i64;
-            let cap = op.softcap;
+            let cap = op.scores.softcap;
             of.isa.run(Functions { scores: &mut *scores, width, scale, cap, slope, ahead });
         }
         if let Some(mask) = of.mask {

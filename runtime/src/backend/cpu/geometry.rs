@@ -277,7 +277,7 @@ pub(super) fn attention_tile(
 ) -> ([u32; 2], Mix) {
     let bf16 = |name: &&str| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
     let dim = |name, i: usize| checked.spec(name).map_or(0, |s| s.layout.shape()[i]);
-    let entries = match &op.rows {
+    let entries = match &op.scores.rows {
         Lens::Full => 1,
         Lens::Host(list) => list.len() as u64,
         Lens::Device { .. } => dim("rows", 0),
@@ -324,9 +324,9 @@ impl Heads {
             Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
             Lens::Device { max } => (*max).into(),
         };
-        let packed_alone = op.lens == Lens::Full && op.key_value == KeyValue::Dense;
-        let keys = room.min(most(if packed_alone { &op.rows } else { &op.lens }));
-        let blocks = match &op.rows {
+        let packed_alone = op.scores.lens == Lens::Full && op.key_value == KeyValue::Dense;
+        let keys = room.min(most(if packed_alone { &op.scores.rows } else { &op.scores.lens }));
+        let blocks = match &op.scores.rows {
             Lens::Full => rows.div_ceil(tile),
             Lens::Host(list) => {
                 let owned: u64 = list.iter().map(|&n| u64::from(n)).sum();
@@ -337,13 +337,13 @@ impl Heads {
             Lens::Device { .. } => rows.div_ceil(tile) + dim("rows", 0) + 1,
         };
         // Functions of a score take as long as a few dims more.
-        let extra = u64::from(op.softcap > 0.0) * 24 + u64::from(op.alibi) * 4;
+        let extra = u64::from(op.scores.softcap > 0.0) * 24 + u64::from(op.scores.alibi) * 4;
         let scores = tile * chunk;
         let chunk_ns = match mix {
             Mix::Panels => 2 * scores * (d + dv + 8 + extra) * 1000 / class.attention,
             Mix::Lanes { pairs } => {
                 let rate = class.dot.filter(|_| pairs).map_or(class.product, |(_, rate)| rate);
-                let masked = u64::from(op.mask != Mask::None) * 8;
+                let masked = u64::from(op.scores.mask != Mask::None) * 8;
                 let functions = 2 * scores * (extra + masked) * 1000 / class.attention;
                 2 * scores * (d + dv) * 1000 / rate + scores * 1000 / WEIGHTS + functions
             }

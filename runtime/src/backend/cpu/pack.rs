@@ -20,7 +20,7 @@ impl Flash<'_> {
         let row = lines / self.width;
         buffers.rows.resize(TILE * row, 0.0);
         let sign = if self.pairs { 0x8000_8000 } else { 0x8000_0000 };
-        let sign = if of.op.scale < 0.0 { sign } else { 0 };
+        let sign = if of.op.scores.scale < 0.0 { sign } else { 0 };
         for first in (0..rows.next_multiple_of(self.block)).step_by(TILE) {
             let starts = std::array::from_fn(|r| {
                 let row = (first + r) as u64;

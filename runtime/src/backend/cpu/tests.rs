@@ -6,7 +6,7 @@ use super::{Cpu, SOURCES, ingredients, plan};
 use crate::backend::common;
 use crate::backend::cpu::isa::Isa;
 use crate::backend::{Backend, BlockId, IndexFault, Place, Progress};
-use crate::op::{Binding, BufferId, Gather, Scatter, ScatterFn, Spec, check};
+use crate::op::{Binding, BufferId, Gather, Scatter, ScatterFn, Scores, Spec, check};
 use crate::order::UNIT_CAP_SLOW_NS;
 use crate::{DType, Dims, Kind, Layout};
 use proptest::prelude::*;
@@ -123,7 +123,7 @@ fn every_class_plans_units_within_the_cap() {
     let inputs =
         [full(&whole), full(&whole), full(&whole), full(&whole), stat(&whole), full(&whole)];
     let gradients = inputs.into_iter().chain([0; 3].map(|_| out(&whole)));
-    let backward = crate::op::AttentionBackward { scale: 1.0, causal: false };
+    let backward = crate::op::AttentionBackward::default();
     cases.push(Case::new(backward, gradients.collect()));
     cases.extend(dearest_products(square));
     for columns in [1, 63, 64, 4095, (1 << 14) - 1, 1 << 14, (1 << 14) + 1, 1 << 31] {
@@ -346,9 +346,7 @@ fn batch_invariant_attention_ignores_its_neighbours() {
                 let key_value =
                     if paged { KeyValue::Paged { page: PAGE as u32 } } else { KeyValue::Dense };
                 let op = Attention {
-                    scale: 0.3,
-                    causal,
-                    lens,
+                    scores: Scores { scale: 0.3, causal, lens, ..Scores::default() },
                     key_value,
                     order,
                     ..Attention::default()

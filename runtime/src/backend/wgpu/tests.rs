@@ -7,8 +7,8 @@ use super::plan::{EMULATED, GPU, GPU_COOP8, GPU_COOP16, SOFTWARE, TILED};
 use super::*;
 use crate::backend::common;
 use crate::op::{
-    Attention, AttentionBackward, Binding, BufferId, Matmul, OrderClass, Scale, Softmax, TopK,
-    check,
+    Attention, AttentionBackward, Binding, BufferId, Matmul, OrderClass, Scale, Scores, Softmax,
+    TopK, check,
 };
 use crate::{DType, Dims, Layout};
 use common::case::Case;
@@ -26,7 +26,12 @@ fn matmul(m: u64, n: u64, k: u64) -> CheckedOp {
 
 fn attention(rows: u64, keys: u64, d: u64) -> CheckedOp {
     let specs = [rows, keys, keys, rows].map(|rows| spec(DType::F16, &[1, 2, rows, d]));
-    check(Attention { causal: true, ..Attention::default() }.into(), &specs).unwrap()
+    check(
+        Attention { scores: Scores { causal: true, ..Scores::default() }, ..Attention::default() }
+            .into(),
+        &specs,
+    )
+    .unwrap()
 }
 
 /// A product of fp8 that finds the scales of its output.
@@ -40,7 +45,7 @@ fn quantised_product(m: u64, n: u64, k: u64) -> CheckedOp {
 fn gradients(rows: u64, keys: u64, d: u64) -> CheckedOp {
     let [q, k] = [rows, keys].map(|n| spec(DType::BF16, &[1, 2, n, d]));
     let lse = spec(DType::F32, &[1, 2, rows]);
-    let op = AttentionBackward { scale: 0.1, causal: true };
+    let op = AttentionBackward { scores: Scores { scale: 0.1, causal: true, ..Scores::default() } };
     check(op.into(), &[q, k, k, q, lse, q, q, k, k]).unwrap()
 }
 

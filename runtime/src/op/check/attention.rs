@@ -7,7 +7,7 @@ use super::{
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::op::lens::Lens;
-use crate::op::{Attention, AttentionBackward, KeyValue, Rule, Spec};
+use crate::op::{Attention, AttentionBackward, KeyValue, Rule, Scores, Spec};
 
 /// Largest head dim of attention.
 const MAX_HEAD_DIM: u64 = 256;
@@ -26,14 +26,10 @@ struct Sizes {
 }
 
 pub(super) fn attention(op: &Attention, operands: &Operands<'_>) -> Result<()> {
-    finite("scale", op.scale)?;
-    finite("softcap", op.softcap)?;
-    if op.softcap < 0.0 {
-        return reject(Rule::Finite, Some("softcap"), op.softcap, "at least 0");
-    }
-    let sizes = sizes(op, operands)?;
-    let Sizes { batch, heads, rows, keys, dv, .. } = sizes;
-    let entries = if op.rows == Lens::Full { batch } else { 1 };
+    let sizes = sizes(&op.scores, op.key_value, operands)?;
+    scores(&op.scores, &sizes, operands)?;
+    let Sizes { heads, rows, dv, .. } = sizes;
+    let entries = sizes.entries(&op.scores);
     let out = operands.need("out")?;
     float("out", out)?;
     shape(Rule::OutDims, "out", out, &[entries, heads, rows, dv])?;
@@ -41,39 +37,85 @@ pub(super) fn attention(op: &Attention, operands: &Operands<'_>) -> Result<()> {
         is_dtype(Rule::StatDType, name, lse, DType::F32)?;
         shape(Rule::OutDims, name, lse, &[entries, heads, rows])?;
     }
+    if let Some((name, sinks)) = operands.get("sinks") {
+        is_dtype(Rule::StatDType, name, sinks, DType::F32)?;
+        shape(Rule::SameShape, name, sinks, &[heads])?;
+    }
+    Ok(())
+}
+
+pub(super) fn backward(op: &AttentionBackward, operands: &Operands<'_>) -> Result<()> {
+    let Scores { scale, causal, .. } = op.scores;
+    if op.scores != (Scores { scale, causal, ..Scores::default() }) {
+        let asked = format!("{:?}", op.scores);
+        return reject(Rule::Limit, None, asked, "a scale, causal");
+    }
+    let sizes = sizes(&op.scores, KeyValue::Dense, operands)?;
+    scores(&op.scores, &sizes, operands)?;
+    let Sizes { heads, rows, dv, .. } = sizes;
+    let entries = sizes.entries(&op.scores);
+    for name in ["out", "d_out"] {
+        let spec = operands.need(name)?;
+        float(name, spec)?;
+        shape(Rule::SameShape, name, spec, &[entries, heads, rows, dv])?;
+    }
+    let lse = operands.need("lse")?;
+    is_dtype(Rule::StatDType, "lse", lse, DType::F32)?;
+    shape(Rule::SameShape, "lse", lse, &[entries, heads, rows])?;
+    for (name, like) in [("d_q", "q"), ("d_k", "k"), ("d_v", "v")] {
+        let spec = operands.need(name)?;
+        float(name, spec)?;
+        shape(Rule::OutDims, name, spec, operands.need(like)?.layout.shape())?;
+    }
+    Ok(())
+}
+
+impl Sizes {
+    /// Entries of Q's batch axis.
+    fn entries(&self, scores: &Scores) -> u64 {
+        if scores.rows == Lens::Full { self.batch } else { 1 }
+    }
+}
+
+/// What is done to scores.
+fn scores(scores: &Scores, sizes: &Sizes, operands: &Operands<'_>) -> Result<()> {
+    finite("scale", scores.scale)?;
+    finite("softcap", scores.softcap)?;
+    if scores.softcap < 0.0 {
+        return reject(Rule::Finite, Some("softcap"), scores.softcap, "at least 0");
+    }
+    let &Sizes { batch, heads, rows, keys, .. } = sizes;
     if let Some((name, mask)) = operands.get("mask") {
-        if op.rows != Lens::Full {
+        if scores.rows != Lens::Full {
             return reject(Rule::Packed, Some(name), "a mask", "none over packed rows");
         }
         float(name, mask)?;
         shape(Rule::SameShape, name, mask, &[batch, heads, rows, keys])?;
     }
-    for name in ["alibi", "sinks"] {
-        if let Some((name, spec)) = operands.get(name) {
-            is_dtype(Rule::StatDType, name, spec, DType::F32)?;
-            shape(Rule::SameShape, name, spec, &[heads])?;
-        }
+    if let Some((name, slopes)) = operands.get("alibi") {
+        is_dtype(Rule::StatDType, name, slopes, DType::F32)?;
+        shape(Rule::SameShape, name, slopes, &[heads])?;
     }
     Ok(())
 }
 
-fn sizes(op: &Attention, operands: &Operands<'_>) -> Result<Sizes> {
+fn sizes(scores: &Scores, key_value: KeyValue, operands: &Operands<'_>) -> Result<Sizes> {
     let (q, k, v) = (operands.need("q")?, operands.need("k")?, operands.need("v")?);
-    let packed = op.rows != Lens::Full;
-    let batched = !packed && op.key_value == KeyValue::Dense;
+    let packed = scores.rows != Lens::Full;
+    let batched = !packed && key_value == KeyValue::Dense;
     let mut sizes = heads(q, k, v, batched)?;
     if packed {
         if sizes.batch != 1 {
             return reject(Rule::Packed, Some("q"), q.layout, "a batch of 1 over packed rows");
         }
-        sizes.batch = match &op.rows {
+        sizes.batch = match &scores.rows {
             Lens::Host(list) => list.len() as u64,
             _ => count(operands, "rows")?,
         };
-        lens("rows", &op.rows, operands, sizes.batch, sizes.rows, sizes.rows)?;
+        lens("rows", &scores.rows, operands, sizes.batch, sizes.rows, sizes.rows)?;
     }
     let entries = k.layout.shape()[0];
-    match op.key_value {
+    match key_value {
         KeyValue::Paged { page } => {
             shape(Rule::Pages, "k", k, &[entries, sizes.kv_heads, page.into(), sizes.d])?;
             if page == 0 || entries > 1 << 31 {
@@ -89,24 +131,24 @@ fn sizes(op: &Attention, operands: &Operands<'_>) -> Result<Sizes> {
             rank("pages", pages, 2..=2)?;
             let most = pages.layout.shape()[1];
             shape(Rule::Batch, "pages", pages, &[sizes.batch, most])?;
-            if op.lens == Lens::Full {
+            if scores.lens == Lens::Full {
                 return reject(Rule::Length, Some("lens"), "none", "host or device lengths");
             }
             sizes.keys = most.saturating_mul(page.into());
             limit(sizes.keys)?;
-            lens("lens", &op.lens, operands, sizes.batch, sizes.keys, u64::MAX)?;
+            lens("lens", &scores.lens, operands, sizes.batch, sizes.keys, u64::MAX)?;
         }
         KeyValue::Dense if packed => {
             if entries != 1 {
                 return reject(Rule::Packed, Some("k"), k.layout, "a batch of 1 over packed rows");
             }
-            if let (Lens::Full, Lens::Host(rows)) = (&op.lens, &op.rows) {
+            if let (Lens::Full, Lens::Host(rows)) = (&scores.lens, &scores.rows) {
                 host_lens("rows", rows, sizes.batch, sizes.keys, sizes.keys)?;
             }
-            lens("lens", &op.lens, operands, sizes.batch, sizes.keys, sizes.keys)?;
+            lens("lens", &scores.lens, operands, sizes.batch, sizes.keys, sizes.keys)?;
         }
         KeyValue::Dense => {
-            lens("lens", &op.lens, operands, sizes.batch, sizes.keys, u64::MAX)?;
+            lens("lens", &scores.lens, operands, sizes.batch, sizes.keys, u64::MAX)?;
         }
     }
     Ok(sizes)
@@ -155,24 +197,4 @@ fn heads(q: &Spec, k: &Spec, v: &Spec, batched: bool) -> Result<Sizes> {
     }
     limit(rows.max(keys))?;
     Ok(Sizes { batch, heads, kv_heads, rows, keys, d, dv })
-}
-
-pub(super) fn backward(op: &AttentionBackward, operands: &Operands<'_>) -> Result<()> {
-    finite("scale", op.scale)?;
-    let (q, k, v) = (operands.need("q")?, operands.need("k")?, operands.need("v")?);
-    let Sizes { batch, heads, rows, dv, .. } = heads(q, k, v, true)?;
-    for name in ["out", "d_out"] {
-        let spec = operands.need(name)?;
-        float(name, spec)?;
-        shape(Rule::SameShape, name, spec, &[batch, heads, rows, dv])?;
-    }
-    let lse = operands.need("lse")?;
-    is_dtype(Rule::StatDType, "lse", lse, DType::F32)?;
-    shape(Rule::SameShape, "lse", lse, &[batch, heads, rows])?;
-    for (name, like) in [("d_q", q), ("d_k", k), ("d_v", v)] {
-        let spec = operands.need(name)?;
-        float(name, spec)?;
-        shape(Rule::OutDims, name, spec, like.layout.shape())?;
-    }
-    Ok(())
 }

@@ -86,7 +86,7 @@ impl<'a> Attention<'a> {
     /// Hides keys after the row's own, aligned at the bottom right.
     #[must_use]
     pub fn causal(mut self) -> Self {
-        self.op.causal = true;
+        self.op.scores.causal = true;
         self
     }
 
@@ -104,21 +104,21 @@ impl<'a> Attention<'a> {
     /// ```
     #[must_use]
     pub fn window(mut self, left: u32, right: u32) -> Self {
-        self.op.window = Some([left, right]);
+        self.op.scores.window = Some([left, right]);
         self
     }
 
     /// Holds scaled scores `x` to `cap tanh(x / cap)`, before anything is added; 0 is off.
     #[must_use]
     pub fn softcap(mut self, cap: f32) -> Self {
-        self.op.softcap = cap;
+        self.op.scores.softcap = cap;
         self
     }
 
     /// Adds a tensor that broadcasts to `[batch, head, rows, keys]` to the scores; negative infinity hides.
     #[must_use]
     pub fn mask(mut self, mask: &'a Tensor) -> Self {
-        self.op.mask = Mask::Additive;
+        self.op.scores.mask = Mask::Additive;
         self.mask = Some(mask);
         self
     }
@@ -126,7 +126,7 @@ impl<'a> Attention<'a> {
     /// Subtracts the distance to the key times the head's slope, `[head]` in f32.
     #[must_use]
     pub fn alibi(mut self, slopes: &'a Tensor) -> Self {
-        self.op.alibi = true;
+        self.op.scores.alibi = true;
         self.alibi = Some(slopes);
         self
     }
@@ -167,7 +167,7 @@ impl<'a> Attention<'a> {
     /// ```
     #[must_use]
     pub fn rows(mut self, rows: &[u32]) -> Self {
-        self.op.rows = Lens::Host(rows.to_vec());
+        self.op.scores.rows = Lens::Host(rows.to_vec());
         self.rows = None;
         self
     }
@@ -176,7 +176,7 @@ impl<'a> Attention<'a> {
     /// held to it, and is `Error::Index` where the output is read.
     #[must_use]
     pub fn rows_on_device(mut self, rows: &'a Tensor, max: u32) -> Self {
-        self.op.rows = Lens::Device { max };
+        self.op.scores.rows = Lens::Device { max };
         self.rows = Some(rows);
         self
     }
@@ -184,7 +184,7 @@ impl<'a> Attention<'a> {
     /// Only the first `lens[i]` keys of batch entry `i` exist.
     #[must_use]
     pub fn lens(mut self, lens: &[u32]) -> Self {
-        self.op.lens = Lens::Host(lens.to_vec());
+        self.op.scores.lens = Lens::Host(lens.to_vec());
         self.lens = None;
         self
     }
@@ -193,7 +193,7 @@ impl<'a> Attention<'a> {
     /// held to it, and is `Error::Index` where the output is read.
     #[must_use]
     pub fn lens_on_device(mut self, lens: &'a Tensor, max: u32) -> Self {
-        self.op.lens = Lens::Device { max };
+        self.op.scores.lens = Lens::Device { max };
         self.lens = Some(lens);
         self
     }
@@ -212,7 +212,7 @@ impl<'a> Attention<'a> {
     /// As [`Attention::run`].
     pub fn run_with_lse(mut self) -> Result<(Tensor, Tensor)> {
         self.op.log_sum_exp = true;
-        let (inputs, shape, op) = self.prepared()?;
+        let (inputs, shape, op) = self.prepared().map_err(|e| e.in_op("attention"))?;
         let lse = Dims::from_fn(3, |i| shape[i]);
         let outs = [Out::main(&self.options, self.q.dtype(), shape), Out::new(DType::F32, lse)];
         let inputs: Vec<&Tensor> = inputs.iter().collect();
@@ -229,36 +229,64 @@ impl<'a> Attention<'a> {
     }
 
     fn call(self, full: WhenFull) -> Result<Tensor> {
-        let (inputs, shape, op) = self.prepared()?;
+        let (inputs, shape, op) = self.prepared().map_err(|e| e.in_op("attention"))?;
         let out = Out::main(&self.options, self.q.dtype(), shape);
         submit_one(op, &inputs.iter().collect::<Vec<_>>(), out, &self.options, full)
     }
 
     /// The inputs with the mask broadcast, the output's shape, and the descriptor.
     fn prepared(&self) -> Result<(Vec<Tensor>, Dims, op::Attention)> {
-        let named = |e: Error| e.in_op("attention");
+        let mut op = self.op.clone();
+        op.scores = self.scores()?;
+        if self.pages.is_some() {
+            // A larger page than fits is over every limit, which `check` says.
+            let page = u32::try_from(self.k.shape()[2]).unwrap_or(u32::MAX);
+            op.key_value = KeyValue::Paged { page };
+        }
+        let mut inputs = vec![self.q.clone(), self.k.clone(), self.v.clone()];
+        inputs.extend(self.broadcast_mask()?);
+        let further = [self.alibi, self.sinks, self.rows, self.lens, self.pages];
+        inputs.extend(further.into_iter().flatten().cloned());
+        Ok((inputs, self.like_q(self.v.shape()[3]), op))
+    }
+
+    /// How scores are made, of four axes each.
+    fn scores(&self) -> Result<op::Scores> {
         let shapes = [self.q.shape(), self.k.shape(), self.v.shape()];
         if let Some(other) = shapes.iter().find(|shape| shape.len() != 4) {
             let asked = format!("{other:?}");
             let allowed = "[batch, head, sequence, dim]";
-            return Err(named(Error::rejected(Rule::Rank, None, asked, allowed)));
+            return Err(Error::rejected(Rule::Rank, None, asked, allowed));
         }
-        let [q, k, v] = shapes;
-        let mut op = self.op.clone();
-        op.scale = self.scale.unwrap_or(1.0 / (q[3].max(1) as f32).sqrt());
-        let mut keys = k[2];
-        if let Some(pages) = self.pages {
-            // A larger page than fits is over every limit, which `check` says.
-            op.key_value = KeyValue::Paged { page: u32::try_from(k[2]).unwrap_or(u32::MAX) };
-            keys = keys.saturating_mul(pages.shape().last().copied().unwrap_or(0));
+        let scale = self.scale.unwrap_or(1.0 / (shapes[0][3].max(1) as f32).sqrt());
+        Ok(op::Scores { scale, ..self.op.scores.clone() })
+    }
+
+    /// The mask, of the scores' shape.
+    fn broadcast_mask(&self) -> Result<Option<Tensor>> {
+        let pages = self.pages.map_or(1, |pages| pages.shape().last().copied().unwrap_or(0));
+        let shape = self.like_q(self.k.shape()[2].saturating_mul(pages));
+        self.mask.map(|mask| mask.broadcast(&shape)).transpose()
+    }
+
+    fn like_q(&self, columns: u64) -> Dims {
+        Dims::from_fn(4, |i| if i == 3 { columns } else { self.q.shape()[i] })
+    }
+
+    /// The tensors that the gradients read of this, in their order around `given`, and their descriptor.
+    pub(super) fn backward(
+        &self,
+        given: [&Tensor; 3],
+    ) -> Result<(Vec<Tensor>, op::AttentionBackward)> {
+        let scores = self.scores()?;
+        if self.pages.is_some() {
+            let allowed = "keys and values in one tensor each";
+            return Err(Error::rejected(Rule::Pages, Some("pages"), "keys in pages", allowed));
         }
-        let mut inputs = vec![self.q.clone(), self.k.clone(), self.v.clone()];
-        if let Some(mask) = self.mask {
-            let scores = Dims::from_fn(4, |i| if i == 3 { keys } else { q[i] });
-            inputs.push(mask.broadcast(&scores).map_err(named)?);
-        }
-        let further = [self.alibi, self.sinks, self.rows, self.lens, self.pages];
-        inputs.extend(further.into_iter().flatten().cloned());
-        Ok((inputs, Dims::from_fn(4, |i| if i == 3 { v[3] } else { q[i] }), op))
+        let mut inputs: Vec<Tensor> = [self.q, self.k, self.v].map(Tensor::clone).into();
+        inputs.extend(given.map(Tensor::clone));
+        inputs.extend(self.broadcast_mask()?);
+        inputs.extend([self.alibi, self.rows, self.lens].into_iter().flatten().cloned());
+        Ok((inputs, op::AttentionBackward { scores }))
     }
 }

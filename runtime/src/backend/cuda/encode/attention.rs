@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// As [`super::rows`].
 pub(super) fn rows(attention: &Attention, row: &Row) -> Vec<Row> {
-    let is_counted = attention.rows.on_device() || attention.lens.on_device();
+    let is_counted = attention.scores.rows.on_device() || attention.scores.lens.on_device();
     let others = [
         (is_counted, Row::AttentionEntries(AttentionEntries)),
         (matches!(row, Row::AttentionPaged(_)), Row::AttentionCombine(AttentionCombine)),
@@ -24,7 +24,7 @@ pub(super) fn rows(attention: &Attention, row: &Row) -> Vec<Row> {
 /// As [`super::is_indexed`].
 pub(super) fn is_indexed(attention: &Attention) -> bool {
     let is_paged = attention.key_value != KeyValue::Dense;
-    is_paged || attention.rows.on_device() || attention.lens.on_device()
+    is_paged || attention.scores.rows.on_device() || attention.scores.lens.on_device()
 }
 
 /// An op, how it is cut, and where its operands lie.
@@ -142,10 +142,10 @@ impl Attend<'_> {
             operand(op, at, name).map_or((0, 0), |(spec, at)| (at, plan::axis(spec, 0)[1] as i64))
         };
         let ((alibi, alibi_step), (sinks, sinks_step)) = (list("alibi"), list("sinks"));
-        let [left, right] = attention.window.unwrap_or([u32::MAX; 2]);
+        let [left, right] = attention.scores.window.unwrap_or([u32::MAX; 2]);
         let [listed, state, partials] = cut.places(at.state);
         let ends = cut.ends(keys, heads.keys.max(1)).map(u32::from);
-        let alike = attention.rows == Lens::Full && attention.lens == Lens::Full;
+        let alike = attention.scores.rows == Lens::Full && attention.scores.lens == Lens::Full;
         AttentionArgs {
             q: self.heads("q", 4),
             k: self.heads("k", 4),
@@ -170,10 +170,10 @@ impl Attend<'_> {
             key_from: keys.start as u32,
             key_to: keys.end as u32,
             last: ends[1],
-            scale: attention.scale,
-            softcap: attention.softcap,
+            scale: attention.scores.scale,
+            softcap: attention.scores.softcap,
             left,
-            right: if attention.causal { 0 } else { right },
+            right: if attention.scores.causal { 0 } else { right },
             d: heads.d as u32,
             dv: heads.dv as u32,
             split: cut.split as u32,

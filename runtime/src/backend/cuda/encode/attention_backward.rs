@@ -91,8 +91,8 @@ fn args(
         keys: cut.keys as u32,
         room: AttentionBackwardRows::room(cut.rows as u32),
         last: u32::from(is_last),
-        scale: backward.scale,
-        causal: u32::from(backward.causal),
+        scale: backward.scores.scale,
+        causal: u32::from(backward.scores.causal),
         d: cut.d as u32,
         dv: cut.dv as u32,
     }

@@ -12,7 +12,8 @@ pub(super) fn made(op: &CheckedOp, attention: &Attention, row: &Row, class: &Cla
     let Some(heads) = Heads::of(op, attention) else { return Vec::new() };
     match Cut::of(&heads, attention, row, class) {
         Some(_) if heads.is_counted => {
-            let known = [&attention.rows, &attention.lens].into_iter().flat_map(Lens::host);
+            let known =
+                [&attention.scores.rows, &attention.scores.lens].into_iter().flat_map(Lens::host);
             known.flat_map(|n| n.to_le_bytes()).collect()
         }
         Some(cut) => bytemuck::cast_slice(&list(attention, &heads, cut.tile_rows)).to_vec(),
@@ -24,7 +25,7 @@ pub(super) fn made(op: &CheckedOp, attention: &Attention, row: &Row, class: &Cla
 fn list(attention: &Attention, heads: &Heads, tile_rows: u64) -> Vec<Entry> {
     let [rows, room] = [heads.rows, heads.room].map(|n| n as u32);
     let alike = vec![Entry { rows, keys: room, ..Entry::default() }];
-    let (of_rows, lens) = match (&attention.rows, &attention.lens) {
+    let (of_rows, lens) = match (&attention.scores.rows, &attention.scores.lens) {
         (Lens::Full, Lens::Host(lens)) => (vec![rows; lens.len()], lens),
         (Lens::Host(rows), Lens::Full) => (rows.clone(), rows),
         (Lens::Host(rows), Lens::Host(lens)) => (rows.clone(), lens),
@@ -66,15 +67,15 @@ pub(super) fn launch(
     };
     let is_last = entries.end >= heads.entries;
     let args = AttentionEntriesArgs {
-        rows: counts("rows", &attention.rows, heads.rows),
-        keys: counts("lens", &attention.lens, heads.room),
+        rows: counts("rows", &attention.scores.rows, heads.rows),
+        keys: counts("lens", &attention.scores.lens, heads.room),
         entries: cut.places(at.state)[0],
         fault: at.fault,
         from: entries.start as u32,
         to: entries.end.min(heads.entries) as u32,
         packed_rows: u32::from(heads.is_packed),
         packed_keys: u32::from(heads.is_packed && !heads.is_paged),
-        keys_as_rows: u32::from(heads.is_packed && attention.lens == Lens::Full),
+        keys_as_rows: u32::from(heads.is_packed && attention.scores.lens == Lens::Full),
         row_room: heads.rows as u32,
         key_room: heads.room as u32,
         group: heads.group as u32,

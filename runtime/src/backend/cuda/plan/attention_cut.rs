@@ -60,7 +60,7 @@ fn tile(row: &Row) -> Option<[u64; 2]> {
 /// What a row's tile and chunk take.
 fn form(heads: &Heads, op: &Attention, row: &Row, [rows, chunk]: [u64; 2], class: &Class) -> Form {
     let dims = heads.d + heads.dv;
-    let masked = if op.mask == Mask::Additive { class.moved(4 * rows * chunk) } else { 0 };
+    let masked = if op.scores.mask == Mask::Additive { class.moved(4 * rows * chunk) } else { 0 };
     let rate = match row {
         Row::AttentionSm90(_) => class.attention,
         _ => class.attention.min(class.sm80[0] * 2 / 3),
@@ -83,7 +83,7 @@ fn form(heads: &Heads, op: &Attention, row: &Row, [rows, chunk]: [u64; 2], class
 /// values of: the longest tiles of all of them come first then. Elsewhere tiles are alike, and one head comes after another.
 fn heads_at_once(heads: &Heads, op: &Attention, all: u64, class: &Class) -> u64 {
     let bytes = heads.keys.max(1).saturating_mul(2 * (heads.d + heads.dv).max(1));
-    let kept = if op.causal { class.l2_bytes / bytes } else { 1 };
+    let kept = if op.scores.causal { class.l2_bytes / bytes } else { 1 };
     kept.min(all).max(1)
 }
 
@@ -97,7 +97,7 @@ impl Cut {
     ) -> Option<Self> {
         let [tile_rows, chunk] = tile(row)?;
         let form = form(heads, op, row, [tile_rows, chunk], class);
-        let tiles_per_head = heads.tiles_per_head(&op.rows, tile_rows);
+        let tiles_per_head = heads.tiles_per_head(&op.scores.rows, tile_rows);
         u32::try_from(tiles_per_head).ok()?;
         let batch = if heads.is_packed { 1 } else { heads.entries };
         let tiles = batch.checked_mul(heads.kv_heads)?.checked_mul(tiles_per_head)?;

@@ -5,7 +5,7 @@ use super::*;
 use crate::DType;
 use crate::backend::common::case::Random;
 use crate::backend::cuda::encode::{Addresses, Args, Launch, launches, made};
-use crate::op::{Attention, AttentionBackward, KeyValue, Lens, OrderClass, check};
+use crate::op::{Attention, AttentionBackward, KeyValue, Lens, OrderClass, Scores, check};
 use crate::order::spans;
 use leasehold_kernels::{AttentionArgs, AttentionBackwardArgs, AttentionEntriesArgs, Entry};
 
@@ -73,8 +73,11 @@ impl Sizes {
         specs.extend(page.map(|_| contiguous(DType::U32, &[batch, room])));
         specs.push(make(&[q_batch, *heads, q_rows, 24]));
         let op = Attention {
-            rows: if *packed { lens(device[0], rows) } else { Lens::Full },
-            lens: lens(device[1], keys),
+            scores: Scores {
+                rows: if *packed { lens(device[0], rows) } else { Lens::Full },
+                lens: lens(device[1], keys),
+                ..Scores::default()
+            },
             key_value: page.map_or(KeyValue::Dense, |page| KeyValue::Paged { page }),
             order: self.order,
             ..Attention::default()
@@ -259,7 +262,12 @@ fn causal_heads_walk_together_as_far_as_the_cache_keeps_their_keys() {
     let class = class("sm_90a").unwrap();
     let heads_of = |keys: u64, causal: bool| {
         let q = contiguous(DType::BF16, &[2, 8, keys, 128]);
-        let op = check(Attention { causal, ..Attention::default() }.into(), &[q; 4]).unwrap();
+        let op = check(
+            Attention { scores: Scores { causal, ..Scores::default() }, ..Attention::default() }
+                .into(),
+            &[q; 4],
+        )
+        .unwrap();
         let Op::Attention(attention) = op.op() else { panic!("no attention") };
         let row = row(candidates(&op, class).unwrap()[0].kernel).unwrap();
         Cut::of(&Heads::of(&op, attention).unwrap(), attention, row, class).unwrap().heads_at_once
@@ -329,7 +337,7 @@ fn every_gradient_of_attention_is_finished_once_whatever_the_cut() {
         let (q, out) = (make(heads, rows, 64), make(heads, rows, 40));
         let (k, v) = (make(kv_heads, keys, 64), make(kv_heads, keys, 40));
         let lse = contiguous(DType::F32, &[batch, heads, rows]);
-        let op = AttentionBackward { scale: 1.0, causal: true };
+        let op = AttentionBackward { scores: Scores { causal: true, ..Scores::default() } };
         let op = check(op.into(), &[q, k, v, out, lse, out, q, k, v]).unwrap();
         let plan = candidates(&op, class).unwrap()[0];
         assert!(plan.unit_ns <= UNIT_CAP_GPU_NS, "{plan}");

@@ -41,7 +41,7 @@ impl Heads {
         let (q, k, v) = (op.spec("q")?, op.spec("k")?, op.spec("v")?);
         let [d, rows, heads, batch] = [0, 1, 2, 3].map(|i| axis(q, i)[0]);
         let kv_heads = axis(k, 2)[0];
-        let entries = match &attention.rows {
+        let entries = match &attention.scores.rows {
             Lens::Full => batch,
             Lens::Host(list) => list.len() as u64,
             Lens::Device { .. } => axis(op.spec("rows")?, 0)[0],
@@ -50,22 +50,26 @@ impl Heads {
             KeyValue::Dense => axis(k, 1)[0],
             KeyValue::Paged { page } => axis(op.spec("pages")?, 0)[0].saturating_mul(page.into()),
         };
-        let lens = if attention.lens == Lens::Full { &attention.rows } else { &attention.lens };
+        let lens = if attention.scores.lens == Lens::Full {
+            &attention.scores.rows
+        } else {
+            &attention.scores.lens
+        };
         Some(Self {
             entries,
             batch,
             kv_heads,
             group: heads.checked_div(kv_heads).unwrap_or(1),
             rows,
-            most_rows: most(&attention.rows, rows),
+            most_rows: most(&attention.scores.rows, rows),
             room,
             keys: most(lens, room),
             reach: if lens.on_device() { most(lens, room) } else { room },
             d,
             dv: axis(v, 0)[0],
-            is_packed: attention.rows != Lens::Full,
+            is_packed: attention.scores.rows != Lens::Full,
             is_paged: attention.key_value != KeyValue::Dense,
-            is_counted: attention.rows.on_device() || attention.lens.on_device(),
+            is_counted: attention.scores.rows.on_device() || attention.scores.lens.on_device(),
         })
     }
 

@@ -24,7 +24,7 @@ pub(super) fn backward(
     let of_keys = [first.max(middle) - middle, end.max(middle) - middle];
     let chunks = [span.from, span.to].map(|link| link * b.per_link);
     let most = b.chunks[1].max(b.chunks[0] * b.group);
-    let causal = if attention.causal { CAUSAL } else { 0 };
+    let causal = if attention.scores.causal { CAUSAL } else { 0 };
     let flags = causal | if chunks[1] >= most { LAST } else { 0 };
     let sides = [(0, of_queries, b.tiles[0], b.chunks[1]), (1, of_keys, b.tiles[1], b.chunks[0])];
     sides
@@ -34,7 +34,7 @@ pub(super) fn backward(
             let workgroups = (end - first) * (b.tile / ROWS);
             let mut params = Words::default();
             params.put(&[b.heads, b.group, b.rows, b.keys, b.d, b.dv]);
-            params.float(attention.scale);
+            params.float(attention.scores.scale);
             params.put(&[flags.into(), b.tile, tiles, first, workgroups]);
             params.put(&[chunks[0], chunks[1].min(most), of_head, 0]);
             for name in ["q", "k", "v", "out", "lse", "d_out", "d_q", "d_k", "d_v"] {

@@ -93,20 +93,20 @@ fn params(
         KeyValue::Dense => 0,
         KeyValue::Paged { page } => page,
     };
-    let [left, right] = attention.window.unwrap_or([u32::MAX; 2]);
-    let right = if attention.causal { 0 } else { right };
+    let [left, right] = attention.scores.window.unwrap_or([u32::MAX; 2]);
+    let right = if attention.scores.causal { 0 } else { right };
     let most = |lens: &Lens| match lens {
         Lens::Device { max } => u64::from(*max),
         _ => 0,
     };
     let mut params = Words::default();
     params.put(&[a.kv_heads, a.group, a.rows, a.d, a.dv]);
-    params.float(attention.scale);
+    params.float(attention.scores.scale);
     params.put(&[(flags(attention) | last | direct).into(), a.tile, a.tiles]);
     params.put(&[first, workgroups, from, to, a.entries]);
-    params.float(attention.softcap);
+    params.float(attention.scores.softcap);
     params.put(&[left.into(), right.into(), page.into(), op.specs()[1].layout.shape()[0]]);
-    params.put(&[a.room, most(&attention.rows), most(&attention.lens), 0, 0]);
+    params.put(&[a.room, most(&attention.scores.rows), most(&attention.scores.lens), 0, 0]);
     for name in ["alibi", "sinks", "rows", "lens"] {
         let line = op.spec(name).map_or([0; 2], |spec| [base(spec), strides(spec)[0]]);
         params.put(&line);
@@ -124,19 +124,19 @@ pub(super) fn entries(op: &Attention) -> Vec<usize> {
 }
 
 fn flags(op: &Attention) -> u32 {
-    let packed = op.rows != Lens::Full;
+    let packed = op.scores.rows != Lens::Full;
     let dense = op.key_value == KeyValue::Dense;
     let flags = [
-        (op.mask == Mask::Additive, HAS_MASK),
+        (op.scores.mask == Mask::Additive, HAS_MASK),
         (op.log_sum_exp, HAS_LSE),
-        (op.alibi, HAS_ALIBI),
+        (op.scores.alibi, HAS_ALIBI),
         (op.sinks, HAS_SINKS),
         (packed, PACKED),
         (packed && dense, PACKED_KEYS),
         (!dense, PAGED),
-        (op.rows.on_device(), DEVICE_ROWS),
-        (op.lens.on_device(), DEVICE_LENS),
-        (packed && op.lens == Lens::Full, AS_ROWS),
+        (op.scores.rows.on_device(), DEVICE_ROWS),
+        (op.scores.lens.on_device(), DEVICE_LENS),
+        (packed && op.scores.lens == Lens::Full, AS_ROWS),
         (alike(op), ALIKE),
     ];
     flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum()
@@ -144,7 +144,7 @@ fn flags(op: &Attention) -> u32 {
 
 /// Whether one entry of the table stands for all.
 fn alike(op: &Attention) -> bool {
-    op.rows == Lens::Full && op.lens == Lens::Full
+    op.scores.rows == Lens::Full && op.scores.lens == Lens::Full
 }
 
 /// The table of batch entries; where counts lie in device memory room for it, then the counts that the host knows.
@@ -156,11 +156,11 @@ pub(super) fn made(op: &CheckedOp, attention: &Attention, class: &Class) -> Vec<
         // The plan held sizes to 31 bits.
         _ => vec![full as u32; entries],
     };
-    let rows = list(&attention.rows, a.rows);
-    let packed = attention.rows != Lens::Full;
-    let keys = match attention.lens {
+    let rows = list(&attention.scores.rows, a.rows);
+    let packed = attention.scores.rows != Lens::Full;
+    let keys = match attention.scores.lens {
         Lens::Full if packed => rows.clone(),
-        _ => list(&attention.lens, a.room),
+        _ => list(&attention.scores.lens, a.room),
     };
     if counts(attention) {
         let mut words = vec![0; ENTRY * (entries + usize::from(packed))];

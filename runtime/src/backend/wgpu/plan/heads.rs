@@ -47,7 +47,7 @@ pub(in super::super) struct Heads {
 
 /// Whether a launch reads counts in device memory.
 pub(in super::super) fn counts(op: &Attention) -> bool {
-    op.rows.on_device() || op.lens.on_device()
+    op.scores.rows.on_device() || op.scores.lens.on_device()
 }
 
 impl Heads {
@@ -56,7 +56,7 @@ impl Heads {
         let dv = dim(checked, "v", 0);
         let kv_heads = dim(checked, "k", 2);
         let group = heads.checked_div(kv_heads).unwrap_or(1);
-        let entries = match &op.rows {
+        let entries = match &op.scores.rows {
             Lens::Full => batch,
             Lens::Host(list) => list.len() as u64,
             Lens::Device { .. } => dim(checked, "rows", 0),
@@ -65,14 +65,16 @@ impl Heads {
             KeyValue::Dense => dim(checked, "k", 1),
             KeyValue::Paged { page } => dim(checked, "pages", 0).saturating_mul(page.into()),
         };
-        let most = match if op.lens == Lens::Full { &op.rows } else { &op.lens } {
-            Lens::Full => room,
-            Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
-            Lens::Device { max } => (*max).into(),
-        };
+        let most =
+            match if op.scores.lens == Lens::Full { &op.scores.rows } else { &op.scores.lens } {
+                Lens::Full => room,
+                Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
+                Lens::Device { max } => (*max).into(),
+            };
         let chunks = most.min(room).div_ceil(CHUNK).max(1);
         // Scores, values, and what softmax and other functions of a score do; then the merge of the chunk.
-        let functions = 96 + 48 * u64::from(op.softcap > 0.0) + 8 * u64::from(op.alibi);
+        let functions =
+            96 + 48 * u64::from(op.scores.softcap > 0.0) + 8 * u64::from(op.scores.alibi);
         let row_flops = CHUNK * (2 * (d + dv) + functions) + 4 * dv + 96;
         let chunk_ns = |tile: u64| tile * row_flops * 1000 / class.attention;
         let rest_ns = if counts(op) { entries.min(COUNTED) * COUNT_NS } else { 0 };
@@ -83,7 +85,7 @@ impl Heads {
             tile = (tile / 2).next_multiple_of(4);
         }
         let tiles = |rows: u64| packed(rows).div_ceil(tile);
-        let tiles = match &op.rows {
+        let tiles = match &op.scores.rows {
             Lens::Full => tiles(rows),
             Lens::Host(list) => {
                 let owned: u64 = list.iter().map(|&n| u64::from(n)).sum();
@@ -164,7 +166,7 @@ pub(super) fn on_unit(checked: &CheckedOp, op: &Attention, class: &Class) -> Opt
     let dtype = |name| checked.spec(name).map(|spec| spec.dtype);
     let halves = ["q", "k", "v"].map(dtype) == [Some(DType::F16); 3];
     let [d, rows, heads] = [0, 1, 2].map(|i| dim(checked, "q", i));
-    let most = match &op.rows {
+    let most = match &op.scores.rows {
         Lens::Full => rows,
         Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
         Lens::Device { max } => (*max).into(),

@@ -16,17 +16,17 @@ fn options(case: &Case) -> u32 {
     let Op::Attention(op) = &case.op else { return 0 };
     let [d, dv] = [0, 2].map(|i| case.operands[i].layout.shape()[3]);
     let has = [
-        op.causal,
-        op.window.is_some(),
-        op.softcap > 0.0,
-        op.mask == Mask::Additive,
-        op.alibi,
+        op.scores.causal,
+        op.scores.window.is_some(),
+        op.scores.softcap > 0.0,
+        op.scores.mask == Mask::Additive,
+        op.scores.alibi,
         op.sinks,
         op.log_sum_exp,
-        op.rows.on_device(),
-        matches!(op.rows, Lens::Host(_)),
-        op.lens.on_device(),
-        matches!(op.lens, Lens::Host(_)),
+        op.scores.rows.on_device(),
+        matches!(op.scores.rows, Lens::Host(_)),
+        op.scores.lens.on_device(),
+        matches!(op.scores.lens, Lens::Host(_)),
         matches!(op.key_value, KeyValue::Paged { .. }),
         d != dv,
     ];
