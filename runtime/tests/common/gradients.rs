@@ -133,6 +133,7 @@ pub fn attention_backward() -> Vec<Case> {
         let dtypes = [dtype; 3];
         cases.push(Heads { rows: 1024, keys: 1024, dims: [128; 2], dtypes, ..PLAIN }.case());
     }
+    cases.extend(attention_backward_with_options());
     cases
 }
 
@@ -212,8 +213,7 @@ fn with_options(row: &[usize], rows: &[u32; 3], keys: &[u32; 3]) -> Case {
 
 /// Every pair of options with every other, over counts of rows and keys: a row each, more rows than keys, nothing at all,
 /// more than a tile.
-#[allow(dead_code, reason = "backends take them next")]
-pub fn attention_backward_with_options() -> Vec<Case> {
+fn attention_backward_with_options() -> Vec<Case> {
     const COUNTS: [[[u32; 3]; 2]; 4] = [
         [[1, 1, 1], [1, 200, 77]],
         [[5, 0, 129], [0, 9, 129]],

@@ -45,11 +45,6 @@ pub(super) fn attention(op: &Attention, operands: &Operands<'_>) -> Result<()> {
 }
 
 pub(super) fn backward(op: &AttentionBackward, operands: &Operands<'_>) -> Result<()> {
-    let Scores { scale, causal, .. } = op.scores;
-    if op.scores != (Scores { scale, causal, ..Scores::default() }) {
-        let asked = format!("{:?}", op.scores);
-        return reject(Rule::Limit, None, asked, "a scale, causal");
-    }
     let sizes = sizes(&op.scores, KeyValue::Dense, operands)?;
     scores(&op.scores, &sizes, operands)?;
     let Sizes { heads, rows, dv, .. } = sizes;
