@@ -2,6 +2,7 @@
 //! and sum (online softmax, Milakov and Gimelshein 2018). Chunks that no row sees are skipped. Few rows, and classes
 //! without AVX-512, are products of panels here; others go to `flash`.
 
+use super::entries::{Bias, Entry, Room, entries};
 use super::flash;
 use super::geometry::{Heads, Mix};
 use super::isa::{Isa, Kernel, fma};
@@ -36,19 +37,6 @@ pub(super) struct Tiles<'a> {
     entries: Vec<Entry>,
 }
 
-/// A batch entry: where its rows and keys begin, where packed, and how many there are. Counts in device memory are
-/// read once a launch, so that all its tiles agree on them.
-#[derive(Clone, Copy)]
-pub(super) struct Entry {
-    batch: u64,
-    first_row: u64,
-    first_key: u64,
-    rows: u64,
-    keys: u64,
-    /// Whether it is an entry of the caller's, not the rows that none owns.
-    pub(super) owned: bool,
-}
-
 /// A tile of query rows of a head.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
@@ -81,11 +69,15 @@ impl<'a> Tiles<'a> {
         let view = |name| checked.position(name).map(|i| &views[i]);
         let order = order(checked, isa);
         let heads = Heads::of(checked, op, isa);
-        let mut tiles = Self {
+        let (q, k) = (view("q")?, view("k")?);
+        let packed_keys = op.scores.rows != Lens::Full && op.key_value == KeyValue::Dense;
+        let keys = if packed_keys { k.shape[2] } else { heads.keys };
+        let room = Room { batch: q.shape[0], rows: q.shape[2], keys, packed_keys };
+        Some(Self {
             isa,
             op,
-            q: view("q")?,
-            k: view("k")?,
+            q,
+            k,
             v: view("v")?,
             mask: view("mask"),
             alibi: view("alibi"),
@@ -97,53 +89,8 @@ impl<'a> Tiles<'a> {
             fault,
             tile: [order.tile[0], order.chunk].map(|n| n as usize),
             heads,
-            entries: Vec::new(),
-        };
-        tiles.entries = tiles.entries([view("rows"), view("lens")]);
-        Some(tiles)
-    }
-
-    /// The counts of an op, one for each entry.
-    fn counts(&self, lens: &Lens, operand: Option<&View>, full: u64, entries: u64) -> Vec<u64> {
-        match (lens, operand) {
-            (Lens::Host(list), _) => list.iter().map(|&n| n.into()).collect(),
-            (Lens::Device { max }, Some(view)) => (0..view.shape[0])
-                .map(|i| {
-                    let word = view.word(i * view.strides[0]);
-                    if word > *max {
-                        report(self.fault, word, u64::from(*max) + 1);
-                    }
-                    word.min(*max).into()
-                })
-                .collect(),
-            _ => vec![full; entries as usize],
-        }
-    }
-
-    fn entries(&self, [rows, lens]: [Option<&View>; 2]) -> Vec<Entry> {
-        let packed = self.op.scores.rows != Lens::Full;
-        let packed_keys = packed && self.op.key_value == KeyValue::Dense;
-        let total = self.q.shape[2];
-        let rows = self.counts(&self.op.scores.rows, rows, total, self.q.shape[0]);
-        let keys = match self.op.scores.lens {
-            Lens::Full if packed => rows.clone(),
-            _ => self.counts(&self.op.scores.lens, lens, self.k.shape[2], rows.len() as u64),
-        };
-        let (mut first_row, mut first_key) = (0, 0);
-        let mut entries = Vec::with_capacity(rows.len() + 1);
-        for (batch, (rows, keys)) in (0..).zip(rows.into_iter().zip(keys)) {
-            let rows = if packed { rows.min(total - first_row) } else { rows };
-            let room = if packed_keys { self.k.shape[2] - first_key } else { self.heads.keys };
-            let keys = keys.min(room);
-            entries.push(Entry { batch, first_row, first_key, rows, keys, owned: true });
-            first_row += if packed { rows } else { 0 };
-            first_key += if packed_keys { keys } else { 0 };
-        }
-        if packed {
-            let rows = total - first_row;
-            entries.push(Entry { batch: 0, first_row, first_key: 0, rows, keys: 0, owned: false });
-        }
-        entries
+            entries: entries(&op.scores, &room, [view("rows"), view("lens")], fault),
+        })
     }
 
     /// Runs a span of tiles on the pool.
@@ -250,24 +197,12 @@ impl<'a> Tiles<'a> {
 
     /// Place among the keys of the tile's row `row`.
     pub(super) fn position(&self, tile: Tile, row: u64) -> i64 {
-        // Counts are below 2^32.
-        (tile.row + row + tile.entry.keys) as i64 - tile.entry.rows as i64
+        tile.entry.position(tile.row + row)
     }
 
     /// The keys that the tile's row `row` sees. Both ends grow with the row.
     pub(super) fn seen(&self, tile: Tile, row: u64) -> Range<u64> {
-        let keys = tile.entry.keys as i64;
-        let here = self.position(tile, row);
-        let (mut start, mut end) = (0, keys);
-        if self.op.scores.causal {
-            end = end.min(here + 1);
-        }
-        if let Some([left, right]) = self.op.scores.window {
-            start = here - i64::from(left);
-            end = end.min(here + i64::from(right) + 1);
-        }
-        let end = end.max(0);
-        start.clamp(0, end) as u64..end as u64
+        tile.entry.seen(&self.op.scores, tile.row + row)
     }
 
     /// The tile's row `row` in Q, or in what has its shape.
@@ -383,6 +318,7 @@ impl<'a> Tiles<'a> {
     fn functions(&self, tile: Tile, key: u64, keys: u64, scores: &mut [f32]) {
         let slope = self.alibi.map(|slopes| self.of_head(slopes, tile));
         with_rows(|[line, _]| {
+            line.resize(self.tile[1], 0.0);
             for (r, row) in (0..tile.rows).zip(scores.chunks_exact_mut(self.tile[1])) {
                 let seen = self.seen(tile, r);
                 let inside = |at: u64| (at.saturating_sub(key).min(keys)) as usize;
@@ -397,17 +333,9 @@ impl<'a> Tiles<'a> {
                 if self.op.scores.softcap > 0.0 {
                     self.isa.run(Cap(self.op.scores.softcap, &mut *visible));
                 }
-                if let Some(slope) = slope {
-                    let ahead = self.position(tile, r) - first_key as i64;
-                    let distances = (0..).map(|i| (ahead - i).unsigned_abs() as f32);
-                    visible.iter_mut().zip(distances).for_each(|(s, far)| *s -= slope * far);
-                }
-                if let Some(mask) = self.mask {
-                    line.resize(visible.len(), 0.0);
-                    let at = self.at(mask, tile, r) + first_key * mask.row_stride();
-                    mask.load(self.isa, at, mask.row_stride(), line);
-                    visible.iter_mut().zip(&*line).for_each(|(s, m)| *s += m);
-                }
+                let position = self.position(tile, r);
+                let mask = self.mask.map(|mask| (mask, self.at(mask, tile, r)));
+                Bias { slope, position, mask }.add(self.isa, first_key, visible, line);
             }
         });
     }

@@ -2,6 +2,8 @@
 //! keys walk the rows of every head of their group and sum `d_k` and `d_v`. Both make the weights anew from the
 //! log-sum-exp, chunk by chunk, left to right. Chunks that no row sees are skipped. `compute` calls it.
 
+use super::Fault;
+use super::entries::{Bias, Entry, Room, entries};
 use super::geometry::Gradients;
 use super::isa::{Isa, Kernel, fma};
 use super::math;
@@ -10,30 +12,33 @@ use super::plan::Span;
 use super::pool::Pool;
 use super::product::{Panel, Target, multiply};
 use super::scratch::{with_rows, with_tiles};
-use crate::op::{AttentionBackward, CheckedOp, Op};
+use crate::op::{CheckedOp, Lens, Op, Scores};
 use std::ops::Range;
 
 /// The gradients on their operands.
 pub(super) struct Backward<'a> {
     isa: Isa,
-    op: &'a AttentionBackward,
+    scores: &'a Scores,
     shape: Gradients,
+    entries: Vec<Entry>,
     q: &'a View,
     k: &'a View,
     v: &'a View,
     out: &'a View,
     lse: &'a View,
     d_out: &'a View,
+    mask: Option<&'a View>,
+    alibi: Option<&'a View>,
     d_q: &'a View,
     d_k: &'a View,
     d_v: &'a View,
     state: Option<&'a View>,
 }
 
-/// Query rows and keys of a head that meet.
+/// Query rows and keys of a head of an entry that meet, counted in the entry.
 #[derive(Clone, Copy)]
 struct Meeting {
-    batch: u64,
+    entry: Entry,
     head: u64,
     kv_head: u64,
     row: u64,
@@ -51,23 +56,28 @@ struct Panels<'a> {
     v: Panel<'a>,
 }
 
-/// What a thread works in: weights and their gradients, then two values a row and a row twice.
+/// What a thread works in: weights and their gradients, then two values a row, a row twice, how fast scores of a row grow,
+/// and its mask.
 struct Work<'a> {
     weights: &'a mut [f32],
     d_scores: &'a mut [f32],
     lse: &'a mut [f32],
     mean: &'a mut [f32],
     lines: &'a mut [f32],
+    growth: &'a mut [f32],
+    mask: &'a mut [f32],
 }
 
 impl<'a> Work<'a> {
     fn of(buffer: &'a mut Vec<f32>, [rows, keys]: [usize; 2], dv: usize) -> Self {
-        buffer.resize(2 * rows * keys + 2 * rows + 2 * dv, 0.0);
+        buffer.resize(2 * rows * keys + 2 * rows + 2 * dv + 2 * keys, 0.0);
         let (weights, rest) = buffer.split_at_mut(rows * keys);
         let (d_scores, rest) = rest.split_at_mut(rows * keys);
         let (lse, rest) = rest.split_at_mut(rows);
-        let (mean, lines) = rest.split_at_mut(rows);
-        Self { weights, d_scores, lse, mean, lines }
+        let (mean, rest) = rest.split_at_mut(rows);
+        let (growth, rest) = rest.split_at_mut(keys);
+        let (mask, lines) = rest.split_at_mut(keys);
+        Self { weights, d_scores, lse, mean, lines, growth, mask }
     }
 }
 
@@ -77,11 +87,32 @@ impl<'a> Backward<'a> {
         checked: &'a CheckedOp,
         views: &'a [View],
         state: Option<&'a View>,
+        fault: &'a Fault,
     ) -> Option<Self> {
         let Op::AttentionBackward(op) = checked.op() else { return None };
-        let [q, k, v, out, lse, d_out, d_q, d_k, d_v] = views else { return None };
-        let shape = Gradients::of(checked, isa);
-        Some(Self { isa, op, shape, q, k, v, out, lse, d_out, d_q, d_k, d_v, state })
+        let scores = &op.scores;
+        let view = |name| checked.position(name).map(|i| &views[i]);
+        let (q, k) = (view("q")?, view("k")?);
+        let packed_keys = scores.rows != Lens::Full;
+        let room = Room { batch: q.shape[0], rows: q.shape[2], keys: k.shape[2], packed_keys };
+        Some(Self {
+            isa,
+            scores,
+            shape: Gradients::of(checked, scores, isa),
+            entries: entries(scores, &room, [view("rows"), view("lens")], fault),
+            q,
+            k,
+            v: view("v")?,
+            out: view("out")?,
+            lse: view("lse")?,
+            d_out: view("d_out")?,
+            mask: view("mask"),
+            alibi: view("alibi"),
+            d_q: view("d_q")?,
+            d_k: view("d_k")?,
+            d_v: view("d_v")?,
+            state,
+        })
     }
 
     /// Runs a span of tiles on the pool.
@@ -101,14 +132,48 @@ impl<'a> Backward<'a> {
         at(from)..at(to)
     }
 
+    /// The entry that a tile of a head is of, and its first row or key: of `count` in each entry. None where fewer came than
+    /// the plan has room for.
+    fn place(
+        &self,
+        batch: u64,
+        mut tile: u64,
+        size: u64,
+        count: impl Fn(&Entry) -> u64,
+    ) -> Option<(Entry, Range<u64>)> {
+        let entries = match self.scores.rows {
+            Lens::Full => self.entries.get(batch as usize..=batch as usize)?,
+            _ => &self.entries,
+        };
+        for entry in entries {
+            let (count, tiles) = (count(entry), count(entry).div_ceil(size));
+            if tile < tiles {
+                return Some((*entry, tile * size..count.min((tile + 1) * size)));
+            }
+            tile -= tiles;
+        }
+        None
+    }
+
+    /// Keys of an entry, those that nobody sees too.
+    fn all_keys(&self, entry: &Entry) -> u64 {
+        match self.scores.rows {
+            Lens::Full => self.k.shape[2],
+            _ if entry.owned => entry.keys,
+            _ => self.k.shape[2] - entry.first_key,
+        }
+    }
+
     fn queries(&self, tile: u64, from: u64, to: u64) {
         let s = &self.shape;
-        let (heads, total, keys) = (self.q.shape[1], self.q.shape[2], self.k.shape[2]);
-        let (place, block) = (tile / s.row_blocks, tile % s.row_blocks);
+        let heads = self.q.shape[1];
+        let (place, tile) = (tile / s.row_tiles, tile % s.row_tiles);
         let (batch, head) = (place / heads, place % heads);
-        let row = block * s.tile[0];
-        let rows = s.tile[0].min(total - row);
-        let whole = Meeting { batch, head, kv_head: head / s.group, row, rows, key: 0, keys: 0 };
+        let Some((entry, own)) = self.place(batch, tile, s.tile[0], |entry| entry.rows) else {
+            return;
+        };
+        let (row, rows) = (own.start, own.end - own.start);
+        let whole = Meeting { entry, head, kv_head: head / s.group, row, rows, key: 0, keys: 0 };
         let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
         with_tiles(|[q, d_out, k, v]| {
             with_rows(|[work, acc]| {
@@ -119,10 +184,11 @@ impl<'a> Backward<'a> {
                 self.statistics(&whole, &mut work);
                 let q = self.rows(self.q, &whole, q);
                 let d_out = self.rows(self.d_out, &whole, d_out);
-                for chunk in self.chunks(from, to, s.key_blocks) {
+                for chunk in self.chunks(from, to, s.key_chunks) {
                     let key = chunk * s.tile[1];
-                    let meeting = Meeting { key, keys: s.tile[1].min(keys - key), ..whole };
-                    if self.seen(&meeting, rows - 1) == 0 {
+                    let keys = s.tile[1].min(entry.keys.saturating_sub(key));
+                    let meeting = Meeting { key, keys, ..whole };
+                    if !self.meets(&meeting) {
                         continue;
                     }
                     let k = self.columns(self.k, &meeting, k);
@@ -134,19 +200,20 @@ impl<'a> Backward<'a> {
                 if to < s.links {
                     return self.carry(true, acc, false);
                 }
-                self.store(self.d_q, [batch, head, row], acc, d);
+                self.store(self.d_q, self.row_at(self.d_q, &whole), acc, d);
             });
         });
     }
 
     fn keys(&self, tile: u64, from: u64, to: u64) {
         let s = &self.shape;
-        let (kv_heads, total, all) = (self.k.shape[1], self.k.shape[2], self.q.shape[2]);
-        let (place, block) = (tile / s.key_blocks, tile % s.key_blocks);
+        let kv_heads = self.k.shape[1];
+        let (place, tile) = (tile / s.key_tiles, tile % s.key_tiles);
         let (batch, kv_head) = (place / kv_heads, place % kv_heads);
-        let key = block * s.tile[1];
-        let keys = s.tile[1].min(total - key);
-        let whole = Meeting { batch, head: 0, kv_head, row: 0, rows: 0, key, keys };
+        let count = |entry: &Entry| self.all_keys(entry);
+        let Some((entry, own)) = self.place(batch, tile, s.tile[1], count) else { return };
+        let (key, keys) = (own.start, own.end - own.start);
+        let whole = Meeting { entry, head: 0, kv_head, row: 0, rows: 0, key, keys };
         let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
         with_tiles(|[q, d_out, k, v]| {
             with_rows(|[work, acc]| {
@@ -157,11 +224,12 @@ impl<'a> Backward<'a> {
                 let (d_k, d_v) = acc.split_at_mut(keys as usize * d);
                 let k = self.columns(self.k, &whole, k);
                 let v = self.columns(self.v, &whole, v);
-                for chunk in self.chunks(from, to, s.group * s.row_blocks) {
-                    let head = kv_head * s.group + chunk / s.row_blocks;
-                    let row = chunk % s.row_blocks * s.tile[0];
-                    let meeting = Meeting { head, row, rows: s.tile[0].min(all - row), ..whole };
-                    if self.seen(&meeting, meeting.rows - 1) == 0 {
+                for chunk in self.chunks(from, to, s.group * s.row_chunks) {
+                    let head = kv_head * s.group + chunk / s.row_chunks;
+                    let row = chunk % s.row_chunks * s.tile[0];
+                    let rows = s.tile[0].min(entry.rows.saturating_sub(row));
+                    let meeting = Meeting { head, row, rows, ..whole };
+                    if !self.meets(&meeting) {
                         continue;
                     }
                     self.statistics(&meeting, &mut work);
@@ -176,8 +244,8 @@ impl<'a> Backward<'a> {
                 if to < s.links {
                     return self.carry(true, acc, false);
                 }
-                self.store(self.d_k, [batch, kv_head, key], d_k, d);
-                self.store(self.d_v, [batch, kv_head, key], d_v, dv);
+                self.store(self.d_k, self.key_at(self.d_k, &whole), d_k, d);
+                self.store(self.d_v, self.key_at(self.d_v, &whole), d_v, dv);
             });
         });
     }
@@ -191,33 +259,44 @@ impl<'a> Backward<'a> {
         }
     }
 
-    /// Keys of a meeting that its row `row` sees: the first ones.
-    fn seen(&self, meeting: &Meeting, row: u64) -> u64 {
-        if !self.op.scores.causal {
-            return meeting.keys;
-        }
-        // Aligned at the bottom right.
-        let end = (meeting.row + row + 1 + self.k.shape[2]).saturating_sub(self.q.shape[2]);
-        end.saturating_sub(meeting.key).min(meeting.keys)
+    /// Keys of a meeting that its row `row` sees, counted in it.
+    fn seen(&self, m: &Meeting, row: u64) -> Range<usize> {
+        let seen = m.entry.seen(self.scores, m.row + row);
+        let inside = |key: u64| key.saturating_sub(m.key).min(m.keys) as usize;
+        inside(seen.start)..inside(seen.end)
+    }
+
+    /// Whether a row may see a key: both ends of what a row sees grow with the row.
+    fn meets(&self, m: &Meeting) -> bool {
+        m.rows > 0 && self.seen(m, 0).start < self.seen(m, m.rows - 1).end
+    }
+
+    /// The batch axis of an entry.
+    fn batch(&self, entry: &Entry) -> u64 {
+        if self.scores.rows == Lens::Full { entry.batch } else { 0 }
+    }
+
+    /// Where the first row of a meeting is in what has Q's shape.
+    fn row_at(&self, view: &View, m: &Meeting) -> u64 {
+        start(view, [self.batch(&m.entry), m.head, m.entry.first_row + m.row])
+    }
+
+    /// Where the first key of a meeting is in what has the shape of K.
+    fn key_at(&self, view: &View, m: &Meeting) -> u64 {
+        start(view, [self.batch(&m.entry), m.kv_head, m.entry.first_key + m.key])
     }
 
     fn rows<'b>(&self, view: &'b View, m: &Meeting, buffer: &'b mut Vec<f32>) -> Panel<'b> {
-        self.panel(view, [m.batch, m.head, m.row], m.rows, buffer)
+        self.panel(view, self.row_at(view, m), m.rows, buffer)
     }
 
     fn columns<'b>(&self, view: &'b View, m: &Meeting, buffer: &'b mut Vec<f32>) -> Panel<'b> {
-        self.panel(view, [m.batch, m.kv_head, m.key], m.keys, buffer)
+        self.panel(view, self.key_at(view, m), m.keys, buffer)
     }
 
-    fn panel<'b>(
-        &self,
-        view: &'b View,
-        at: [u64; 3],
-        rows: u64,
-        buffer: &'b mut Vec<f32>,
-    ) -> Panel<'b> {
+    fn panel<'b>(&self, view: &'b View, at: u64, rows: u64, buffer: &'b mut Vec<f32>) -> Panel<'b> {
         let steps = [view.strides[2], view.strides[3]];
-        Panel::of(self.isa, view, start(view, at), steps, [rows, view.shape[3]], buffer)
+        Panel::of(self.isa, view, at, steps, [rows, view.shape[3]], buffer)
     }
 
     /// The rows and keys of a meeting in a buffer of a tile's width.
@@ -228,14 +307,13 @@ impl<'a> Backward<'a> {
 
     /// Each row's log-sum-exp, and the sum of its output times the gradient of that.
     fn statistics(&self, m: &Meeting, work: &mut Work<'_>) {
-        let at = [m.batch, m.head, m.row];
         let lse = &mut work.lse[..m.rows as usize];
-        self.lse.load(self.isa, start(self.lse, at), self.lse.row_stride(), lse);
+        self.lse.load(self.isa, self.row_at(self.lse, m), self.lse.row_stride(), lse);
         let (out, d_out) = work.lines.split_at_mut(work.lines.len() / 2);
         for (row, mean) in (0..m.rows).zip(&mut *work.mean) {
-            let at = [m.batch, m.head, m.row + row];
-            self.out.load(self.isa, start(self.out, at), self.out.row_stride(), out);
-            self.d_out.load(self.isa, start(self.d_out, at), self.d_out.row_stride(), d_out);
+            let m = &Meeting { row: m.row + row, ..*m };
+            self.out.load(self.isa, self.row_at(self.out, m), self.out.row_stride(), out);
+            self.d_out.load(self.isa, self.row_at(self.d_out, m), self.d_out.row_stride(), d_out);
             *mean = self.isa.run(Dot(out, d_out));
         }
     }
@@ -244,38 +322,44 @@ impl<'a> Backward<'a> {
     fn weigh(&self, m: &Meeting, panels: Panels<'_>, work: &mut Work<'_>) {
         let Panels { q, d_out, k, v } = panels;
         let (keys, width) = (m.keys as usize, self.shape.tile[1] as usize);
+        let (isa, scale) = (self.isa, self.scores.scale);
         // Scaled after the sum, as the forward op does.
-        multiply(
-            self.isa,
-            q,
-            k.t(),
-            &mut Target::dense(work.weights, keys, width),
-            false,
-            self.op.scores.scale,
-        );
-        multiply(
-            self.isa,
-            d_out,
-            v.t(),
-            &mut Target::dense(work.d_scores, keys, width),
-            false,
-            1.0,
-        );
+        multiply(isa, q, k.t(), &mut Target::dense(work.weights, keys, width), false, scale);
+        multiply(isa, d_out, v.t(), &mut Target::dense(work.d_scores, keys, width), false, 1.0);
+        let slope = self.alibi.map(|slopes| {
+            let mut slope = [0.0];
+            slopes.load(isa, m.head * slopes.strides[0], 1, &mut slope);
+            slope[0]
+        });
         let lines = work.weights.chunks_exact_mut(width).zip(work.d_scores.chunks_exact_mut(width));
         let statistics = work.lse.iter().zip(&*work.mean);
         for (row, ((p, ds), (&lse, &mean))) in (0..m.rows).zip(lines.zip(statistics)) {
-            let seen = self.seen(m, row) as usize;
-            p[seen..keys].fill(0.0);
-            ds[seen..keys].fill(0.0);
-            let (p, ds) = (&mut p[..seen], &mut ds[..seen]);
-            self.isa.run(Weigh { lse, mean, scale: self.op.scores.scale, p, ds });
+            // A row that saw nothing has no weights.
+            let seen = if lse > f32::NEG_INFINITY { self.seen(m, row) } else { 0..0 };
+            for line in [&mut *p, &mut *ds] {
+                line[..seen.start].fill(0.0);
+                line[seen.end..keys].fill(0.0);
+            }
+            let (p, ds) = (&mut p[seen.clone()], &mut ds[seen.clone()]);
+            let growth = &mut work.growth[..p.len()];
+            if self.scores.softcap > 0.0 {
+                isa.run(Cap { cap: self.scores.softcap, scores: p, growth });
+            }
+            let mask = self
+                .mask
+                .map(|mask| (mask, self.row_at(mask, &Meeting { row: m.row + row, ..*m })));
+            let bias = Bias { slope, position: m.entry.position(m.row + row), mask };
+            bias.add(isa, m.key + seen.start as u64, p, work.mask);
+            isa.run(Weigh { lse, mean, scale, p, ds });
+            if self.scores.softcap > 0.0 {
+                ds.iter_mut().zip(&*growth).for_each(|(ds, growth)| *ds *= growth);
+            }
         }
     }
 
-    fn store(&self, view: &View, [batch, head, row]: [u64; 3], data: &[f32], width: usize) {
+    fn store(&self, view: &View, at: u64, data: &[f32], width: usize) {
         for (i, line) in (0..).zip(data.chunks_exact(width.max(1))) {
-            let at = start(view, [batch, head, row + i]);
-            view.store(self.isa, at, view.row_stride(), line);
+            view.store(self.isa, at + i * view.strides[2], view.row_stride(), line);
         }
     }
 }
@@ -304,6 +388,26 @@ impl Kernel for Dot<'_> {
             *lane = fma::<F>(*x, *y, *lane);
         }
         lanes.into_iter().fold(0.0, |a, b| a + b)
+    }
+}
+
+/// Scores under the soft cap, `c tanh(x / c)`, and how fast each grows with its product.
+struct Cap<'a> {
+    cap: f32,
+    scores: &'a mut [f32],
+    growth: &'a mut [f32],
+}
+
+impl Kernel for Cap<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const F: bool>(self) {
+        let Self { cap, scores, growth } = self;
+        for (x, growth) in scores.iter_mut().zip(growth) {
+            let part = math::tanh::<F>(*x / cap);
+            *x = cap * part;
+            *growth = fma::<F>(-part, part, 1.0);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! How ops are cut into tiles and links, and what the dearest unit takes: the numbers that planner and kernels share.
 //! Pure: shapes, dtypes and the arch class.
 
+use super::entries::{most, packed_tiles};
 use super::few::Few;
 use super::isa::Isa;
 use super::plan::{
@@ -11,7 +12,7 @@ use super::plan::{
 use crate::dtype::DType;
 use crate::op::{
     Attention, CheckedOp, Gate, Group, KeyValue, Lens, Mask, Matmul, Op, OrderClass, Quantize,
-    QuantizeFormat, Scale, Spec,
+    QuantizeFormat, Scale, Scores, Spec,
 };
 use crate::order::UNIT_CAP_SLOW_NS;
 
@@ -319,22 +320,11 @@ impl Heads {
             KeyValue::Dense => dim("k", 2),
             KeyValue::Paged { page } => dim("pages", 1).saturating_mul(page.into()),
         };
-        let most = |lens: &Lens| match lens {
-            Lens::Full => room,
-            Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
-            Lens::Device { max } => (*max).into(),
-        };
         let packed_alone = op.scores.lens == Lens::Full && op.key_value == KeyValue::Dense;
-        let keys = room.min(most(if packed_alone { &op.scores.rows } else { &op.scores.lens }));
-        let blocks = match &op.scores.rows {
+        let keys = most(if packed_alone { &op.scores.rows } else { &op.scores.lens }, room);
+        let blocks = match op.scores.rows {
             Lens::Full => rows.div_ceil(tile),
-            Lens::Host(list) => {
-                let owned: u64 = list.iter().map(|&n| u64::from(n)).sum();
-                let blocks = list.iter().map(|&n| u64::from(n).div_ceil(tile)).sum::<u64>();
-                blocks + (rows - owned).div_ceil(tile)
-            }
-            // At most one partial tile an entry, and one of the rows that none owns.
-            Lens::Device { .. } => rows.div_ceil(tile) + dim("rows", 0) + 1,
+            _ => packed_tiles(&op.scores.rows, rows, dim("rows", 0), tile),
         };
         // Functions of a score take as long as a few dims more.
         let extra = u64::from(op.scores.softcap > 0.0) * 24 + u64::from(op.scores.alibi) * 4;
@@ -358,10 +348,13 @@ impl Heads {
 pub(super) struct Gradients {
     /// Rows and keys that meet at once.
     pub(super) tile: [u64; 2],
-    /// Query heads of a key head, and blocks of rows and of keys of a head.
+    /// Query heads of a key head, and tiles of rows and of keys of a head.
     pub(super) group: u64,
-    pub(super) row_blocks: u64,
-    pub(super) key_blocks: u64,
+    pub(super) row_tiles: u64,
+    pub(super) key_tiles: u64,
+    /// Chunks of the most rows and of the most keys that an entry has.
+    pub(super) row_chunks: u64,
+    pub(super) key_chunks: u64,
     /// Tiles of query rows, and in all.
     pub(super) of_queries: u128,
     pub(super) tiles: u128,
@@ -373,31 +366,47 @@ pub(super) struct Gradients {
 }
 
 impl Gradients {
-    pub(super) fn of(op: &CheckedOp, isa: Isa) -> Self {
+    pub(super) fn of(op: &CheckedOp, scores: &Scores, isa: Isa) -> Self {
         let class = class(isa);
         let dim = |name, i: usize| op.spec(name).map_or(0, |s| s.layout.shape()[i]);
         let (batch, heads, kv_heads) = (dim("q", 0), dim("q", 1), dim("k", 1));
         let (d, dv) = (dim("q", 3), dim("v", 3));
         let tile = class.backward_tile.map(u64::from);
         let group = heads.checked_div(kv_heads).unwrap_or(1);
-        let row_blocks = dim("q", 2).div_ceil(tile[0]);
-        let key_blocks = dim("k", 2).div_ceil(tile[1]);
         let [rows, keys] = tile;
-        let chunk_ns = 2 * rows * keys * (2 * d + 2 * dv + 12) * 1000 / class.attention;
-        let rest_ns = LAUNCH_NS + (rows + keys) * (d + dv);
-        let chain = key_blocks.max(group.saturating_mul(row_blocks));
-        let (links, per_link, unit_ns) = links(chain, chunk_ns, rest_ns);
-        let tiles = |heads: u64, blocks: u64| {
-            u128::from(batch).saturating_mul(u128::from(heads) * u128::from(blocks))
+        // Keys without counts of their own are packed by those of rows.
+        let packed = scores.rows != Lens::Full;
+        let alone = packed && scores.lens == Lens::Full;
+        let key_lens = if alone { &scores.rows } else { &scores.lens };
+        let of = |lens: &Lens, room: u64, tile: u64| match packed {
+            true => packed_tiles(lens, room, dim(if alone { "rows" } else { "lens" }, 0), tile),
+            false => room.div_ceil(tile),
         };
-        let of_queries = tiles(heads, row_blocks);
-        let tiles = of_queries.saturating_add(tiles(kv_heads, key_blocks));
+        let (row_tiles, key_tiles) =
+            (of(&scores.rows, dim("q", 2), rows), of(key_lens, dim("k", 2), keys));
+        let row_chunks = most(&scores.rows, dim("q", 2)).div_ceil(rows);
+        let key_chunks = most(key_lens, dim("k", 2)).div_ceil(keys);
+        let functions = 12
+            + u64::from(scores.softcap > 0.0) * 24
+            + u64::from(scores.alibi) * 4
+            + u64::from(scores.mask != Mask::None) * 8;
+        let chunk_ns = 2 * rows * keys * (2 * d + 2 * dv + functions) * 1000 / class.attention;
+        let rest_ns = LAUNCH_NS + (rows + keys) * (d + dv);
+        let chain = key_chunks.max(group.saturating_mul(row_chunks));
+        let (links, per_link, unit_ns) = links(chain, chunk_ns, rest_ns);
+        let tiles = |heads: u64, tiles: u64| {
+            u128::from(batch).saturating_mul(u128::from(heads) * u128::from(tiles))
+        };
+        let of_queries = tiles(heads, row_tiles);
+        let tiles = of_queries.saturating_add(tiles(kv_heads, key_tiles));
         let carried = rows.max(keys) * (d + dv);
         Self {
             tile,
             group,
-            row_blocks,
-            key_blocks,
+            row_tiles,
+            key_tiles,
+            row_chunks,
+            key_chunks,
             of_queries,
             tiles,
             per_link,

@@ -9,6 +9,7 @@ mod constants;
 mod convert;
 mod dot;
 mod dots;
+mod entries;
 mod epilogue;
 mod few;
 mod few_tiles;
@@ -58,7 +59,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// Names and bytes of the sources, each of which can change a result.
-const SOURCES: [(&str, &str); 40] = [
+const SOURCES: [(&str, &str); 41] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
@@ -67,6 +68,7 @@ const SOURCES: [(&str, &str); 40] = [
     ("convert.rs", include_str!("convert.rs")),
     ("dot.rs", include_str!("dot.rs")),
     ("dots.rs", include_str!("dots.rs")),
+    ("entries.rs", include_str!("entries.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
     ("few.rs", include_str!("few.rs")),
     ("few_tiles.rs", include_str!("few_tiles.rs")),
@@ -288,7 +290,7 @@ impl Cpu {
                     tiles.iter().for_each(|tiles| tiles.run(span, pool, item_ns));
                 }
                 Op::AttentionBackward(_) => {
-                    let tiles = attention_backward::Backward::new(isa, op, views, carried);
+                    let tiles = attention_backward::Backward::new(isa, op, views, carried, fault);
                     tiles.iter().for_each(|tiles| tiles.run(span, pool, item_ns));
                 }
                 Op::Norm(_) | Op::Softmax(_) | Op::Reduce(_) => {

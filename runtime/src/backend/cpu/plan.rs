@@ -244,8 +244,8 @@ pub(super) fn plan(op: &CheckedOp, isa: Isa) -> Result<Plan> {
     match op.op() {
         Op::Matmul(matmul) => product(op, matmul, order, class),
         Op::Attention(attention) => self::attention(op, attention, order, class),
-        Op::AttentionBackward(_) => {
-            let g = Gradients::of(op, isa);
+        Op::AttentionBackward(backward) => {
+            let g = Gradients::of(op, &backward.scores, isa);
             finish(order, g.tiles, g.links, g.unit_ns, 4 * g.carried)
         }
         Op::Norm(_)
