@@ -238,6 +238,7 @@ fn an_op_has_one_name_on_every_floor() {
         "prelude",
         "attention_coop",
         "attention_tiled",
+        "batch",
         "columns",
         "coop",
         "coop_emulated",

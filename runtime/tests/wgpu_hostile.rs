@@ -38,6 +38,23 @@ fn lengths_and_pages_that_lie() {
 }
 
 #[test]
+fn counts_of_gradients_that_lie_and_change() {
+    lie_to(common::tables::attention_backward(), 1);
+    let Some(mut backend) = open() else { return };
+    let small = |case: &&Case| is_told(case) && case.flops() < 5_000_000;
+    let (mut run, mut faults) = (0, 0);
+    for case in common::tables::attention_backward().iter().filter(small) {
+        let plan = backend.candidates(&case.checked()).unwrap()[0];
+        // What is carried from link to link is of the counts that the links before were told.
+        if plan.links == 1 {
+            run += 1;
+            faults += usize::from(changing(&mut backend, case, &plan));
+        }
+    }
+    assert!(run > 1 && faults == run, "{faults} faults of {run}");
+}
+
+#[test]
 fn sizes_of_groups_that_lie() {
     lie_to(common::tables::matmul(), 2);
 }
@@ -62,22 +79,29 @@ fn indices_that_change_between_slices() {
 /// A launch counts them all before its first tile, so there is an end to them.
 #[test]
 fn too_many_counts_in_device_memory_are_refused() {
-    use leasehold::op::{Attention, Lens, Scores, Spec, check};
+    use leasehold::op::{Attention, AttentionBackward, Lens, Scores, Spec, check};
     use leasehold::{DType, Dims, Layout};
     let Some(backend) = open() else { return };
     let spec =
         |dtype, shape: &[u64]| Spec::new(dtype, Layout::contiguous(Dims::new(shape).unwrap()), 0);
     for (batch, runs) in [(1024, true), (1025, false)] {
         let tensor = spec(DType::F32, &[batch, 1, 1, 1]);
-        let specs = [tensor, tensor, tensor, spec(DType::I32, &[batch]), tensor];
-        let op = Attention {
-            scores: Scores { lens: Lens::Device { max: 1 }, ..Scores::default() },
-            ..Attention::default()
-        };
-        let planned = backend.candidates(&check(op.into(), &specs).unwrap());
-        match planned {
-            Ok(_) => assert!(runs),
-            Err(e) => assert!(!runs && matches!(e.kind(), Kind::Unsupported { .. }), "{e}"),
+        let (lens, lse) = (spec(DType::I32, &[batch]), spec(DType::F32, &[batch, 1, 1]));
+        let scores = Scores { lens: Lens::Device { max: 1 }, ..Scores::default() };
+        let backward = AttentionBackward { scores: scores.clone() };
+        let forward = Attention { scores, ..Attention::default() };
+        let ops = [
+            check(forward.into(), &[tensor, tensor, tensor, lens, tensor]),
+            check(
+                backward.into(),
+                &[tensor, tensor, tensor, tensor, lse, tensor, lens, tensor, tensor, tensor],
+            ),
+        ];
+        for op in ops {
+            match backend.candidates(&op.unwrap()) {
+                Ok(_) => assert!(runs),
+                Err(e) => assert!(!runs && matches!(e.kind(), Kind::Unsupported { .. }), "{e}"),
+            }
         }
     }
 }

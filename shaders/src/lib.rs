@@ -81,6 +81,7 @@ const ELEMENTS: &str = include_str!("wgsl/elements.wgsl");
 const NEIGHBOURS: &str = include_str!("wgsl/neighbours.wgsl");
 const ROWS: &str = include_str!("wgsl/rows.wgsl");
 const FAULT: &str = include_str!("wgsl/fault.wgsl");
+const BATCH: &str = include_str!("wgsl/batch.wgsl");
 const HEADS: &str = include_str!("wgsl/heads.wgsl");
 const LINES: &str = include_str!("wgsl/lines.wgsl");
 const FOLD: &str = include_str!("wgsl/fold.wgsl");
@@ -155,7 +156,7 @@ pub const SHADERS: [Shader; 15] = [
         entries: &["count", "combine", "attention"],
         bindings: &ATTENTION,
         kinds: true,
-        sources: &[PRELUDE, FAULT, HEADS, include_str!("wgsl/attention.wgsl")],
+        sources: &[PRELUDE, FAULT, BATCH, HEADS, include_str!("wgsl/attention.wgsl")],
     },
     Shader {
         op: "norm",
@@ -298,7 +299,7 @@ pub const SHADERS: [Shader; 15] = [
     },
     Shader {
         op: "attention_backward",
-        entries: &["queries", "keys"],
+        entries: &["count", "queries", "keys"],
         bindings: &[
             Operand("q"),
             Operand("k"),
@@ -306,15 +307,21 @@ pub const SHADERS: [Shader; 15] = [
             Operand("out"),
             Operand("lse"),
             Operand("d_out"),
+            Operand("mask"),
+            Operand("alibi"),
+            Operand("rows"),
+            Operand("lens"),
             Operand("d_q"),
             Parts("d_q"),
             Operand("d_k"),
             Parts("d_k"),
             Operand("d_v"),
             Parts("d_v"),
+            Made,
             State,
+            Fault,
         ],
         kinds: true,
-        sources: &[PRELUDE, include_str!("wgsl/attention_backward.wgsl")],
+        sources: &[PRELUDE, FAULT, BATCH, include_str!("wgsl/attention_backward.wgsl")],
     },
 ];

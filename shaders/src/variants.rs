@@ -1,7 +1,7 @@
 //! Kernels beside an op's own, for devices that can do more. `lib` has the table's words; the backend's plans name
 //! them.
 
-use super::{ATTENTION, Binding, FAULT, HEADS, PRELUDE, PRODUCT, Shader};
+use super::{ATTENTION, BATCH, Binding, FAULT, HEADS, PRELUDE, PRODUCT, Shader};
 
 /// A kernel beside an op's own: another module, or the same with other constants.
 #[derive(Clone, Copy, Debug)]
@@ -113,30 +113,30 @@ const fn attention(entries: &'static [&'static str], sources: &'static [&'static
 /// Attention by tiles in workgroup memory.
 const ATTENTION_TILED: Shader = attention(
     &["count", "combine", "attention_tiled"],
-    &[PRELUDE, FAULT, HEADS, include_str!("wgsl/attention_tiled.wgsl")],
+    &[PRELUDE, FAULT, BATCH, HEADS, include_str!("wgsl/attention_tiled.wgsl")],
 );
 
 /// Attention by the matrix unit, by the edge of its tiles and the rows of a workgroup, and with the unit emulated.
 const ATTENTION_COOP_ENTRIES: [&str; 3] = ["count", "combine", "attention_coop"];
 const ATTENTION_COOP16_64: Shader = attention(
     &ATTENTION_COOP_ENTRIES,
-    &[TILES_16, SUBGROUPS_4, PRELUDE, FAULT, HEADS, COOP, ATTENTION_COOP],
+    &[TILES_16, SUBGROUPS_4, PRELUDE, FAULT, BATCH, HEADS, COOP, ATTENTION_COOP],
 );
 const ATTENTION_COOP16_32: Shader = attention(
     &ATTENTION_COOP_ENTRIES,
-    &[TILES_16, SUBGROUPS_2, PRELUDE, FAULT, HEADS, COOP, ATTENTION_COOP],
+    &[TILES_16, SUBGROUPS_2, PRELUDE, FAULT, BATCH, HEADS, COOP, ATTENTION_COOP],
 );
 const ATTENTION_COOP8: Shader = attention(
     &ATTENTION_COOP_ENTRIES,
-    &[TILES_8, SUBGROUPS_4, PRELUDE, FAULT, HEADS, COOP, ATTENTION_COOP],
+    &[TILES_8, SUBGROUPS_4, PRELUDE, FAULT, BATCH, HEADS, COOP, ATTENTION_COOP],
 );
 const ATTENTION_COOP16_EMULATED: Shader = attention(
     &ATTENTION_COOP_ENTRIES,
-    &[EMULATED_16, SUBGROUPS_2, PRELUDE, FAULT, HEADS, COOP_EMULATED, ATTENTION_COOP],
+    &[EMULATED_16, SUBGROUPS_2, PRELUDE, FAULT, BATCH, HEADS, COOP_EMULATED, ATTENTION_COOP],
 );
 const ATTENTION_COOP8_EMULATED: Shader = attention(
     &ATTENTION_COOP_ENTRIES,
-    &[EMULATED_8, SUBGROUPS_4, PRELUDE, FAULT, HEADS, COOP_EMULATED, ATTENTION_COOP],
+    &[EMULATED_8, SUBGROUPS_4, PRELUDE, FAULT, BATCH, HEADS, COOP_EMULATED, ATTENTION_COOP],
 );
 
 /// Bytes of workgroup memory of `attention_tiled`.

@@ -5,7 +5,7 @@ use super::case::{Case, Fill, Operand, POISON, Random, Style};
 use super::judge::{judge, unit_of};
 use super::run::{contents, execute, execute_between, neighbours};
 use leasehold::backend::{Backend, Place, Progress};
-use leasehold::op::{Attention, Binding, BufferId, KeyValue, Lens, Role, Scores};
+use leasehold::op::{Attention, Binding, BufferId, KeyValue, Lens, Op, Role, Scores};
 use leasehold::order::Plan;
 use leasehold::{DType, reference};
 use std::sync::Arc;
@@ -210,12 +210,17 @@ pub fn changing<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
     told().for_each(|i| left.blocks[i].clone_from(&contents[i]));
     neighbours(case, &contents, &left, |i| op.roles()[i].access.writes())
         .unwrap_or_else(|wrong| panic!("{}: {plan}: {wrong}", case.name));
-    let out = op.position("out").unwrap();
-    let operand = &case.operands[out];
-    let bytes = &left.blocks[out][operand.offset as usize..];
-    let values = reference::read(operand.dtype, &op.specs()[out].layout, bytes);
-    // Rows that are of no group by the sizes of one slice and another's by those of the next are nobody's to write.
-    let is_grouped = op.position("sizes").is_some();
-    assert!(is_grouped || values.iter().all(|x| x.is_finite()), "{}: {plan}", case.name);
+    // Rows that are of no group or entry by the counts of one slice and another's by those of the next are nobody's to
+    // write.
+    let is_grouped = match op.op() {
+        Op::AttentionBackward(op) => op.scores.rows != Lens::Full,
+        _ => op.position("sizes").is_some(),
+    };
+    for out in (0..op.roles().len()).filter(|&i| op.roles()[i].access.writes()) {
+        let operand = &case.operands[out];
+        let bytes = &left.blocks[out][operand.offset as usize..];
+        let values = reference::read(operand.dtype, &op.specs()[out].layout, bytes);
+        assert!(is_grouped || values.iter().all(|x| x.is_finite()), "{}: {plan}", case.name);
+    }
     left.fault.is_some()
 }

@@ -1,4 +1,4 @@
-// Before the kernels of attention: what they are told, where things lie, and what a row makes of its chunks.
+// Before the kernels of attention, after `batch`: what they are told, where things lie, and what a row makes of its chunks.
 //
 // The query heads that share a key head are rows beside each other: the rows of a tile are those of all its queries,
 // `group` heads of a query, then the next query. Keys come in chunks of 256. A kernel gives each row and chunk its
@@ -8,27 +8,10 @@
 override KIND: u32 = 0u;
 
 const CHUNK: u32 = 256u;
-const LANES: u32 = 64u;
-// A hidden key's score; those of visible keys are LOWEST or more.
-const HIDDEN: f32 = -3.4e38;
-// Most batch entries whose counts lie in device memory.
-const COUNTED: u32 = 1024u;
 
-const HAS_MASK: u32 = 1u;
 const HAS_LSE: u32 = 2u;
-const HAS_ALIBI: u32 = 4u;
-const LAST: u32 = 8u;
 const HAS_SINKS: u32 = 16u;
-// Rows of the batch entries, or dense keys too, lie one after another.
-const PACKED: u32 = 32u;
-const PACKED_KEYS: u32 = 64u;
 const PAGED: u32 = 128u;
-// Counts of rows, or of keys, are operands; keys are counted like rows.
-const DEVICE_ROWS: u32 = 256u;
-const DEVICE_LENS: u32 = 512u;
-const AS_ROWS: u32 = 1024u;
-// One entry stands for all.
-const ALIKE: u32 = 2048u;
 // There is one chunk: its kernel writes the output itself.
 const DIRECT: u32 = 4096u;
 
@@ -93,8 +76,7 @@ struct Params {
 @group(0) @binding(10) var<storage, read_write> out: array<u32>;
 @group(0) @binding(11) var<storage, read_write> out_parts: array<atomic<u32>>;
 @group(0) @binding(12) var<storage, read_write> lse: array<u32>;
-// Five words an entry: first row, rows, first key, keys, first tile. Then, where `count` makes them, the counts of rows
-// and of keys that the host knows.
+// The table of `batch.wgsl`.
 @group(0) @binding(13) var<storage, read_write> made: array<u32>;
 // Maximum, sum and values of each row of one tile that is cut along the keys, merged so far.
 @group(0) @binding(14) var<storage, read_write> stats: array<f32>;
@@ -102,85 +84,9 @@ struct Params {
 @group(0) @binding(15) var<storage, read_write> scratch: array<f32>;
 @group(0) @binding(16) var<storage, read_write> fault: array<atomic<u32>>;
 
-var<workgroup> counted: array<vec2<u32>, COUNTED>;
-
-fn has(flag: u32) -> bool {
-    return (p.flags & flag) != 0u;
-}
-
-fn entries() -> u32 {
-    return p.batch + select(0u, 1u, has(PACKED));
-}
-
-fn held(word: u32, most: u32) -> u32 {
-    if word > most {
-        report(word, most + 1u);
-    }
-    return min(word, most);
-}
-
-// Reads every count in device memory once, so that all tiles of a launch agree on them.
-@compute @workgroup_size(64)
-fn count(@builtin(local_invocation_index) lane: u32) {
-    for (var i = lane; i < p.batch; i += LANES) {
-        let given = 5u * entries() + i;
-        var one = vec2(made[given], made[given + p.batch]);
-        if has(DEVICE_ROWS) {
-            one.x = held(rows[p.counts.x + i * p.counts.y], p.max_rows);
-        }
-        if has(DEVICE_LENS) {
-            one.y = held(lens[p.lens.x + i * p.lens.y], p.max_keys);
-        }
-        counted[i] = select(one, one.xx, has(AS_ROWS));
-    }
-    workgroupBarrier();
-    if lane > 0u {
-        return;
-    }
-    var first_row = 0u;
-    var first_key = 0u;
-    var tile = 0u;
-    for (var i = 0u; i < entries(); i++) {
-        var one = vec2(p.rows - first_row, 0u);
-        if i < p.batch {
-            one = min(counted[i], vec2(p.rows - first_row, p.room - first_key));
-        }
-        made[5u * i] = first_row;
-        made[5u * i + 1u] = one.x;
-        made[5u * i + 2u] = first_key;
-        made[5u * i + 3u] = one.y;
-        made[5u * i + 4u] = tile;
-        if has(PACKED) {
-            first_row += one.x;
-            tile += (one.x * p.group + p.tile - 1u) / p.tile;
-        }
-        if has(PACKED_KEYS) {
-            first_key += one.y;
-        }
-    }
-}
-
 fn place(base: u32, strides: vec4<u32>, at: vec4<u32>) -> u32 {
     let e = strides * at;
     return base + e.x + e.y + e.z + e.w;
-}
-
-// The entry that a tile of a key head belongs to: the last that begins at it or before.
-fn entry_of(tile: u32, batch: u32) -> u32 {
-    if !has(PACKED) {
-        return batch;
-    }
-    var low = 0u;
-    var high = entries();
-    while high - low > 1u {
-        let middle = (low + high) / 2u;
-        if made[5u * middle + 4u] <= tile {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
 }
 
 // Batch entry of k or page, and row in it, of a key of the entry. An index that is out of range forms no address.
@@ -212,38 +118,26 @@ struct Own {
     keys: u32,
 }
 
-var<workgroup> found: array<vec3<u32>, 2>;
-
 // Rows of a tile from its row `tile_row` on. Every lane must call it.
 fn own_of(lane: u32, tile: u32, tile_row: u32) -> Own {
     let of_head = tile % p.tiles;
-    if lane == 0u {
-        let entry = entry_of(of_head, tile / p.tiles / p.kv_heads);
-        let words = 5u * select(entry, 0u, has(ALIKE));
-        found[0] = vec3(entry, made[words], made[words + 1u]);
-        found[1] = vec3(made[words + 2u], made[words + 3u], made[words + 4u]);
-    }
-    let one = workgroupUniformLoad(&found);
+    let one = entry_of(lane, of_head, tile / p.tiles / p.kv_heads, ROW_WORD, p.group);
     return Own(
-        one[0].x,
-        select(one[0].x, 0u, has(PACKED)),
+        one.number,
+        select(one.number, 0u, has(PACKED)),
         (tile / p.tiles) % p.kv_heads,
-        (of_head - one[1].z) * p.tile + tile_row,
-        one[0].z * p.group,
-        one[0].y,
-        one[0].z,
-        one[1].x,
-        one[1].y,
+        (of_head - one.tile) * p.tile + tile_row,
+        one.rows * p.group,
+        one.first_row,
+        one.rows,
+        one.first_key,
+        one.keys,
     );
 }
 
-// The keys that rows see any of, `first` to `last` by their queries: from, to. A query stands at
-// `query + keys - queries` among the keys.
+// The keys that rows see any of, `first` to `last` by their queries: from, to.
 fn seen_by(own: Own, first: u32, last: u32) -> vec2<u32> {
-    let here = vec2(first, last) + own.keys;
-    let behind = own.queries + min(p.left, NOWHERE - own.queries);
-    let ahead = here.y + min(p.right, 0xfffffffeu - here.y) + 1u;
-    return vec2(here.x - min(here.x, behind), min(ahead - min(ahead, own.queries), own.keys));
+    return seen_between(vec2(first, last), own.queries, own.keys, p.left, p.right);
 }
 
 // Four rows of a tile: their queries and heads. Rows beyond the edge repeat the last and are not stored.
@@ -292,21 +186,14 @@ fn adjusted(dot: f32, slope: f32, far: u32, at: vec4<u32>) -> f32 {
     return select(score + x, HIDDEN, bitcast<u32>(x) == NEGATIVE_INFINITY);
 }
 
-fn is_visible(score: vec4<f32>) -> vec4<bool> {
-    return score > vec4(-3.39e38);
-}
-
 // The scores of four rows for a key that the entry has.
 fn score_of(own: Own, four: Four, key: u32, dot: vec4<f32>) -> vec4<f32> {
-    let here = four.query + own.keys;
-    let there = vec4(key + own.queries);
-    let is_behind = there <= here;
-    let far = select(there - here, here - there, is_behind);
+    let apart = apart_of(four.query, vec4(key), own.queries, own.keys);
     var score: vec4<f32>;
     for (var r = 0u; r < 4u; r++) {
-        score[r] = adjusted(dot[r], four.slope[r], far[r], vec4(own.entry, four.head[r], four.query[r], key));
+        score[r] = adjusted(dot[r], four.slope[r], apart.far[r], vec4(own.entry, four.head[r], four.query[r], key));
     }
-    let visible = is_visible(score) & (far <= select(vec4(p.right), vec4(p.left), is_behind));
+    let visible = is_visible(score) & apart.near;
     return select(vec4(HIDDEN), max(score, vec4(LOWEST)), visible);
 }
 

@@ -2,6 +2,7 @@
 //! of the shaders. Pure; `mod` hands the result to the stream.
 
 mod backward;
+mod batch;
 mod cells;
 mod elements;
 mod heads;
@@ -9,7 +10,7 @@ mod product;
 mod rows;
 mod scatter;
 
-use super::plan::{ALIGN, Class, by_rows};
+use super::plan::{ALIGN, Backward, Class, Heads, by_rows};
 use crate::dtype::DType;
 use crate::op::{CheckedOp, Op, Spec};
 use crate::order::Span;
@@ -137,7 +138,12 @@ pub(super) fn made(op: &CheckedOp, class: &Class) -> Vec<u32> {
             rope.turns().iter().flat_map(|&turn| [turn as u32, (turn >> 32) as u32]).collect()
         }
         Op::Matmul(matmul) => product::made(op, matmul, class),
-        Op::Attention(attention) => heads::made(op, attention, class),
+        Op::Attention(attention) => {
+            batch::made(&attention.scores, &Heads::of(op, attention, class).batch)
+        }
+        Op::AttentionBackward(attention) => {
+            batch::made(&attention.scores, &Backward::of(op, attention, class).batch)
+        }
         _ => Vec::new(),
     }
 }
@@ -149,7 +155,7 @@ pub(super) fn entries(op: &CheckedOp, kernel: &str) -> Vec<usize> {
         Op::Attention(attention) => heads::entries(attention),
         Op::Quantize(quantize) => cells::entries(quantize),
         Op::Norm(_) | Op::NormBackward(_) | Op::Softmax(_) | Op::Reduce(_) => vec![0, 1],
-        Op::AttentionBackward(_) => vec![0, 1],
+        Op::AttentionBackward(attention) => backward::entries(attention),
         _ => vec![0],
     }
 }

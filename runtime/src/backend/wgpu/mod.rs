@@ -33,9 +33,10 @@ const GRID: u64 = 65_535;
 const LAUNCH_NS: u64 = 200_000_000;
 
 /// The sources that decide what the shaders are told.
-const HOST: [&str; 16] = [
+const HOST: [&str; 18] = [
     include_str!("encode.rs"),
     include_str!("encode/backward.rs"),
+    include_str!("encode/batch.rs"),
     include_str!("encode/cells.rs"),
     include_str!("encode/elements.rs"),
     include_str!("encode/heads.rs"),
@@ -45,6 +46,7 @@ const HOST: [&str; 16] = [
     include_str!("kernels.rs"),
     include_str!("plan.rs"),
     include_str!("plan/backward.rs"),
+    include_str!("plan/batch.rs"),
     include_str!("plan/cells.rs"),
     include_str!("plan/entries.rs"),
     include_str!("plan/heads.rs"),

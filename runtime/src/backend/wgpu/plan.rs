@@ -2,6 +2,7 @@
 //! an op into tiles and links. Pure: shapes, dtypes, the adapter's class and its binding limit.
 
 mod backward;
+mod batch;
 mod cells;
 mod entries;
 mod heads;
@@ -9,12 +10,13 @@ mod product;
 mod rows;
 
 use crate::error::{Error, Kind, Result, Rule};
-use crate::op::{CheckedOp, Op, Scatter, ScatterFn};
+use crate::op::{CheckedOp, Op, Scatter, ScatterFn, Scores};
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UNIT_CAP_SLOW_NS};
 pub(super) use backward::Backward;
+pub(super) use batch::{Batch, counts};
 pub(super) use cells::Cells;
 pub(super) use entries::Entries;
-pub(super) use heads::{Heads, counts};
+pub(super) use heads::Heads;
 pub(super) use product::Product;
 #[cfg(test)]
 pub(super) use product::TILED;
@@ -272,12 +274,10 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
         }
         Op::Attention(attention) => {
             let a = Heads::of(op, attention, class);
-            if counts(attention) && a.entries > heads::COUNTED {
-                let asked = format!("{} counts in device memory", a.entries);
-                return Err(limit(op, "lens", asked, heads::COUNTED.to_string()));
-            }
-            if a.room > i32::MAX as u64 {
-                return Err(limit(op, "pages", format!("{} keys", a.room), i32::MAX.to_string()));
+            countable(op, &attention.scores, &a.batch)?;
+            let room = a.batch.room;
+            if room > i32::MAX as u64 {
+                return Err(limit(op, "pages", format!("{room} keys"), i32::MAX.to_string()));
             }
             if a.packed_rows() > i32::MAX as u64 {
                 let asked = format!("{} rows of a key head", a.packed_rows());
@@ -291,8 +291,9 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
             let plan = finish(class, order, a.tiles(), a.links, a.unit_ns, state)?;
             Ok(Plan { kernel: heads::kernels(op, attention, class)[0], ..plan })
         }
-        Op::AttentionBackward(_) => {
-            let b = Backward::of(op, class);
+        Op::AttentionBackward(attention) => {
+            let b = Backward::of(op, attention, class);
+            countable(op, &attention.scores, &b.batch)?;
             let state = 4 * b.tile * (b.d + b.dv);
             finish(class, order, b.tiles(), b.links, b.unit_ns, state)
         }
@@ -319,6 +320,15 @@ pub(super) fn plan(op: &CheckedOp, class: &Class, max_binding: u64) -> Result<Pl
 
 fn limit(op: &CheckedOp, operand: &'static str, asked: String, allowed: String) -> Error {
     Error::rejected(Rule::Limit, Some(operand), asked, allowed).in_op(op.op().name())
+}
+
+/// A launch counts all entries before its first tile, so there is an end to them.
+fn countable(op: &CheckedOp, scores: &Scores, batch: &Batch) -> Result<()> {
+    if !counts(scores) || batch.entries <= batch::COUNTED {
+        return Ok(());
+    }
+    let asked = format!("{} counts in device memory", batch.entries);
+    Err(limit(op, "lens", asked, batch::COUNTED.to_string()))
 }
 
 /// Kernels count elements in 32 bits, and a binding holds a whole operand.
@@ -379,7 +389,7 @@ pub(super) fn link_loops(op: &CheckedOp, class: &Class) -> u64 {
         Op::Matmul(matmul) => Product::of(op, matmul, class).link_loops(),
         Op::Attention(attention) => Heads::of(op, attention, class).link_loops(),
         Op::Scatter(_) => Entries::of(op, class).link_loops(),
-        Op::AttentionBackward(_) => Backward::of(op, class).link_loops(),
+        Op::AttentionBackward(attention) => Backward::of(op, attention, class).link_loops(),
         of_rows if by_rows(of_rows) => Rows::of(op, class).link_loops(of_rows),
         // Axes of four neighbours.
         _ => 64,

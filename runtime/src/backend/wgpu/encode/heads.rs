@@ -1,8 +1,8 @@
-//! Dispatches of attention, and the table of its batch entries.
+//! Dispatches of attention.
 
 use super::super::plan::{Class, Heads, counts};
-use super::{Dispatch, LAST, Words, base, strides};
-use crate::op::{Attention, CheckedOp, KeyValue, Lens, Mask, Op};
+use super::{Dispatch, LAST, Words, batch, strides};
+use crate::op::{Attention, CheckedOp, KeyValue, Op};
 use crate::order::Span;
 use leasehold_shaders::variant;
 
@@ -12,21 +12,11 @@ const ROWS: u64 = 4;
 const COUNT: usize = 0;
 const COMBINE: usize = 1;
 const CHUNKS: usize = 2;
-/// Flags of it.
-const HAS_MASK: u32 = 1;
+/// Flags of it, beside those of `batch`.
 const HAS_LSE: u32 = 2;
-const HAS_ALIBI: u32 = 4;
 const HAS_SINKS: u32 = 16;
-const PACKED: u32 = 32;
-const PACKED_KEYS: u32 = 64;
 const PAGED: u32 = 128;
-const DEVICE_ROWS: u32 = 256;
-const DEVICE_LENS: u32 = 512;
-const AS_ROWS: u32 = 1024;
-const ALIKE: u32 = 2048;
 const DIRECT: u32 = 4096;
-/// Words of an entry of the table.
-const ENTRY: usize = 5;
 
 /// Counting, where counts lie in device memory, then the tiles of a span: the chunks of a run of tiles side by side, as
 /// many as the scratch holds, and what merges them. A tile that it does not hold goes by runs of chunks.
@@ -48,7 +38,7 @@ pub(super) fn heads(
         tiles => (tiles, to - from),
     };
     let mut out = Vec::new();
-    if counts(attention) {
+    if counts(&attention.scores) {
         let params = params(op, attention, &a, [span.first, 0], [from, to]);
         out.push(Dispatch { entry: COUNT, workgroups: 1, params, cut });
     }
@@ -93,24 +83,17 @@ fn params(
         KeyValue::Dense => 0,
         KeyValue::Paged { page } => page,
     };
-    let [left, right] = attention.scores.window.unwrap_or([u32::MAX; 2]);
-    let right = if attention.scores.causal { 0 } else { right };
-    let most = |lens: &Lens| match lens {
-        Lens::Device { max } => u64::from(*max),
-        _ => 0,
-    };
+    let scores = &attention.scores;
+    let ([left, right], [max_rows, max_keys]) = (batch::window(scores), batch::most(scores));
     let mut params = Words::default();
     params.put(&[a.kv_heads, a.group, a.rows, a.d, a.dv]);
-    params.float(attention.scores.scale);
-    params.put(&[(flags(attention) | last | direct).into(), a.tile, a.tiles]);
-    params.put(&[first, workgroups, from, to, a.entries]);
-    params.float(attention.scores.softcap);
-    params.put(&[left.into(), right.into(), page.into(), op.specs()[1].layout.shape()[0]]);
-    params.put(&[a.room, most(&attention.scores.rows), most(&attention.scores.lens), 0, 0]);
-    for name in ["alibi", "sinks", "rows", "lens"] {
-        let line = op.spec(name).map_or([0; 2], |spec| [base(spec), strides(spec)[0]]);
-        params.put(&line);
-    }
+    params.float(scores.scale);
+    params.put(&[(flags(attention, a) | last | direct).into(), a.tile, a.tiles]);
+    params.put(&[first, workgroups, from, to, a.batch.entries]);
+    params.float(scores.softcap);
+    params.put(&[left, right, page.into(), op.specs()[1].layout.shape()[0]]);
+    params.put(&[a.batch.room, max_rows, max_keys, 0, 0]);
+    batch::put_lines(&mut params, op, &["alibi", "sinks", "rows", "lens"]);
     for name in ["q", "k", "v", "mask", "pages", "out", "lse"] {
         let spec = op.spec(name);
         params.view(spec, &spec.map(strides).unwrap_or_default());
@@ -120,66 +103,12 @@ fn params(
 
 /// The entry points of attention that launches may take.
 pub(super) fn entries(op: &Attention) -> Vec<usize> {
-    if counts(op) { vec![COUNT, COMBINE, CHUNKS] } else { vec![COMBINE, CHUNKS] }
+    if counts(&op.scores) { vec![COUNT, COMBINE, CHUNKS] } else { vec![COMBINE, CHUNKS] }
 }
 
-fn flags(op: &Attention) -> u32 {
-    let packed = op.scores.rows != Lens::Full;
-    let dense = op.key_value == KeyValue::Dense;
-    let flags = [
-        (op.scores.mask == Mask::Additive, HAS_MASK),
-        (op.log_sum_exp, HAS_LSE),
-        (op.scores.alibi, HAS_ALIBI),
-        (op.sinks, HAS_SINKS),
-        (packed, PACKED),
-        (packed && dense, PACKED_KEYS),
-        (!dense, PAGED),
-        (op.scores.rows.on_device(), DEVICE_ROWS),
-        (op.scores.lens.on_device(), DEVICE_LENS),
-        (packed && op.scores.lens == Lens::Full, AS_ROWS),
-        (alike(op), ALIKE),
-    ];
-    flags.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum()
-}
-
-/// Whether one entry of the table stands for all.
-fn alike(op: &Attention) -> bool {
-    op.scores.rows == Lens::Full && op.scores.lens == Lens::Full
-}
-
-/// The table of batch entries; where counts lie in device memory room for it, then the counts that the host knows.
-pub(super) fn made(op: &CheckedOp, attention: &Attention, class: &Class) -> Vec<u32> {
-    let a = Heads::of(op, attention, class);
-    let entries = if alike(attention) { 1 } else { a.entries as usize };
-    let list = |lens: &Lens, full: u64| match lens {
-        Lens::Host(list) => list.clone(),
-        // The plan held sizes to 31 bits.
-        _ => vec![full as u32; entries],
-    };
-    let rows = list(&attention.scores.rows, a.rows);
-    let packed = attention.scores.rows != Lens::Full;
-    let keys = match attention.scores.lens {
-        Lens::Full if packed => rows.clone(),
-        _ => list(&attention.scores.lens, a.room),
-    };
-    if counts(attention) {
-        let mut words = vec![0; ENTRY * (entries + usize::from(packed))];
-        words.extend(rows);
-        words.extend(keys);
-        return words;
-    }
-    let packed_keys = packed && attention.key_value == KeyValue::Dense;
-    let (mut words, mut first_row, mut first_key, mut tile) = (Vec::new(), 0, 0, 0);
-    for (rows, keys) in rows.into_iter().zip(keys) {
-        words.extend([first_row, rows, first_key, keys, tile]);
-        if packed {
-            first_row += rows;
-            tile += (u64::from(rows) * a.group).div_ceil(a.tile) as u32;
-        }
-        first_key += if packed_keys { keys } else { 0 };
-    }
-    if packed {
-        words.extend([first_row, a.rows as u32 - first_row, first_key, 0, tile]);
-    }
-    words
+fn flags(op: &Attention, a: &Heads) -> u32 {
+    let paged = op.key_value != KeyValue::Dense;
+    let own = [(op.log_sum_exp, HAS_LSE), (op.sinks, HAS_SINKS), (paged, PAGED)];
+    let own: u32 = own.iter().filter(|(on, _)| *on).map(|(_, flag)| flag).sum();
+    batch::flags(&op.scores, &a.batch) | own
 }

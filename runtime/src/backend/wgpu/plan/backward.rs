@@ -1,7 +1,8 @@
 //! The geometry of attention's gradient: tiles of query rows, then tiles of keys, each cut along the other side.
 
+use super::batch::{Batch, functions};
 use super::{Class, dim};
-use crate::op::CheckedOp;
+use crate::op::{AttentionBackward, CheckedOp, KeyValue};
 
 /// Rows of a chunk: `CHUNK` of `attention_backward.wgsl`.
 pub(super) const CHUNK: u64 = 64;
@@ -10,13 +11,13 @@ pub(super) const CHUNK: u64 = 64;
 pub(in super::super) struct Backward {
     pub(in super::super) heads: u64,
     pub(in super::super) group: u64,
-    pub(in super::super) rows: u64,
-    pub(in super::super) keys: u64,
+    pub(in super::super) batch: Batch,
     pub(in super::super) d: u64,
     pub(in super::super) dv: u64,
     /// Rows, or keys, of a tile.
     pub(in super::super) tile: u64,
-    /// Tiles of a head of queries, and of keys; chunks of a head of each.
+    /// Tiles of a head of queries, and of keys; chunks of the most rows and keys that an
+    /// entry has.
     pub(in super::super) tiles: [u64; 2],
     pub(in super::super) chunks: [u64; 2],
     /// Tiles of all queries: those of keys follow.
@@ -28,27 +29,29 @@ pub(in super::super) struct Backward {
 }
 
 impl Backward {
-    pub(in super::super) fn of(op: &CheckedOp, class: &Class) -> Self {
-        let [d, rows, heads, batch] = [0, 1, 2, 3].map(|i| dim(op, "q", i));
-        let (keys, kv_heads, dv) = (dim(op, "k", 1), dim(op, "k", 2), dim(op, "v", 0));
+    pub(in super::super) fn of(checked: &CheckedOp, op: &AttentionBackward, class: &Class) -> Self {
+        let [d, rows, heads, axis] = [0, 1, 2, 3].map(|i| dim(checked, "q", i));
+        let (keys, kv_heads, dv) =
+            (dim(checked, "k", 1), dim(checked, "k", 2), dim(checked, "v", 0));
         let group = heads.checked_div(kv_heads).unwrap_or(1).max(1);
+        let batch = Batch::of(checked, &op.scores, KeyValue::Dense);
         let tile = (class.query_rows / 4).max(4);
-        let tiles = [rows, keys].map(|n| n.div_ceil(tile));
-        let chunks = [rows, keys].map(|n| n.div_ceil(CHUNK));
+        let tiles = [rows, keys].map(|n| batch.tiles(n, tile));
+        let chunks = [batch.most_rows, batch.most_keys].map(|n| n.div_ceil(CHUNK));
         let most = chunks[1].max(chunks[0].saturating_mul(group));
         let side = rows.max(keys).min(tile).next_multiple_of(4);
         // Scores, gradients of weights, sums of two sides, and what is recomputed for each tile.
-        let flops = side * CHUNK * (6 * (d + dv) + 96);
+        let flops = side * CHUNK * (6 * (d + dv) + functions(&op.scores));
         let chunk_ns = flops * 1000 / class.attention;
-        let (links, per_link) = super::links(class, most, chunk_ns, 0, chunk_loops(d, dv));
-        let of_queries = u128::from(batch) * u128::from(heads) * u128::from(tiles[0]);
-        let of_keys = u128::from(batch) * u128::from(kv_heads) * u128::from(tiles[1]);
-        let unit_ns = chunk_ns * per_link;
+        let rest_ns = batch.count_ns(&op.scores);
+        let (links, per_link) = super::links(class, most, chunk_ns, rest_ns, chunk_loops(d, dv));
+        let of_queries = u128::from(axis) * u128::from(heads) * u128::from(tiles[0]);
+        let of_keys = u128::from(axis) * u128::from(kv_heads) * u128::from(tiles[1]);
+        let unit_ns = chunk_ns * per_link + rest_ns;
         Self {
             heads,
             group,
-            rows,
-            keys,
+            batch,
             d,
             dv,
             tile,
@@ -71,8 +74,8 @@ impl Backward {
     }
 }
 
-/// Iterations of an invocation's loops in a chunk.
+/// Iterations of an invocation's loops in a chunk, the search of its entry included.
 fn chunk_loops(d: u64, dv: u64) -> u64 {
     let columns = d.div_ceil(CHUNK) + dv.div_ceil(CHUNK);
-    d + 2 * dv + columns * (CHUNK + 1) + 16
+    d + 2 * dv + columns * (CHUNK + 1) + 48
 }

@@ -1,16 +1,13 @@
 //! The geometry of attention: tiles of rows, which are the query heads of a key head for each query, and links along
 //! the keys.
 
+use super::batch::{Batch, functions};
 use super::{Class, OnUnit, dim};
 use crate::dtype::DType;
-use crate::op::{Attention, CheckedOp, KeyValue, Lens, OrderClass};
+use crate::op::{Attention, CheckedOp, OrderClass};
 
 /// Keys of a chunk, whose partial results are merged left to right: `CHUNK` of `heads.wgsl`.
 pub(super) const CHUNK: u64 = 256;
-/// Most batch entries whose counts lie in device memory, and nanoseconds that a launch counts each: `COUNTED` of
-/// `heads.wgsl`.
-pub(super) const COUNTED: u64 = 1024;
-const COUNT_NS: u64 = 40;
 
 /// The kernel that runs all attention, and those that stage tiles of keys: of 32 rows, and of 8.
 const PLAIN: &str = "attention";
@@ -29,9 +26,7 @@ pub(in super::super) struct Heads {
     pub(in super::super) rows: u64,
     pub(in super::super) d: u64,
     pub(in super::super) dv: u64,
-    /// Batch entries, and room for the keys of one, or of all where they are packed.
-    pub(in super::super) entries: u64,
-    pub(in super::super) room: u64,
+    pub(in super::super) batch: Batch,
     /// Chunks of the most keys that an entry has, at least one.
     pub(in super::super) chunks: u64,
     /// Rows of a tile, and tiles of one key head.
@@ -39,15 +34,10 @@ pub(in super::super) struct Heads {
     pub(in super::super) tiles: u64,
     /// Chunks in a link.
     pub(in super::super) per_link: u64,
-    /// Batch entries that q has an axis for.
-    batch: u64,
+    /// Tiles of all key heads.
+    all: u128,
     pub(super) links: u64,
     pub(super) unit_ns: u64,
-}
-
-/// Whether a launch reads counts in device memory.
-pub(in super::super) fn counts(op: &Attention) -> bool {
-    op.scores.rows.on_device() || op.scores.lens.on_device()
 }
 
 impl Heads {
@@ -56,45 +46,20 @@ impl Heads {
         let dv = dim(checked, "v", 0);
         let kv_heads = dim(checked, "k", 2);
         let group = heads.checked_div(kv_heads).unwrap_or(1);
-        let entries = match &op.scores.rows {
-            Lens::Full => batch,
-            Lens::Host(list) => list.len() as u64,
-            Lens::Device { .. } => dim(checked, "rows", 0),
-        };
-        let room = match op.key_value {
-            KeyValue::Dense => dim(checked, "k", 1),
-            KeyValue::Paged { page } => dim(checked, "pages", 0).saturating_mul(page.into()),
-        };
-        let most =
-            match if op.scores.lens == Lens::Full { &op.scores.rows } else { &op.scores.lens } {
-                Lens::Full => room,
-                Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
-                Lens::Device { max } => (*max).into(),
-            };
-        let chunks = most.min(room).div_ceil(CHUNK).max(1);
-        // Scores, values, and what softmax and other functions of a score do; then the merge of the chunk.
-        let functions =
-            96 + 48 * u64::from(op.scores.softcap > 0.0) + 8 * u64::from(op.scores.alibi);
+        let entries = Batch::of(checked, &op.scores, op.key_value);
+        let chunks = entries.most_keys.div_ceil(CHUNK).max(1);
+        // Scores, values, and the functions of a score; then the merge of the chunk.
+        let functions = functions(&op.scores);
         let row_flops = CHUNK * (2 * (d + dv) + functions) + 4 * dv + 96;
         let chunk_ns = |tile: u64| tile * row_flops * 1000 / class.attention;
-        let rest_ns = if counts(op) { entries.min(COUNTED) * COUNT_NS } else { 0 };
+        let rest_ns = entries.count_ns(&op.scores);
         let room_ns = class.unit_cap_ns - class.dispatch_ns - rest_ns;
         let packed = |rows: u64| rows.saturating_mul(group);
         let mut tile = packed(rows).clamp(4, class.query_rows).next_multiple_of(4);
         while tile > 4 && chunk_ns(tile) > room_ns {
             tile = (tile / 2).next_multiple_of(4);
         }
-        let tiles = |rows: u64| packed(rows).div_ceil(tile);
-        let tiles = match &op.scores.rows {
-            Lens::Full => tiles(rows),
-            Lens::Host(list) => {
-                let owned: u64 = list.iter().map(|&n| u64::from(n)).sum();
-                let whole: u64 = list.iter().map(|&n| tiles(n.into())).sum();
-                whole + tiles(rows - owned)
-            }
-            // At most one partial tile an entry, and one of the rows that none owns.
-            Lens::Device { .. } => tiles(rows) + entries + 1,
-        };
+        let tiles = entries.tiles(packed(rows), tile);
         let chunk_ns = chunk_ns(tile);
         let (links, per_link) = super::links(class, chunks, chunk_ns, rest_ns, chunk_loops(dv));
         let unit_ns = chunk_ns * per_link + rest_ns;
@@ -104,13 +69,12 @@ impl Heads {
             rows,
             d,
             dv,
-            entries,
-            room,
+            batch: entries,
             chunks,
             tile,
             tiles,
             per_link,
-            batch,
+            all: u128::from(batch) * u128::from(kv_heads) * u128::from(tiles),
             links,
             unit_ns,
         }
@@ -123,7 +87,7 @@ impl Heads {
     }
 
     pub(super) fn tiles(&self) -> u128 {
-        u128::from(self.batch) * u128::from(self.kv_heads) * u128::from(self.tiles)
+        self.all
     }
 
     /// Rows of a key head.
@@ -165,12 +129,8 @@ pub(super) fn on_unit(checked: &CheckedOp, op: &Attention, class: &Class) -> Opt
     let unit = class.unit?;
     let dtype = |name| checked.spec(name).map(|spec| spec.dtype);
     let halves = ["q", "k", "v"].map(dtype) == [Some(DType::F16); 3];
-    let [d, rows, heads] = [0, 1, 2].map(|i| dim(checked, "q", i));
-    let most = match &op.scores.rows {
-        Lens::Full => rows,
-        Lens::Host(list) => list.iter().max().map_or(0, |&n| n.into()),
-        Lens::Device { max } => (*max).into(),
-    };
+    let [d, heads] = [0, 2].map(|i| dim(checked, "q", i));
+    let most = Batch::of(checked, &op.scores, op.key_value).most_rows;
     let group = heads.checked_div(dim(checked, "k", 2)).unwrap_or(1);
     let least = most.saturating_mul(group).min(d).min(dim(checked, "v", 0));
     let runs = halves
