@@ -7,8 +7,8 @@ use super::plan::{EMULATED, GPU, GPU_COOP8, GPU_COOP16, SOFTWARE, TILED};
 use super::*;
 use crate::backend::common;
 use crate::op::{
-    Attention, AttentionBackward, Binding, BufferId, Matmul, OrderClass, Scale, Scores, Softmax,
-    TopK, check,
+    Attention, AttentionBackward, Binding, BufferId, Lens, Matmul, OrderClass, Scale, Scores,
+    Softmax, TopK, check,
 };
 use crate::{DType, Dims, Layout};
 use common::case::Case;
@@ -47,6 +47,19 @@ fn gradients(rows: u64, keys: u64, d: u64) -> CheckedOp {
     let lse = spec(DType::F32, &[1, 2, rows]);
     let op = AttentionBackward { scores: Scores { scale: 0.1, causal: true, ..Scores::default() } };
     check(op.into(), &[q, k, k, q, lse, q, q, k, k]).unwrap()
+}
+
+/// Gradients of packed rows and keys of four entries, which tiles do not divide; the last keys none owns.
+fn packed_gradients() -> CheckedOp {
+    let list = [[37, 0, 1, 70], [50, 3, 0, 141]].map(|list| Lens::Host(list.to_vec()));
+    let [rows, lens] = list;
+    let [q, k] = [[1, 6, 110, 24], [1, 2, 200, 24]].map(|shape| spec(DType::BF16, &shape));
+    let (lse, slopes) = (spec(DType::F32, &[1, 6, 110]), spec(DType::F32, &[6]));
+    let window = Some([40, 9]);
+    let scores =
+        Scores { scale: 0.1, window, softcap: 2.0, alibi: true, rows, lens, ..Scores::default() };
+    let op = AttentionBackward { scores };
+    check(op.into(), &[q, k, k, q, lse, q, slopes, q, k, k]).unwrap()
 }
 
 fn top_k(rows: u64, n: u64, k: u32) -> CheckedOp {
@@ -237,12 +250,13 @@ fn run(backend: &mut Wgpu, op: CheckedOp, step: u64) -> Vec<u8> {
 fn the_gpu_class_gives_the_bits_of_the_software_class() {
     let Some(mut backend) = open() else { return };
     // Tiles differ, but each element adds in one sequence in both classes.
-    let make: [fn() -> CheckedOp; 6] = [
+    let make: [fn() -> CheckedOp; 7] = [
         || matmul(300, 270, 500),
         || attention(150, 190, 40),
         || attention(70, 900, 40),
         || quantised_product(70, 300, 300),
         || gradients(70, 150, 24),
+        packed_gradients,
         || top_k(3, 20_000, 130),
     ];
     for make in make {
