@@ -301,6 +301,34 @@ fn a_cost_counts_what_is_summed() {
     assert_eq!(less, most / 24 * 10);
 }
 
+/// Of a table of matrices as many are read as an index has entries, and no more than there are.
+#[test]
+fn a_cost_counts_the_matrices_that_indices_name() {
+    let bytes = |[index_a, index_b]: [bool; 2], matrices: u64, entries: u64| {
+        let side = |is_indexed: bool, tail: [u64; 2]| {
+            let lead = if is_indexed { matrices } else { entries };
+            spec(F32, &[&[lead], &tail[..]].concat())
+        };
+        let mut specs = vec![side(index_a, [3, 5]), side(index_b, [5, 8])];
+        specs.extend([index_a, index_b].iter().filter(|is| **is).map(|_| spec(I32, &[entries])));
+        specs.push(side(false, [3, 8]));
+        let op = Matmul { index_a, index_b, ..Matmul::default() };
+        check(op.into(), &specs).unwrap().cost().bytes
+    };
+    let (a, b, out) = (4 * 15, 4 * 40, 4 * 24);
+    assert_eq!(bytes([true, false], 1 << 20, 2), 2 * (a + b + out + 4));
+    assert_eq!(bytes([false, true], 1 << 20, 2), 2 * (a + b + out + 4));
+    assert_eq!(bytes([true, true], 1 << 20, 2), 2 * (a + b + out + 8));
+    assert_eq!(bytes([false, true], 3, 7), 3 * b + 7 * (a + out + 4));
+    assert_eq!(bytes([true, false], 3, 0), 0);
+    // Windows of one row of elements, one element apart: they lie in few bytes however many there are.
+    let layout = Layout::new(Dims::new(&[100, 3, 5]).unwrap(), Dims::new(&[1, 0, 1]).unwrap());
+    let a = Spec::new(F32, layout.unwrap(), 0);
+    let all = [a, spec(F32, &[60, 5, 8]), spec(I32, &[60]), spec(F32, &[60, 3, 8])];
+    let op = Matmul { index_a: true, ..Matmul::default() };
+    assert_eq!(check(op.into(), &all).unwrap().cost().bytes, 4 * (104 + 60 * (40 + 1 + 24)));
+}
+
 #[test]
 fn a_view_of_nothing_touches_no_byte() {
     let empty = Layout::contiguous(Dims::new(&[0, 7]).unwrap());

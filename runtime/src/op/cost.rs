@@ -1,14 +1,14 @@
 //! Floating-point operations and bytes of an op, from its specs alone. Planners, bills and benchmarks count
 //! with it. Causal attention and lengths in device memory are counted in full: a cost here is an upper bound.
 
-use super::{CheckedOp, Gate, Group, KeyValue, Lens, Matmul, Op, Scores};
+use super::{CheckedOp, Gate, Group, KeyValue, Lens, Matmul, Op, Scores, Spec};
 use crate::order::Cost;
 
 impl CheckedOp {
     /// Operations and bytes, in 128 bits because strides of 0 let a small buffer stand for a huge shape.
     pub fn cost(&self) -> Cost {
-        let bytes = self.specs().iter().fold(0u128, |sum, spec| {
-            let elements = spec.layout.numel().min(spec.layout.span());
+        let bytes = self.specs().iter().zip(self.roles()).fold(0u128, |sum, (spec, role)| {
+            let elements = touched(spec, 0).min(self.named(role.name, spec));
             sum.saturating_add(elements.saturating_mul(u128::from(spec.dtype.size())))
         });
         // Functions and divisions count a few operations, comparisons one.
@@ -37,13 +37,23 @@ impl CheckedOp {
         Cost { flops, bytes }
     }
 
+    /// Elements of the matrices that indices name of an operand: one of the table for each entry. Of any other, no bound.
+    fn named(&self, name: &str, spec: &Spec) -> u128 {
+        let index = match (self.op(), name) {
+            (Op::Matmul(op), "a") if op.index_a => "a_index",
+            (Op::Matmul(op), "b") if op.index_b => "b_index",
+            _ => return u128::MAX,
+        };
+        self.elements(index).saturating_mul(touched(spec, 1))
+    }
+
     fn elements(&self, name: &str) -> u128 {
         self.spec(name).map_or(0, |spec| spec.layout.numel())
     }
 
     /// Size of an axis, counted from the end where negative.
     fn size(&self, name: &str, axis: isize) -> u128 {
-        let size = |spec: &super::Spec| {
+        let size = |spec: &Spec| {
             let shape = spec.layout.shape();
             let at = if axis < 0 { shape.len().checked_add_signed(axis)? } else { axis as usize };
             shape.get(at).map(|&n| u128::from(n))
@@ -74,4 +84,15 @@ impl CheckedOp {
         let each = d * self.size("q", 3) + dv * self.size("v", 3) + functions + capped;
         rows.saturating_mul(keys).saturating_mul(each)
     }
+}
+
+/// Elements that lie anywhere in the axes of an operand from this one on; those of a broadcast lie there once.
+fn touched(spec: &Spec, from: usize) -> u128 {
+    let axes = spec.layout.shape().iter().zip(spec.layout.strides().iter()).skip(from);
+    let axes = axes.map(|(&size, &stride)| (u128::from(size), u128::from(stride)));
+    let (numel, span) = axes.fold((1u128, 1u128), |(numel, span), (size, stride)| {
+        let reach = size.saturating_sub(1).saturating_mul(stride);
+        (numel.saturating_mul(size), span.saturating_add(reach))
+    });
+    numel.min(span)
 }

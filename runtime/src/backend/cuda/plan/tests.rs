@@ -359,6 +359,23 @@ fn every_output_of_named_matrices_is_finished_once_whatever_the_cut() {
     assert!(cut > 10 && kernels.len() > 8, "{cut} plans had links: {kernels:?}");
 }
 
+/// A few matrices of a table that takes longer to read than a unit may.
+#[test]
+fn a_large_table_costs_what_is_named_of_it() {
+    for class in &CLASSES {
+        for dtype in [DType::BF16, DType::F32] {
+            let named = |matrices| {
+                let index = contiguous(DType::I32, &[2]);
+                let [a, out] = [[8, 64], [8, 128]].map(|[m, n]| contiguous(dtype, &[2, m, n]));
+                let specs = [a, contiguous(dtype, &[matrices, 64, 128]), index, out];
+                let op = Matmul { index_b: true, ..Matmul::default() };
+                candidates(&check(op.into(), &specs).unwrap(), class).unwrap()
+            };
+            assert_eq!(named(1 << 24), named(2), "{}", class.arch);
+        }
+    }
+}
+
 /// An order that ignores rows and batch, and one that knows only layouts.
 #[test]
 fn orders_follow_layouts_and_classes_only() {
