@@ -27,7 +27,7 @@ fn chain(core: &mut Core<Null>, buffers: std::ops::Range<u64>) -> Vec<BoundOp> {
 
 /// As many of these ops as may go together, and the segment of them if there is room.
 fn kept(core: &mut Core<Null>, ops: &[BoundOp], most_ns: u64) -> (usize, Option<Segment>) {
-    let mut part = core.part(ops, most_ns);
+    let mut part = core.part(ops.iter().map(BoundOp::op), most_ns);
     assert_eq!(core.keep(&mut part, ops), part.segment.is_some());
     (part.len, part.segment)
 }
@@ -44,7 +44,7 @@ fn a_segment_takes_at_most_what_it_may_and_goes_with_its_buffers() {
         assert_eq!((got, segment.is_some()), (len, len > 1), "{most_ns}");
         segment.iter().for_each(|segment| core.drop_segment(segment));
     }
-    assert_eq!(core.part(&[], 1 << 40).len, 0);
+    assert_eq!(core.part([], 1 << 40).len, 0);
     let mut whole = |i| kept(&mut core, &ops[i..i + 4], 1 << 40).1.unwrap();
     let (first, second) = (whole(0), whole(4));
     let mut run = core.begin_segment(&first).unwrap();
@@ -64,6 +64,30 @@ fn a_segment_takes_at_most_what_it_may_and_goes_with_its_buffers() {
     assert!(!core.has(&second));
 }
 
+/// An op of so many elements that no other is.
+fn another(elements: u64, scale: f32) -> Arc<op::CheckedOp> {
+    let layout = Layout::contiguous(Dims::new(&[elements]).unwrap());
+    let map = op::Map { function: MapFn::Neg, scale, shift: 0.0 };
+    Arc::new(check(map.into(), &[Spec::new(DType::F32, layout, 0); 2]).unwrap())
+}
+
+#[test]
+fn ops_that_launch_nothing_go_along_and_are_looked_at_once() {
+    let mut core = Core::new(Null::new(1 << 20).0);
+    let [none, some] = [0, 64].map(|elements| another(elements, 1.0));
+    let one = core.plan(&some).unwrap().total_ns() as u64;
+    assert_eq!(core.plan(&none).unwrap().units(), 0);
+    let mut part = |ops: &[(&Arc<op::CheckedOp>, usize)], most_ns| {
+        let ops = ops.iter().flat_map(|(op, times)| std::iter::repeat_n(*op, *times));
+        let part = core.part(ops, most_ns);
+        (part.len, core.may_keep(&part))
+    };
+    assert_eq!(part(&[(&none, 1000)], one), (256, false));
+    assert_eq!(part(&[(&none, 9), (&some, 2), (&none, 9)], one), (10, true));
+    assert_eq!(part(&[(&none, 9), (&some, 2)], one - 1), (9, false));
+    assert_eq!(part(&[(&some, 2), (&none, 9)], one - 1), (1, false));
+}
+
 #[test]
 fn segments_are_kept_up_to_a_bound() {
     let (null, _log) = Null::new(1 << 30);
@@ -72,7 +96,7 @@ fn segments_are_kept_up_to_a_bound() {
     let all: Vec<_> = (0..100).map_while(|_| kept(&mut core, &ops, 1 << 40).1).collect();
     assert_eq!(all.len(), (1 << 14) / 256);
     // Without one a program runs all the same, and one that goes makes room.
-    let mut part = core.part(&ops, 1 << 40);
+    let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40);
     assert!(part.len == 256 && !core.may_keep(&part) && !core.keep(&mut part, &ops));
     core.drop_segment(&all[0]);
     assert!(core.may_keep(&part) && core.keep(&mut part, &ops));
@@ -111,24 +135,17 @@ fn a_local_program_has_its_segment_when_there_is_room_again() {
     assert_eq!(log.segments(), 65);
 }
 
-/// An op that no other is.
-fn another(scale: f32) -> Arc<op::CheckedOp> {
-    let layout = Layout::contiguous(Dims::new(&[64]).unwrap());
-    let map = op::Map { function: MapFn::Neg, scale, shift: 0.0 };
-    Arc::new(check(map.into(), &[Spec::new(DType::F32, layout, 0); 2]).unwrap())
-}
-
 #[test]
 fn plans_that_segments_name_stay_when_the_cache_is_emptied() {
     let (null, log) = Null::new(1 << 30);
     let mut core = Core::new(null);
     let fill = |core: &mut Core<Null>, round: u32| {
         for i in 0..4200 {
-            core.plan(&another((round * 4200 + i) as f32)).unwrap();
+            core.plan(&another(64, (round * 4200 + i) as f32)).unwrap();
         }
     };
     // The segments' plans are not the first of the cache.
-    core.plan(&another(-1.0)).unwrap();
+    core.plan(&another(64, -1.0)).unwrap();
     let ops = chain(&mut core, 0..3);
     let (_, first) = kept(&mut core, &ops, 1 << 40);
     let (_, second) = kept(&mut core, &ops, 1 << 40);
@@ -141,7 +158,7 @@ fn plans_that_segments_name_stay_when_the_cache_is_emptied() {
         core.plan(op).unwrap();
         log.prepared() - before
     };
-    assert_eq!([ops[0].op(), &another(-1.0)].map(|op| prepares(&mut core, op)), [0, 1]);
+    assert_eq!([ops[0].op(), &another(64, -1.0)].map(|op| prepares(&mut core, op)), [0, 1]);
     core.drop_segment(&first.unwrap());
     fill(&mut core, 3);
     assert_eq!(prepares(&mut core, ops[0].op()), 0);

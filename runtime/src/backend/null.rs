@@ -4,7 +4,7 @@
 use super::{Backend, BlockId, Caps, Mark, Place, Progress, Step};
 use crate::error::{Error, Kind, Result};
 use crate::op::{BoundOp, CheckedOp, Spec};
-use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS, UnitRange};
+use crate::order::{Cost, Family, Order, Plan, UNIT_CAP_GPU_NS, UnitRange};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -189,12 +189,16 @@ impl Backend for Null {
     fn candidates(&self, op: &CheckedOp) -> Result<Vec<Plan>> {
         let cost = op.cost();
         let total = (cost.flops / FLOPS_PER_NS).max(cost.bytes / BYTES_PER_NS).max(1);
-        let units = total.div_ceil(u128::from(self.caps.unit_cap_ns));
+        // Nothing is launched for nothing, as on other devices.
+        let units = match cost {
+            Cost { flops: 0, bytes: 0 } => 0,
+            _ => total.div_ceil(u128::from(self.caps.unit_cap_ns)),
+        };
         let tiles = u64::try_from(units).map_err(|_| -> Error {
             Kind::Time { asked: total, allowed: u128::from(u64::MAX) }.into()
         })?;
         let order = Order { entry: "null", tile: [1, 1], chunk: 0, family: Family::Move };
-        let unit_ns = total.div_ceil(units) as u64;
+        let unit_ns = total.div_ceil(units.max(1)) as u64;
         Ok(vec![Plan {
             order,
             kernel: order.entry,

@@ -11,7 +11,7 @@ use crate::op::{BoundOp, BufferId, CheckedOp};
 use crate::order::{Family, Plan, UnitRange};
 use crate::plan;
 use segments::Segments;
-pub use segments::{Part, SEGMENT_OPS_MAX, Segment};
+pub use segments::{Part, Segment};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,12 +5,12 @@
 use super::{Core, Run, States, Work};
 use crate::backend::{Backend, Place, Step};
 use crate::error::{Error, Kind, Result};
-use crate::op::{BoundOp, BufferId};
+use crate::op::{BoundOp, BufferId, CheckedOp};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Ops of one segment, and of all that are kept: a device holds something of each.
-pub const SEGMENT_OPS_MAX: usize = 256;
+const SEGMENT_OPS_MAX: usize = 256;
 const KEPT_OPS_MAX: usize = 1 << 14;
 
 /// Names a segment of a core and says what it consists of. Its owner gives it back with [`Core::drop_segment`].
@@ -98,11 +98,17 @@ struct Kept<B: Backend> {
 
 impl<B: Backend> Core<B> {
     /// As many of these ops from the first as are predicted to take at most `most_ns` together; the first alone where it takes
-    /// longer or cannot be planned. No segment is made yet.
-    pub fn part(&mut self, ops: &[BoundOp], most_ns: u64) -> Part {
+    /// longer or cannot be planned. No segment is made yet, nor is there one of ops that launch nothing.
+    pub fn part<'a>(
+        &mut self,
+        ops: impl IntoIterator<Item = &'a Arc<CheckedOp>>,
+        most_ns: u64,
+    ) -> Part {
         let (mut len, mut launches, mut ns, mut state_bytes) = (0, false, 0u128, 0);
-        for op in ops.iter().take(SEGMENT_OPS_MAX) {
-            let Ok(plan) = self.plan(op.op()) else { break };
+        let mut ops = ops.into_iter().take(SEGMENT_OPS_MAX).peekable();
+        let least = usize::from(ops.peek().is_some());
+        for op in ops {
+            let Ok(plan) = self.plan(op) else { break };
             let total = plan.total_ns().saturating_add(ns);
             if total > most_ns.into() {
                 break;
@@ -110,9 +116,8 @@ impl<B: Backend> Core<B> {
             (len, launches, ns) = (len + 1, launches || plan.units() > 0, total);
             state_bytes = plan.state_bytes.max(state_bytes);
         }
-        // What launches nothing needs no segment.
         if len < 2 || !launches {
-            return Part::single(ops.len().min(1));
+            return Part::single(len.max(least));
         }
         Part { len, segment: None, wants: Some(state_bytes) }
     }

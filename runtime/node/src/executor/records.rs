@@ -13,6 +13,10 @@ use leasehold::{Error, Kind, Result, plan};
 
 /// Records taken from one session before others are looked at.
 const BURST: usize = 64;
+/// Steps without units that are done in one turn: the next take another, so that nobody waits for all of a program's.
+const EMPTY_MAX: usize = 64;
+/// What such a step is taken to cost, in nanoseconds of the executor's thread: it is bound and its plan looked up.
+const EMPTY_NS: u64 = 1_000;
 
 impl<B: Backend> Executor<B> {
     /// Takes records until one needs turns. A session that breaks the rules of the ring is closed.
@@ -198,14 +202,15 @@ impl<B: Backend> Executor<B> {
         Ok(None)
     }
 
-    /// The given op, or the next step or several as one, begun; those without units are done. `None` when nothing is left.
+    /// The given op, or the next step or several as one, begun; those without units are done, and after many of them the last
+    /// takes a turn like any other. `None` when nothing is left.
     pub(super) fn next_run(
         &mut self,
         id: u64,
         mut op: Option<BoundOp>,
         rest: &mut Steps,
     ) -> Result<Option<Box<Run>>> {
-        loop {
+        for left in (0..EMPTY_MAX).rev() {
             let Some(session) = self.sessions.get(&id) else { return Ok(None) };
             self.core.lend(session.state.map(|block| block.id));
             let segment = if op.is_none() { self.next_segment(id, rest) } else { None };
@@ -221,11 +226,16 @@ impl<B: Backend> Executor<B> {
             if run.remaining() > 0 {
                 return Ok(Some(Box::new(run)));
             }
+            self.ops.charge(SessionId(id), EMPTY_NS);
+            if left == 0 {
+                return Ok(Some(Box::new(run)));
+            }
             self.core.end(&run);
             if let Some(job) = self.jobs.get_mut(&session.job) {
                 job.usage().ops += run.ops().len() as u64;
             }
         }
+        Ok(None)
     }
 
     fn copy(&mut self, id: u64, copy: Copying) -> Result<Option<[u64; 3]>> {

@@ -7,7 +7,7 @@ use super::Executor;
 use super::session::{Session, Steps};
 use crate::sched::SessionId;
 use leasehold::backend::Backend;
-use leasehold::exec::{Core, Part, Run, SEGMENT_OPS_MAX};
+use leasehold::exec::{Core, Part, Run};
 use leasehold::op::BoundOp;
 use std::sync::Arc;
 
@@ -36,18 +36,14 @@ impl<B: Backend> Executor<B> {
             rest.single = rest.next + part.len;
             return None;
         }
-        let len = known.map_or(SEGMENT_OPS_MAX, |part| part.len);
-        let segment = known.and_then(|part| part.segment.clone());
-        let mut ops = session.ahead(rest, len);
-        if let Some(other) = segment.filter(|segment| !are_same(segment.ops(), &ops)) {
-            session.parts.remove(&at);
+        let cap = self.core.caps().unit_cap_ns;
+        let known = session.parts.remove(&at);
+        let mut part = known.unwrap_or_else(|| self.core.part(rest.ahead(), cap));
+        let ops = session.ahead(rest, part.len);
+        if let Some(other) = part.segment.take_if(|segment| !are_same(segment.ops(), &ops)) {
             session.segment_ops -= other.ops().len();
             self.core.drop_segment(&other);
-            ops = session.ahead(rest, SEGMENT_OPS_MAX);
         }
-        let known = session.parts.remove(&at);
-        let cap = self.core.caps().unit_cap_ns;
-        let mut part = known.unwrap_or_else(|| self.core.part(&ops, cap));
         if is_free(session, &self.core, &part) {
             session.segment_ops -= ops_of(&part);
             if self.core.keep(&mut part, &ops) {

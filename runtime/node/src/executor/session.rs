@@ -55,6 +55,11 @@ impl Steps {
     pub(super) fn left(&self) -> usize {
         self.steps.len().saturating_sub(self.next)
     }
+
+    /// The ops of those, in order.
+    pub(super) fn ahead(&self) -> impl Iterator<Item = &Arc<CheckedOp>> {
+        self.steps.iter().skip(self.next).map(|(op, _)| op)
+    }
 }
 
 /// A copy under way.

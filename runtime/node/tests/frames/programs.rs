@@ -86,6 +86,38 @@ fn a_bill_counts_each_wait_of_a_programs_steps_once() {
     assert_eq!((usage.ops, usage.queue_wait_ns), (5, 4 * 1000));
 }
 
+/// Steps that launch nothing are host work, and take turns too.
+#[test]
+fn nobody_waits_for_all_of_anothers_steps_that_launch_nothing() {
+    let (null, log) = Null::new(1 << 40);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    let [mut first, mut second] = [1, 2].map(|number| Mapper::new(&mut executor, number, &mut now));
+    let spec = Spec::new(DType::F32, Layout::contiguous(Dims::new(&[0]).unwrap()), 0);
+    let op = Wire::of(&op::Copy.into());
+    let none = Record::Define { handle: 2, op, specs: vec![spec; 2], lens: [0; 2] };
+    first.does(&mut executor, &none, &mut now);
+    let mut steps = vec![Step { handle: 2, bindings: vec![first.at; 2] }; 9_999];
+    steps.push(Step { handle: 1, bindings: vec![first.at; 2] });
+    let steps = Step::encode(&steps);
+    assert!(first.tenant.staging.write(0, &steps));
+    let program = Record::Record { program: 7, steps: [0, steps.len() as u64] };
+    first.does(&mut executor, &program, &mut now);
+    for replays in 1..4 {
+        first.sends(&REPLAY);
+        second.sends(&Record::Run { handle: 1, bindings: vec![second.at; 2] });
+        let (mut turns, mut own) = (0, 0);
+        while !first.has_answer() {
+            (turns, now) = (turns + 1, now + 1000);
+            executor.turn(now).unwrap();
+            own = if second.has_answer() { turns } else { own };
+        }
+        assert!((1..8).contains(&own) && turns > 100, "after {own} of {turns} turns");
+        assert_eq!(log.launches().len(), 2 * replays);
+    }
+    let usage = executor.end_job(1, Why::Exited, now).unwrap().unwrap();
+    assert_eq!((usage.ops, usage.units), (3 * 10_000, 3));
+}
+
 /// If the executor dies, it is whoever's work made it call the backend last: at planning and capturing too.
 #[test]
 fn the_pulse_names_whoever_plans_captures_and_launches() {

@@ -64,7 +64,8 @@ impl<B: Backend> Driver<B> {
         let (mut parts, mut at) = (Vec::new(), 0);
         while at < ops.len() {
             let known = known.get(parts.len()).cloned();
-            let mut part = known.unwrap_or_else(|| self.core.part(&ops[at..], SLICE_GPU_NS));
+            let ahead = ops[at..].iter().map(BoundOp::op);
+            let mut part = known.unwrap_or_else(|| self.core.part(ahead, SLICE_GPU_NS));
             self.core.keep(&mut part, &ops[at..]);
             at += part.len;
             parts.push(part);
