@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+use leasehold::backend::Backend;
 use leasehold::backend::null::Null;
 use leasehold::exec::{Core, Part, Segment};
 use leasehold::op::{self, Binding, BoundOp, BufferId, MapFn, Spec, check};
@@ -15,7 +16,7 @@ use leasehold::{DType, Device, Dims, Kind, Layout, Map, Matmul, Recorder};
 use std::sync::Arc;
 
 /// A chain of ops on buffers of 4 KiB, by their numbers.
-fn chain(core: &mut Core<Null>, buffers: std::ops::Range<u64>) -> Vec<BoundOp> {
+fn chain<B: Backend>(core: &mut Core<B>, buffers: std::ops::Range<u64>) -> Vec<BoundOp> {
     let layout = Layout::contiguous(Dims::new(&[1024]).unwrap());
     let map = op::Map { function: MapFn::Exp, scale: 1.0, shift: 0.0 };
     let op = Arc::new(check(map.into(), &[Spec::new(DType::F32, layout, 0); 2]).unwrap());
@@ -28,7 +29,7 @@ fn chain(core: &mut Core<Null>, buffers: std::ops::Range<u64>) -> Vec<BoundOp> {
 /// As many of these ops as may go together, and the segment of them if there is room.
 fn kept(core: &mut Core<Null>, ops: &[BoundOp], most_ns: u64) -> (usize, Option<Segment>) {
     let mut part = core.part(ops.iter().map(BoundOp::op), most_ns);
-    assert_eq!(core.keep(&mut part, ops), part.segment.is_some());
+    core.keep(&mut part, ops).unwrap();
     (part.len, part.segment)
 }
 
@@ -90,20 +91,90 @@ fn ops_that_launch_nothing_go_along_and_are_looked_at_once() {
 
 #[test]
 fn segments_are_kept_up_to_a_bound() {
-    let (null, _log) = Null::new(1 << 30);
+    let (null, log) = Null::new(1 << 30);
     let mut core = Core::new(null);
     let ops = chain(&mut core, 0..257);
     let all: Vec<_> = (0..100).map_while(|_| kept(&mut core, &ops, 1 << 40).1).collect();
     assert_eq!(all.len(), (1 << 14) / 256);
     // Without one a program runs all the same, and one that goes makes room.
     let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40);
-    assert!(part.len == 256 && !core.may_keep(&part) && !core.keep(&mut part, &ops));
+    let keeps = |core: &mut Core<Null>, part: &mut Part| {
+        let may_keep = core.may_keep(part);
+        let before = log.segments();
+        core.keep(part, &ops).unwrap();
+        assert_eq!(log.segments() - before, u64::from(may_keep));
+        may_keep
+    };
+    assert!(part.len == 256 && !keeps(&mut core, &mut part) && part.segment.is_none());
     core.drop_segment(&all[0]);
-    assert!(core.may_keep(&part) && core.keep(&mut part, &ops));
+    assert!(keeps(&mut core, &mut part) && part.segment.is_some());
     // It has one now, until that goes.
-    assert!(!core.may_keep(&part) && !core.keep(&mut part, &ops));
+    assert!(!keeps(&mut core, &mut part));
     core.free(BufferId(0));
     assert!(core.may_keep(&part) && !core.may_keep(&Part::single(2)));
+}
+
+#[test]
+fn a_segment_says_of_how_many_launches_it_is() {
+    let mut core = Core::new(Null::new(1 << 20).0);
+    core.alloc(BufferId(0), 256).unwrap();
+    let at = Binding { buffer: BufferId(0), offset: 0, len: 256 };
+    let ops = [64, 0, 64, 0].map(|elements| another(elements, 1.0).bind(&[at; 2]).unwrap());
+    assert_eq!(kept(&mut core, &ops, 1 << 40).1.unwrap().launches(), 2);
+}
+
+/// Where there was no room for one, nothing is tried until something was given back.
+#[test]
+fn a_segment_is_not_tried_again_before_there_may_be_room() {
+    const STATE: u64 = 60 << 10;
+    let mut core = Core::new(Null::new(1 << 20).0.handing_on(STATE));
+    let ops = chain(&mut core, 0..3);
+    core.alloc(BufferId(8), 4096).unwrap();
+    core.alloc(BufferId(9), (1 << 20) - 4 * 4096 - STATE + 1).unwrap();
+    let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40);
+    assert_eq!((part.len, part.bytes()), (2, STATE));
+    let mut keep = |core: &mut Core<Null>| {
+        let may_keep = core.may_keep(&part);
+        core.keep(&mut part, &ops).unwrap();
+        (may_keep, part.segment.is_some())
+    };
+    assert_eq!([(); 3].map(|()| keep(&mut core)), [(true, false), (false, false), (false, false)]);
+    core.free(BufferId(8));
+    assert_eq!(keep(&mut core), (true, true));
+}
+
+/// Plans that are kept, and the segments of a device of one's own, make room for buffers.
+#[test]
+fn buffers_have_the_room_that_plans_and_segments_hold() {
+    const HELD: u64 = 30 << 10;
+    let mut core = Core::new(Null::new(1 << 20).0.preparing(HELD));
+    let ops = chain(&mut core, 0..2);
+    let twice = [ops[0].clone(), ops[0].clone()];
+    let segment = kept(&mut core, &twice, 1 << 40).1.unwrap();
+    assert_eq!(segment.bytes(), HELD);
+    core.plan(&another(64, 1.0)).unwrap();
+    core.alloc(BufferId(8), (1 << 20) - 2 * 4096 - HELD).unwrap();
+    assert!(!core.has(&segment));
+    core.free(BufferId(8));
+    core.plan(&another(64, 2.0)).unwrap();
+    let error = core.alloc(BufferId(9), 1 << 20).unwrap_err();
+    assert!(matches!(error.kind(), Kind::OutOfMemory { .. }), "{error}");
+}
+
+/// Of a device that several share, what plans hold that no segment names makes room, and no tenant's segment goes.
+#[test]
+fn buffers_of_a_shared_device_do_not_cost_segments() {
+    const HELD: u64 = 30 << 10;
+    let mut core = Core::new(Null::new(1 << 20).0.preparing(HELD));
+    core.lend(None);
+    let ops = chain(&mut core, 0..2);
+    let segment = kept(&mut core, &[ops[0].clone(), ops[0].clone()], 1 << 40).1.unwrap();
+    core.plan(&another(64, 1.0)).unwrap();
+    assert!(core.alloc(BufferId(8), (1 << 20) - 2 * 4096).is_err());
+    assert!(core.has(&segment));
+    core.plan(&another(64, 1.0)).unwrap();
+    core.alloc(BufferId(8), (1 << 20) - 2 * 4096 - HELD).unwrap();
+    assert!(core.has(&segment));
 }
 
 /// Programs that a device has no room for as one go op by op until there is room again.
@@ -235,8 +306,11 @@ mod model;
 
 #[cfg(feature = "cuda")]
 mod on_cuda {
+    use super::chain;
     use super::driver_api::Cuda;
     use super::model::{FAIL, ORDER, in_child, open};
+    use leasehold::exec::Core;
+    use leasehold::op::{BoundOp, BufferId};
     use leasehold::{
         ArgMax, Attention, DType, Device, Error, Gather, Kind, Map, MapFn, Matmul, Norm, Program,
         Recorder, Result, Scatter, Softmax, Tensor, bf16,
@@ -365,6 +439,43 @@ mod on_cuda {
                 assert!(launched, "{counts:?}");
                 return;
             }
+        }
+    }
+
+    /// What the driver has no room for now, it may have later; what it refuses is not asked again; and what is lost is lost.
+    #[test]
+    fn a_graph_that_fails_is_tried_as_its_failure_says() {
+        const NAME: &str = "on_cuda::a_graph_that_fails_is_tried_as_its_failure_says";
+        let fails = [2, 801, 719].map(|status| format!("cuGraphInstantiateWithFlags:{status}:0:1"));
+        for fail in &fails {
+            if !in_child(NAME, &[(FAIL, fail)]) {
+                continue;
+            }
+            let which = fails.iter().position(|fail| std::env::var(FAIL).as_ref() == Ok(fail));
+            let mut core = Core::new(open());
+            let ops = chain(&mut core, 0..4);
+            let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40);
+            assert_eq!(part.len, 3);
+            let first = core.keep(&mut part, &ops);
+            assert!(part.segment.is_none());
+            if which == Some(2) {
+                let error = first.unwrap_err();
+                assert!(matches!(error.kind(), Kind::DeviceLost { .. }), "{error}");
+                return;
+            }
+            first.unwrap();
+            assert!(!core.may_keep(&part));
+            core.alloc(BufferId(9), 256).unwrap();
+            core.free(BufferId(9));
+            assert_eq!(core.may_keep(&part), which == Some(0));
+            let before = asked();
+            core.keep(&mut part, &ops).unwrap();
+            let launched = asked()[0] - before[0];
+            assert_eq!(
+                part.segment.map(|it| it.launches()),
+                (which == Some(0)).then_some(launched)
+            );
+            return;
         }
     }
 

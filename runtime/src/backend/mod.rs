@@ -190,12 +190,17 @@ pub trait Backend: Send + 'static {
 
     /// Keeps ops to be enqueued again as one, in their order; nothing runs yet. It names memory by address: the caller
     /// drops it before it frees a block of it or drops what was prepared for it. `None` where the backend has no such
-    /// thing, or no room for it.
+    /// thing, and never will.
     ///
     /// # Errors
-    /// As [`Backend::launch`].
+    /// `OutOfMemory` where there is no room for it now, or as [`Backend::launch`].
     fn segment(&mut self, _: &[Step<'_, Self::Prepared>]) -> Result<Option<Self::Segment>> {
         Ok(None)
+    }
+
+    /// How many launches a segment is of.
+    fn launches_of(_: &Self::Segment) -> u64 {
+        1
     }
 
     /// Enqueues a segment, as its launches one by one would be.

@@ -60,8 +60,23 @@ impl Log {
 #[derive(Debug)]
 pub struct Segment {
     touched: Vec<(Place, u128)>,
+    launches: u64,
     units: u64,
     busy_ns: u64,
+}
+
+/// A plan, and the memory that it holds while it is there.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    bytes: u64,
+    held: Arc<AtomicU64>,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 /// The backend. Memory is only lengths, so a block may be larger than any machine.
@@ -72,6 +87,9 @@ pub struct Null {
     next: u64,
     log: Log,
     state_bytes: u64,
+    /// What a prepared plan holds, and all of them together.
+    prepared_bytes: u64,
+    held: Arc<AtomicU64>,
     /// Busy nanoseconds since the last mark, and of the marks not yet polled.
     busy_ns: u64,
     marks: Vec<u64>,
@@ -99,6 +117,8 @@ impl Null {
             next: 0,
             log: log.clone(),
             state_bytes: 0,
+            prepared_bytes: 0,
+            held: Arc::default(),
             busy_ns: 0,
             marks: Vec::new(),
         };
@@ -109,6 +129,13 @@ impl Null {
     #[must_use]
     pub fn handing_on(mut self, bytes: u64) -> Self {
         self.state_bytes = bytes;
+        self
+    }
+
+    /// The same whose prepared plans hold so many bytes each.
+    #[must_use]
+    pub fn preparing(mut self, bytes: u64) -> Self {
+        self.prepared_bytes = bytes;
         self
     }
 
@@ -124,6 +151,16 @@ impl Null {
         self.busy_ns = self.busy_ns.saturating_add(busy_ns);
         let launch = Launch { op, units, at_ns };
         self.log.launches.lock().unwrap_or_else(PoisonError::into_inner).push(launch);
+    }
+
+    /// That so many bytes are free.
+    fn has(&self, bytes: u64) -> Result<()> {
+        let used = self.blocks.values().sum::<u64>() + self.held.load(Relaxed);
+        let free = self.caps.memory.saturating_sub(used);
+        if bytes <= free {
+            return Ok(());
+        }
+        Err(Kind::OutOfMemory { asked: bytes, free, quota: self.caps.memory }.into())
     }
 
     fn inside(&self, block: BlockId, offset: u64, len: u128) -> Result<()> {
@@ -142,7 +179,7 @@ fn touched(op: &BoundOp, places: &[Place]) -> Vec<(Place, u128)> {
 }
 
 impl Backend for Null {
-    type Prepared = Plan;
+    type Prepared = Prepared;
     type Segment = Segment;
 
     fn caps(&self) -> &Caps {
@@ -154,11 +191,7 @@ impl Backend for Null {
     }
 
     fn alloc(&mut self, bytes: u64) -> Result<BlockId> {
-        let used: u64 = self.blocks.values().sum();
-        let free = self.caps.memory - used;
-        if bytes > free {
-            return Err(Kind::OutOfMemory { asked: bytes, free, quota: self.caps.memory }.into());
-        }
+        self.has(bytes)?;
         self.next += 1;
         self.blocks.insert(self.next, bytes);
         Ok(BlockId(self.next))
@@ -211,14 +244,21 @@ impl Backend for Null {
         }])
     }
 
-    fn prepare(&mut self, _op: &CheckedOp, plan: &Plan) -> Result<Plan> {
+    fn prepare(&mut self, _op: &CheckedOp, plan: &Plan) -> Result<Prepared> {
+        self.has(self.prepared_bytes)?;
         self.log.prepared.fetch_add(1, Relaxed);
-        Ok(*plan)
+        self.held.fetch_add(self.prepared_bytes, Relaxed);
+        let held = Arc::clone(&self.held);
+        Ok(Prepared { plan: *plan, bytes: self.prepared_bytes, held })
+    }
+
+    fn prepared_bytes(prepared: &Prepared) -> u64 {
+        prepared.bytes
     }
 
     fn launch(
         &mut self,
-        plan: &mut Plan,
+        prepared: &mut Prepared,
         units: UnitRange,
         op: &BoundOp,
         places: &[Place],
@@ -227,22 +267,27 @@ impl Backend for Null {
         for (place, len) in touched(op, places) {
             self.inside(place.block, place.offset, len)?;
         }
-        let busy = (units.end - units.start).saturating_mul(plan.unit_ns);
+        let busy = (units.end - units.start).saturating_mul(prepared.plan.unit_ns);
         self.log(op.op().op().name(), units, busy);
         Ok(())
     }
 
-    fn segment(&mut self, steps: &[Step<'_, Plan>]) -> Result<Option<Segment>> {
+    fn segment(&mut self, steps: &[Step<'_, Prepared>]) -> Result<Option<Segment>> {
         self.log.segments.fetch_add(1, Relaxed);
-        let count = |step: &Step<'_, Plan>| step.units.end - step.units.start;
+        let count = |step: &Step<'_, Prepared>| step.units.end - step.units.start;
         Ok(Some(Segment {
             touched: steps.iter().flat_map(|step| touched(step.op, step.places)).collect(),
+            launches: steps.iter().filter(|step| count(step) > 0).count() as u64,
             units: steps.iter().map(count).sum(),
             busy_ns: steps
                 .iter()
-                .map(|step| count(step).saturating_mul(step.prepared.unit_ns))
+                .map(|step| count(step).saturating_mul(step.prepared.plan.unit_ns))
                 .sum(),
         }))
+    }
+
+    fn launches_of(segment: &Segment) -> u64 {
+        segment.launches
     }
 
     fn replay(&mut self, segment: &Segment) -> Result<()> {

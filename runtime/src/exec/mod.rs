@@ -163,7 +163,8 @@ impl<B: Backend> Core<B> {
         &mut self.backend
     }
 
-    /// Allocates `len` bytes under `id`, contents undefined. The caller never uses an id twice.
+    /// Allocates `len` bytes under `id`, contents undefined. The caller never uses an id twice. What is held beside buffers
+    /// makes room for them.
     ///
     /// # Errors
     /// `Unsupported` over the device's allocation limit, `OutOfMemory`, `DeviceLost`.
@@ -173,7 +174,10 @@ impl<B: Backend> Core<B> {
             let asked = format!("an allocation of {len} bytes");
             return Err(Kind::Unsupported { asked, allowed: format!("{max} bytes") }.into());
         }
-        let block = self.backend.alloc(len)?;
+        let block = match self.backend.alloc(len) {
+            Err(error) if is_out_of_memory(&error) && self.make_room() => self.backend.alloc(len),
+            block => block,
+        }?;
         self.buffers.insert(id, Buffer { block, len });
         Ok(())
     }
@@ -183,6 +187,7 @@ impl<B: Backend> Core<B> {
         if let Some(buffer) = self.buffers.remove(&id) {
             self.drop_segments_of(id);
             self.backend.free(buffer.block);
+            self.segments.freed += 1;
         }
     }
 
@@ -278,6 +283,7 @@ impl<B: Backend> Core<B> {
         self.seen.clear();
         self.held = 0;
         self.forgotten += 1;
+        self.segments.freed += 1;
     }
 
     /// Gives device memory back that is held beside buffers, but not what holds up another tenant's programs. Whether there

@@ -2,7 +2,7 @@
 //! programs consist of, and go on without where there is none. A segment names memory by address, so it goes before a buffer
 //! that it uses does; the plans that it names stay in the cache while it lasts.
 
-use super::{Core, Run, States, Work};
+use super::{Core, Ready, Run, States, Work, is_out_of_memory};
 use crate::backend::{Backend, Place, Step};
 use crate::error::{Error, Kind, Result};
 use crate::op::{BoundOp, BufferId, CheckedOp};
@@ -20,6 +20,8 @@ pub struct Segment {
     ops: Arc<[BoundOp]>,
     units: u64,
     ns: u64,
+    launches: u64,
+    bytes: u64,
     /// The buffer that was lent when it was made, if one was.
     lent: Option<BufferId>,
 }
@@ -28,6 +30,16 @@ impl Segment {
     /// Its ops in their order.
     pub fn ops(&self) -> &[BoundOp] {
         &self.ops
+    }
+
+    /// Launches that it is of.
+    pub fn launches(&self) -> u64 {
+        self.launches
+    }
+
+    /// Bytes of device memory that it is counted with, as [`Part::bytes`].
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Units of all its ops, which are launched together.
@@ -48,14 +60,22 @@ pub struct Part {
     pub len: usize,
     /// All of them as one, once [`Core::keep`] has made it.
     pub segment: Option<Segment>,
-    /// Bytes that a segment of them hands on; none where there can be no segment.
+    /// Bytes that a segment of them holds; none where there can be no segment.
     wants: Option<u64>,
+    /// How often something had been given back when there was last no room for one.
+    tried: Option<u64>,
 }
 
 impl Part {
     /// So many ops that go one by one.
     pub fn single(len: usize) -> Self {
-        Self { len, segment: None, wants: None }
+        Self { len, segment: None, wants: None, tried: None }
+    }
+
+    /// Bytes of device memory that a segment of them is counted with: what its ops' plans hold, which other segments that name
+    /// them are counted with again, and a state that no owner counts.
+    pub fn bytes(&self) -> u64 {
+        self.wants.unwrap_or(0)
     }
 }
 
@@ -67,13 +87,15 @@ pub(super) struct Segments<B: Backend> {
     ops: usize,
     /// Plans that they name.
     pub(super) plans: usize,
-    /// Bytes of device memory that those plans hold, and states that no owner counts.
+    /// Bytes of device memory that all are counted with.
     pub(super) bytes: u64,
+    /// How often something was given back that may make room for one.
+    pub(super) freed: u64,
 }
 
 impl<B: Backend> Segments<B> {
     pub(super) fn new() -> Self {
-        Self { kept: HashMap::new(), next: 0, ops: 0, plans: 0, bytes: 0 }
+        Self { kept: HashMap::new(), next: 0, ops: 0, plans: 0, bytes: 0, freed: 0 }
     }
 
     /// The plans that they name have moved.
@@ -92,8 +114,9 @@ struct Kept<B: Backend> {
     plans: Vec<usize>,
     /// Buffers that it names, in order.
     buffers: Vec<BufferId>,
-    /// What the links of its cut ops hand on, and its bytes. Each op writes it before it reads it.
-    state: Option<(Place, u64)>,
+    /// What the links of its cut ops hand on. Each op writes it before it reads it.
+    state: Option<Place>,
+    bytes: u64,
 }
 
 impl<B: Backend> Core<B> {
@@ -104,72 +127,89 @@ impl<B: Backend> Core<B> {
         ops: impl IntoIterator<Item = &'a Arc<CheckedOp>>,
         most_ns: u64,
     ) -> Part {
-        let (mut len, mut launches, mut ns, mut state_bytes) = (0, false, 0u128, 0);
+        let (mut len, mut launches, mut ns) = (0, false, 0u128);
+        let (mut named, mut bytes, mut state_bytes) = (BTreeSet::new(), 0, 0);
         let mut ops = ops.into_iter().take(SEGMENT_OPS_MAX).peekable();
         let least = usize::from(ops.peek().is_some());
         for op in ops {
-            let Ok(plan) = self.plan(op) else { break };
+            let Ok(place) = self.ready(op) else { break };
+            let Ready { plan, kernel, .. } = &self.ready[place];
             let total = plan.total_ns().saturating_add(ns);
             if total > most_ns.into() {
                 break;
             }
             (len, launches, ns) = (len + 1, launches || plan.units() > 0, total);
             state_bytes = plan.state_bytes.max(state_bytes);
+            bytes += if named.insert(place) { B::prepared_bytes(kernel) } else { 0 };
         }
         if len < 2 || !launches {
             return Part::single(len.max(least));
         }
-        Part { len, segment: None, wants: Some(state_bytes) }
+        Part { wants: Some(self.own(state_bytes) + bytes), ..Part::single(len) }
     }
 
-    /// Whether a part has no segment, or none any more, and there is room for one.
+    /// The most that all segments together may be: ops, and bytes of device memory.
+    pub fn segments_max(&self) -> (usize, u64) {
+        (KEPT_OPS_MAX, self.held_max())
+    }
+
+    /// Whether a part has no segment, or none any more, and there is room for one, as far as is known before it is made. Where
+    /// there was none, something has been given back since.
     pub fn may_keep(&self, part: &Part) -> bool {
-        let Some(state_bytes) = part.wants else { return false };
+        let Some(bytes) = part.wants else { return false };
         let has_one = part.segment.as_ref().is_some_and(|segment| self.has(segment));
         !has_one
+            && part.tried != Some(self.segments.freed)
             && self.segments.ops + part.len <= KEPT_OPS_MAX
-            && self.own(state_bytes) <= self.held_max().saturating_sub(self.segments.bytes)
+            && bytes <= self.held_max().saturating_sub(self.segments.bytes)
     }
 
-    /// Makes the segment of a part, whose ops come first of these, if there may be one. Whether it did: without one they run
-    /// one by one, and fail there if they must.
-    pub fn keep(&mut self, part: &mut Part, ops: &[BoundOp]) -> bool {
-        let Some(ops) = ops.get(..part.len).filter(|_| self.may_keep(part)) else { return false };
+    /// Makes the segment of a part, whose ops come first of these, if there may be one. Without one they run one by one, and
+    /// fail there if they must.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    pub fn keep(&mut self, part: &mut Part, ops: &[BoundOp]) -> Result<()> {
+        let may_keep = self.may_keep(part);
+        let Some(ops) = ops.get(..part.len).filter(|_| may_keep) else { return Ok(()) };
         part.segment = None;
+        let freed = self.segments.freed;
         match self.capture(ops) {
             Ok(Some(segment)) => part.segment = Some(segment),
-            // The backend has none of these, or failed with them: they are not tried again.
-            Ok(None) => part.wants = None,
-            // There is no room for it now.
-            Err(_) => {}
+            // What planning them has thrown out of the cache is room for the next time.
+            Err(error) if is_out_of_memory(&error) => part.tried = Some(freed),
+            Err(error) if matches!(error.kind(), Kind::DeviceLost { .. }) => return Err(error),
+            // The backend has none of these, or refused them: they are not tried again.
+            Ok(None) | Err(_) => part.wants = None,
         }
-        part.segment.is_some()
+        Ok(())
     }
 
     fn capture(&mut self, ops: &[BoundOp]) -> Result<Option<Segment>> {
         let (mut places, mut plans, mut state_bytes) = (Vec::new(), Vec::new(), 0);
         let (mut units, mut ns, forgotten) = (0u64, 0u64, self.forgotten);
         for op in ops {
-            let plan = self.plan(op.op())?;
+            let place = self.ready(op.op())?;
+            let plan = &self.ready[place].plan;
             state_bytes = plan.state_bytes.max(state_bytes);
             // `plan::choose` refused plans whose units exceed 64 bits.
             units = units.saturating_add(u64::try_from(plan.units()).unwrap_or(u64::MAX));
             ns = ns.saturating_add(plan.total_ns() as u64);
             places.push(self.places(op)?);
-            plans.push(self.ready(op.op())?);
+            plans.push(place);
         }
-        let (own, quota) = (self.own(state_bytes), self.held_max());
+        let quota = self.held_max();
         let short = |asked, free| Error::from(Kind::OutOfMemory { asked, free, quota });
         // Planning the last may have emptied the cache of the first.
         if self.forgotten != forgotten {
             return Err(short(self.held, 0));
         }
-        let named: BTreeSet<usize> = plans.iter().copied().collect();
-        let named = named.into_iter().map(|place| &self.ready[place]).filter(|of| of.named == 0);
-        let asked = own + named.map(|of| B::prepared_bytes(&of.kernel)).sum::<u64>();
-        let free = quota.saturating_sub(self.segments.bytes);
-        if asked > free {
-            return Err(short(asked, free));
+        let named = plans.iter().copied().collect::<BTreeSet<usize>>().into_iter();
+        let named = named.map(|place| B::prepared_bytes(&self.ready[place].kernel));
+        let (bytes, free) =
+            (self.own(state_bytes) + named.sum::<u64>(), quota.saturating_sub(self.segments.bytes));
+        if bytes > free {
+            return Err(short(bytes, free));
         }
         let state = if state_bytes > 0 { Some(self.state(state_bytes)?) } else { None };
         let steps = ops.iter().zip(&places).zip(&plans).map(|((op, places), place)| {
@@ -180,11 +220,10 @@ impl<B: Backend> Core<B> {
         });
         let made = self.backend.segment(&steps.collect::<Vec<_>>());
         let Ok(Some(segment)) = made else {
-            if let Some(state) = state {
-                self.give_state(state);
-            }
-            return Ok(None);
+            state.into_iter().for_each(|state| self.give_state(state));
+            return made.map(|_| None);
         };
+        let launches = B::launches_of(&segment);
         let lent = self.lent();
         let mut buffers: Vec<BufferId> =
             ops.iter().flat_map(|op| op.bindings()).map(|at| at.buffer).collect();
@@ -194,11 +233,10 @@ impl<B: Backend> Core<B> {
         let number = self.segments.next;
         self.segments.next += 1;
         self.segments.ops += ops.len();
-        self.segments.bytes += own;
+        self.segments.bytes += bytes;
         plans.iter().for_each(|place| self.name(*place));
-        let state = state.map(|place| (place, own));
-        self.segments.kept.insert(number, Kept { segment, plans, buffers, state });
-        Ok(Some(Segment { number, ops: ops.into(), units, ns, lent }))
+        self.segments.kept.insert(number, Kept { segment, plans, buffers, state, bytes });
+        Ok(Some(Segment { number, ops: ops.into(), units, ns, launches, bytes, lent }))
     }
 
     /// A segment's op names a plan, which then stays in the cache.
@@ -208,7 +246,6 @@ impl<B: Backend> Core<B> {
         if ready.named == 1 {
             let bytes = B::prepared_bytes(&ready.kernel);
             self.held = self.held.saturating_sub(bytes);
-            self.segments.bytes += bytes;
             self.segments.plans += 1;
         }
     }
@@ -219,7 +256,6 @@ impl<B: Backend> Core<B> {
         if ready.named == 0 {
             let bytes = B::prepared_bytes(&ready.kernel);
             self.held += bytes;
-            self.segments.bytes = self.segments.bytes.saturating_sub(bytes);
             self.segments.plans -= 1;
         }
     }
@@ -268,7 +304,7 @@ impl<B: Backend> Core<B> {
         let Some(kept) = self.segments.kept.get(&segment.number) else { return Ok(false) };
         match self.backend.replay(&kept.segment) {
             // Where there is no room for it as a whole, there may be for its ops.
-            Err(error) if matches!(error.kind(), Kind::OutOfMemory { .. }) => {
+            Err(error) if is_out_of_memory(&error) => {
                 self.drop_kept(segment.number);
                 Ok(false)
             }
@@ -277,13 +313,14 @@ impl<B: Backend> Core<B> {
     }
 
     fn drop_kept(&mut self, number: u64) {
-        let Some(Kept { plans, state, .. }) = self.segments.kept.remove(&number) else { return };
+        let Some(Kept { plans, state, bytes, .. }) = self.segments.kept.remove(&number) else {
+            return;
+        };
         self.segments.ops -= plans.len();
+        self.segments.bytes = self.segments.bytes.saturating_sub(bytes);
+        self.segments.freed += 1;
         plans.into_iter().for_each(|place| self.unname(place));
-        if let Some((state, bytes)) = state {
-            self.give_state(state);
-            self.segments.bytes = self.segments.bytes.saturating_sub(bytes);
-        }
+        state.into_iter().for_each(|state| self.give_state(state));
     }
 
     /// Forgets all segments that name a buffer.

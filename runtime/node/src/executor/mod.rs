@@ -53,8 +53,8 @@ pub struct Executor<B: Backend> {
     flights: VecDeque<Flight>,
     buffer: Vec<u8>,
     pulse: Pulse,
-    /// Whether this turn has made a segment: the next waits for the next turn.
-    has_kept: bool,
+    /// Whether this turn has looked for a segment or tried to make one: the next waits for the next turn.
+    has_tried: bool,
     /// When the loop last looked at its sockets.
     looked_ns: u64,
     /// The highest number of a session so far.
@@ -99,7 +99,7 @@ impl<B: Backend> Executor<B> {
             flights: VecDeque::new(),
             buffer: Vec::new(),
             pulse: Pulse::new(pulse),
-            has_kept: false,
+            has_tried: false,
             looked_ns: 0,
             last_session: 0,
         }
@@ -138,6 +138,7 @@ impl<B: Backend> Executor<B> {
         }
         let _ = self.copies.add_flow(flow, FlowSpec { latency: None, ..spec }, now_ns);
         self.jobs.insert(job, Job::new(terms, now_ns));
+        self.share_segments();
     }
 
     /// Adds a session of a job.

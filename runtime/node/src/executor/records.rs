@@ -15,8 +15,9 @@ use leasehold::{Error, Kind, Result, plan};
 const BURST: usize = 64;
 /// Steps without units that are done in one turn: the next take another, so that nobody waits for all of a program's.
 const EMPTY_MAX: usize = 64;
-/// What such a step is taken to cost, in nanoseconds of the executor's thread: it is bound and its plan looked up.
-const EMPTY_NS: u64 = 1_000;
+/// What a step is taken to cost the executor's thread, in nanoseconds, beside what is launched of it: it is bound and its plan
+/// looked up.
+pub(super) const STEP_NS: u64 = 1_000;
 
 impl<B: Backend> Executor<B> {
     /// Takes records until one needs turns. A session that breaks the rules of the ring is closed.
@@ -213,7 +214,7 @@ impl<B: Backend> Executor<B> {
         for left in (0..EMPTY_MAX).rev() {
             let Some(session) = self.sessions.get(&id) else { return Ok(None) };
             self.core.lend(session.state.map(|block| block.id));
-            let segment = if op.is_none() { self.next_segment(id, rest) } else { None };
+            let segment = if op.is_none() { self.next_segment(id, rest)? } else { None };
             let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
             let run = match (segment, op.take()) {
                 (Some(run), _) => run,
@@ -226,7 +227,7 @@ impl<B: Backend> Executor<B> {
             if run.remaining() > 0 {
                 return Ok(Some(Box::new(run)));
             }
-            self.ops.charge(SessionId(id), EMPTY_NS);
+            self.ops.charge(SessionId(id), STEP_NS);
             if left == 0 {
                 return Ok(Some(Box::new(run)));
             }

@@ -2,6 +2,7 @@
 //! sends is decoded and judged here, on a private copy, against this session's own tables.
 
 use super::blocks::Block;
+use super::segments::Held;
 use leasehold::exec::{Part, Run};
 use leasehold::op::{Binding, BoundOp, BufferId, CheckedOp, check};
 use leasehold::order::Plan;
@@ -100,8 +101,8 @@ pub(super) struct Session {
     programs: HashMap<u32, Steps>,
     /// What programs are launched in, by program and first step.
     pub(super) parts: BTreeMap<(u32, usize), Part>,
-    /// Ops in the segments of those.
-    pub(super) segment_ops: usize,
+    /// What the segments of those are counted with.
+    pub(super) kept: Held,
     slots: Vec<Slot>,
     /// What units of its ops hand on: as much as the op that asked for the most.
     pub(super) state: Option<Block>,
@@ -131,7 +132,7 @@ impl Session {
             handles: HashMap::new(),
             programs: HashMap::new(),
             parts: BTreeMap::new(),
-            segment_ops: 0,
+            kept: Held::default(),
             slots: Vec::new(),
             state: None,
             head: None,

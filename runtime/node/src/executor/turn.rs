@@ -16,7 +16,7 @@ impl<B: Backend> Executor<B> {
     /// `DeviceLost`: the executor is of no more use.
     pub fn turn(&mut self, now_ns: u64) -> Result<bool> {
         let mut moved = false;
-        self.has_kept = false;
+        self.has_tried = false;
         let ids: Vec<u64> = self.sessions.keys().copied().collect();
         for id in ids {
             moved |= self.take_records(id, now_ns)?;

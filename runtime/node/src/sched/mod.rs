@@ -334,12 +334,13 @@ impl Sched {
         }
     }
 
-    /// A session had the host busy for so long beside its launches: its flow owes it like what it launched, and no window
-    /// waits for it.
+    /// A session had the host busy for so long beside its launches: its flow owes it like what it launched, ahead of everyone
+    /// while it has budget for that, and no window waits for it.
     pub fn charge(&mut self, id: SessionId, cost: u64) {
         let session = self.sessions.get(&id);
         if let Some(flow) = session.and_then(|session| self.flows.get_mut(&session.flow)) {
-            flow.charge(Account::Share, cost);
+            let account = if flow.tokens() > 0 { Account::Latency } else { Account::Share };
+            flow.charge(account, cost);
         }
     }
 

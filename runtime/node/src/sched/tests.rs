@@ -310,6 +310,28 @@ fn a_latency_lease_gets_its_budget_and_its_share_not_more() {
     assert!((share - 0.6).abs() < 0.02, "{share}");
 }
 
+/// What the host does for it comes out of the budget that it had it done with.
+#[test]
+fn a_latency_lease_pays_the_host_from_its_budget() {
+    let mut sim = Sim::new(Params::GPU);
+    sim.flow(1, 100, Class::Reserved);
+    let latency = Some(Latency { period_ns: 10_000_000, budget: 2_000_000 });
+    let spec = FlowSpec { weight: 100, class: Class::Spare, latency };
+    sim.sched.add_flow(FlowId(2), spec, 0).unwrap();
+    for id in [1, 2] {
+        sim.session(id, Load { flow: id, unit: 200_000, real: 100 });
+    }
+    let next = |sched: &mut Sched, now| sched.next(now).unwrap().session;
+    assert_eq!(next(&mut sim.sched, 0), SessionId(2));
+    sim.sched.charge(SessionId(2), 1_900_000);
+    assert_eq!(next(&mut sim.sched, 0), SessionId(2));
+    sim.sched.charge(SessionId(2), 1_100_000);
+    assert_eq!(next(&mut sim.sched, 0), SessionId(1));
+    // A millisecond over its budget, which it has again after five.
+    assert_eq!(next(&mut sim.sched, 4_900_000), SessionId(1));
+    assert_eq!(next(&mut sim.sched, 5_100_000), SessionId(2));
+}
+
 #[test]
 fn latency_budgets_are_bounded_together() {
     let mut sched = Sched::new(Params::GPU);

@@ -209,47 +209,85 @@ fn who_makes_a_segment_owes_for_it() {
     assert_eq!(launched(&mut first, 7), ("segment", 1));
 }
 
+/// As many leases as there are, so large a part of what a device keeps of segments has each: who came first gives back.
 #[test]
-fn who_found_no_room_for_a_segment_has_one_when_there_is_room() {
+fn each_lease_has_its_part_of_what_a_device_keeps() {
     let (null, log) = Null::new(1 << 40);
     let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
-    // Eight sessions have all that a device keeps: 2048 ops each, of programs that are one segment each.
-    let mut full: Vec<Mapper> = (1..=8)
-        .map(|number| {
-            let mut mapper = Mapper::new(&mut executor, number, &mut now);
-            for program in 0..8 {
-                let record = mapper.program(program, 256);
-                mapper.does(&mut executor, &record, &mut now);
-                for _ in 0..2 {
-                    mapper.does(&mut executor, &Record::Replay { program }, &mut now);
-                }
-            }
-            mapper
-        })
-        .collect();
-    assert_eq!(log.segments(), 64);
-    let mut last = Mapper::new(&mut executor, 9, &mut now);
-    for mapper in [&mut full[0], &mut last] {
-        let program = mapper.program(7 + 4, 3);
-        mapper.does(&mut executor, &program, &mut now);
-    }
-    let replay = Record::Replay { program: 11 };
-    let mut names = |mapper: &mut Mapper, executor: &mut Executor<Null>| {
-        let before = log.launches().len();
-        mapper.does(executor, &replay, &mut now);
-        log.launches()[before..].iter().map(|launch| launch.op).collect::<Vec<_>>()
+    // Programs of a segment each; how many of them are replayed as one.
+    let record = |mapper: &mut Mapper, executor: &mut Executor<Null>, now: &mut u64| {
+        for number in 0..65 {
+            let record = mapper.program(number, 256);
+            mapper.does(executor, &record, now);
+            mapper.does(executor, &Record::Replay { program: number }, now);
+        }
     };
-    for _ in 0..3 {
-        assert_eq!(names(&mut full[0], &mut executor), ["map"; 3]);
-        assert_eq!(names(&mut last, &mut executor), ["map"; 3]);
+    let segments = |mapper: &mut Mapper, executor: &mut Executor<Null>, now: &mut u64| {
+        let before = log.launches().len();
+        for program in 0..65 {
+            mapper.does(executor, &Record::Replay { program }, now);
+        }
+        let launches = log.launches();
+        let (one, all) = launches[before..].iter().partition::<Vec<_>, _>(|it| it.op == "segment");
+        assert_eq!(one.len() * 256 + all.len(), 65 * 256);
+        one.len()
+    };
+    let mut first = Mapper::new(&mut executor, 1, &mut now);
+    record(&mut first, &mut executor, &mut now);
+    assert_eq!(segments(&mut first, &mut executor, &mut now), 64);
+    let mut second = Mapper::new(&mut executor, 2, &mut now);
+    record(&mut second, &mut executor, &mut now);
+    for _ in 0..2 {
+        assert_eq!(segments(&mut second, &mut executor, &mut now), 32);
+        assert_eq!(segments(&mut first, &mut executor, &mut now), 32);
     }
-    // What another session gives back is room for who has none, not for who has enough.
-    executor.end_session(8, 0).unwrap();
-    assert_eq!(names(&mut full[0], &mut executor), ["map"; 3]);
-    assert_eq!(names(&mut last, &mut executor), ["segment"]);
-    let mut later = 1 << 40;
-    full[0].does(&mut executor, &Record::Erase { program: 0 }, &mut later);
-    assert_eq!(names(&mut full[0], &mut executor), ["segment"]);
+    assert_eq!(log.segments(), 64 + 32);
+    // Another job of a lease, and its sessions, have the same part with it.
+    executor.add_job(3, terms(2), now);
+    assert_eq!(segments(&mut first, &mut executor, &mut now), 32);
+    // Two parts of three are not taken by whoever asks first.
+    executor.add_job(4, terms(4), now);
+    assert_eq!(segments(&mut first, &mut executor, &mut now), 21);
+    assert_eq!(segments(&mut second, &mut executor, &mut now), 21);
+    for job in [2, 3, 4] {
+        executor.end_job(job, Why::Exited, now).unwrap();
+    }
+    assert_eq!(segments(&mut first, &mut executor, &mut now), 64);
+}
+
+/// Bytes that plans hold are shared as ops are.
+#[test]
+fn each_lease_has_its_part_of_what_plans_of_segments_hold() {
+    let (null, log) = Null::new(1 << 40);
+    let null = null.preparing(4 << 20);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    let mut mappers = [1, 2].map(|number| Mapper::new(&mut executor, number, &mut now));
+    // 64 MiB for all. The second's ops are none of the first's.
+    for (mapper, own) in mappers.iter_mut().zip([100, 200]) {
+        for handle in own..own + 9 {
+            let Record::Define { op, specs, lens, .. } = map(handle as f32) else { panic!() };
+            mapper.does(&mut executor, &Record::Define { handle, op, specs, lens }, &mut now);
+        }
+    }
+    let names = |mapper: &mut Mapper,
+                 executor: &mut Executor<Null>,
+                 handles: std::ops::Range<u32>,
+                 now: &mut u64| {
+        let steps = handles.map(|handle| Step { handle, bindings: vec![mapper.at; 2] });
+        let steps = Step::encode(&steps.collect::<Vec<_>>());
+        assert!(mapper.tenant.staging.write(0, &steps));
+        let record = Record::Record { program: 7, steps: [0, steps.len() as u64] };
+        mapper.does(executor, &record, now);
+        mapper.does(executor, &REPLAY, now);
+        replayed(mapper, executor, &log, now)
+    };
+    let [first, second] = &mut mappers;
+    assert_eq!(names(first, &mut executor, 100..109, &mut now), ["map"; 9]);
+    assert_eq!(names(first, &mut executor, 100..108, &mut now), ["segment"]);
+    assert_eq!(names(second, &mut executor, 200..209, &mut now), ["map"; 9]);
+    assert_eq!(names(second, &mut executor, 200..208, &mut now), ["segment"]);
+    executor.end_job(2, Why::Exited, now).unwrap();
+    assert_eq!(names(first, &mut executor, 100..109, &mut now), ["segment"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Launches kept as a graph of the driver's, to be enqueued again as one. `mod` calls it.
 
-use super::api::{CAPTURE, CAPTURES, Code, Graphs, OUT_OF_MEMORY, REFUSED};
+use super::api::{CAPTURE, CAPTURES, Code, Graphs, REFUSED};
 use super::driver::{Context, Stream};
 use crate::error::Result;
 use std::ffi::c_void;
@@ -19,10 +19,10 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Keeps what `launch` enqueues on the stream instead of doing it. It launches kernels and nothing else: a capture
-    /// takes no questions and no allocations. `None` where the driver has no graphs or no room for this one.
+    /// takes no questions and no allocations. `None` where the driver has no graphs or refuses this one.
     ///
     /// # Errors
-    /// What `launch` fails with, or `DeviceLost`.
+    /// What `launch` fails with, `OutOfMemory` where there is no room for it now, or `DeviceLost`.
     pub(super) fn capture(
         context: &Arc<Context>,
         stream: &Stream,
@@ -70,10 +70,10 @@ impl Graph {
     }
 }
 
-/// Whether a call was done; not where it was refused or had no room, which costs speed and no result.
+/// Whether a call was done; not where it was refused, which costs speed and no result.
 fn is_done(context: &Context, call: &'static str, code: Code) -> Result<bool> {
     let is_refused = REFUSED.iter().chain([&CAPTURES]).any(|refused| refused.contains(&code));
-    if code == OUT_OF_MEMORY || is_refused {
+    if is_refused {
         return Ok(false);
     }
     context.check(call, code).map(|()| true)

@@ -112,9 +112,10 @@ enum Code {
     CublasLt(Box<Product>),
 }
 
-/// Ops kept as a graph, and how many faults they tell of.
+/// Ops kept as a graph, of how many launches that is, and how many faults they tell of.
 pub struct Segment {
     graph: Graph,
+    launches: u64,
     faults: usize,
 }
 
@@ -534,7 +535,12 @@ impl Backend for Cuda {
         let graph = Graph::capture(&self.context, stream, || {
             launches.iter().try_for_each(|(functions, of)| enqueue(stream, functions, of))
         })?;
-        Ok(graph.map(|graph| Segment { graph, faults }))
+        let launches = launches.iter().map(|(_, of)| of.len() as u64).sum();
+        Ok(graph.map(|graph| Segment { graph, launches, faults }))
+    }
+
+    fn launches_of(segment: &Segment) -> u64 {
+        segment.launches
     }
 
     fn replay(&mut self, segment: &Segment) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::{Driver, InFlight, ProgramId, Shared, Ticket};
 use crate::backend::Backend;
+use crate::error::{Error, Result};
 use crate::exec::Part;
 use crate::op::BoundOp;
 use crate::order::SLICE_GPU_NS;
@@ -16,7 +17,11 @@ impl<B: Backend> Driver<B> {
         id: ProgramId,
         ops: &Arc<[BoundOp]>,
     ) {
-        let (parts, mut at) = (self.parts(id, ops), 0);
+        let parts = match self.parts(id, ops) {
+            Ok(parts) => parts,
+            Err(error) => return self.fail(shared, ticket, ops, ops, error),
+        };
+        let mut at = 0;
         for part in parts.iter() {
             // Which of its ops would read what failed is found by running them one by one.
             let segment = part.segment.as_ref();
@@ -37,12 +42,7 @@ impl<B: Backend> Driver<B> {
                         let program = Some(Arc::clone(ops));
                         self.fly(shared, InFlight { ticket: of, mark, run, program });
                     }
-                    Err(error) => {
-                        self.settle(shared, 0);
-                        let error = self.inherited(failed).unwrap_or(error);
-                        self.poison.fail_all(ops, &error);
-                        return self.finish(shared, ticket, Some(error), None);
-                    }
+                    Err(error) => return self.fail(shared, ticket, ops, failed, error),
                 }
             }
         }
@@ -51,28 +51,46 @@ impl<B: Backend> Driver<B> {
         }
     }
 
+    /// These ops of a program failed, and with them all.
+    fn fail(
+        &mut self,
+        shared: &Shared<B>,
+        ticket: Ticket,
+        ops: &[BoundOp],
+        failed: &[BoundOp],
+        error: Error,
+    ) {
+        self.settle(shared, 0);
+        let error = self.inherited(failed).unwrap_or(error);
+        self.poison.fail_all(ops, &error);
+        self.finish(shared, ticket, Some(error), None);
+    }
+
     /// What a program is launched in. The first replay, which may be the only one, goes op by op. Segments are made at the
     /// second, and where one has gone or there had been no room, when there is room again.
-    fn parts(&mut self, id: ProgramId, ops: &[BoundOp]) -> Arc<[Part]> {
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    fn parts(&mut self, id: ProgramId, ops: &[BoundOp]) -> Result<Arc<[Part]>> {
         let Some(known) = self.parts.get(&id).map(Arc::clone) else {
             self.parts.insert(id, [].into());
-            return [Part::single(ops.len())].into();
+            return Ok([Part::single(ops.len())].into());
         };
         if !known.is_empty() && !known.iter().any(|part| self.core.may_keep(part)) {
-            return known;
+            return Ok(known);
         }
         let (mut parts, mut at) = (Vec::new(), 0);
         while at < ops.len() {
             let known = known.get(parts.len()).cloned();
             let ahead = ops[at..].iter().map(BoundOp::op);
             let mut part = known.unwrap_or_else(|| self.core.part(ahead, SLICE_GPU_NS));
-            self.core.keep(&mut part, &ops[at..]);
+            self.core.keep(&mut part, &ops[at..])?;
             at += part.len;
             parts.push(part);
         }
         let parts: Arc<[Part]> = parts.into();
         self.parts.insert(id, Arc::clone(&parts));
-        parts
+        Ok(parts)
     }
 
     /// Forgets what a program is launched in.
