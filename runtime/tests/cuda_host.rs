@@ -129,6 +129,55 @@ fn taking_a_device_makes_few_calls() {
     }
 }
 
+/// Granules that were given back are large pieces again.
+#[test]
+fn pieces_grow_back() {
+    const TEST: &str = "pieces_grow_back";
+    let told = Path::new(env!("CARGO_TARGET_TMPDIR")).join("grown-calls");
+    let _ = std::fs::remove_file(&told);
+    if in_child(TEST, &[(model::CALLS, told.to_str().unwrap())]) {
+        let mut cuda = open().with_memory(ALL * GRANULE).taken().unwrap();
+        for _ in 0..4 {
+            let small = fill(&mut cuda, GRANULE);
+            assert!(small.len() as u64 >= ALL);
+            small.into_iter().for_each(|block| cuda.free(block));
+            let large = cuda.alloc(ALL * GRANULE).unwrap();
+            cuda.zero(large, 0, ALL * GRANULE).unwrap();
+            cuda.free(large);
+        }
+        return wait(&mut cuda);
+    }
+    if folder().is_none() {
+        return;
+    }
+    let mapped = model::calls(&told, "cuMemMap");
+    println!("cases: {mapped} mapped");
+    assert!((4 * ALL..6 * ALL).contains(&mapped), "{mapped} mapped");
+}
+
+/// What another process got while a piece was made into smaller ones is not promised, until it has left that.
+#[test]
+fn what_another_process_got_is_not_promised() {
+    const TEST: &str = "what_another_process_got_is_not_promised";
+    // What is made when a device is taken; then the parts of a piece, before and after it is released.
+    for fail in ["cuMemCreate:2:23:2", "cuMemCreate:2:23:100"] {
+        if !in_child(TEST, &[(FAIL, fail)]) {
+            continue;
+        }
+        let mut cuda = open().with_memory(ALL * GRANULE).taken().unwrap();
+        let _large = cuda.alloc(76 * GRANULE).unwrap();
+        cuda.alloc(GRANULE).unwrap();
+        let error = cuda.alloc(GRANULE).unwrap_err();
+        let Kind::OutOfMemory { free, quota, .. } = *error.kind() else { panic!("{error}") };
+        assert_eq!((free, quota), (0, (ALL - 4) * GRANULE));
+        let is_back = std::env::var(FAIL).unwrap().ends_with(":2");
+        assert_eq!(cuda.alloc(8 * GRANULE).is_ok(), is_back);
+        // What is there still serves.
+        assert_eq!(cuda.alloc(4 * GRANULE).is_ok(), !is_back);
+        return;
+    }
+}
+
 #[test]
 fn slabs_of_small_blocks_come_back() {
     if !in_child("slabs_of_small_blocks_come_back", &[]) {

@@ -126,7 +126,7 @@ impl Blocks {
     }
 
     fn limit(&self) -> u64 {
-        self.quota.saturating_add(self.scratch)
+        self.quota.saturating_add(self.scratch).saturating_sub(self.source.lost_bytes())
     }
 
     /// Bytes that a block of `bytes` bytes takes.
@@ -182,6 +182,7 @@ impl Blocks {
         if let Some(memory) = self.spare.get_mut(&size).and_then(Vec::pop) {
             return Ok(memory);
         }
+        self.source.recover()?;
         for is_last in [false, true] {
             if self.held.saturating_add(size) <= self.limit()
                 && let Some(memory) = Memory::new(&self.source, size)?
@@ -201,8 +202,9 @@ impl Blocks {
     }
 
     fn full(&self, asked: u64) -> crate::Error {
-        let free = self.quota.saturating_sub(self.held).min(self.source.free_bytes());
-        Kind::OutOfMemory { asked, free, quota: self.quota }.into()
+        let quota = self.quota.saturating_sub(self.source.lost_bytes());
+        let free = quota.saturating_sub(self.held).min(self.source.free_bytes());
+        Kind::OutOfMemory { asked, free, quota }.into()
     }
 
     /// Gives a block back; unknown ones are ignored.

@@ -5,6 +5,7 @@ use super::api::{Access, Location, OUT_OF_MEMORY};
 use super::driver::Context;
 use crate::error::{Error, Kind, Result};
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An address inside a [`Memory`], with room for what was asked after it.
@@ -35,6 +36,25 @@ impl Source {
         }
     }
 
+    /// Gets back what another process was faster with, where it has left that since; bytes that are still lost.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    pub(super) fn recover(&self) -> Result<u64> {
+        match self {
+            Self::Driver(_) => Ok(0),
+            Self::Taken(taken) => taken.recover(),
+        }
+    }
+
+    /// Bytes that it can no longer give.
+    pub(super) fn lost_bytes(&self) -> u64 {
+        match self {
+            Self::Driver(_) => 0,
+            Self::Taken(taken) => taken.lost.load(Relaxed),
+        }
+    }
+
     /// Bytes that it could still give.
     pub(super) fn free_bytes(&self) -> u64 {
         match self {
@@ -60,11 +80,15 @@ struct Piece {
 
 /// Device memory without addresses, in pieces of which any make a range of any size. Making and mapping a piece takes the
 /// driver as long whatever its size, and a piece is mapped whole: so they are large, and one of them is made into smaller
-/// ones when a range has use for no larger. It is held until the value goes, whether ranges use it or not: no other process
-/// gets it in between.
+/// ones when a range has use for no larger, and those into a larger one when many are free. It is held until the value goes,
+/// whether ranges use it or not. Another process can get some of it only where the driver has no room for the smaller ones
+/// beside the piece that they are made of, which then goes first: what is lost so counts as gone until the driver has it again.
 pub(super) struct Taken {
     context: Arc<Context>,
     free: Mutex<Free>,
+    /// The largest of the sizes that pieces have.
+    largest: usize,
+    lost: AtomicU64,
 }
 
 impl Taken {
@@ -78,11 +102,13 @@ impl Taken {
             return Err(Kind::Unsupported { asked: asked.into(), allowed: allowed.into() }.into());
         }
         // Those made so far go with it when one cannot be made.
-        let taken = Arc::new(Self { context: Arc::clone(context), free: Mutex::default() });
+        let largest = sizes(context).iter().rposition(|size| *size <= bytes / SHARE).unwrap_or(0);
+        let (context, free, lost) = (Arc::clone(context), Mutex::default(), AtomicU64::new(0));
+        let taken = Arc::new(Self { context, free, largest, lost });
         let mut left = bytes;
-        for (i, size) in taken.sizes().into_iter().enumerate().rev() {
-            while left >= size && (i == 0 || size <= bytes / SHARE) {
-                let Some(piece) = create(context, size)? else {
+        for (i, size) in taken.sizes().into_iter().enumerate().take(largest + 1).rev() {
+            while left >= size {
+                let Some(piece) = create(&taken.context, size)? else {
                     let free = bytes - left;
                     return Err(Kind::OutOfMemory { asked: bytes, free, quota: bytes }.into());
                 };
@@ -97,9 +123,8 @@ impl Taken {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of a piece of each size.
     fn sizes(&self) -> [u64; SIZES] {
-        std::array::from_fn(|i| self.context.granularity * (PARTS as u64).pow(i as u32))
+        sizes(&self.context)
     }
 
     fn free_bytes(&self) -> u64 {
@@ -137,11 +162,38 @@ impl Taken {
             let size = self.sizes().iter().position(|size| *size == bytes);
             self.free()[size.unwrap_or(0)].push(handle);
         }
+        // As many as taking a range makes smaller.
+        (1..=self.largest).for_each(|size| self.grow(size));
     }
 
-    /// Makes the smallest piece that is not a granule into smaller ones, contents undefined; whether there was one. They are
-    /// made before it is released, of what is left to the driver, so that never less than all is ours; only where that has
-    /// no room does it go first, and another process could be faster.
+    /// Makes a piece of a size of smaller ones, where so many of those are free that some stay. It is made before they are
+    /// released, of what is left to the driver, or not at all.
+    fn grow(&self, size: usize) {
+        let mut free = self.free();
+        let Some(stay) = free[size - 1].len().checked_sub(PARTS).filter(|stay| *stay >= PARTS)
+        else {
+            return;
+        };
+        // Of a device that is lost the next call says so.
+        let Ok(Some(whole)) = create(&self.context, self.sizes()[size]) else { return };
+        release(&self.context, &free[size - 1].split_off(stay));
+        free[size].push(whole);
+    }
+
+    fn recover(&self) -> Result<u64> {
+        let granule = self.context.granularity;
+        while self.lost.load(Relaxed) > 0
+            && let Some(piece) = create(&self.context, granule)?
+        {
+            self.free()[0].push(piece);
+            self.lost.fetch_sub(granule, Relaxed);
+        }
+        Ok(self.lost.load(Relaxed))
+    }
+
+    /// Makes the smallest piece that is not a granule into smaller ones, contents undefined; whether there are any. They are
+    /// made before it is released, of what is left to the driver; only where that has no room does it go first, and another
+    /// process could be faster.
     ///
     /// # Errors
     /// `DeviceLost`.
@@ -152,8 +204,11 @@ impl Taken {
         self.make(&mut parts, sizes[size - 1])?;
         release(&self.context, whole.as_slice());
         self.make(&mut parts, sizes[size - 1])?;
+        let lost = (PARTS - parts.len()) as u64 * sizes[size - 1];
+        self.lost.fetch_add(lost, Relaxed);
+        let has_some = !parts.is_empty();
         free[size - 1].append(&mut parts);
-        Ok(true)
+        Ok(has_some)
     }
 
     /// Makes pieces until there are [`PARTS`] or the driver has no room.
@@ -172,6 +227,11 @@ impl Drop for Taken {
     fn drop(&mut self) {
         self.free().iter().for_each(|pieces| release(&self.context, pieces));
     }
+}
+
+/// Bytes of a piece of each size.
+fn sizes(context: &Context) -> [u64; SIZES] {
+    std::array::from_fn(|i| context.granularity * (PARTS as u64).pow(i as u32))
 }
 
 /// Memory without an address; `None` where the device has no room.
