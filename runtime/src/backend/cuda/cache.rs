@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// Largest file that is read back.
 const FILE_MAX: u64 = 64 << 20;
+/// Files that are kept of a kind: several versions of all kernels for several architectures.
+const FILES_MAX: usize = 2048;
 
 /// Names what is kept by all that it is of: the machine code of a row by sources, flags, compiler and architecture.
 pub(super) type Key = [u8; 32];
@@ -78,6 +80,12 @@ impl Cache {
         let stored = self.folder.check();
         let stored = stored.and_then(|()| self.folder.store(&Self::name(key), mode, &parts));
         stored.map_err(|error| error.to_string())
+    }
+
+    /// Removes what was written first where there is much: of sources, compilers and drivers that are no more, nobody asks
+    /// again. What cannot be removed takes room, nothing else.
+    pub(super) fn tidy(&self) {
+        let _ = self.folder.check().and_then(|()| self.folder.keep(FILES_MAX));
     }
 }
 

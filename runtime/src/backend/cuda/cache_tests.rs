@@ -159,6 +159,37 @@ fn a_row_is_compiled_once_and_again_when_the_cache_is_doubtful() {
     assert!(error.contains(&row.key()) && error.contains("sm_1"), "{error}");
 }
 
+/// Files of keys that nobody has any more go, the oldest first.
+#[test]
+fn a_folder_does_not_grow_without_end() {
+    let folder = Place::new("bounded");
+    let cache = Cache::at(&folder.cache()).unwrap();
+    let keys: Vec<Key> = (0..FILES_MAX as u32 + 3)
+        .map(|i| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&i.to_le_bytes());
+            fs::write(folder.file(&key), b"of some time").unwrap();
+            key
+        })
+        .collect();
+    // Not in the order of their names, and one that another process is writing.
+    for (age, i) in [9, 2000, 77].into_iter().enumerate() {
+        let file = fs::File::options().write(true).open(folder.file(&keys[i])).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(age as u64))
+            .unwrap();
+    }
+    let part = folder.cache().join(".7-0.part");
+    fs::write(&part, b"half").unwrap();
+    let gone = || {
+        let gone = keys.iter().enumerate().filter(|(_, key)| !folder.file(key).exists());
+        gone.map(|(i, _)| i).collect::<Vec<_>>()
+    };
+    cache.tidy();
+    assert_eq!(gone(), [9, 77, 2000]);
+    cache.tidy();
+    assert_eq!((gone(), part.exists()), (vec![9, 77, 2000], true));
+}
+
 #[test]
 fn a_machine_without_the_compiler_says_where_it_looked() {
     let folder = Place::new("nowhere");

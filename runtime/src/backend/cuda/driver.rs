@@ -145,9 +145,9 @@ impl Context {
         Ok(Arc::new(context))
     }
 
-    /// What tells this card and its driver from every other; `None` where one of them does not say. The driver's file is part
-    /// of it: releases of one version differ in what no function says.
-    pub(super) fn identity(&self) -> Option<String> {
+    /// What tells this card and its driver from every other: the card, the driver, and where that lies; `None` where one of
+    /// them does not say. The driver's file is part of it: releases of one version differ in what no function says.
+    pub(super) fn identity(&self) -> Option<[String; 3]> {
         let (mut uuid, mut version) = ([0; 16], 0);
         // SAFETY: both are written.
         let codes = unsafe {
@@ -157,8 +157,8 @@ impl Context {
             ]
         };
         let file = compiler::file_of(self.api.cuDriverGetVersion as usize)?;
-        let file = compiler::identity(&file)?;
-        (codes == [0; 2]).then(|| format!("{uuid:02x?} by driver {version}, {file}"))
+        let driver = format!("driver {version}, {}", compiler::identity(&file)?);
+        (codes == [0; 2]).then(|| [format!("{uuid:02x?}"), driver, file.display().to_string()])
     }
 
     /// Makes it the calling thread's, as every call asks.

@@ -2,8 +2,10 @@
 //! was opened, so that nobody can put another in its place between the question and the use. Links are not followed.
 //! `cache` and `pack` read and write here.
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, fsync, openat, renameat, unlinkat};
-use std::ffi::OsStr;
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, fsync, openat, renameat, statat, unlinkat,
+};
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -76,6 +78,27 @@ impl Folder {
             // It may have been renamed already.
             let _ = unlinkat(&self.0, &*part, AtFlags::empty());
         })
+    }
+
+    /// Removes files, those first that were written first, until `most` are left; whole ones, not those under way.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(super) fn keep(&self, most: usize) -> io::Result<()> {
+        let entries = Dir::read_from(&self.0)?.filter_map(Result::ok);
+        let names = entries.map(|entry| entry.file_name().to_owned());
+        let names: Vec<CString> = names.filter(|name| !name.to_bytes().starts_with(b".")).collect();
+        let Some(over) = names.len().checked_sub(most).filter(|over| *over > 0) else {
+            return Ok(());
+        };
+        let written = |name: CString| {
+            let stat = statat(&self.0, &*name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            Some(((stat.st_mtime, stat.st_mtime_nsec), name))
+        };
+        let mut files: Vec<_> = names.into_iter().filter_map(written).collect();
+        files.sort_unstable();
+        let mut oldest = files.iter().take(over);
+        Ok(oldest.try_for_each(|(_, name)| unlinkat(&self.0, &**name, AtFlags::empty()))?)
     }
 
     /// A new file under a name that nobody has.

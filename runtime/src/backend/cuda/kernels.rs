@@ -40,6 +40,7 @@ pub(super) fn compiled(arch: &str) -> Result<Cubins> {
     let cache = Cache::open("kernels").ok().filter(|_| compiler.is_known());
     let rows: Vec<Row> = of_arch(arch).collect();
     let cubins = each(&rows, |row| cached(&compiler, cache.as_ref(), row, arch))?;
+    cache.iter().for_each(Cache::tidy);
     Ok(rows.iter().map(Row::key).zip(cubins).collect())
 }
 
