@@ -4,7 +4,6 @@ use super::loss::Loss;
 use super::plan::{ALIGN, Class, GPU, GPU_COOP8, GPU_COOP16, SOFTWARE};
 use crate::backend::Caps;
 use crate::error::{Kind, Result};
-use leasehold_shaders::SHADERS;
 
 /// Largest range that kernels address: element numbers have 31 bits.
 const ADDRESSABLE: u64 = (1 << 31) - 4;
@@ -103,18 +102,13 @@ pub(super) fn describe(adapter: &wgpu::Adapter) -> Adapter {
 const TIMESTAMPS: wgpu::Features =
     wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
 
-/// Opens an adapter with all its limits, and routes its errors and its loss to `loss`.
+/// Opens an adapter with all its limits, and routes its errors and its loss to `loss`. Kernels that need more are refused where
+/// an op needs them.
 ///
 /// # Errors
-/// `Unsupported` below the kernels' needs, `NoDevice` when the driver refuses.
+/// `NoDevice` when the driver refuses.
 pub(super) fn open(adapter: &wgpu::Adapter, loss: &Loss) -> Result<(wgpu::Device, wgpu::Queue)> {
     let limits = adapter.limits();
-    let have = limits.max_storage_buffers_per_shader_stage;
-    let most = SHADERS.iter().map(|shader| shader.bindings.len()).max().unwrap_or(0);
-    if (have as usize) < most {
-        let asked = format!("{most} storage buffers in a kernel");
-        return Err(Kind::Unsupported { asked, allowed: have.to_string() }.into());
-    }
     let with_unit = class(adapter).unit.is_some();
     let features = if with_unit { TIMESTAMPS | MATRIX_UNIT } else { TIMESTAMPS };
     let experimental_features = match with_unit {

@@ -28,7 +28,8 @@ impl Kernels {
     /// The kernel that plans call `name`, with these constants and the pipelines of these entry points.
     ///
     /// # Errors
-    /// `Unsupported` for a name without a shader, `DeviceLost` when the driver refuses a pipeline.
+    /// `Unsupported` for a name without a shader or a kernel of more buffers than the device binds, `DeviceLost` when the driver
+    /// refuses a pipeline.
     pub(super) fn get(
         &mut self,
         device: &wgpu::Device,
@@ -42,6 +43,7 @@ impl Kernels {
             let allowed = "ops that have a shader".into();
             return Err(Kind::Unsupported { asked: name.into(), allowed }.into());
         };
+        fits(shader, device.limits().max_storage_buffers_per_shader_stage)?;
         constants.retain(|&(constant, _)| shader.kinds || constant != "KIND");
         constants.extend(variant.map_or(&[][..], |v| v.constants));
         let key = (name, constants.clone());
@@ -82,6 +84,16 @@ impl Kernel {
     }
 }
 
+/// That a device binds as many storage buffers as a kernel has.
+fn fits(shader: &Shader, most: u32) -> Result<()> {
+    let count = shader.bindings.len();
+    if count <= most as usize {
+        return Ok(());
+    }
+    let (asked, allowed) = (format!("{count} storage buffers in a kernel"), most.to_string());
+    Err(Kind::Unsupported { asked, allowed }.into())
+}
+
 fn make(
     device: &wgpu::Device,
     shader: &'static Shader,
@@ -112,4 +124,24 @@ fn make(
     });
     let pipelines = shader.entries.iter().map(|_| OnceLock::new()).collect();
     Kernel { shader, layout, pipeline_layout, module, constants, pipelines }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use leasehold_shaders::SHADERS;
+
+    /// An adapter of few buffers runs what needs no more of them, and is told what the others need.
+    #[test]
+    fn a_kernel_is_refused_by_the_buffers_that_it_has() {
+        for shader in &SHADERS {
+            let count = shader.bindings.len() as u32;
+            assert_eq!(fits(shader, count), Ok(()), "{}", shader.op);
+            let error = fits(shader, count - 1).map_err(|error| error.to_string());
+            let [asked, allowed] = [count, count - 1].map(|n| n.to_string());
+            assert!(error.is_err_and(|e| e.contains(&asked) && e.contains(&allowed)));
+        }
+        let few = SHADERS.iter().filter(|shader| fits(shader, 8).is_ok()).count();
+        assert!(few > 10, "{few}");
+    }
 }
