@@ -21,7 +21,7 @@ mod verdict;
 use super::tuner::{Tuned, Tuner, fastest};
 use super::{Backend, BlockId, Caps, Mark, Place, Progress, Step};
 use crate::error::{Kind, Result};
-use crate::op::{BoundOp, CheckedOp, Spec};
+use crate::op::{BoundOp, CheckedOp, Op, Spec};
 use crate::order::{Family, Plan, Span, UNIT_CAP_GPU_NS, UnitRange, spans};
 use api::TensorMap;
 pub use compiler::LEASEHOLD_NVRTC;
@@ -298,6 +298,13 @@ impl Cuda {
         at: &Addresses<'_>,
     ) -> Result<Vec<Launch>> {
         let mut launches = encode::launches(op, row, self.class, span, at, self.multiprocessors);
+        // Where its operands lie, a product has no map or no list that its plan had: nothing of it is launched.
+        if launches.is_empty() && matches!(op.op(), Op::Matmul(_)) {
+            let asked = format!("launches of {} for {span:?} of {op:?}", row.key());
+            return Err(
+                Kind::Unsupported { asked, allowed: "what its plan asked for".into() }.into()
+            );
+        }
         for Launch { args, .. } in &mut launches {
             match args {
                 Args::Plain(_) => {}

@@ -107,7 +107,9 @@ pub(super) fn launches(
     multiprocessors: u32,
 ) -> Vec<Launch> {
     match op.op() {
-        Op::Matmul(matmul) => product::launches(op, matmul, row, class, span, at, multiprocessors),
+        Op::Matmul(matmul) => {
+            product::launches(op, matmul, row, class, span, at, multiprocessors).unwrap_or_default()
+        }
         Op::Attention(attention) => {
             attention::launches(op, attention, row, class, span, at, multiprocessors)
         }

@@ -35,7 +35,7 @@ pub(super) fn rows(op: &CheckedOp, matmul: &Matmul, row: &Row, class: &Class) ->
     [*row].into_iter().chain(others).collect()
 }
 
-/// As [`super::launches`].
+/// As [`super::launches`]; none where one of them cannot be said: a product is launched whole or not at all.
 pub(super) fn launches(
     op: &CheckedOp,
     matmul: &Matmul,
@@ -44,8 +44,8 @@ pub(super) fn launches(
     span: Span,
     at: &Addresses<'_>,
     multiprocessors: u32,
-) -> Vec<Launch> {
-    let Some(product) = Product::of(op, matmul) else { return Vec::new() };
+) -> Option<Vec<Launch>> {
+    let product = Product::of(op, matmul)?;
     let source = Source { op, matmul, product, row, class, at, multiprocessors };
     if let Some(splits) = Splits::of(op, &product, matmul, row, class) {
         return source.split(&splits, span);
@@ -54,8 +54,9 @@ pub(super) fn launches(
         return source.indexed(span);
     }
     // Where groups are counted on the device, they are before each launch: their list does not outlive a slice.
-    let parts = runs(span, GRID).filter_map(|part| source.launch(source.args(part)));
-    source.counted().into_iter().chain(parts).collect()
+    let parts = runs(span, GRID).map(|part| source.launch(source.args(part)));
+    let counted = matmul.sizes.on_device().then(|| source.counted());
+    counted.into_iter().chain(parts).collect()
 }
 
 /// What the launches of a product are encoded from.
@@ -118,8 +119,8 @@ impl Source<'_> {
     }
 
     /// The launches of a product whose K is split.
-    fn split(&self, splits: &Splits, span: Span) -> Vec<Launch> {
-        let Row::MatmulSm90(form) = self.row else { return Vec::new() };
+    fn split(&self, splits: &Splits, span: Span) -> Option<Vec<Launch>> {
+        let Row::MatmulSm90(form) = self.row else { return None };
         let launch = |(pass, tiles): (usize, std::ops::Range<u64>)| {
             let (first, tiles) = (tiles.start, tiles.end - tiles.start);
             let part = Span { first, tiles, from: 0, to: 1 };
@@ -137,11 +138,11 @@ impl Source<'_> {
             let blocks = self.walked(tiles * u64::from(splits.count));
             Some(Launch { row: *self.row, args: Args::MatmulSm90(Box::new(all)), blocks })
         };
-        plan::parts(&splits.passes, span).into_iter().filter_map(launch).collect()
+        plan::parts(&splits.passes, span).into_iter().map(launch).collect()
     }
 
     /// The launches of a product whose matrices indices name: each behind the one that makes the list of its entries.
-    fn indexed(&self, span: Span) -> Vec<Launch> {
+    fn indexed(&self, span: Span) -> Option<Vec<Launch>> {
         let of_entry: u64 = self.product.tiles(self.matmul, self.row).iter().product();
         // A run may begin inside an entry, and end inside another.
         let listed = self.product.listed(self.matmul);
@@ -156,7 +157,8 @@ impl Source<'_> {
             let product = self.launch(MatmulArgs { groups, ..self.args(part) })?;
             Some([self.named(first, end - first)?, product])
         };
-        runs(span, most).filter_map(launches).flatten().collect()
+        let both: Option<Vec<[Launch; 2]>> = runs(span, most).map(launches).collect();
+        Some(both?.into_iter().flatten().collect())
     }
 
     /// The launch that makes the list of the matrices that some entries name.

@@ -10,6 +10,7 @@ use crate::op::{Gate, Group, Lens, Matmul, OrderClass, Precision, Scale, check};
 use crate::order::{Span, spans};
 use leasehold_kernels::{
     Form, GroupEntry, MatmulArgs, MatmulGroupsArgs, MatmulIndicesArgs, MatmulMergeArgs, MatrixPair,
+    Side, rows,
 };
 use std::collections::HashMap;
 
@@ -357,6 +358,32 @@ fn every_output_of_named_matrices_is_finished_once_whatever_the_cut() {
         }
     }
     assert!(cut > 10 && kernels.len() > 8, "{cut} plans had links: {kernels:?}");
+}
+
+/// An operand of nothing may have any stride: one that is none of the copy engine's makes no map, and no launch of the plan's.
+#[test]
+fn strides_beyond_the_copy_engine_make_no_map_and_no_launch() {
+    let row = rows().into_iter().find_map(|row| match row {
+        Row::MatmulSm90(row) if !row.a_outer => Some(row),
+        _ => None,
+    });
+    let row = row.unwrap();
+    let map = |step| row.map(Side::A, 0, [2, 64], [step, 1], [[1, 64]; 3]);
+    assert!(map(64).is_valid());
+    for step in [(1 << 63) + 8, u64::MAX, 1 << 39] {
+        assert!(!map(step).is_valid(), "{step}");
+    }
+    // Operands at an address that no map has.
+    let op = product(Matmul::default(), &[], [128, 128, 128]);
+    let hopper = class("sm_90a").unwrap();
+    let row = super::row(candidates(&op, hopper).unwrap()[0].kernel).unwrap();
+    assert!(matches!(row, Row::MatmulSm90(_)));
+    let launched = |at: u64| {
+        let at = Addresses { operands: &[at; 3], state: 0, made: 0, fault: 0 };
+        let span = Span { first: 0, tiles: 1, from: 0, to: 1 };
+        launches(&op, row, hopper, span, &at, 4).len()
+    };
+    assert_eq!([launched(256), launched(264)], [1, 0]);
 }
 
 /// A few matrices of a table that takes longer to read than a unit may.
