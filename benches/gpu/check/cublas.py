@@ -60,6 +60,11 @@ def matrices(sizes: dict) -> list:
     return [first, second, (n, m, 0)]
 
 
+def leading(tensor, rows: int) -> int:
+    """Elements from one stored row to the next."""
+    return max(rows, *(stride for stride, size in zip(tensor.stride()[-2:], tensor.shape[-2:]) if size > 1), 1)
+
+
 def fastest(product, timed):
     """The best of the algorithms of a product by its time; `None` where it has no choice."""
     algorithms = product.algorithms
@@ -73,13 +78,14 @@ class light:
 
     handle = None
 
-    def __init__(self, sizes: dict, a, b, out):
-        self.library = opened("libcublasLt")
+    def __init__(self, sizes: dict, a, b, out, added=None):
+        self.library, self.beta = opened("libcublasLt"), 0 if added is None else 1
+        self.added = out if added is None else added
         if light.handle is None:
             light.handle = c_void_p()
             call(self.library, "cublasLtCreate", byref(light.handle))
             light.workspace = torch.empty(WORKSPACE, dtype=torch.uint8, device=out.device)
-        self.places = [c_void_p(t.data_ptr()) for t in (b, a, out)]
+        self.places = [c_void_p(t.data_ptr()) for t in (b, a, self.added, out)]
         self.desc = c_void_p()
         call(self.library, "cublasLtMatmulDescCreate", byref(self.desc), COMPUTE_32F, TYPES[torch.float32])
         shapes = matrices(sizes)
@@ -92,10 +98,10 @@ class light:
     def layout(self, shape: tuple, tensor, batch: int) -> c_void_p:
         rows, columns, _ = shape
         layout = c_void_p()
-        size = (c_uint64(rows), c_uint64(columns), c_int64(rows))
+        size = (c_uint64(rows), c_uint64(columns), c_int64(leading(tensor, rows)))
         call(self.library, "cublasLtMatrixLayoutCreate", byref(layout), TYPES[tensor.dtype], *size)
         if batch > 1:
-            count, stride = c_int32(batch), c_int64(rows * columns)
+            count, stride = c_int32(batch), c_int64(tensor.stride(0))
             name = "cublasLtMatrixLayoutSetAttribute"
             call(self.library, name, layout, LAYOUT_BATCH, byref(count), c_size_t(4))
             call(self.library, name, layout, LAYOUT_STRIDE, byref(stride), c_size_t(8))
@@ -116,10 +122,10 @@ class light:
         return usable
 
     def __call__(self, algorithm: Result) -> None:
-        one, zero = c_float(1), c_float(0)
-        (a, b, c), (at_a, at_b, at_c) = self.layouts, self.places
+        one, beta = c_float(1), c_float(self.beta)
+        (a, b, c), (at_a, at_b, at_c, at_d) = self.layouts, self.places
         stream = c_void_p(torch.cuda.current_stream().cuda_stream)
-        operands = (byref(one), at_a, a, at_b, b, byref(zero), at_c, c, at_c, c)
+        operands = (byref(one), at_a, a, at_b, b, byref(beta), at_c, c, at_d, c)
         space = (c_void_p(light.workspace.data_ptr()), c_size_t(WORKSPACE))
         call(self.library, "cublasLtMatmul", light.handle, self.desc, *operands, byref(algorithm.algorithm), *space, stream)
 
@@ -130,7 +136,7 @@ class pointers:
     handle = None
     algorithms = None
 
-    def __init__(self, sizes: dict, a, b, out):
+    def __init__(self, sizes: dict, a, b, out, _=None):
         self.library, self.sizes = opened("libcublas"), sizes
         if pointers.handle is None:
             pointers.handle = c_void_p()
@@ -139,8 +145,7 @@ class pointers:
         self.places = [torch.tensor([part.data_ptr() for part in t], device=out.device) for t in (b, a, out)]
         self.m, self.n, self.k = sizes["size"]
         self.turned = [shape[2] for shape in matrices(sizes)]
-        # Leading dimensions are the stored rows.
-        self.leading = [shape[0] for shape in matrices(sizes)]
+        self.leading = [leading(t, shape[0]) for t, shape in zip((b, a, out), matrices(sizes))]
 
     def begin(self) -> list:
         stream = c_void_p(torch.cuda.current_stream().cuda_stream)

@@ -15,8 +15,8 @@ type AnswerFn = unsafe extern "C" fn(
     room: u64,
 ) -> i64;
 
-/// Bytes of an answer: some thousand values.
-const ROOM: usize = 1 << 20;
+/// Bytes of an answer: some hundred thousand values.
+const ROOM: usize = 1 << 24;
 
 /// Runs `check` with the words of a command line. 0 where the report is written and finds nothing wrong, 1 where it does,
 /// 2 where there is no report.

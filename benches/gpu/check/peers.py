@@ -21,8 +21,8 @@ else:
 
 # Cycles for which the stream is held, so that the host has enqueued a batch before its first run begins.
 HELD = 4_000_000
-# Singles of a batch go into one graph up to so many.
-GRAPH_MAX = 512
+# Singles of all copies go into graphs up to so many.
+GRAPH_MAX = 4096
 # Batches of small ops on the host's clock.
 HOST_BATCHES = 200
 
@@ -47,6 +47,7 @@ class Problem:
     def __init__(self, request: dict, operands: list, device: str):
         self.sizes, self.device = request["problem"], device
         self.copies = [self.tensors(request["given"], operands) for _ in range(request["copies"])]
+        self.written = request["written"]
         self.peers, self.offers, self.turn = [], [], 0
         for name, beside, make in PEERS[self.sizes["op"]](self):
             offer = {"name": name, "beside": beside, "not_run": None}
@@ -90,13 +91,17 @@ class Problem:
         end.synchronize()
         return start.elapsed_time(end) / 1e3
 
-    def values(self, peer: int, at: list) -> list:
-        out = self.peers[peer](0)
+    def values(self, peer: int, output: int, at: list) -> list:
+        outs = self.peers[peer](0)
+        outs = outs if isinstance(outs, tuple) else (outs,)
+        out = outs[output] if output < len(outs) else None
         if out is None:
             return []
-        # Places are those of our output, which is row-major.
-        taken = out.reshape(-1)[torch.tensor(at, device=out.device)].double().tolist()
-        return [x if math.isfinite(x) else None for x in taken]
+        # Places are those of our output's memory, in whose order a peer gives its own.
+        flat, places = out.reshape(-1), torch.tensor(at, device=out.device)
+        # Nothing is looked up in values of 8 bits.
+        taken = flat.view(torch.uint8)[places].view(flat.dtype) if flat.element_size() == 1 else flat[places]
+        return [x if math.isfinite(x) else None for x in taken.double().tolist()]
 
 
 def synchronize(device: str) -> None:
@@ -122,19 +127,37 @@ def on_cuda(problem: Problem) -> None:
 
 
 def product_peers(problem: Problem) -> list:
-    m, n, _ = problem.sizes["size"]
-    batch = problem.sizes["batch"]
+    sizes = problem.sizes
+    (m, n, _), batch, between = sizes["size"], sizes["batch"], sizes["between"]
+    out_type = dtypes()[sizes["out"]]
+    mixed = {} if sizes["out"] == sizes["dtype"] else {"out_dtype": out_type}
+    product = torch.mm if batch == 1 and not between else torch.bmm
 
     def outputs() -> list:
-        lead = () if batch == 1 else (batch,)
-        return problem.each(lambda c: torch.empty(*lead, m, n, dtype=c["a"].dtype, device=problem.device))
+        def one(_):
+            if between:
+                return torch.empty(m, batch, n, dtype=out_type, device=problem.device).transpose(0, 1)
+            lead = () if batch == 1 else (batch,)
+            return torch.empty(*lead, m, n, dtype=out_type, device=problem.device)
+
+        return problem.each(one)
+
+    def seen(out):
+        """In the order of its memory."""
+        return out.transpose(0, 1) if between else out
 
     def plain():
-        product = torch.mm if batch == 1 else torch.bmm
+        if mixed:
+            on_cuda(problem)
+        if sizes["added"]:
+            return lambda i: torch.addmm(problem.copies[i]["c"], problem.copies[i]["a"], problem.copies[i]["b"], **mixed)
+        if mixed:
+            return lambda i: product(problem.copies[i]["a"], problem.copies[i]["b"], **mixed)
         outs = outputs()
 
         def run(i: int):
-            return product(problem.copies[i]["a"], problem.copies[i]["b"], out=outs[i])
+            product(problem.copies[i]["a"], problem.copies[i]["b"], out=outs[i])
+            return seen(outs[i])
 
         return run
 
@@ -142,12 +165,12 @@ def product_peers(problem: Problem) -> list:
         def peer():
             on_cuda(problem)
             outs = outputs()
-            calls = [make(problem.sizes, c["a"], c["b"], out) for c, out in zip(problem.copies, outs)]
+            calls = [make(sizes, c["a"], c["b"], out, c.get("c")) for c, out in zip(problem.copies, outs)]
             best = cublas.fastest(calls[0], timed)
 
             def run(i: int):
                 calls[i](best)
-                return outs[i]
+                return seen(outs[i])
 
             return run
 
@@ -155,12 +178,14 @@ def product_peers(problem: Problem) -> list:
 
     def singles():
         on_cuda(problem)
+        # So many copies as graphs of all of them take; the operands of these turn.
+        count = max(1, min(len(problem.copies), GRAPH_MAX // batch))
         if batch > GRAPH_MAX:
             raise Absent(f"{batch} singles, more than {GRAPH_MAX} in a graph")
         outs, graphs = outputs(), []
         torch.mm(problem.copies[0]["a"][0], problem.copies[0]["b"][0], out=outs[0][0])
         synchronize(problem.device)
-        for copy, out in zip(problem.copies, outs):
+        for copy, out in list(zip(problem.copies, outs))[:count]:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 for i in range(batch):
@@ -168,12 +193,12 @@ def product_peers(problem: Problem) -> list:
             graphs.append(graph)
 
         def run(i: int):
-            graphs[i].replay()
-            return outs[i]
+            graphs[i % count].replay()
+            return seen(outs[i % count])
 
         return run
 
-    peers = [("torch.mm" if batch == 1 else "torch.bmm", False, plain)]
+    peers = [("torch.mm" if product is torch.mm else "torch.bmm", False, plain)]
     peers.append(("cuBLASLt, the best of its algorithms", False, library(cublas.light)))
     if batch > 1:
         peers.append(("cuBLAS by pointers", False, library(cublas.pointers)))
@@ -182,26 +207,244 @@ def product_peers(problem: Problem) -> list:
     return peers
 
 
+def across(scale):
+    """The same scales with those of a column next to one another."""
+    return scale.t().contiguous().t()
+
+
 def grouped_peers(problem: Problem) -> list:
-    rows, (n, _) = problem.sizes["rows"], problem.sizes["size"]
-    ends = [sum(rows[: i + 1]) for i in range(len(rows))]
+    sizes, device = problem.sizes, problem.device
+    counts, (m, n, _), group = sizes["counts"], sizes["size"], sizes["group"]
+    out_type, is_scaled = dtypes()[sizes["out"]], sizes["dtype"] == "f8e4m3"
+    mixed = {} if sizes["out"] == sizes["dtype"] else {"out_dtype": out_type}
+    ends = [sum(counts[: i + 1]) for i in range(len(counts))]
 
     def whole():
-        offsets = torch.tensor(ends, dtype=torch.int32, device=problem.device)
+        offsets = torch.tensor(ends, dtype=torch.int32, device=device)
         return lambda i: torch._grouped_mm(problem.copies[i]["a"], problem.copies[i]["b"], offs=offsets)
 
-    def singles():
-        outs = problem.each(lambda c: torch.empty(ends[-1], n, dtype=c["a"].dtype, device=problem.device))
+    def parts(copy: dict, out) -> list:
+        """A, B, their scales and the output of each group that has any."""
+        made = []
+        for i, (end, count) in enumerate(zip(ends, counts)):
+            rows = slice(end - count, end)
+            if count == 0:
+                continue
+            if group == "k":
+                made.append((copy["a"][:, rows], copy["b"][rows], None, None, out[i]))
+                continue
+            # Rows of a group: in a room of its own, or after those of the others.
+            own = (lambda t: t[i, :count]) if group == "masked" else (lambda t: t[rows])
+            scales = (None, None)
+            if is_scaled:
+                scales = (across(own(copy["scale_a"])), across(copy["scale_b"][i]))
+            made.append((own(copy["a"]), copy["b"][i], *scales, own(out)))
+        return made
+
+    def each(self, make) -> list:
+        """What `make` makes of each copy, before anything is timed."""
+        return [make(copy) for copy in self.copies]
+
+    def run(self, peer: int):
+        self.turn = (self.turn + 1) % len(self.copies)
+        return self.peers[peer](self.turn)
+
+    def seconds(self, peer: int, runs: int) -> float:
+        if self.device == "cpu":
+            begin = time.perf_counter()
+            for _ in range(runs):
+                self.run(peer)
+            return time.perf_counter() - begin
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(HELD)
+        start.record()
+        for _ in range(runs):
+            self.run(peer)
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    def values(self, peer: int, output: int, at: list) -> list:
+        outs = self.peers[peer](0)
+        outs = outs if isinstance(outs, tuple) else (outs,)
+        out = outs[output] if output < len(outs) else None
+        if out is None:
+            return []
+        # Places are those of our output's memory, in whose order a peer gives its own.
+        flat, places = out.reshape(-1), torch.tensor(at, device=out.device)
+        # Nothing is looked up in values of 8 bits.
+        taken = flat.view(torch.uint8)[places].view(flat.dtype) if flat.element_size() == 1 else flat[places]
+        return [x if math.isfinite(x) else None for x in taken.double().tolist()]
+
+
+def synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def timed(run, count: int = 3) -> float:
+    """Milliseconds of a few runs on the device, to choose among algorithms."""
+    run()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(count):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
+
+
+def on_cuda(problem: Problem) -> None:
+    if problem.device == "cpu":
+        raise Absent("no CUDA device")
+
+
+def product_peers(problem: Problem) -> list:
+    sizes = problem.sizes
+    (m, n, _), batch, between = sizes["size"], sizes["batch"], sizes["between"]
+    out_type = dtypes()[sizes["out"]]
+    mixed = {} if sizes["out"] == sizes["dtype"] else {"out_dtype": out_type}
+    product = torch.mm if batch == 1 and not between else torch.bmm
+
+    def outputs() -> list:
+        def one(_):
+            if between:
+                return torch.empty(m, batch, n, dtype=out_type, device=problem.device).transpose(0, 1)
+            lead = () if batch == 1 else (batch,)
+            return torch.empty(*lead, m, n, dtype=out_type, device=problem.device)
+
+        return problem.each(one)
+
+    def seen(out):
+        """In the order of its memory."""
+        return out.transpose(0, 1) if between else out
+
+    def plain():
+        if mixed:
+            on_cuda(problem)
+        if sizes["added"]:
+            return lambda i: torch.addmm(problem.copies[i]["c"], problem.copies[i]["a"], problem.copies[i]["b"], **mixed)
+        if mixed:
+            return lambda i: product(problem.copies[i]["a"], problem.copies[i]["b"], **mixed)
+        outs = outputs()
 
         def run(i: int):
-            a, b, out = problem.copies[i]["a"], problem.copies[i]["b"], outs[i]
-            for group, (end, count) in enumerate(zip(ends, rows)):
-                torch.mm(a[end - count : end], b[group], out=out[end - count : end])
-            return out
+            product(problem.copies[i]["a"], problem.copies[i]["b"], out=outs[i])
+            return seen(outs[i])
 
         return run
 
-    return [("torch._grouped_mm", False, whole), ("torch.mm a group", False, singles)]
+    def library(make):
+        def peer():
+            on_cuda(problem)
+            outs = outputs()
+            calls = [make(sizes, c["a"], c["b"], out, c.get("c")) for c, out in zip(problem.copies, outs)]
+            best = cublas.fastest(calls[0], timed)
+
+            def run(i: int):
+                calls[i](best)
+                return seen(outs[i])
+
+            return run
+
+        return peer
+
+    def singles():
+        on_cuda(problem)
+        # So many copies as graphs of all of them take; the operands of these turn.
+        count = max(1, min(len(problem.copies), GRAPH_MAX // batch))
+        if batch > GRAPH_MAX:
+            raise Absent(f"{batch} singles, more than {GRAPH_MAX} in a graph")
+        outs, graphs = outputs(), []
+        torch.mm(problem.copies[0]["a"][0], problem.copies[0]["b"][0], out=outs[0][0])
+        synchronize(problem.device)
+        for copy, out in list(zip(problem.copies, outs))[:count]:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for i in range(batch):
+                    torch.mm(copy["a"][i], copy["b"][i], out=out[i])
+            graphs.append(graph)
+
+        def run(i: int):
+            graphs[i % count].replay()
+            return seen(outs[i % count])
+
+        return run
+
+    peers = [("torch.mm" if product is torch.mm else "torch.bmm", False, plain)]
+    peers.append(("cuBLASLt, the best of its algorithms", False, library(cublas.light)))
+    if batch > 1:
+        peers.append(("cuBLAS by pointers", False, library(cublas.pointers)))
+        peers.append(("cuBLAS grouped", False, library(cublas.grouped)))
+        peers.append(("a graph of torch.mm", False, singles))
+    return peers
+
+
+def across(scale):
+    """The same scales with those of a column next to one another."""
+    return scale.t().contiguous().t()
+
+
+def grouped_peers(problem: Problem) -> list:
+    sizes, device = problem.sizes, problem.device
+    counts, (m, n, _), group = sizes["counts"], sizes["size"], sizes["group"]
+    out_type, is_scaled = dtypes()[sizes["out"]], sizes["dtype"] == "f8e4m3"
+    mixed = {} if sizes["out"] == sizes["dtype"] else {"out_dtype": out_type}
+    ends = [sum(counts[: i + 1]) for i in range(len(counts))]
+
+    def whole():
+        offsets = torch.tensor(ends, dtype=torch.int32, device=device)
+        return lambda i: torch._grouped_mm(problem.copies[i]["a"], problem.copies[i]["b"], offs=offsets)
+
+    def parts(copy: dict, out) -> list:
+        """A, B, their scales and the output of each group that has any."""
+        a, b = copy["a"], copy["b"]
+        scales = [copy.get(name) for name in ("scale_a", "scale_b")]
+        made = []
+        for i, (end, count) in enumerate(zip(ends, counts)):
+            rows = slice(end - count, end)
+            if count == 0:
+                continue
+            if group == "k":
+                made.append((a[:, rows], b[rows], None, None, out[i]))
+                continue
+            of_a, of_out, of_scale = (a[rows], out[rows], scales[0] and None) if group != "masked" else (a[i, :count], out[i, :count], None)
+            if is_scaled:
+                of_scale = (scales[0][rows] if group != "masked" else scales[0][i, :count]).t().contiguous().t()
+            made.append((of_a, b[i], of_scale, scales[1][i].t().contiguous().t() if is_scaled else None, of_out))
+        return made
+
+    def singles():
+        if is_scaled or mixed:
+            on_cuda(problem)
+        lead = (len(counts),) if group != "contiguous" else ()
+        outs = problem.each(lambda c: torch.zeros(*lead, m, n, dtype=out_type, device=device))
+        lists = [parts(copy, out) for copy, out in zip(problem.copies, outs)]
+
+        def run(i: int):
+            for a, b, scale_a, scale_b, out in lists[i]:
+                if is_scaled:
+                    out.copy_(torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=out_type))
+                elif mixed:
+                    out.copy_(torch.mm(a, b, **mixed))
+                else:
+                    torch.mm(a, b, out=out)
+            return outs[i]
+
+        return run
+
+    def rooms():
+        return lambda i: torch.bmm(problem.copies[i]["a"], problem.copies[i]["b"])
+
+    name = "torch._scaled_mm a group" if is_scaled else "torch.mm a group"
+    peers = [(name, False, singles)]
+    if not is_scaled and group == "contiguous":
+        peers.append(("torch._grouped_mm", False, whole))
+    if group == "k":
+        peers.append(("torch._grouped_mm, whose results are of 16 bits", True, whole))
+    if not is_scaled and group == "masked":
+        peers.append(("torch.bmm of all rooms, which does more", False, rooms))
+    return peers
 
 
 def scaled_peers(problem: Problem) -> list:
@@ -211,7 +454,7 @@ def scaled_peers(problem: Problem) -> list:
 
     def blocks():
         # Both lie with the rows of A, and the blocks of K of B, next to one another.
-        scales = problem.each(lambda c: [c[name].t().contiguous().t() for name in ("scale_a", "scale_b")])
+        scales = problem.each(lambda c: [across(c[name]) for name in ("scale_a", "scale_b")])
         return lambda i: call(i, scales[i])
 
     def one():
@@ -240,6 +483,8 @@ def attended(problem: Problem, backend, tensors: dict):
     from torch.nn.attention import sdpa_kernel
 
     heads, kv = problem.sizes["heads"]
+    if len(set(problem.sizes["lengths"])) > 1 or problem.sizes["window"] or problem.sizes["softcap"]:
+        raise Absent("no such options here")
     with sdpa_kernel(backend):
         q, k, v = (tensors[name] for name in "qkv")
         causal = problem.sizes["causal"]
@@ -283,7 +528,7 @@ def attention_peers(problem: Problem) -> list:
 
 
 def packed_peers(problem: Problem) -> list:
-    lengths = problem.sizes["packed"]
+    lengths = [rows for rows, _ in problem.sizes["packed"]]
 
     def prepared():
         total = [0]
@@ -318,23 +563,96 @@ def packed_peers(problem: Problem) -> list:
 
 
 def backward_peers(problem: Problem) -> list:
-    def make(backend):
-        def peer():
-            def graph(copy: dict):
-                leaves = {name: copy[name].detach().requires_grad_() for name in "qkv"}
-                return attended(problem, backend, leaves), tuple(leaves.values()), copy["d_out"]
+    """Each makes its graph forward once, untimed; what is timed are the gradients of all three."""
+    causal = problem.sizes["causal"]
 
-            graphs = problem.each(graph)
+    def gradients(forward):
+        """`forward` gives an output of leaves, and how the output's gradient and theirs lie."""
 
-            def run(i: int):
-                out, leaves, gradient = graphs[i]
-                return torch.autograd.grad(out, leaves, gradient, retain_graph=True)[0]
+        def graph(copy: dict):
+            out, leaves, laid, back = forward(copy)
+            return out, leaves, laid(copy["d_out"]), back
+
+        graphs = problem.each(graph)
+
+        def run(i: int):
+            out, leaves, gradient, back = graphs[i]
+            return tuple(map(back, torch.autograd.grad(out, leaves, gradient, retain_graph=True)))
+
+        return run
+
+    def leaves_of(tensors: list) -> tuple:
+        return tuple(tensor.detach().requires_grad_() for tensor in tensors)
+
+    def torch_peer(backend):
+        def forward(copy: dict):
+            leaves = leaves_of([copy[name] for name in "qkv"])
+            return attended(problem, backend, dict(zip("qkv", leaves))), leaves, lambda x: x, lambda x: x
+
+        return lambda: gradients(forward)
+
+    def flash_peer(module: str):
+        def make():
+            on_cuda(problem)
+            call = flash(module, "flash_attn_func")
+
+            # [batch, sequence, head, dim] in memory, as it wants them.
+            def turned(x):
+                return x.transpose(1, 2).contiguous()
+
+            def forward(copy: dict):
+                leaves = leaves_of([turned(copy[name]) for name in "qkv"])
+                return first(call(*leaves, causal=causal)), leaves, turned, lambda x: x.transpose(1, 2)
+
+            return gradients(forward)
+
+        return make
+
+    def packed_peer(name: str, make_call):
+        def make():
+            on_cuda(problem)
+            call = make_call()
+            total = [0]
+            for length, _ in problem.sizes["packed"]:
+                total.append(total[-1] + length)
+            ends = torch.tensor(total, dtype=torch.int32, device=problem.device)
+            longest = max(length for length, _ in problem.sizes["packed"])
+
+            # [total, head, dim].
+            def turned(x):
+                return x[0].transpose(0, 1).contiguous()
+
+            def forward(copy: dict):
+                leaves = leaves_of([turned(copy[name]) for name in "qkv"])
+                return first(call(leaves, ends, longest)), leaves, turned, lambda x: x.transpose(0, 1)
+
+            return gradients(forward)
+
+        return (name, False, make)
+
+    def torch_packed():
+        from torch.nn.attention.varlen import varlen_attn
+
+        scores = {"window_size": (-1, 0)} if causal else {}
+        return lambda qkv, ends, longest: varlen_attn(*qkv, ends, ends, longest, longest, **scores)
+
+    def flash_packed(module: str):
+        def make():
+            call = flash(module, "flash_attn_varlen_func")
+
+            def run(qkv, ends, longest):
+                words = {"cu_seqlens_q": ends, "cu_seqlens_k": ends, "max_seqlen_q": longest, "max_seqlen_k": longest}
+                return call(*qkv, causal=causal, **words)
 
             return run
 
-        return peer
+        return make
 
-    return [(name, False, make(backend)) for name, backend in backends()]
+    if problem.sizes["packed"]:
+        peers = [packed_peer("torch varlen_attn", torch_packed)]
+        return peers + [packed_peer(name, flash_packed(module)) for name, module in FLASHES]
+    peers = [(name, False, torch_peer(backend)) for name, backend in backends()]
+    return peers + [(name, False, flash_peer(module)) for name, module in FLASHES]
 
 
 def decode_peers(problem: Problem) -> list:
@@ -361,24 +679,72 @@ def decode_peers(problem: Problem) -> list:
     return [("torch.sum of the same bytes", False, read), ("flash-attn 3", False, paged)]
 
 
+def turned_by(c: dict):
+    """A rotary embedding by its formula; heads of a token lie next to one another, as ours."""
+    x, position = c["x"], c["position"]
+    half = x.shape[3] // 2
+    frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = position[0][:, None].float() * frequency
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+
+    def run():
+        a, b = x[..., :half], x[..., half:]
+        return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=3).permute(0, 2, 1, 3)
+
+    return run
+
+
+def quantized(c: dict):
+    x = c["x"]
+    rows, columns = x.shape
+    width = min(columns, 128)
+
+    def run():
+        blocks = x.view(rows, columns // width, width).float()
+        scale = blocks.abs().amax(2, keepdim=True) / 448
+        return (blocks / scale).to(torch.float8_e4m3fn).view(rows, columns), scale
+
+    return run
+
+
+def scattered(c: dict):
+    x, index, out = c["x"], c["index"].long(), torch.empty_like(c["x"])
+    return lambda: out.index_copy_(0, index, x)
+
+
 def row_peers(problem: Problem) -> list:
+    import torch.nn.functional as F
+
+    # A function of a copy's tensors; those that prepare something are made of them first.
+    calls = {
+        "copy": lambda c: torch.clone(c["x"]),
+        "turn": lambda c: c["x"].contiguous(),
+        "silu": lambda c: F.silu(c["x"]),
+        "add": lambda c: c["x"] + c["y"],
+        "rms_norm": lambda c: F.rms_norm(c["x"], (c["x"].shape[1],), c["weight"], 1e-5),
+        "softmax": lambda c: c["x"].softmax(1),
+        "sum": lambda c: c["x"].sum(1, dtype=torch.float32),
+        "gather": lambda c: c["table"].index_select(0, c["index"]),
+        # Of equal elements ours is the first, theirs is any: indices are not held against ours.
+        "arg_max": lambda c: (None, c["x"].argmax(1)),
+        "top_k": lambda c: (c["x"].topk(min(64, c["x"].shape[1]), 1)[0], None),
+    }
+    prepared = {"rope": turned_by, "quantize": quantized, "scatter": scattered}
     function = problem.sizes["function"]
 
-    def call(c: dict):
-        x = c["x"]
-        if function == "add":
-            return x + c["y"]
-        if function == "rms_norm":
-            return torch.nn.functional.rms_norm(x, (x.shape[1],), c["weight"], 1e-5)
-        if function == "sum":
-            return x.sum(1, dtype=torch.float32)
-        calls = {"copy": torch.clone, "silu": torch.nn.functional.silu, "softmax": lambda x: x.softmax(1)}
-        return calls[function](x)
+    def bound(c: dict):
+        if function in prepared:
+            return prepared[function](c)
+        return lambda: calls[function](c)
+
+    def call():
+        runs = problem.each(bound)
+        return lambda i: runs[i]()
 
     def copy():
         def pair(c: dict):
-            out = call(c)
-            moved = sum(t.nbytes for t in c.values()) + out.nbytes
+            # As many as ours moves: what it reads, and outputs as large as its own.
+            moved = sum(t.nbytes for t in c.values()) + problem.written
             return [torch.empty(moved // 2, dtype=torch.uint8, device=problem.device) for _ in range(2)]
 
         pairs = problem.each(pair)
@@ -388,7 +754,7 @@ def row_peers(problem: Problem) -> list:
 
         return run
 
-    return [(f"torch {function}", False, lambda: lambda i: call(problem.copies[i])), ("a copy of as many bytes", False, copy)]
+    return [(f"torch {function}", False, call), ("a copy of as many bytes", False, copy)]
 
 
 PEERS = {
@@ -447,7 +813,7 @@ class Answers:
         if what == "time":
             return {"seconds": self.problem.seconds(request["peer"], request["runs"])}
         if what == "values":
-            return {"values": self.problem.values(request["peer"], request["at"])}
+            return {"values": self.problem.values(request["peer"], request["output"], request["at"])}
         if what == "host":
             return {"samples": self.host(request["elements"], request["count"])}
         self.problem = None

@@ -51,10 +51,40 @@ pub(super) fn next(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Lengths that sum to `total`, each of at most `most`.
+pub(super) fn lengths(most: u64, total: u64, seed: u64) -> Vec<u32> {
+    let (mut left, mut list, mut state) = (total, Vec::new(), seed);
+    while left > 0 {
+        let len = (next(&mut state) % most + 1).min(left);
+        list.push(len as u32);
+        left -= len;
+    }
+    list
+}
+
+/// A permutation by Fisher and Yates.
+pub(super) fn shuffled(count: u64, seed: u64) -> Vec<u32> {
+    let (mut list, mut state) = ((0..count as u32).collect::<Vec<u32>>(), seed);
+    for i in (1..list.len()).rev() {
+        list.swap(i, (next(&mut state) % (i as u64 + 1)) as usize);
+    }
+    list
+}
+
 /// Elements that one state of the generator draws; every thread takes some.
 const BLOCK: usize = 1 << 18;
 
+#[cfg(test)]
+thread_local! {
+    /// Zeros in place of data: of sizes that are only checked, no memory is touched.
+    pub(super) static BLANK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 pub(super) fn filled(fill: Fill, dtype: DType, len: u64, seed: u64) -> Vec<u8> {
+    #[cfg(test)]
+    if BLANK.get() {
+        return vec![0; (len * dtype.size()) as usize];
+    }
     let numbers: Vec<f32> = match fill {
         Fill::Normal => crate::measure::normal(1, 1 << 16),
         Fill::Positive => (0..1 << 16).map(|i| 0.5 * 4f32.powf(i as f32 / 65536.0)).collect(),
@@ -90,7 +120,7 @@ fn draw(table: &[u8], size: usize, part: &mut [u8], mut state: u64) {
     }
 }
 
-fn encoded(dtype: DType, x: f32) -> Vec<u8> {
+pub(super) fn encoded(dtype: DType, x: f32) -> Vec<u8> {
     match dtype {
         DType::F32 => x.to_le_bytes().to_vec(),
         DType::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
@@ -132,14 +162,34 @@ impl Given {
         Self { name, spec: dense(DType::U32, shape), bytes: Arc::new(bytes) }
     }
 
+    /// What [`Given::words`] was made of.
+    pub(super) fn as_words(&self) -> Vec<u32> {
+        let words = self.bytes.chunks_exact(4);
+        words.map(|word| u32::from_le_bytes(word.try_into().unwrap_or_default())).collect()
+    }
+
     /// The elements of a box, row-major.
     pub(super) fn cut(&self, ranges: &[Range<u64>]) -> Vec<u8> {
         let (size, strides) = (self.spec.dtype.size(), self.spec.layout.strides());
+        let (Some((row, outer)), Some(step)) = (ranges.split_last(), strides.last()) else {
+            return self.bytes.to_vec();
+        };
         let mut at = vec![0];
-        for (range, stride) in ranges.iter().zip(strides.iter()) {
+        for (range, stride) in outer.iter().zip(strides.iter()) {
             at = at.iter().flat_map(|from| range.clone().map(move |i| from + i * stride)).collect();
         }
-        let element = |at: u64| &self.bytes[(at * size) as usize..((at + 1) * size) as usize];
-        at.into_iter().flat_map(element).copied().collect()
+        let bytes = |from: u64, count: u64| {
+            &self.bytes[(from * size) as usize..((from + count) * size) as usize]
+        };
+        let mut cut = Vec::new();
+        for from in at {
+            match step {
+                1 if !row.is_empty() => {
+                    cut.extend_from_slice(bytes(from + row.start, row.end - row.start));
+                }
+                _ => row.clone().for_each(|i| cut.extend_from_slice(bytes(from + i * step, 1))),
+            }
+        }
+        cut
     }
 }

@@ -4,13 +4,17 @@
 
 mod card;
 mod data;
+mod decode;
 mod heads;
 mod host;
+mod lists;
 mod ours;
 mod parity;
 mod problem;
+mod products;
 mod proofs;
 pub mod report;
+mod rows;
 mod shapes;
 mod speed;
 pub mod summary;

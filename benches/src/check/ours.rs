@@ -10,12 +10,18 @@ use leasehold::backend::{
 use leasehold::exec::Core;
 use leasehold::op::{Binding, BoundOp, BufferId};
 use leasehold::{DType, Error, Kind, LEASEHOLD_KERNELS, Result, reference};
+use std::ops::Range;
 use std::time::Duration;
 
 /// Zeroed before a batch of launches on a card, this often: the stream is busy until the host has enqueued them all, so
 /// that no gap between two launches is timed.
 const HELD_BYTES: u64 = 1 << 27;
 const HELD_TIMES: usize = 16;
+
+/// Bytes between two elements that are read in one piece.
+const NEAR: u64 = 1 << 14;
+/// What blocks and copies are multiples of.
+const GRANULE: u64 = 256;
 
 /// A device that problems run on, whatever its backend.
 pub(super) trait Ours {
@@ -36,6 +42,11 @@ pub(super) trait Ours {
     /// # Errors
     /// What the device fails with.
     fn outputs(&mut self) -> Result<Vec<Vec<u8>>>;
+    /// Elements of one output of the last problem's first copy, by their places.
+    ///
+    /// # Errors
+    /// What the device fails with.
+    fn values(&mut self, output: usize, at: &[u64]) -> Result<Vec<f64>>;
     /// Frees what `load` took.
     fn unload(&mut self);
     /// Cases of the parity suite.
@@ -83,7 +94,7 @@ struct On<B: Backend> {
     copies: Vec<BoundOp>,
     buffers: Vec<BufferId>,
     /// Block, bytes and dtype of each output of the first copy.
-    outputs: Vec<(BlockId, u64)>,
+    outputs: Vec<(BlockId, u64, DType)>,
     next_buffer: u64,
     next_copy: usize,
     /// What is zeroed to hold the stream; none where launches are not enqueued.
@@ -118,13 +129,13 @@ impl<B: Backend> On<B> {
         let mut bindings = Vec::new();
         let specs = built.op.specs();
         for (i, spec) in specs.iter().enumerate() {
-            let len = (spec.span_bytes() as u64).max(4).next_multiple_of(256);
+            let len = (spec.span_bytes() as u64).max(4).next_multiple_of(GRANULE);
             let buffer = self.buffer(len)?;
             let block = self.core.place(buffer, 0, len)?.block;
             match built.given.get(i) {
                 Some(given) => self.core.backend().upload(block, 0, &given.bytes)?,
                 None if self.copies.is_empty() => {
-                    self.outputs.push((block, spec.span_bytes() as u64));
+                    self.outputs.push((block, spec.span_bytes() as u64, spec.dtype));
                 }
                 None => {}
             }
@@ -200,12 +211,35 @@ impl<B: Backend> Ours for On<B> {
 
     fn outputs(&mut self) -> Result<Vec<Vec<u8>>> {
         let outputs = self.outputs.clone();
-        let read = |(block, len): (BlockId, u64)| {
+        let read = |(block, len, _): (BlockId, u64, DType)| {
             let mut bytes = vec![0; len as usize];
             self.core.backend().download(block, 0, &mut bytes)?;
             Ok(bytes)
         };
         outputs.into_iter().map(read).collect()
+    }
+
+    fn values(&mut self, output: usize, at: &[u64]) -> Result<Vec<f64>> {
+        let Some(&(block, len, dtype)) = self.outputs.get(output) else { return Ok(Vec::new()) };
+        let end = len.max(4).next_multiple_of(GRANULE);
+        let mut read = Vec::new();
+        for range in near(at, dtype.size()) {
+            // Every backend reads whole granules.
+            let from = range.start / GRANULE * GRANULE;
+            let to = range.end.next_multiple_of(GRANULE).min(end);
+            let mut bytes = vec![0; (to - from) as usize];
+            self.core.backend().download(block, from, &mut bytes)?;
+            read.push((from, bytes));
+        }
+        let (size, one) = (dtype.size(), super::data::dense(dtype, &[1]).layout);
+        let element = |&at: &u64| {
+            let from = at * size;
+            let part = read.partition_point(|(begin, _)| *begin <= from).saturating_sub(1);
+            let (begin, bytes) = &read[part];
+            let from = (from - begin) as usize;
+            reference::read(dtype, &one, bytes.get(from..from + size as usize).unwrap_or(&[]))[0]
+        };
+        Ok(at.iter().map(element).collect())
     }
 
     fn unload(&mut self) {
@@ -231,12 +265,16 @@ impl<B: Backend> Ours for On<B> {
     }
 }
 
-/// Elements of a dense output by their places.
-pub(super) fn elements(dtype: DType, bytes: &[u8], at: &[u64]) -> Vec<f64> {
-    let (size, one) = (dtype.size() as usize, super::data::dense(dtype, &[1]).layout);
-    let element = |&at: &u64| {
-        let from = at as usize * size;
-        reference::read(dtype, &one, bytes.get(from..from + size).unwrap_or(&[]))[0]
-    };
-    at.iter().map(element).collect()
+/// The bytes of some elements as a few ascending ranges.
+fn near(at: &[u64], size: u64) -> Vec<Range<u64>> {
+    let mut sorted = at.to_vec();
+    sorted.sort_unstable();
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for from in sorted.into_iter().map(|at| at * size) {
+        match ranges.last_mut() {
+            Some(last) if from <= last.end + NEAR => last.end = from + size,
+            _ => ranges.push(from..from + size),
+        }
+    }
+    ranges
 }

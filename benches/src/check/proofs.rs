@@ -37,6 +37,10 @@ pub(super) fn parity(check: &mut Check<'_>) -> Vec<Row> {
         if count.unsupported > 0 {
             what += &format!(", {} cases unsupported", count.unsupported);
         }
+        if count.large > 0 {
+            what +=
+                &format!(", {} of more than {flops} operations are left to windows", count.large);
+        }
         if count.left > 0 {
             what += &format!(", no time for {}", count.left);
         }

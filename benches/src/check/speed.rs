@@ -1,9 +1,9 @@
 //! One problem, ours and the peers' taking turns: every side is checked against the reference, then batches of runs by each
 //! side's own device clock until the time is spent. `tables` calls it for every row of a speed table.
 
-use super::ours::{Ours, elements};
+use super::ours::Ours;
 use super::problem::{Built, Problem};
-use super::report::{Maybe, Number, Peer, Row};
+use super::report::{Checked, Maybe, Number, Peer, Row};
 use super::theirs::Theirs;
 use crate::measure::Timing;
 use std::time::{Duration, Instant};
@@ -15,6 +15,29 @@ const COPIES_MAX: u64 = 128;
 /// A batch of runs takes about this long, and is of at most so many.
 const BATCH_S: f64 = 0.002;
 const RUNS_MAX: f64 = 32.0;
+
+/// What is loaded of ours, held against the reference.
+///
+/// # Errors
+/// What the device fails with.
+pub(super) fn checked(ours: &mut dyn Ours, built: &Built) -> leasehold::Result<Checked> {
+    let parts = built.checked().into_iter();
+    let values = parts.map(|(output, at)| Ok((output, ours.values(output, &at)?)));
+    Ok(built.judged(&values.collect::<leasehold::Result<Vec<_>>>()?))
+}
+
+/// A problem ready to run. Gradients need what forward gives, which is ours and so is there for both sides.
+///
+/// # Errors
+/// A rule that the sizes break, or what forward fails with.
+pub(super) fn built(ours: &mut dyn Ours, problem: &Problem, seed: u64) -> leasehold::Result<Built> {
+    let built = problem.build(seed)?;
+    let Problem::Backward(heads) = problem else { return Ok(built) };
+    let loaded = ours.load(&built, 1);
+    let results = loaded.and_then(|()| ours.outputs());
+    ours.unload();
+    heads.backward(&built, results?, seed)
+}
 
 /// How long a row may take, and in how many copies its operands lie.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +77,7 @@ impl Speed<'_, '_> {
     /// Measures a problem. `further` peers have their numbers from elsewhere.
     pub(super) fn row(&mut self, problem: &Problem, further: Vec<Peer>) -> Row {
         let sizes = serde_json::to_value(problem).ok();
-        let built = match self.built(problem) {
+        let built = match built(self.ours, problem, self.seed) {
             Ok(built) => built,
             Err(why) => return Row::new(problem.label(), sizes, Maybe::not(why), further),
         };
@@ -72,22 +95,10 @@ impl Speed<'_, '_> {
         Row::new(problem.label(), sizes, ours, peers.chain(further).collect())
     }
 
-    /// Gradients need what forward gives, which is ours and so is there for both sides.
-    fn built(&mut self, problem: &Problem) -> leasehold::Result<Built> {
-        let built = problem.build(self.seed)?;
-        let Problem::Backward(heads) = problem else { return Ok(built) };
-        let loaded = self.ours.load(&built, 1);
-        let results = loaded.and_then(|()| self.ours.outputs());
-        self.ours.unload();
-        heads.backward(&built, results?, self.seed)
-    }
-
     fn our_side(&mut self, built: &Built, copies: u64) -> Side {
         let check = |ours: &mut dyn Ours| {
             ours.load(built, copies)?;
-            let outputs = ours.outputs()?;
-            let bytes = outputs.first().map_or(&[][..], Vec::as_slice);
-            Ok(built.judged(&elements(built.out().dtype, bytes, &built.checked())))
+            checked(ours, built)
         };
         let checked: leasehold::Result<_> = check(self.ours);
         Side::new(None, ("ours".into(), false), checked.map_err(|error| error.to_string()))
@@ -98,17 +109,19 @@ impl Speed<'_, '_> {
             Ok(offers) => offers,
             Err(why) => return vec![Side::new(Some(0), ("peers".into(), false), Err(why))],
         };
-        let at = built.checked();
+        let parts = built.checked();
         let sides = offers.into_iter().enumerate().map(|(i, offer)| {
             let values = match offer.not_run {
                 Some(why) => Err(why),
-                None => self.theirs.values(i, &at),
+                None => {
+                    let of = |(output, at): &(usize, Vec<u64>)| {
+                        Ok((*output, self.theirs.values(i, *output, at)?))
+                    };
+                    parts.iter().map(of).collect::<Result<Vec<_>, String>>()
+                }
             };
-            // A plain read or copy of as many bytes computes nothing to hold against ours.
-            let checked = values.map(|values| match values.is_empty() {
-                true => super::report::Checked::all(0),
-                false => built.judged(&values),
-            });
+            // A plain read or copy of as many bytes has no values to hold against ours.
+            let checked = values.map(|values| built.judged(&values));
             Side::new(Some(i), (offer.name, offer.beside), checked)
         });
         sides.collect()
@@ -159,7 +172,7 @@ impl Side {
     fn new(
         peer: Option<usize>,
         (name, beside): (String, bool),
-        checked: Result<super::report::Checked, String>,
+        checked: Result<Checked, String>,
     ) -> Self {
         let number = match checked {
             Ok(checked) => Maybe::Is(Number::count(0.0, "none", checked)),
@@ -185,7 +198,7 @@ impl Side {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::ours;
+    use super::super::{ours, products::Product};
     use super::*;
     use leasehold::DType;
     use serde_json::{Value, json};
@@ -195,12 +208,15 @@ mod tests {
     /// A peer that answers what it is asked for from a product of its own, one that answers wrong, and an absent one.
     #[test]
     fn peers_take_turns_are_checked_and_are_named_where_they_fail() {
-        let problem = Problem::Matmul {
+        let problem = Problem::Matmul(Product {
             batch: 1,
             size: [24, 16, 32],
             dtype: DType::F32,
+            out: DType::F32,
             turned: [false, true],
-        };
+            between: false,
+            added: false,
+        });
         let mut cpu = ours::open("cpu").unwrap();
         let mut operands: Vec<Vec<f64>> = Vec::new();
         let mut asked = Vec::new();

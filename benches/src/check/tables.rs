@@ -3,7 +3,7 @@
 
 use super::report::Row;
 use super::shapes::{self, Entry};
-use super::{Check, host, proofs};
+use super::{Check, host, lists, proofs};
 
 /// A table.
 pub(super) struct Kind {
@@ -44,12 +44,19 @@ const fn target(to: &'static str, mean: f64, worst: Option<f64>) -> Option<Targe
 }
 
 /// Every table.
-pub(super) const ALL: [Kind; 14] = [
+pub(super) const ALL: [Kind; 15] = [
     Kind {
         name: "parity",
         share: 3,
         about: "cases of each op under every plan and several cuts, held against the f64 reference by the op's tolerance (runtime/tests/common)",
         rows: Rows::Made(proofs::parity),
+        target: None,
+    },
+    Kind {
+        name: "lists",
+        share: 6,
+        about: "the shape lists of the speed tables, of FlashAttention's tests and sizes with tails, as large as they are: windows of every output, recomputed in f64 and held by the op's tolerance",
+        rows: Rows::Made(lists::lists),
         target: None,
     },
     Kind {
@@ -95,7 +102,7 @@ pub(super) const ALL: [Kind; 14] = [
         name: "fp8",
         share: 1,
         about: "e4m3 products with scales of 1x128 and 128x128: DeepGEMM's table at its launch",
-        rows: Rows::Speed(|is_tiny, _| shapes::fp8(is_tiny)),
+        rows: Rows::Speed(shapes::fp8),
         target: Some(Target {
             to: "torch's scaled product, and of DeepGEMM's best printed shape (1550 TFLOP/s, H800)",
             mean: 0.95,
@@ -114,7 +121,7 @@ pub(super) const ALL: [Kind; 14] = [
         name: "backward",
         share: 3,
         about: "gradients of attention: 16384 tokens at hidden 2048",
-        rows: Rows::Speed(|is_tiny, _| shapes::backward(is_tiny)),
+        rows: Rows::Speed(shapes::backward),
         target: target("cuDNN", 1.0, None),
     },
     Kind {
@@ -128,7 +135,7 @@ pub(super) const ALL: [Kind; 14] = [
         name: "memory",
         share: 1,
         about: "ops that memory bounds on rows of bf16: bytes moved, beside a plain copy of as many",
-        rows: Rows::Speed(|is_tiny, _| shapes::memory(is_tiny)),
+        rows: Rows::Speed(shapes::memory),
         target: target("the card's copy and torch", 0.9, None),
     },
     Kind {

@@ -100,8 +100,14 @@ impl<'a> Theirs<'a> {
             let (shape, strides) = (layout.shape().to_vec(), layout.strides().to_vec());
             json!({ "name": given.name, "dtype": given.spec.dtype.name(), "shape": shape, "strides": strides })
         });
+        let outs = &built.op.specs()[built.given.len()..];
+        let written: u64 = outs.iter().map(|spec| spec.span_bytes() as u64).sum();
         let request = json!({
-            "do": "load", "problem": problem, "copies": copies, "given": given.collect::<Vec<_>>(),
+            "do": "load",
+            "problem": problem,
+            "copies": copies,
+            "given": given.collect::<Vec<_>>(),
+            "written": written,
         });
         let bytes: Vec<&[u8]> = built.given.iter().map(|given| given.bytes.as_slice()).collect();
         self.ask::<Offers>(&request, &bytes).map(|offers| offers.peers)
@@ -116,12 +122,18 @@ impl<'a> Theirs<'a> {
         self.ask::<Seconds>(&request, &[]).map(|answer| answer.seconds)
     }
 
-    /// Elements of what a peer computed, by their places in our output.
+    /// Elements of what a peer computed, by their places in one of our outputs; none where it does not compute that one.
     ///
     /// # Errors
     /// What it fails with.
-    pub(super) fn values(&mut self, peer: usize, at: &[u64]) -> Result<Vec<f64>, String> {
-        let values = self.ask::<Values>(&json!({ "do": "values", "peer": peer, "at": at }), &[])?;
+    pub(super) fn values(
+        &mut self,
+        peer: usize,
+        output: usize,
+        at: &[u64],
+    ) -> Result<Vec<f64>, String> {
+        let request = json!({ "do": "values", "peer": peer, "output": output, "at": at });
+        let values = self.ask::<Values>(&request, &[])?;
         Ok(values.values.into_iter().map(|value| value.unwrap_or(f64::NAN)).collect())
     }
 
