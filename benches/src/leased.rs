@@ -1,14 +1,14 @@
-//! Leased against local on the same CPU: a private node of two processes beside this one, the same ops through the
+//! Leased against local on the same device: a private node of two processes beside this one, the same ops through the
 //! ring and through a call, taking turns.
 //!
-//! How the cores are used: locally the caller computes, with a pool thread on each further core; leased, the
+//! How the cores are used where the device is the CPU: locally the caller computes, with a pool thread on each further core; leased, the
 //! executor's loop does, with as many pool threads, while the tenant sleeps in its wait. In the hot ring tenant and
 //! executor spin on a core each; in the sleeping one both sleep, and an op pays for waking either side.
 
 use crate::measure::{Timing, interleaved};
 use crate::ops::random;
 use leasehold::remote::Remote;
-use leasehold::{DType, Device, Map, MapFn, Matmul, Tensor};
+use leasehold::{Attention, DType, Device, Map, MapFn, Matmul, Tensor};
 use leasehold_node::job::{Admitted, JobError, Node};
 use leasehold_node::ledger::Outcome;
 use serde::Serialize;
@@ -60,25 +60,37 @@ pub struct Sides {
 }
 
 impl Sides {
-    /// Starts a private node by its program and opens both devices.
+    /// Opens a device, then starts a private node on it by its program: an executor takes what memory is left.
     ///
     /// # Errors
     /// The node cannot be started or refuses.
-    pub fn start(program: PathBuf) -> Result<Self, LeasedError> {
-        let (node, grant) = Node::private(program, Some("cpu"))?;
+    pub fn start(program: PathBuf, device: &str) -> Result<Self, LeasedError> {
+        let local = Device::open_named(device)?;
+        let (node, grant) = Node::private(program, Some(device))?;
         let admitted = node.admit(&grant, None)?;
         let remote = Remote::on(admitted.door.as_fd())?;
         let leased = Device::from_engine(Box::new(remote), "private node".into());
-        Ok(Self { node, _admitted: admitted, local: Device::open_named("cpu")?, leased })
+        Ok(Self { node, _admitted: admitted, local, leased })
+    }
+
+    /// The device without a lease.
+    pub fn local(&self) -> &Device {
+        &self.local
     }
 
     /// Queues `count` products of `size` cubed and waits once.
     ///
     /// # Errors
     /// What an op fails with.
-    pub fn queued(&self, size: usize, count: usize, budget: Duration) -> Result<Pair, LeasedError> {
+    pub fn queued(
+        &self,
+        dtype: DType,
+        size: usize,
+        count: usize,
+        budget: Duration,
+    ) -> Result<Pair, LeasedError> {
         let run = |dev: &Device| -> leasehold::Result<_> {
-            let x = random(dev, DType::F32, &[size, size], 1)?;
+            let x = random(dev, dtype, &[size, size], 1)?;
             let y = Matmul::new(&x, &x).run()?;
             Ok(move |dev: &Device| {
                 for _ in 0..count {
@@ -87,10 +99,33 @@ impl Sides {
                 dev.wait(None)
             })
         };
-        self.pair(
-            format!("{count} queued matmuls {size}x{size}x{size}"),
-            run(&self.local)?,
-            run(&self.leased)?,
+        self.both(format!("{count} queued matmuls {size}x{size}x{size} {dtype}"), run, budget)
+    }
+
+    /// Queues `count` causal attentions of `[1, heads, length, 64]` and waits once.
+    ///
+    /// # Errors
+    /// What an op fails with.
+    pub fn attended(
+        &self,
+        dtype: DType,
+        [heads, length]: [usize; 2],
+        count: usize,
+        budget: Duration,
+    ) -> Result<Pair, LeasedError> {
+        let run = |dev: &Device| -> leasehold::Result<_> {
+            let x = random(dev, dtype, &[1, heads, length, 64], 1)?;
+            let y = Attention::new(&x, &x, &x).causal().run()?;
+            Ok(move |dev: &Device| {
+                for _ in 0..count {
+                    Attention::new(&x, &x, &x).causal().into(&y).run()?;
+                }
+                dev.wait(None)
+            })
+        };
+        self.both(
+            format!("{count} queued causal attentions {heads}x{length}x64 {dtype}"),
+            run,
             budget,
         )
     }
@@ -109,12 +144,20 @@ impl Sides {
                 dev.wait(None)
             })
         };
-        self.pair(
-            format!("{count} queued ops of 16 elements"),
-            run(&self.local)?,
-            run(&self.leased)?,
-            budget,
-        )
+        self.both(format!("{count} queued ops of 16 elements"), run, budget)
+    }
+
+    /// What `make` makes of each device, on that device, taking turns.
+    ///
+    /// # Errors
+    /// What it fails with.
+    pub fn both<R: Fn(&Device) -> leasehold::Result<()>>(
+        &self,
+        what: String,
+        make: impl Fn(&Device) -> leasehold::Result<R>,
+        budget: Duration,
+    ) -> Result<Pair, LeasedError> {
+        self.pair(what, make(&self.local)?, make(&self.leased)?, budget)
     }
 
     fn pair(

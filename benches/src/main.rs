@@ -192,14 +192,14 @@ fn judged(report: &check::report::Report) -> Result<(), Box<dyn std::error::Erro
 
 fn run_leased(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let program = std::env::current_exe()?.with_file_name("leasehold-node");
-    let sides = Sides::start(program)?;
+    let sides = Sides::start(program, "cpu")?;
     let budget = Duration::from_secs_f64(args.seconds);
     if !args.json {
         println!("{}", leased::cores());
     }
     // About 0.2, 0.6 and 4.5 ms an op on two cores with AVX-512.
     for (size, count) in [(320, 200), (512, 80), (1024, 12)] {
-        print_pair(&sides.queued(size, count, budget)?, count as f64, args.json);
+        print_pair(&sides.queued(DType::F32, size, count, budget)?, count as f64, args.json);
     }
     print_pair(&sides.tiny(10_000, budget)?, 1e4, args.json);
     print_wait(&sides.hot(20)?, args.json);

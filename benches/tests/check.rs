@@ -57,9 +57,12 @@ fn rehearse(device: &str) -> Report {
         for row in &table.rows {
             let number = row.ours.known();
             assert_eq!(number.is_none(), ABSENT.contains(&table.name.as_str()), "{row:?}");
-            let speed = number.is_none_or(|number| number.value > 0.0);
+            // What a lease adds can be less than what is measured beside it.
+            let speed = number.is_none_or(|number| number.value > 0.0 || number.unit == "us added");
             assert!(speed, "{}: {row:?}", table.name);
-            assert!(row.peers.iter().all(|peer| matches!(peer.number, Maybe::Not(_))));
+            // Beside leased ops stand local ones, which need nobody else.
+            let has_peers = row.peers.iter().any(|peer| matches!(peer.number, Maybe::Is(_)));
+            assert_eq!(has_peers, table.name == "leased", "{row:?}");
         }
     }
     report

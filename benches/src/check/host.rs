@@ -3,6 +3,7 @@
 
 use super::Check;
 use super::report::{Checked, Maybe, Number, Peer, Row};
+use crate::leased::{LeasedError, Pair, Sides, Wait};
 use crate::measure::{Timing, interleaved};
 use crate::ops::random;
 use leasehold::{
@@ -163,24 +164,103 @@ fn recorded(device: &Device, sizes: Sizes) -> leasehold::Result<Program> {
     })
 }
 
-/// `embed` and `generate`, local and leased.
+/// Ops that a lease may cost 2 % of are at least this long.
+const LONG: Duration = Duration::from_micros(200);
+/// How many of them are queued before a wait, and in a rehearsal.
+const QUEUE: [usize; 2] = [50, 3];
+
+/// The same ops through a private node's ring and through a call, in turn.
+pub(super) fn leased(check: &mut Check<'_>) -> Vec<Row> {
+    let (tiny, budget) = (check.is_tiny(), check.budget / 8);
+    let time = if tiny { Duration::ZERO } else { budget };
+    let mut rows = Vec::new();
+    let run = |rows: &mut Vec<Row>| -> Result<(), LeasedError> {
+        let sides = Sides::start(check.programs().join("leasehold-node"), &check.args.device)?;
+        let (count, dtype) = (QUEUE[usize::from(tiny)], DType::BF16);
+        let size = if tiny { 32 } else { long_enough(sides.local(), dtype)? };
+        rows.push(beside_local(sides.queued(dtype, size, count, time)?, count));
+        rows.push(beside_local(sides.queued(dtype, 2 * size, count / 3, time)?, count / 3));
+        // About as many operations.
+        let length = if tiny { 48 } else { size.clamp(512, 4096) };
+        rows.push(beside_local(sides.attended(dtype, [16, length], count, time)?, count));
+        let sizes = if tiny { TINY } else { LLAMA };
+        let what = format!("replay of a decode step: {LAYERS} layers, {sizes:?}");
+        let make = |device: &Device| {
+            let step = recorded(device, sizes)?;
+            Ok(move |device: &Device| {
+                step.replay()?;
+                device.wait(None)
+            })
+        };
+        rows.push(beside_local(sides.both(what, make, time)?, 1));
+        rows.push(added(sides.hot(if tiny { 1 } else { 20 })?, "at most 10 us"));
+        let rounds = if tiny { 3 } else { 100 };
+        rows.push(added(sides.sleeping(Duration::from_millis(20), rounds)?, "no aim"));
+        sides.end()
+    };
+    if let Err(error) = run(&mut rows) {
+        rows.push(Row::new("leased ops", None, Maybe::not(error), Vec::new()));
+    }
+    rows
+}
+
+/// A size of products of which one takes at least [`LONG`].
+fn long_enough(device: &Device, dtype: DType) -> leasehold::Result<usize> {
+    for size in [256, 512, 1024, 2048, 4096] {
+        let x = random(device, dtype, &[size, size], 1)?;
+        let mut queue = || {
+            (0..20).try_for_each(|_| Matmul::new(&x, &x).run().map(drop))?;
+            device.wait(None)
+        };
+        let timing = interleaved(Duration::ZERO, &mut [&mut queue])?[0];
+        if timing.median_s / 20.0 >= LONG.as_secs_f64() {
+            return Ok(size);
+        }
+    }
+    Ok(8192)
+}
+
+/// Leased as ours, local as the peer: microseconds of one of so many ops.
+fn beside_local(pair: Pair, count: usize) -> Row {
+    let us = |timing: Timing| {
+        Maybe::Is(Number::time(timing.median_s * 1e6 / count.max(1) as f64, "us", timing))
+    };
+    let peer = Peer { name: "local".into(), number: us(pair.local), beside: false };
+    Row::new(format!("leased: {}", pair.what), None, us(pair.leased), vec![peer])
+}
+
+/// What a lease adds to the median of an op and its wait.
+fn added(wait: Wait, aim: &str) -> Row {
+    let ([local, _], [leased, _]) = (wait.local_us, wait.leased_us);
+    let number = |value: f64, unit: &str| {
+        let check = Maybe::not("a time alone");
+        Maybe::Is(Number { value, unit: unit.into(), more: false, timing: None, check })
+    };
+    let peer = |name: &str, us| Peer { name: name.into(), number: number(us, "us"), beside: true };
+    let what = format!("leased: added by {}, p50, {aim}", wait.what);
+    let peers = vec![peer("p50 local", local), peer("p50 leased", leased)];
+    Row::new(what, None, number(leased - local, "us added"), peers)
+}
+
+/// `embed` and `generate`, leased beside local.
 pub(super) fn programs(check: &mut Check<'_>) -> Vec<Row> {
     let programs = [
         ("embed", "all-MiniLM-L6-v2", ""),
         ("generate", "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     ];
-    let rows = programs.into_iter().flat_map(|(program, model, file)| {
+    let rows = programs.map(|(program, model, file)| {
         let folder = check.args.models.as_deref().ok_or("no folder of models: --models");
         let folder = folder.map_err(String::from).and_then(|folder| found(folder, model));
-        [false, true].map(|is_leased| {
-            let folder = folder.clone();
-            let rate = folder.and_then(|folder| rate(check, program, (&folder, file), is_leased));
-            let what = format!("{program}, {}", if is_leased { "leased" } else { "local" });
+        let number = |is_leased: bool| {
+            let rate = folder.clone();
+            let rate = rate.and_then(|folder| rate_of(check, program, (&folder, file), is_leased));
             let number = rate.map(|rate| Number::count(rate, "tokens/s", Checked::all(0)));
-            Row::new(what, None, number.map_or_else(Maybe::not, Maybe::Is), Vec::new())
-        })
+            number.map_or_else(Maybe::not, Maybe::Is)
+        };
+        let peer = Peer { name: "local".into(), number: number(false), beside: false };
+        Row::new(format!("{program}, leased"), None, number(true), vec![peer])
     });
-    rows.collect()
+    rows.into()
 }
 
 /// The folder of a model, whose name has its version after it.
@@ -193,7 +273,7 @@ fn found(models: &Path, name: &str) -> Result<PathBuf, String> {
     paths.find(is_it).ok_or_else(|| format!("{}: no {name}", models.display()))
 }
 
-fn rate(
+fn rate_of(
     check: &Check<'_>,
     program: &str,
     (model, file): (&Path, &str),

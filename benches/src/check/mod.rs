@@ -13,6 +13,7 @@ mod parity;
 mod problem;
 mod products;
 mod proofs;
+mod repeats;
 pub mod report;
 mod rows;
 mod shapes;
@@ -139,7 +140,7 @@ pub fn from_words(words: &[String], answer: Option<Box<Answer<'_>>>) -> Result<R
 /// # Errors
 /// The device, or a report that cannot be written.
 pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, CheckError> {
-    let (ours, theirs) = (ours::open(&args.device)?, Theirs::new(answer));
+    let (ours, theirs) = (ours::open(&args.device, None)?, Theirs::new(answer));
     let mut check = Check { args, ours, theirs, budget: Duration::ZERO };
     let card = card::card(&args.device);
     let turns = turns(args) >> 10;

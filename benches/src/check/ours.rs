@@ -3,7 +3,8 @@
 
 use super::parity::{self, Count, case::Case};
 use super::problem::Built;
-use super::report::{Checked, DeviceOf};
+use super::repeats::{self, Repeated, Times};
+use super::report::DeviceOf;
 use leasehold::backend::{
     Backend, BlockId, Caps, Progress, cpu::Cpu, cuda::Cuda, cuda::Pack, wgpu::Wgpu,
 };
@@ -11,6 +12,7 @@ use leasehold::exec::Core;
 use leasehold::op::{Binding, BoundOp, BufferId};
 use leasehold::{DType, Error, Kind, LEASEHOLD_KERNELS, Result, reference};
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 /// Zeroed before a batch of launches on a card, this often: the stream is busy until the host has enqueued them all, so
@@ -51,29 +53,31 @@ pub(super) trait Ours {
     fn unload(&mut self);
     /// Cases of the parity suite.
     fn parity(&mut self, cases: &[Case], flops: u64, time: Duration) -> Count;
-    /// One case so often, cut anew each time.
+    /// One case so often, cut anew each time; with the folder of the backend's tuner, by what that chooses.
     ///
     /// # Errors
     /// Why it does not run.
     fn repeat(
         &mut self,
         case: &Case,
-        times: u64,
-        seed: u64,
-    ) -> std::result::Result<Checked, String>;
+        times: Times,
+        tuned: Option<&Path>,
+    ) -> std::result::Result<Repeated, String>;
 }
 
-/// Opens a device by its name.
+/// Opens a device by its name, with a tuner where a folder for it is named and the device has one.
 ///
 /// # Errors
 /// `NoDevice`, or what opening it fails with.
-pub(super) fn open(name: &str) -> Result<Box<dyn Ours>> {
+pub(super) fn open(name: &str, tuned: Option<&Path>) -> Result<Box<dyn Ours>> {
     let number = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.parse().ok());
     if name == "cpu" {
         return Ok(Box::new(On::new(Cpu::new()?.unshared(), false)));
     }
     if let Some(index) = number("wgpu:") {
-        return Ok(Box::new(On::new(Wgpu::open(index)?, false)));
+        let wgpu = Wgpu::open(index)?;
+        let wgpu = if let Some(folder) = tuned { wgpu.tuned(folder) } else { wgpu };
+        return Ok(Box::new(On::new(wgpu, false)));
     }
     if let Some(ordinal) = number("cuda:") {
         let kernels = std::env::var_os(LEASEHOLD_KERNELS).filter(|file| !file.is_empty());
@@ -81,7 +85,8 @@ pub(super) fn open(name: &str) -> Result<Box<dyn Ours>> {
             Some(file) => Cuda::open_with(ordinal as i32, &Pack::read(file.as_ref())?)?,
             None => Cuda::open(ordinal as i32)?,
         };
-        return Ok(Box::new(On::new(cuda, true)));
+        let cuda = if let Some(folder) = tuned { cuda.tuned(folder) } else { cuda };
+        return Ok(Box::new(On::new(cuda, tuned.is_none())));
     }
     let names: Vec<String> =
         leasehold::Device::list().into_iter().map(|found| found.name).collect();
@@ -258,10 +263,10 @@ impl<B: Backend> Ours for On<B> {
     fn repeat(
         &mut self,
         case: &Case,
-        times: u64,
-        seed: u64,
-    ) -> std::result::Result<Checked, String> {
-        parity::repeat(self.core.backend(), case, times, seed)
+        times: Times,
+        tuned: Option<&Path>,
+    ) -> std::result::Result<Repeated, String> {
+        repeats::repeat(self.core.backend(), case, times, tuned)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The parity suite's cases and their judge, which are those of the runtime's tests, and the proofs that run on a backend:
-//! every case of every op, and one case again and again. `ours` calls it on the backend behind a device.
+//! The parity suite's cases and their judge, which are those of the runtime's tests, and every case of every op on a backend.
+//! `ours` calls it on the backend behind a device, `repeats` makes cases of its parts.
 
 #![allow(
     dead_code,
@@ -27,13 +27,9 @@ pub mod run;
 #[path = "../../../runtime/tests/common/tables.rs"]
 pub mod tables;
 
-use super::report::Checked;
-use case::{Case, Fill, Operand, Random, Style};
-use leasehold::DType;
+use case::Case;
 use leasehold::backend::Backend;
-use leasehold::op::{Attention, Matmul, Scores};
-use run::{Left, Outcome};
-use std::sync::Arc;
+use run::Outcome;
 use std::time::{Duration, Instant};
 
 /// Floating-point operations of a cover's cases: what the runtime's tests take.
@@ -102,72 +98,4 @@ pub fn count<B: Backend>(backend: &mut B, cases: &[Case], flops: u64, time: Dura
         }
     }
     count
-}
-
-/// What is run again and again: products and attention with tails, whose chains are cut.
-pub fn repeated() -> Vec<(&'static str, Case)> {
-    let product = |dtype, [m, n, k]: [u64; 3]| {
-        let normal = Fill::Normal(1.0);
-        let operands = vec![
-            Operand::new(dtype, &[m, k], Style::Tight, 0, normal),
-            Operand::new(dtype, &[k, n], Style::Turned, 0, normal),
-            Operand::out(dtype, &[m, n], Style::Tight, 0),
-        ];
-        Case::new(Matmul::default(), operands)
-    };
-    let heads = |dtype, rows: u64, dim: u64| {
-        let normal = Fill::Normal(1.0);
-        let [q, kv] = [[2, 4, rows, dim], [2, 2, rows, dim]];
-        let operands = vec![
-            Operand::new(dtype, &q, Style::Tight, 0, normal),
-            Operand::new(dtype, &kv, Style::Tight, 0, normal),
-            Operand::new(dtype, &kv, Style::Tight, 0, normal),
-            Operand::out(dtype, &q, Style::Tight, 0),
-        ];
-        Case::new(
-            Attention {
-                scores: Scores { scale: 0.125, causal: true, ..Scores::default() },
-                ..Attention::default()
-            },
-            operands,
-        )
-    };
-    vec![
-        ("product 129x136x1032 bf16", product(DType::BF16, [129, 136, 1032])),
-        ("product 65x72x520 f32", product(DType::F32, [65, 72, 520])),
-        ("causal attention 2x4x113x64 bf16", heads(DType::BF16, 113, 64)),
-    ]
-}
-
-/// Runs a case so often under all its plans in turn, each time cut anew at random, and holds every byte against the first.
-///
-/// # Errors
-/// What the backend does not run.
-pub fn repeat<B: Backend>(
-    backend: &mut B,
-    case: &Case,
-    times: u64,
-    seed: u64,
-) -> Result<Checked, String> {
-    let op = Arc::new(case.checked());
-    let plans = backend.candidates(&op).map_err(|error| error.to_string())?;
-    let contents = run::contents(case);
-    let mut random = Random(seed);
-    let mut first: Option<Left> = None;
-    for (i, plan) in (0..times).zip(plans.iter().cycle()) {
-        let units = plan.units() as u64;
-        let mut cuts: Vec<u64> = (0..i % 4).map(|_| random.below(units)).chain([units]).collect();
-        cuts.sort_unstable();
-        let left = run::execute(backend, &op, plan, &contents, case, &cuts)
-            .map_err(|error| format!("{plan}: {error}"))?;
-        match &first {
-            None => first = Some(left),
-            Some(first) if *first == left => {}
-            Some(_) => {
-                let wrong = format!("run {i}, {plan} cut at {cuts:?}, gives other bits");
-                return Ok(Checked { wrong, ..Checked::all(i) });
-            }
-        }
-    }
-    Ok(Checked::all(times))
 }

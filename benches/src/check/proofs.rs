@@ -1,9 +1,11 @@
 //! What must hold before a speed counts: parity with the reference, the same bits however an op is cut and whoever runs
 //! beside it, no byte of another left in memory, and kernels that NVIDIA's checker finds nothing in. `tables` calls it.
 
-use super::Check;
-use super::parity::{self, OPS};
+use super::parity::OPS;
+use super::parity::case::Case;
+use super::repeats::{self, Repeated, Times};
 use super::report::{Checked, Maybe, Number, Row};
+use super::{Check, ours};
 use crate::served::Served;
 use leasehold::{DType, Device, Matmul, Tensor};
 use std::process::Command;
@@ -58,27 +60,53 @@ pub(super) fn parity(check: &mut Check<'_>) -> Vec<Row> {
     rows
 }
 
-/// The same case again and again: every plan, cuts at random, alone and beside a neighbour.
+/// The same case again and again: every plan and what a tuner chooses, cuts at random, alone and beside a neighbour.
 pub(super) fn repeats(check: &mut Check<'_>) -> Vec<Row> {
-    let times = TIMES[usize::from(check.is_tiny())];
-    let mut rows = Vec::new();
-    for (name, case) in parity::repeated() {
-        for beside in [false, true] {
-            let seed = check.args.seed;
-            let run = |check: &mut Check<'_>| check.ours.repeat(&case, times, seed);
-            let checked = match beside {
-                false => run(check),
-                true => beside_another(check, run),
+    let (began, cases, mut rows) = (Instant::now(), repeats::cases(), Vec::new());
+    let runs = TIMES[usize::from(check.is_tiny())];
+    // The CPU has no tuner.
+    let tuners: &[bool] = if check.args.device == "cpu" { &[false] } else { &[false, true] };
+    let mut left = (cases.len() * tuners.len() * 2) as u32;
+    for (name, case) in &cases {
+        for (&is_tuned, beside) in tuners.iter().flat_map(|tuned| [(tuned, false), (tuned, true)]) {
+            let time = check.budget.saturating_sub(began.elapsed()) / left;
+            left -= 1;
+            let times = Times { runs, time, seed: check.args.seed };
+            let run = |check: &mut Check<'_>| match is_tuned {
+                true => tuned(check, case, times),
+                false => check.ours.repeat(case, times, None),
             };
+            let found = if beside { beside_another(check, run) } else { run(check) };
             let company = if beside { "beside a neighbour" } else { "alone" };
-            let what = format!("{name}, {company}");
-            rows.push(match checked {
-                Ok(checked) => counted(&what, "equal runs", checked),
+            let mut what = format!("{name}, {company}");
+            rows.push(match found {
+                Ok(Repeated { checked, plans, chosen }) => {
+                    what += &match (is_tuned, chosen) {
+                        (false, _) => format!(", {plans} plans of the order"),
+                        (true, Some(kernel)) => format!(", the tuner chose {kernel} of {plans}"),
+                        (true, None) => ", the tuner had no choice".into(),
+                    };
+                    if checked.values < runs && checked.wrong.is_empty() {
+                        what += &format!(", no time for {runs} runs");
+                    }
+                    counted(&what, "equal runs", checked)
+                }
                 Err(why) => Row::new(what, None, Maybe::not(why), Vec::new()),
             });
         }
     }
     rows
+}
+
+/// The same on a device that is opened with a tuner which knows nothing yet.
+fn tuned(check: &Check<'_>, case: &Case, times: Times) -> Result<Repeated, String> {
+    let folder = std::env::temp_dir().join(format!("leasehold-check-{}", std::process::id()));
+    let ours = ours::open(&check.args.device, Some(&folder));
+    let found = ours.map_err(|error| error.to_string());
+    let found = found.and_then(|mut ours| ours.repeat(case, times, Some(&folder)));
+    // A tuner that had no choice has made no folder.
+    let _ = std::fs::remove_dir_all(&folder);
+    found
 }
 
 /// Does something while a second user of the device multiplies without a pause.

@@ -217,7 +217,7 @@ mod tests {
             between: false,
             added: false,
         });
-        let mut cpu = ours::open("cpu").unwrap();
+        let mut cpu = ours::open("cpu", None).unwrap();
         let mut operands: Vec<Vec<f64>> = Vec::new();
         let mut asked = Vec::new();
         let mut answer = |request: &str, bytes: &[&[u8]]| {
