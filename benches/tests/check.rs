@@ -1,6 +1,6 @@
 //! `leasehold-bench check` rehearsed with tiny shapes, where there is no card: every table has its rows, every row its number
 //! or the reason why there is none, and what was computed is right. The schema is the Rust type, which refuses a field too
-//! many or too few. Also through `benches/gpu/check/peers.py`, without PyTorch.
+//! many or too few. Also through `benches/gpu/check/peers.py`, without PyTorch, and as `benches/gpu/check/run` runs all of it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use leasehold::Device;
@@ -101,6 +101,45 @@ fn every_table_is_rehearsed_on_a_graphics_adapter() {
         return;
     };
     rehearse(&found.name);
+}
+
+/// The script that a person with a card starts, with the models of the examples where they are already here.
+#[test]
+fn the_script_leaves_reports_of_every_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let built = root.join("target/release");
+    assert_eq!(bench().parent().unwrap(), built, "the script takes what is built there");
+    let out = std::env::temp_dir().join(format!("leasehold-check-{}-script", std::process::id()));
+    let models = std::env::home_dir().unwrap().join(".cache/leasehold/models");
+    let mut command = Command::new(root.join("benches/gpu/check/run"));
+    command.arg(&out).args(["--tiny", "--device", "cpu", "--budget", "1", "--seed", "7"]);
+    let has_models = models.is_dir();
+    if has_models {
+        command.arg("--models").arg(&models);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&out).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "json") {
+            let report = read(&path).unwrap();
+            assert_eq!(report.faults(), Vec::<String>::new(), "{}", path.display());
+            assert!(report.rehearsal && report.seed == 7);
+            if report.device.asked == "cpu" {
+                found.extend(report.tables.into_iter().map(|table| table.name));
+            }
+        }
+    }
+    found.sort_unstable();
+    // Its table of other libraries is of a graphics adapter.
+    let mut wanted = names();
+    wanted.retain(|name| *name != "adapter");
+    wanted.sort_unstable();
+    assert_eq!(found, wanted);
+    let summary = std::fs::read_to_string(out.join("summary.md")).unwrap();
+    assert!(wanted.iter().all(|name| summary.contains(&format!("| {name} |"))), "{summary}");
+    std::fs::remove_dir_all(&out).unwrap();
 }
 
 #[test]

@@ -21,8 +21,8 @@ const QUEUED: [usize; 2] = [500, 20];
 const LAYERS: usize = 12;
 /// What `embed` and `generate` are given.
 const PROMPT: &str = "What is a lease?";
-/// As often to `embed`.
-const SENTENCES: usize = 64;
+/// As often to `embed`, and in a rehearsal.
+const SENTENCES: [usize; 2] = [64, 4];
 
 /// Launch overhead and a decode step.
 pub(super) fn launches(check: &mut Check<'_>) -> Vec<Row> {
@@ -281,9 +281,11 @@ fn rate_of(
 ) -> Result<f64, String> {
     let (folder, device) = (check.programs(), &check.args.device);
     // `embed` takes its sentences after the model.
+    let sentences = vec![PROMPT; SENTENCES[usize::from(check.is_tiny())]];
+    let tokens = if check.is_tiny() { "4" } else { "64" };
     let (options, after): (&[&str], &[&str]) = match program {
-        "embed" => (&["--bench", "5"], &[PROMPT; SENTENCES]),
-        _ => (&["--prompt", PROMPT, "--tokens", "64"], &[]),
+        "embed" => (&["--bench", "5"], &sentences),
+        _ => (&["--prompt", PROMPT, "--tokens", tokens], &[]),
     };
     let mut command = match is_leased {
         false => Command::new(folder.join(program)),

@@ -141,6 +141,7 @@ pub(super) fn every(is_tiny: bool, seed: u64) -> Vec<Problem> {
 pub(super) fn lists(check: &mut Check<'_>) -> Vec<Row> {
     let (began, mut rows) = (Instant::now(), Vec::new());
     for problem in every(check.is_tiny(), check.args.seed) {
+        check.keep(&rows);
         let sizes = serde_json::to_value(&problem).ok();
         let run = |check: &mut Check<'_>| {
             if began.elapsed() > check.budget && !rows.is_empty() {

@@ -80,6 +80,9 @@ struct Whole {
     args: Args,
 }
 
+/// Rows of a table that runs are kept this often.
+const KEPT_EVERY: Duration = Duration::from_secs(5);
+
 /// The names of the tables, in the order in which they run.
 pub fn names() -> Vec<&'static str> {
     ALL.iter().map(|kind| kind.name).collect()
@@ -122,8 +125,12 @@ pub struct Check<'a> {
     args: &'a Args,
     ours: Box<dyn Ours>,
     theirs: Theirs<'a>,
+    report: Report,
     /// Of the table that runs.
     budget: Duration,
+    began: Instant,
+    /// When the report was written last.
+    written: Instant,
 }
 
 /// Runs `check` with arguments as the command line has them, the program's name first.
@@ -141,10 +148,9 @@ pub fn from_words(words: &[String], answer: Option<Box<Answer<'_>>>) -> Result<R
 /// The device, or a report that cannot be written.
 pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, CheckError> {
     let (ours, theirs) = (ours::open(&args.device, None)?, Theirs::new(answer));
-    let mut check = Check { args, ours, theirs, budget: Duration::ZERO };
     let card = card::card(&args.device);
     let turns = turns(args) >> 10;
-    let mut report = Report {
+    let report = Report {
         schema: SCHEMA,
         rehearsal: args.tiny,
         commit: args.commit.clone().unwrap_or_else(commit),
@@ -153,26 +159,29 @@ pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, Check
             .map_or(0, |since| since.as_secs()),
         seed: args.seed,
         data: format!("{}; {turns} KiB of operands take turns", data::DATA),
-        device: check.ours.about(&args.device),
+        device: ours.about(&args.device),
         card: card.clone(),
-        peers: check.theirs.about.clone(),
+        peers: theirs.about.clone(),
         tables: Vec::new(),
     };
     eprintln!("check: {} ({}), seed {}", report.device.name, report.device.asked, args.seed);
     let watch = card::Watch::of(&args.device, &card);
+    let now = Instant::now();
+    let mut check =
+        Check { args, ours, theirs, report, budget: Duration::ZERO, began: now, written: now };
     let asked =
         |kind: &&Kind| args.table.is_empty() || args.table.iter().any(|name| name == kind.name);
     for kind in ALL.iter().filter(asked) {
-        let began = Instant::now();
-        let rows = check.rows(kind, &watch);
-        let seconds = began.elapsed().as_secs_f64();
-        let ran = rows.iter().filter(|row| row.ours.known().is_some()).count();
-        eprintln!("check: {}: {ran} of {} rows in {seconds:.1} s", kind.name, rows.len());
+        check.began = Instant::now();
         let (name, about) = (kind.name.into(), kind.about.into());
-        report.tables.push(Table { name, about, seconds, rows });
-        write(&args.out, &report)?;
+        check.report.tables.push(Table { name, about, seconds: 0.0, rows: Vec::new() });
+        let rows = check.rows(kind, &watch);
+        let ran = rows.iter().filter(|row| row.ours.known().is_some()).count();
+        let seconds = check.began.elapsed().as_secs_f64();
+        eprintln!("check: {}: {ran} of {} rows in {seconds:.1} s", kind.name, rows.len());
+        check.write(rows)?;
     }
-    Ok(report)
+    Ok(check.report)
 }
 
 /// A report from its file.
@@ -213,6 +222,25 @@ fn commit() -> String {
 impl Check<'_> {
     fn is_tiny(&self) -> bool {
         self.args.tiny
+    }
+
+    /// Writes the report with these rows of the table that runs.
+    fn write(&mut self, rows: Vec<Row>) -> Result<(), CheckError> {
+        if let Some(table) = self.report.tables.last_mut() {
+            (table.rows, table.seconds) = (rows, self.began.elapsed().as_secs_f64());
+        }
+        self.written = Instant::now();
+        write(&self.args.out, &self.report)
+    }
+
+    /// Keeps the rows that are there, now and then, in case nothing comes after them.
+    fn keep(&mut self, rows: &[Row]) {
+        if self.written.elapsed() < KEPT_EVERY {
+            return;
+        }
+        let cut = Row::new("the rest", None, Maybe::not("cut off here"), Vec::new());
+        // A file that cannot be written is told of at the end of the table.
+        let _ = self.write(rows.iter().cloned().chain([cut]).collect());
     }
 
     fn programs(&self) -> PathBuf {
@@ -256,6 +284,7 @@ impl Check<'_> {
                 rows.push(Row::new(problem.label(), sizes, why, further));
                 continue;
             }
+            self.keep(&rows);
             let Self { ours, theirs, args, .. } = self;
             let mut speed = Speed { ours: ours.as_mut(), theirs, seed: args.seed, pace };
             let row = speed.row(&problem, further);

@@ -68,7 +68,7 @@ pub(super) const ALL: [Kind; 16] = [
     },
     Kind {
         name: "repeats",
-        share: 2,
+        share: 3,
         about: "a case again and again, by every plan and by what a tuner chooses, cut at random, alone and beside a neighbour: equal bytes",
         rows: Rows::Made(proofs::repeats),
         target: None,
@@ -83,14 +83,14 @@ pub(super) const ALL: [Kind; 16] = [
     Kind {
         name: "dense",
         share: 6,
-        about: "bf16 products: squares, K at 8192 x 8192 (TileLang), DeepGEMM's dense list, few rows by Llama-3 8B's weights, gradients' layouts, sizes drawn by the seed",
+        about: "bf16 products: squares, K at 8192 x 8192 (TileLang), DeepGEMM's dense list with its outputs of f32, few rows by Llama-3 8B's weights and vocabulary, gradients' layouts, sizes drawn by the seed",
         rows: Rows::Speed(shapes::dense),
         target: target("the best of cuBLASLt and torch", 1.0, Some(0.85)),
     },
     Kind {
         name: "batched",
-        share: 3,
-        about: "bf16 products in batches and groups: small squares, DeepGEMM's grouped and batched lists",
+        share: 4,
+        about: "bf16 products in batches and groups: small squares, sizes drawn by the seed, DeepGEMM's batched lists, heads of tokens, groups of rows, of masked rows and along K",
         rows: Rows::Speed(shapes::batched),
         target: target(
             "the fastest of cuBLAS strided, of pointers and grouped, and a graph of singles",
@@ -100,8 +100,8 @@ pub(super) const ALL: [Kind; 16] = [
     },
     Kind {
         name: "fp8",
-        share: 1,
-        about: "e4m3 products with scales of 1x128 and 128x128: DeepGEMM's table at its launch",
+        share: 2,
+        about: "e4m3 products with scales of 1x128 and 128x128: DeepGEMM's table at its launch, its groups of rows and of masked rows",
         rows: Rows::Speed(shapes::fp8),
         target: Some(Target {
             to: "torch's scaled product, and of DeepGEMM's best printed shape (1550 TFLOP/s, H800)",
@@ -113,16 +113,16 @@ pub(super) const ALL: [Kind; 16] = [
     Kind {
         name: "attention",
         share: 4,
-        about: "forward: 16384 tokens at hidden 2048 (FlashAttention's benchmark), 16 heads on 2, lengths drawn by the seed",
+        about: "forward: 16384 tokens at hidden 2048 (FlashAttention's benchmark), 16 heads on 2, sizes and lengths drawn by the seed",
         rows: Rows::Speed(shapes::attention),
         target: target("the best of cuDNN, torch's flash and flash-attn", 1.0, None),
     },
     Kind {
         name: "backward",
         share: 3,
-        about: "gradients of attention: 16384 tokens at hidden 2048",
+        about: "gradients of attention: the same tokens, heads and lengths; windows of all three",
         rows: Rows::Speed(shapes::backward),
-        target: target("cuDNN", 1.0, None),
+        target: target("the best of cuDNN, torch's flash and flash-attn", 1.0, None),
     },
     Kind {
         name: "decode",
@@ -133,8 +133,8 @@ pub(super) const ALL: [Kind; 16] = [
     },
     Kind {
         name: "memory",
-        share: 1,
-        about: "ops that memory bounds on rows of bf16: bytes moved, beside a plain copy of as many",
+        share: 2,
+        about: "ops that memory bounds on rows of bf16, the last sizes drawn by the seed: bytes moved, beside a plain copy of as many",
         rows: Rows::Speed(shapes::memory),
         target: target("the card's copy and torch", 0.9, None),
     },
