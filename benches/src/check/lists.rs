@@ -61,7 +61,7 @@ const TURNED: [[u64; 2]; 12] = {
 
 /// Attention with every option in turn: the `i`th of a list takes the `i`th of each.
 fn with_options(i: usize, lengths: [u64; 2]) -> Heads {
-    let plain = heads(2, HEADS[i % 3], 1, 64, i % 2 == 0);
+    let plain = heads(2, HEADS[i % 3], 1, 64, i.is_multiple_of(2));
     Heads {
         lengths,
         dims: DIMS[i % DIMS.len()],
