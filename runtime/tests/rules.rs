@@ -321,6 +321,19 @@ fn a_cost_counts_the_matrices_that_indices_name() {
     assert_eq!(bytes([true, true], 1 << 20, 2), 2 * (a + b + out + 8));
     assert_eq!(bytes([false, true], 3, 7), 3 * b + 7 * (a + out + 4));
     assert_eq!(bytes([true, false], 3, 0), 0);
+    // Rows of a table, and pages, likewise.
+    let gather = [spec(F32, &[1 << 20, 3]), spec(I32, &[5]), spec(F32, &[5, 3])];
+    let cost = check(Gather { axis: 0 }.into(), &gather).unwrap().cost();
+    assert_eq!(cost.bytes, 4 * (15 + 5 + 15));
+    let paged = Attention {
+        scores: Scores { lens: Lens::Device { max: 8 }, ..Scores::default() },
+        key_value: KeyValue::Paged { page: 4 },
+        ..Attention::default()
+    };
+    let (one, pool) = (spec(F32, &[1, 1, 1, 8]), spec(F32, &[1 << 20, 1, 4, 8]));
+    let specs = [one, pool, pool, spec(I32, &[1]), spec(I32, &[1, 2]), one];
+    let cost = check(paged.into(), &specs).unwrap().cost();
+    assert_eq!(cost.bytes, 4 * (8 + 2 * 2 * 32 + 1 + 2 + 8));
     // Windows of one row of elements, one element apart: they lie in few bytes however many there are.
     let layout = Layout::new(Dims::new(&[100, 3, 5]).unwrap(), Dims::new(&[1, 0, 1]).unwrap());
     let a = Spec::new(F32, layout.unwrap(), 0);

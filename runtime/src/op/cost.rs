@@ -37,11 +37,15 @@ impl CheckedOp {
         Cost { flops, bytes }
     }
 
-    /// Elements of the matrices that indices name of an operand: one of the table for each entry. Of any other, no bound.
+    /// The most elements that indices name of an operand: a matrix or page of the table for each index, rows as long as those
+    /// that move. Of any other, no bound.
     fn named(&self, name: &str, spec: &Spec) -> u128 {
         let index = match (self.op(), name) {
             (Op::Matmul(op), "a") if op.index_a => "a_index",
             (Op::Matmul(op), "b") if op.index_b => "b_index",
+            (Op::Attention(op), "k" | "v") if op.key_value != KeyValue::Dense => "pages",
+            (Op::Gather(_), "table") => return self.elements("out"),
+            (Op::Scatter(_), "out") => return self.elements("x"),
             _ => return u128::MAX,
         };
         self.elements(index).saturating_mul(touched(spec, 1))
