@@ -14,7 +14,7 @@ use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{
     Activation, ArgMax, Attention, Gate, Group, KeyValue, Lens, Matmul, Norm, NormBackward,
-    NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Scores,
+    NormKind, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Scores,
     Softmax, TopK,
 };
 use leasehold::{DType, Device, Kind};
@@ -472,22 +472,10 @@ fn attention_on_ampere() {
     }
 }
 
-/// Those that CUDA has kernels for yet.
-fn plain_gradients() -> Vec<Case> {
-    let is_plain = |case: &Case| match &case.op {
-        Op::AttentionBackward(op) => {
-            let Scores { scale, causal, .. } = op.scores;
-            op.scores == Scores { scale, causal, ..Scores::default() }
-        }
-        _ => false,
-    };
-    common::tables::attention_backward().into_iter().filter(is_plain).collect()
-}
-
 #[test]
 fn attention_backward() {
     if in_child("attention_backward", "sm_90a", "late") {
-        run_each(&small(plain_gradients()));
+        run_each(&small(common::tables::attention_backward()));
         let tiles = common::gradients::attention_backward_in_tiles();
         let (unaligned, aligned) = tiles.split_last().unwrap();
         all_on("attention_backward_sm90_keys", aligned);
@@ -499,7 +487,7 @@ fn attention_backward() {
 #[test]
 fn attention_backward_on_ampere() {
     if in_child("attention_backward_on_ampere", "sm_80", "early") {
-        let table = small(plain_gradients());
+        let table = small(common::tables::attention_backward());
         run_each(&table.into_iter().step_by(3).collect::<Vec<_>>());
         run_each(&common::gradients::attention_backward_in_tiles()[..1]);
     }

@@ -8,7 +8,7 @@ use super::waves::{ALIGN, Form, Waves};
 use super::{Class, axis, missing, name};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
-use crate::op::{AttentionBackward, CheckedOp, Op, Scores};
+use crate::op::CheckedOp;
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS};
 use leasehold_kernels::{
     AttentionBackwardReference, AttentionBackwardRows, AttentionBackwardSm80,
@@ -157,12 +157,6 @@ fn form(row: &Row, [tile, chunk]: [u64; 2], dims: u64, class: &Class) -> Form {
 /// # Errors
 /// As [`super::candidates`].
 pub(super) fn plans(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
-    if let Op::AttentionBackward(AttentionBackward { scores }) = op.op() {
-        let (scale, causal) = (scores.scale, scores.causal);
-        if *scores != (Scores { scale, causal, ..Scores::default() }) {
-            return Err(missing(op, format!("{scores:?}"), "a scale, causal".into()));
-        }
-    }
     let Some([keys, _]) = rows(op, class) else { return Ok(Vec::new()) };
     let size = |name| op.spec(name).map_or(0, |spec| axis(spec, 1)[0]);
     // Kernels count positions among the keys in 32 bits.
