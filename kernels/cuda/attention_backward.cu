@@ -55,16 +55,17 @@ struct KeysBlock {
     static DEVICE_MEMBER u32 means_of(u32 stage) { return sums_of(stage) + S::CHUNK * 4; }
 
     // Starts to bring a chunk of query rows.
-    DEVICE_MEMBER void bring_chunk(u32 stage, const RowWalk<S::CHUNK>& walk) const {
-        const u64 head = tile.head * args.group + walk.head;
+    DEVICE_MEMBER void bring_chunk(u32 stage, const RowWalk<S::ROWS, S::CHUNK>& walk) const {
+        const u32 head = tile.head * args.group + walk.head;
         const u32 row = walk.row();
-        bring_rows<S, S::CHUNK>(rows_of(stage), args.q, tile.batch, head, row, args.rows, args.d);
-        bring_rows<S, S::CHUNK>(d_out_of(stage), args.d_out, tile.batch, head, row, args.rows, args.dv);
+        const u32 of_all = tile.first_row + row, count = tile.rows - row;
+        bring_rows<S, S::CHUNK>(rows_of(stage), args.q, tile.batch, head, of_all, count, args.d);
+        bring_rows<S, S::CHUNK>(d_out_of(stage), args.d_out, tile.batch, head, of_all, count, args.dv);
         const u32 i = thread_index(), of = i % (S::CHUNK / 4) * 4;
         if (i < S::CHUNK / 2) {
             const bool means = i >= S::CHUNK / 4;
             copy_async16((means ? means_of(stage) : sums_of(stage)) + of * 4,
-                         statistics_of(args, tile.batch, head, means, row + of), 16);
+                         statistics_of(args, tile, head, means, row + of), 16);
         }
     }
 
@@ -87,9 +88,8 @@ struct KeysBlock {
     // Scores become weights, those of rows that do not see the key 0, and are left for the other warp of the pair.
     DEVICE_MEMBER void weigh(f32 (&scores)[S::BLOCKS][S::SCORES], u32 stage, u32 row) const {
         const f32 factor = args.scale * LOG2_E;
-        // Of a key and a row from the chunk's first on: the row sees it if it is not before this.
-        const i32 far = (i32)(tile.first + first() + args.rows - args.keys - row);
-        const bool sees_all = !args.causal || far + (i32)S::OWN - 1 <= 0;
+        // Of the pair's first key from the chunk's first row.
+        const i32 far = distance_of(tile, row, tile.first + first());
 #pragma unroll
         for (u32 i = 0; i < S::SCORES; i += 4) {
             const f32 sum[2] = {load_shared_f32(sums_of(stage) + column_of_score(i) * 4),
@@ -102,13 +102,13 @@ struct KeysBlock {
                 }
             }
         }
-        if (!sees_all) {
+        if (!all_see<S::CHUNK, S::OWN>(args, far)) {
 #pragma unroll
             for (u32 b = 0; b < S::BLOCKS; b++) {
 #pragma unroll
                 for (u32 i = 0; i < S::SCORES; i++) {
-                    const bool sees = far + (i32)(row_of_score(i) + 16 * b) <= (i32)column_of_score(i);
-                    scores[b][i] = sees ? scores[b][i] : 0.0f;
+                    const i32 distance = far + (i32)(row_of_score(i) + 16 * b) - (i32)column_of_score(i);
+                    scores[b][i] = sees(args, distance) ? scores[b][i] : 0.0f;
                 }
             }
         }
@@ -142,12 +142,13 @@ struct KeysBlock {
 
     // The chunks of the launch. A stage is overwritten only after the barrier that follows its last use.
     DEVICE_MEMBER void run() {
-        RowWalk<S::CHUNK> walk(args, tile.first);
+        RowWalk<S::ROWS, S::CHUNK> walk(args, tile);
         if (!walk.is()) {
             return;
         }
-        bring_rows<S, S::ROWS>(shared_base(), args.k, tile.batch, tile.head, tile.first, args.keys, args.d);
-        bring_rows<S, S::ROWS>(shared_base() + S::OWN_BYTES, args.v, tile.batch, tile.head, tile.first, args.keys, args.dv);
+        const u32 key = tile.first_key + tile.first, count = tile.keys - tile.first;
+        bring_rows<S, S::ROWS>(shared_base(), args.k, tile.batch, tile.head, key, count, args.d);
+        bring_rows<S, S::ROWS>(shared_base() + S::OWN_BYTES, args.v, tile.batch, tile.head, key, count, args.dv);
         bring_chunk(0, walk);
         commit_copies();
         wait_copies<0>();
@@ -179,21 +180,22 @@ struct KeysBlock {
     }
 
     DEVICE_MEMBER void finish() {
-        const u32 key = tile.first + first();
-        if (key >= args.keys) {
+        const u32 key = tile.first + first(), of_all = tile.first_key + key;
+        if (key >= tile.end) {
             return;
         }
+        sums.clear_from(tile.keys > key ? tile.keys - key : 0);
         if (weighs) {
-            sums.finish(args.d_v, tile.batch, tile.head, key, args.keys, args.dv, 1.0f);
+            sums.finish(args.d_v, tile.batch, tile.head, of_all, tile.end - key, args.dv, 1.0f);
         } else {
-            sums.finish(args.d_k, tile.batch, tile.head, key, args.keys, args.d, args.scale);
+            sums.finish(args.d_k, tile.batch, tile.head, of_all, tile.end - key, args.d, args.scale);
         }
     }
 };
 
 template <class S>
 DEVICE void run_keys(const AttentionBackwardArgs& args) {
-    const Tile tile = tile_of<S::ROWS, false>(args.first_tile + block_index(), args.keys, args.kv_heads);
+    const Tile tile = tile_of<S::ROWS, true>(args, args.first_tile + block_index());
     KeysBlock<S> block(args, tile);
     block.sums.begin(args);
     block.run();
@@ -209,7 +211,7 @@ template <class S>
 struct QueriesBlock {
     const AttentionBackwardArgs& args;
     const Tile& tile;
-    u64 kv_head;
+    u32 kv_head;
     Sums<S> sums;
 
     DEVICE_MEMBER QueriesBlock(const AttentionBackwardArgs& a, const Tile& t) : args(a), tile(t), kv_head(t.head / a.group) {}
@@ -221,8 +223,9 @@ struct QueriesBlock {
     static DEVICE_MEMBER u32 first() { return thread_index() / LANES * S::OWN; }
 
     DEVICE_MEMBER void bring_chunk(u32 stage, u32 key) const {
-        bring_rows<S, S::CHUNK>(keys_of(stage), args.k, tile.batch, kv_head, key, args.keys, args.d);
-        bring_rows<S, S::CHUNK>(values_of(stage), args.v, tile.batch, kv_head, key, args.keys, args.dv);
+        const u32 of_all = tile.first_key + key, count = tile.keys - key;
+        bring_rows<S, S::CHUNK>(keys_of(stage), args.k, tile.batch, kv_head, of_all, count, args.d);
+        bring_rows<S, S::CHUNK>(values_of(stage), args.v, tile.batch, kv_head, of_all, count, args.dv);
     }
 
     // Numbers of this thread's rows: two of each block.
@@ -235,9 +238,9 @@ struct QueriesBlock {
 #pragma unroll
         for (u32 i = 0; i < 2 * S::BLOCKS; i++) {
             const u32 row = tile.first + first() + i / 2 * 16 + row_of_score(i % 2 * 2);
-            const bool is = row < args.room;
-            n.sum[i] = is ? load_global_f32(statistics_of(args, tile.batch, tile.head, false, row)) : NOBODY;
-            n.mean[i] = is ? load_global_f32(statistics_of(args, tile.batch, tile.head, true, row)) : 0.0f;
+            const bool is = row < tile.rows;
+            n.sum[i] = is ? load_global_f32(statistics_of(args, tile, tile.head, false, row)) : NOBODY;
+            n.mean[i] = is ? load_global_f32(statistics_of(args, tile, tile.head, true, row)) : 0.0f;
         }
         return n;
     }
@@ -246,7 +249,6 @@ struct QueriesBlock {
     DEVICE_MEMBER void slope(f32 (&scores)[S::BLOCKS][S::SCORES], const f32 (&gradients)[S::BLOCKS][S::SCORES], const Numbers& n,
                              u32 key) const {
         const f32 factor = args.scale * LOG2_E;
-        const u32 row = tile.first + first();
 #pragma unroll
         for (u32 b = 0; b < S::BLOCKS; b++) {
 #pragma unroll
@@ -255,35 +257,32 @@ struct QueriesBlock {
                 scores[b][i] = exp2_of(fma(scores[b][i], factor, -n.sum[of])) * (gradients[b][i] - n.mean[of]);
             }
         }
-        if (key + S::CHUNK <= seen_by(args, row)) {
+        // Of the chunk's first key from the warp's first row, and keys that there are from it on.
+        const i32 far = distance_of(tile, tile.first + first(), key);
+        const u32 count = tile.keys - key;
+        if (count >= S::CHUNK && all_see<S::OWN, S::CHUNK>(args, far)) {
             return;
         }
 #pragma unroll
         for (u32 b = 0; b < S::BLOCKS; b++) {
-            // Keys of the chunk that the two rows see.
-            u32 end[2];
-#pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                const u32 seen = seen_by(args, row + 16 * b + row_of_score(2 * half));
-                end[half] = seen > key ? seen - key : 0;
-            }
 #pragma unroll
             for (u32 i = 0; i < S::SCORES; i++) {
-                scores[b][i] = column_of_score(i) < end[i / 2 % 2] ? scores[b][i] : 0.0f;
+                const i32 distance = far + (i32)column_of_score(i) - (i32)(row_of_score(i) + 16 * b);
+                scores[b][i] = column_of_score(i) < count && sees(args, distance) ? scores[b][i] : 0.0f;
             }
         }
     }
 
     // The chunks of the launch. A stage is overwritten only after the barrier that follows its last use.
     DEVICE_MEMBER void run() {
-        const u32 end = args.rows - tile.first < S::ROWS ? args.rows : tile.first + S::ROWS;
-        const KeyRange<S::CHUNK> keys(args, end - 1);
+        const KeyRange<S::ROWS, S::CHUNK> keys(args, tile);
         if (keys.from >= keys.to) {
             return;
         }
         const u32 d_outs = shared_base() + S::OWN_BYTES;
-        bring_rows<S, S::ROWS>(shared_base(), args.q, tile.batch, tile.head, tile.first, args.rows, args.d);
-        bring_rows<S, S::ROWS>(d_outs, args.d_out, tile.batch, tile.head, tile.first, args.rows, args.dv);
+        const u32 row = tile.first_row + tile.first, count = tile.rows - tile.first;
+        bring_rows<S, S::ROWS>(shared_base(), args.q, tile.batch, tile.head, row, count, args.d);
+        bring_rows<S, S::ROWS>(d_outs, args.d_out, tile.batch, tile.head, row, count, args.dv);
         bring_chunk(0, keys.from);
         const Numbers of_rows = numbers();
         commit_copies();
@@ -312,7 +311,7 @@ struct QueriesBlock {
 
 template <class S>
 DEVICE void run_queries(const AttentionBackwardArgs& args) {
-    const Tile tile = tile_of<S::ROWS, true>(args.first_tile + block_index(), args.rows, query_heads(args));
+    const Tile tile = tile_of<S::ROWS, false>(args, args.first_tile + block_index());
     QueriesBlock<S> block(args, tile);
     block.sums.begin(args);
     block.run();
@@ -320,8 +319,8 @@ DEVICE void run_queries(const AttentionBackwardArgs& args) {
         return block.sums.keep(args);
     }
     const u32 row = tile.first + block.first();
-    if (row < args.rows) {
-        block.sums.finish(args.d_q, tile.batch, tile.head, row, args.rows, args.d, args.scale);
+    if (row < tile.end) {
+        block.sums.finish(args.d_q, tile.batch, tile.head, tile.first_row + row, tile.end - row, args.d, args.scale);
     }
 }
 

@@ -86,14 +86,14 @@ template <class S>
 struct Pair {
     Columns<S> q, d_out, k, v;
 
-    DEVICE_MEMBER void load_row(const AttentionBackwardArgs& args, u64 batch, u64 head, u32 row) {
-        q.load(args.q, row_of(args.q, batch, head, row), args.d);
-        d_out.load(args.d_out, row_of(args.d_out, batch, head, row), args.dv);
+    DEVICE_MEMBER void load_row(const AttentionBackwardArgs& args, const Tile& tile, u64 head, u32 row) {
+        q.load(args.q, row_of(args.q, tile.batch, head, tile.first_row + row), args.d);
+        d_out.load(args.d_out, row_of(args.d_out, tile.batch, head, tile.first_row + row), args.dv);
     }
 
-    DEVICE_MEMBER void load_key(const AttentionBackwardArgs& args, u64 batch, u64 kv_head, u32 key) {
-        k.load(args.k, row_of(args.k, batch, kv_head, key), args.d);
-        v.load(args.v, row_of(args.v, batch, kv_head, key), args.dv);
+    DEVICE_MEMBER void load_key(const AttentionBackwardArgs& args, const Tile& tile, u64 kv_head, u32 key) {
+        k.load(args.k, row_of(args.k, tile.batch, kv_head, tile.first_key + key), args.d);
+        v.load(args.v, row_of(args.v, tile.batch, kv_head, tile.first_key + key), args.dv);
     }
 
     DEVICE_MEMBER f32 weight(const AttentionBackwardArgs& args, f32 log_sum_exp) const {
@@ -115,28 +115,30 @@ DEVICE u64 carried(const AttentionBackwardArgs& args, u32 r, u32 which) {
 template <class S>
 DEVICE void run_keys(const AttentionBackwardArgs& args) {
     const u32 r = thread_index() / LANES;
-    const Tile tile = tile_of<S::ROWS, false>(args.first_tile + block_index(), args.keys, args.kv_heads);
+    const Tile tile = tile_of<S::ROWS, true>(args, args.first_tile + block_index());
     const u32 key = tile.first + r;
-    if (key >= args.keys) {
+    if (key >= tile.end) {
         return;
     }
     Pair<S> pair;
-    pair.load_key(args, tile.batch, tile.head, key);
+    if (key < tile.keys) {
+        pair.load_key(args, tile, tile.head, key);
+    }
     Columns<S> d_k, d_v;
     if (args.from > 0) {
         d_k.begin(carried<S>(args, r, 0));
         d_v.begin(carried<S>(args, r, 1));
     }
-    for (RowWalk<S::CHUNK> walk(args, tile.first); walk.is(); walk.next()) {
-        const u64 head = tile.head * args.group + walk.head;
-        const u32 end = args.rows - walk.row() < S::CHUNK ? args.rows : walk.row() + S::CHUNK;
+    for (RowWalk<S::ROWS, S::CHUNK> walk(args, tile); walk.is(); walk.next()) {
+        const u32 head = tile.head * args.group + walk.head;
+        const u32 end = tile.rows - walk.row() < S::CHUNK ? tile.rows : walk.row() + S::CHUNK;
         for (u32 row = walk.row(); row < end; row++) {
-            if (key >= seen_by(args, row)) {
+            if (key >= tile.keys || !sees(args, distance_of(tile, row, key))) {
                 continue;
             }
-            pair.load_row(args, tile.batch, head, row);
-            const f32 weight = pair.weight(args, load_global_f32(row_of(args.lse, tile.batch, head, row)));
-            const f32 mean = load_global_f32(statistics_of(args, tile.batch, head, true, row));
+            pair.load_row(args, tile, head, row);
+            const f32 weight = pair.weight(args, load_global_f32(row_of(args.lse, tile.batch, head, tile.first_row + row)));
+            const f32 mean = load_global_f32(statistics_of(args, tile, head, true, row));
             d_v.add(weight, pair.d_out);
             d_k.add(pair.slope(weight, mean), pair.q);
         }
@@ -146,37 +148,40 @@ DEVICE void run_keys(const AttentionBackwardArgs& args) {
         d_v.keep(carried<S>(args, r, 1));
         return;
     }
-    d_k.store(args.d_k, row_of(args.d_k, tile.batch, tile.head, key), args.d, args.scale);
-    d_v.store(args.d_v, row_of(args.d_v, tile.batch, tile.head, key), args.dv, 1.0f);
+    const u32 of_all = tile.first_key + key;
+    d_k.store(args.d_k, row_of(args.d_k, tile.batch, tile.head, of_all), args.d, args.scale);
+    d_v.store(args.d_v, row_of(args.d_v, tile.batch, tile.head, of_all), args.dv, 1.0f);
 }
 
 // Gradients of a tile of query rows.
 template <class S>
 DEVICE void run_queries(const AttentionBackwardArgs& args) {
     const u32 r = thread_index() / LANES;
-    const u64 heads = query_heads(args);
-    const Tile tile = tile_of<S::ROWS, true>(args.first_tile + block_index(), args.rows, heads);
-    const u32 row = tile.first + r;
-    if (row >= args.rows) {
+    const Tile tile = tile_of<S::ROWS, false>(args, args.first_tile + block_index());
+    const u32 row = tile.first + r, of_all = tile.first_row + row;
+    if (row >= tile.end) {
         return;
     }
     Pair<S> pair;
-    pair.load_row(args, tile.batch, tile.head, row);
-    const f32 log_sum_exp = load_global_f32(row_of(args.lse, tile.batch, tile.head, row));
-    const f32 mean = load_global_f32(statistics_of(args, tile.batch, tile.head, true, row));
+    pair.load_row(args, tile, tile.head, row);
+    const f32 log_sum_exp = load_global_f32(row_of(args.lse, tile.batch, tile.head, of_all));
+    const f32 mean = load_global_f32(statistics_of(args, tile, tile.head, true, row));
     Columns<S> d_q;
     if (args.from > 0) {
         d_q.begin(carried<S>(args, r, 0));
     }
-    const KeyRange<S::CHUNK> keys(args, row);
+    const KeyRange<S::ROWS, S::CHUNK> keys(args, tile);
     for (u32 key = keys.from; key < keys.to; key++) {
-        pair.load_key(args, tile.batch, tile.head / args.group, key);
+        if (!sees(args, distance_of(tile, row, key))) {
+            continue;
+        }
+        pair.load_key(args, tile, tile.head / args.group, key);
         d_q.add(pair.slope(pair.weight(args, log_sum_exp), mean), pair.k);
     }
     if (!args.last) {
         return d_q.keep(carried<S>(args, r, 0));
     }
-    d_q.store(args.d_q, row_of(args.d_q, tile.batch, tile.head, row), args.d, args.scale);
+    d_q.store(args.d_q, row_of(args.d_q, tile.batch, tile.head, of_all), args.d, args.scale);
 }
 
 }  // namespace attention_backward_reference

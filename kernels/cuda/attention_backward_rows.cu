@@ -17,10 +17,10 @@ using namespace attention_backward;
 constexpr u32 SIDE = 8, ROW_LANES = 8;
 
 struct Shape {
-    static constexpr u32 THREADS = 256, SHARED_BYTES = 0, ROWS = 64;
+    static constexpr u32 THREADS = 256, SHARED_BYTES = 0, ROWS = NUMBERS;
 };
 
-// Of a row that is.
+// Of a row of all entries' that is.
 DEVICE f32 mean_of(const AttentionBackwardArgs& args, const Tile& tile, u32 row, u32 lane) {
     const u64 out = row_of(args.out, tile.batch, tile.head, row), d_out = row_of(args.d_out, tile.batch, tile.head, row);
     f32 sum = 0.0f;
@@ -41,23 +41,22 @@ DEVICE f32 mean_of(const AttentionBackwardArgs& args, const Tile& tile, u32 row,
 
 template <class S>
 DEVICE void run(const AttentionBackwardArgs& args) {
-    const u64 heads = query_heads(args);
-    const Tile tile = tile_of<S::ROWS, false>(args.first_tile + block_index(), args.rows, heads);
+    const Tile tile = tile_of<S::ROWS, false>(args, args.first_tile + block_index());
     const u32 lane = thread_index() % ROW_LANES;
 #pragma unroll 1
     for (u32 r = thread_index() / ROW_LANES; r < S::ROWS; r += S::THREADS / ROW_LANES) {
-        const u32 row = tile.first + r;
-        const bool is = row < args.rows;
-        f32 mean = is ? mean_of(args, tile, row, lane) : 0.0f;
+        const u32 row = tile.first + r, of_all = tile.first_row + row;
+        const bool is = row < tile.rows;
+        f32 mean = is ? mean_of(args, tile, of_all, lane) : 0.0f;
 #pragma unroll
         for (u32 far = ROW_LANES / 2; far > 0; far /= 2) {
             mean += f32_of_bits(shuffle_xor(bits_of(mean), far));
         }
         if (lane == 0) {
-            const f32 natural = is ? load_global_f32(row_of(args.lse, tile.batch, tile.head, row)) : 0.0f;
+            const f32 natural = is ? load_global_f32(row_of(args.lse, tile.batch, tile.head, of_all)) : 0.0f;
             const bool any = is && !sees_nothing(natural);
-            store_global_f32(statistics_of(args, tile.batch, tile.head, false, row), any ? natural * LOG2_E : NOBODY);
-            store_global_f32(statistics_of(args, tile.batch, tile.head, true, row), any ? mean : 0.0f);
+            store_global_f32(statistics_of(args, tile, tile.head, false, row), any ? natural * LOG2_E : NOBODY);
+            store_global_f32(statistics_of(args, tile, tile.head, true, row), any ? mean : 0.0f);
         }
     }
 }

@@ -20,10 +20,10 @@
 struct AttentionBackwardSm90Args {
     TensorMap q, k, v, d_out, statistics;
     AttentionBackwardArgs backward;
-    u32 padding[14];
+    u32 padding[8];
 };
 
-static_assert(sizeof(AttentionBackwardSm90Args) == 1216, "as in kernels/src/attention_backward_sm90.rs");
+static_assert(sizeof(AttentionBackwardSm90Args) == 1280, "as in kernels/src/attention_backward_sm90.rs");
 
 namespace attention_backward_sm90 {
 
@@ -67,35 +67,26 @@ struct Shape {
 
 // The chunks that a tile of keys meets: query rows, head after head.
 template <class S, bool KEYS = S::KEYS>
-struct Walk : RowWalk<S::CHUNK> {
+struct Walk : RowWalk<S::ROWS, S::CHUNK> {
     u64 first_head;
 
     DEVICE_MEMBER Walk(const AttentionBackwardArgs& args, const Tile& tile)
-        : RowWalk<S::CHUNK>(args, tile.first), first_head(tile.head * args.group) {}
+        : RowWalk<S::ROWS, S::CHUNK>(args, tile), first_head(tile.head * args.group) {}
     DEVICE_MEMBER u64 head_of_all() const { return first_head + this->head; }
 };
 
 // Those that a tile of query rows meets: keys.
 template <class S>
-struct Walk<S, false> : KeyRange<S::CHUNK> {
+struct Walk<S, false> : KeyRange<S::ROWS, S::CHUNK> {
     u64 kv_head;
 
-    static DEVICE_MEMBER u32 last_row(const AttentionBackwardArgs& args, u32 first) {
-        return (args.rows - first < S::ROWS ? args.rows : first + S::ROWS) - 1;
-    }
     DEVICE_MEMBER Walk(const AttentionBackwardArgs& args, const Tile& tile)
-        : KeyRange<S::CHUNK>(args, last_row(args, tile.first)), kv_head(tile.head / args.group) {}
+        : KeyRange<S::ROWS, S::CHUNK>(args, tile), kv_head(tile.head / args.group) {}
     DEVICE_MEMBER bool is() const { return this->from < this->to; }
     DEVICE_MEMBER u32 row() const { return this->from; }
     DEVICE_MEMBER void next() { this->from += S::CHUNK; }
     DEVICE_MEMBER u64 head_of_all() const { return kv_head; }
 };
-
-template <class S>
-DEVICE Tile tile_of(const AttentionBackwardArgs& args, u64 number) {
-    return S::KEYS ? attention_backward::tile_of<S::ROWS, false>(number, args.keys, args.kv_heads)
-                   : attention_backward::tile_of<S::ROWS, true>(number, args.rows, query_heads(args));
-}
 
 // ROWS rows of a head: blocks of 64 columns, one behind the other. Zeros past the last row and column.
 template <class S, u32 ROWS>
@@ -126,7 +117,7 @@ DEVICE void produce(const AttentionBackwardSm90Args& all) {
     typename S::Own own;
     const u32 own_at = chunks.base + S::OWN_AT;
     for (u64 i = block_index(); i < args.tiles; i += block_count()) {
-        const Tile tile = tile_of<S>(args, args.first_tile + i);
+        const Tile tile = tile_of<S::ROWS, S::KEYS>(args, args.first_tile + i);
         Walk<S> walk(args, tile);
         if (!walk.is()) {
             continue;
@@ -175,9 +166,9 @@ struct Consumer {
 #pragma unroll
             for (u32 half = 0; half < 2; half++) {
                 const u32 row = first + row_of(2 * half);
-                const bool is = row < args.room;
-                log_sum_exp[half] = is ? load_global_f32(statistics_of(args, tile.batch, tile.head, false, row)) : NOBODY;
-                mean[half] = is ? load_global_f32(statistics_of(args, tile.batch, tile.head, true, row)) : 0.0f;
+                const bool is = row < tile.rows;
+                log_sum_exp[half] = is ? load_global_f32(statistics_of(args, tile, tile.head, false, row)) : NOBODY;
+                mean[half] = is ? load_global_f32(statistics_of(args, tile, tile.head, true, row)) : 0.0f;
             }
         }
     }
@@ -244,12 +235,12 @@ struct Consumer {
                     scores[j] = exp2_of(fma(scores[j], factor, -sum[j % 2]));
                 }
             }
-            // Of a key and a row from the chunk's first on: the row sees it if it is not before this.
-            const i32 far = (i32)(first + args.rows - args.keys - row);
-            if (args.causal && far + (i32)BOX - 1 > 0) {
+            // Of the warpgroup's first key from the chunk's first row.
+            const i32 far = distance_of(tile, row, first);
+            if (!all_see<S::CHUNK, BOX>(args, far)) {
 #pragma unroll
                 for (u32 i = 0; i < S::SCORES; i++) {
-                    scores[i] = far + (i32)row_of(i) <= (i32)column_of(i) ? scores[i] : 0.0f;
+                    scores[i] = sees(args, far + (i32)row_of(i) - (i32)column_of(i)) ? scores[i] : 0.0f;
                 }
             }
         } else {
@@ -257,19 +248,16 @@ struct Consumer {
             for (u32 i = 0; i < S::SCORES; i++) {
                 scores[i] = exp2_of(fma(scores[i], factor, -log_sum_exp[i / 2 % 2]));
             }
-            if (row + S::CHUNK <= seen_by(args, first)) {
+            // Of the chunk's first key from the warpgroup's first row, and keys that there are from it on.
+            const i32 far = distance_of(tile, first, row);
+            const u32 count = tile.keys - row;
+            if (count >= S::CHUNK && all_see<BOX, S::CHUNK>(args, far)) {
                 return;
-            }
-            // Keys of the chunk that the two rows see.
-            u32 end[2];
-#pragma unroll
-            for (u32 half = 0; half < 2; half++) {
-                const u32 seen = seen_by(args, first + row_of(2 * half));
-                end[half] = seen > row ? seen - row : 0;
             }
 #pragma unroll
             for (u32 i = 0; i < S::SCORES; i++) {
-                scores[i] = column_of(i) < end[i / 2 % 2] ? scores[i] : 0.0f;
+                const i32 distance = far + (i32)column_of(i) - (i32)row_of(i);
+                scores[i] = column_of(i) < count && sees(args, distance) ? scores[i] : 0.0f;
             }
         }
     }
@@ -419,7 +407,7 @@ DEVICE void consume(const AttentionBackwardArgs& args, u32 number) {
     typename S::Chunks chunks;
     typename S::Own own;
     for (u64 i = block_index(); i < args.tiles; i += block_count()) {
-        const Tile tile = tile_of<S>(args, args.first_tile + i);
+        const Tile tile = tile_of<S::ROWS, S::KEYS>(args, args.first_tile + i);
         Consumer<S> consumer(args, tile, number);
         consumer.begin(i);
         consumer.run(chunks, own);

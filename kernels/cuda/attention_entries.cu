@@ -124,7 +124,8 @@ DEVICE void run(const AttentionEntriesArgs& args) {
         make(args, entry + lane, taken);
     }
     if (args.last && lane == 0) {
-        const u32 words[] = {taken.rows, args.row_room - taken.rows, 0, 0, taken.tiles};
+        const u32 keys = args.packed_keys ? taken.keys : 0;
+        const u32 words[] = {taken.rows, args.row_room - taken.rows, keys, 0, taken.tiles};
 #pragma unroll
         for (u32 i = 0; i < attention::ENTRY_WORDS; i++) {
             store_global_u32(word_of(args, args.to, i), words[i]);

@@ -26,7 +26,8 @@ pub struct Heads {
 /// A batch entry, in memory that no tenant writes. Its numbers are trusted: counts that a tenant gave are clamped before,
 /// rows and keys to the room that the operands have.
 ///
-/// Where rows are packed the list ends with an entry for the rows that no entry owns, with `keys` 0: they become zeros.
+/// Where rows are packed the list ends with an entry for the rows that no entry owns, with `keys` 0: they become zeros. Its
+/// `first_key` is the first of the keys that none owns, where those are packed.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct Entry {

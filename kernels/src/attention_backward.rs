@@ -9,14 +9,14 @@ use bytemuck::{Pod, Zeroable};
 /// An op is three kinds of launches, in this order: [`AttentionBackwardRows`], then for each [`GradientSide`] a row of
 /// [`crate::AttentionBackwardSm90`], [`AttentionBackwardSm80`] or [`AttentionBackwardReference`]; the sides do not need each
 /// other. Each has a block for each tile, but rows of [`crate::AttentionBackwardSm90`], whose blocks may be any number. Tiles
-/// are numbered through those of a head, then heads, then entries of the batch; a launch is a range of tiles by a range of
-/// their chunks:
+/// are numbered through those of a head, of which there are [`gradient_tiles`], then heads, then entries of the batch, or where
+/// rows and keys are packed the heads of all together; a launch is a range of tiles by a range of their chunks:
 ///
 /// | row | tiles of | tile | chunk | chunks of a tile | `state`, bytes a tile |
 /// |---|---|---|---|---|---|
 /// | `attention_backward_rows` | query heads' rows | `AttentionBackwardRows::ROWS` | never cut | 1 | none |
-/// | keys | key heads' keys | `tile()` | `chunk()` rows | `group * rows.div_ceil(chunk)`, head after head | `state_bytes()` |
-/// | queries | query heads' rows | `tile()` | `chunk()` keys | `keys.div_ceil(chunk)` | `state_bytes()` |
+/// | keys | key heads' keys | `tile()` | `chunk()` rows | `group * most_rows.div_ceil(chunk)`, head after head | `state_bytes()` |
+/// | queries | query heads' rows | `tile()` | `chunk()` keys | those of the most keys of an entry | `state_bytes()` |
 ///
 /// Launches of the same tiles run in order of their chunks and share one `state`, which needs no first value. A tile without
 /// a chunk is one launch of none with `last` 1, which writes zeros; where there are no rows, `attention_backward_rows` has no
@@ -33,6 +33,8 @@ pub struct AttentionBackwardArgs {
     pub k: Heads,
     /// `[batch, kv_heads, keys, dv]`.
     pub v: Heads,
+    /// `[batch, heads, rows, keys]`, of any float type; none over packed rows.
+    pub mask: Heads,
     /// `[batch, heads, rows, dv]`, of any float type; only `attention_backward_rows` reads it.
     pub out: Heads,
     /// `[batch, heads, rows]`, f32, of the natural logarithm; minus infinity: the row has no weights.
@@ -45,6 +47,13 @@ pub struct AttentionBackwardArgs {
     pub d_k: Heads,
     /// `[batch, kv_heads, keys, dv]`.
     pub d_v: Heads,
+    /// Slopes of query heads, f32, or 0.
+    pub alibi: u64,
+    /// Stride of the slopes.
+    pub alibi_step: i64,
+    /// List of [`crate::Entry`], of which `first_tile` is not read, or 0: every entry has `rows` and `keys`. Rows and keys are
+    /// packed alike.
+    pub entries: u64,
     /// Scratch of [`AttentionBackwardRows::bytes`], 16-byte aligned: what the first launches leave for the others.
     pub statistics: u64,
     /// What cut tiles carry, the launch's first tile first.
@@ -61,25 +70,39 @@ pub struct AttentionBackwardArgs {
     pub kv_heads: u32,
     /// Query heads of each.
     pub group: u32,
-    /// Query rows.
+    /// Query rows of an entry, of all where they are packed.
     pub rows: u32,
-    /// Keys.
+    /// Room for keys, likewise.
     pub keys: u32,
+    /// The most rows that an entry has.
+    pub most_rows: u32,
+    /// Entries of the list where rows and keys are packed, the last one included; else 0.
+    pub entry_count: u32,
     /// Rows to whole tiles: [`AttentionBackwardRows::room`].
     pub room: u32,
     /// 1: no chunk is left after this launch, and it writes its gradients.
     pub last: u32,
     /// Factor of the scores.
     pub scale: f32,
-    /// 1: keys after the row's own are hidden, aligned at the bottom right.
-    pub causal: u32,
+    /// Soft cap; 0 is off.
+    pub softcap: f32,
+    /// Keys seen before a row's own, less than 2^31; `i32::MAX`: all.
+    pub left: u32,
+    /// Keys seen after it, likewise; 0 where causal.
+    pub right: u32,
     /// Head dim of Q and K.
     pub d: u32,
     /// Head dim of V.
     pub dv: u32,
 }
 
-const _: () = assert!(size_of::<AttentionBackwardArgs>() == 9 * 48 + 48 + 40);
+const _: () = assert!(size_of::<AttentionBackwardArgs>() == 10 * 48 + 72 + 56);
+
+/// Tiles of a head: of so many rows or keys, `tile` at a time. Where entries are packed, of which the list has `packed`, each
+/// begins a tile, and some tiles are of nothing.
+pub fn gradient_tiles(count: u64, tile: u64, packed: u64) -> u64 {
+    if packed > 0 { count / tile + packed } else { count.div_ceil(tile) }
+}
 
 /// Which gradients a row gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,14 +133,14 @@ impl AttentionBackwardRows {
     /// Rows of a tile.
     pub const ROWS: u32 = 64;
 
-    /// Rows of a head in the scratch that it writes.
-    pub fn room(rows: u32) -> u32 {
-        rows.next_multiple_of(Self::ROWS)
+    /// Rows of a head in the scratch that it writes: those of [`gradient_tiles`].
+    pub fn room(rows: u64, packed: u64) -> u64 {
+        gradient_tiles(rows, Self::ROWS.into(), packed) * u64::from(Self::ROWS)
     }
 
-    /// Bytes of that scratch, for the query heads of all entries.
-    pub fn bytes(heads: u64, rows: u32) -> u64 {
-        heads * 8 * u64::from(Self::room(rows))
+    /// Bytes of that scratch, for so many query heads.
+    pub fn bytes(heads: u64, room: u64) -> u64 {
+        heads * 8 * room
     }
 
     pub(crate) fn shape(self) -> String {

@@ -1,7 +1,7 @@
 //! The rows of `attention_backward_sm90`, and what their launches are given: the Rust side of
 //! `cuda/attention_backward_sm90.cu`.
 
-use crate::attention_backward::{AttentionBackwardArgs, AttentionBackwardRows, GradientSide};
+use crate::attention_backward::{AttentionBackwardArgs, GradientSide};
 use crate::map::BoxMap;
 use bytemuck::{Pod, Zeroable};
 
@@ -17,15 +17,15 @@ pub struct AttentionBackwardSm90Args {
     pub v: BoxMap,
     /// The outputs' gradients likewise.
     pub d_out: BoxMap,
-    /// What [`AttentionBackwardRows`] left, likewise.
+    /// What [`crate::AttentionBackwardRows`] left, likewise.
     pub statistics: BoxMap,
     /// All else.
     pub backward: AttentionBackwardArgs,
     /// Nothing.
-    pub padding: [u32; 14],
+    pub padding: [u32; 8],
 }
 
-const _: () = assert!(size_of::<AttentionBackwardSm90Args>() == 1216);
+const _: () = assert!(size_of::<AttentionBackwardSm90Args>() == 1280);
 
 /// A row of `attention_backward_sm90`, gradients by wgmma: what [`crate::AttentionBackwardSm80`] gives, of operands of which
 /// there is something and that the copy engine brings.
@@ -98,9 +98,8 @@ impl AttentionBackwardSm90 {
         }
     }
 
-    /// That of what the rows' own kernel left, for the query heads of all entries. It is words of 32 bits, brought as halves.
-    pub fn statistics(at: u64, heads: u64, rows: u32) -> BoxMap {
-        let room = u64::from(AttentionBackwardRows::room(rows));
+    /// That of what [`crate::AttentionBackwardRows`] left, for so many query heads. It is words of 32 bits, brought as halves.
+    pub fn statistics(at: u64, heads: u64, room: u64) -> BoxMap {
         BoxMap {
             at,
             sizes: [64, room / 32, 2, heads, 1],

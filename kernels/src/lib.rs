@@ -29,7 +29,7 @@ pub use args::{
 pub use attention::{AttentionArgs, AttentionSm90, AttentionSm90Args, Entry, Heads, Pages};
 pub use attention_backward::{
     AttentionBackwardArgs, AttentionBackwardReference, AttentionBackwardRows,
-    AttentionBackwardSm80, GradientSide,
+    AttentionBackwardSm80, GradientSide, gradient_tiles,
 };
 pub use attention_backward_sm90::{AttentionBackwardSm90, AttentionBackwardSm90Args};
 pub use attention_entries::{AttentionEntries, AttentionEntriesArgs, Counts};

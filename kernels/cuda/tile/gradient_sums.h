@@ -24,11 +24,10 @@ struct Sizes {
     static_assert(D % 32 == 0 && D <= 256 && CHUNK % K_STEP == 0, "whole lines, or halves, and whole steps");
 };
 
-// Starts to bring COUNT rows of a head from `first` on, zeros past the last of `rows`.
+// Starts to bring COUNT rows of a head from `first` of all on, of which there are `count`: zeros past the last.
 template <class S, u32 COUNT>
-DEVICE void bring_rows(u32 to, const Heads& x, u64 batch, u64 head, u32 first, u32 rows, u32 columns) {
+DEVICE void bring_rows(u32 to, const Heads& x, u64 batch, u64 head, u32 first, u32 count, u32 columns) {
     const u64 at = row_of(x, batch, head, first);
-    const u32 count = rows - first;
     if (!by_pieces(x)) {
 #pragma unroll 1
         for (u32 i = thread_index(); i < COUNT * S::PIECES; i += S::THREADS) {
@@ -167,12 +166,22 @@ struct Sums {
         }
     }
 
-    // Writes the rows from `first` on of a head, of `rows`.
+    // Zeros from a row on: of keys that there are not.
+    DEVICE_MEMBER void clear_from(u32 row) {
+#pragma unroll
+        for (u32 i = 0; i < S::BLOCKS * S::SUMS; i++) {
+            const u32 b = i / S::SUMS, s = i % S::SUMS;
+            v[b][s] = fragment::sum_row(thread_index() % LANES, s % 4) + 16 * b < row ? v[b][s] : 0.0f;
+        }
+    }
+
+    // Writes rows of a head from `first` of all on, of which there are `rows`.
     DEVICE_MEMBER void finish(const Heads& x, u64 batch, u64 head, u32 first, u32 rows, u32 columns, f32 scale) {
+        const u64 at = row_of(x, batch, head, first);
         switch (x.dtype) {
-        case F16: return write<F16>(x, row_of(x, batch, head, first), rows - first, columns, scale);
-        case BF16: return write<BF16>(x, row_of(x, batch, head, first), rows - first, columns, scale);
-        default: write<F32>(x, row_of(x, batch, head, first), rows - first, columns, scale);
+        case F16: return write<F16>(x, at, rows, columns, scale);
+        case BF16: return write<BF16>(x, at, rows, columns, scale);
+        default: write<F32>(x, at, rows, columns, scale);
         }
     }
 

@@ -161,8 +161,8 @@ impl Case {
         let (count, of_heads) = if keyed { (keys, kv_heads) } else { (rows, heads) };
         let tiles = (batch * of_heads * count.div_ceil(tile)) as u64;
         let chunks = if keyed { group * rows.div_ceil(chunk) } else { keys.div_ceil(chunk) } as u64;
-        let room = AttentionBackwardRows::room(rows as u32);
-        let bytes = AttentionBackwardRows::bytes((batch * heads) as u64, rows as u32);
+        let room = AttentionBackwardRows::room(rows as u64, 0);
+        let bytes = AttentionBackwardRows::bytes((batch * heads) as u64, room);
         buffers.push(vec![NO_NUMBER; bytes as usize]);
         buffers.push(vec![NO_NUMBER; (state_bytes * tiles) as usize]);
         let of = |i: usize| tensors[i].view;
@@ -170,12 +170,16 @@ impl Case {
             q: of(0),
             k: of(1),
             v: of(2),
+            mask: Heads::default(),
             out: of(3),
             lse: of(4),
             d_out: of(5),
             d_q: of(6),
             d_k: of(7),
             d_v: of(8),
+            alibi: 0,
+            alibi_step: 0,
+            entries: 0,
             statistics: address(STATISTICS, 0),
             state: address(STATE, 0),
             first_tile: 0,
@@ -186,10 +190,14 @@ impl Case {
             group: group as u32,
             rows: rows as u32,
             keys: keys as u32,
-            room,
+            most_rows: rows as u32,
+            entry_count: 0,
+            room: room as u32,
             last: 1,
             scale,
-            causal: u32::from(options.causal),
+            softcap: 0.0,
+            left: i32::MAX as u32,
+            right: if options.causal { 0 } else { i32::MAX as u32 },
             d: d as u32,
             dv: dv as u32,
         };
@@ -204,7 +212,8 @@ impl Case {
         args: AttentionBackwardArgs,
         before: Outcome,
     ) -> Outcome {
-        let heads = (0..9).map(|i| i * size_of::<Heads>());
+        // The mask stands after V.
+        let heads = (0..10).filter(|i| *i != 3).map(|i| i * size_of::<Heads>());
         let others = [
             offset_of!(AttentionBackwardArgs, statistics),
             offset_of!(AttentionBackwardArgs, state),
@@ -236,12 +245,13 @@ impl Case {
             AttentionBackwardSm90::map(x.at, shape.map(|n| n as u64), strides)
         };
         let heads = (self.tensors[0].shape[0] * self.tensors[0].shape[1]) as u64;
-        let of_rows = AttentionBackwardSm90::statistics(backward.statistics, heads, backward.rows);
+        let of_rows =
+            AttentionBackwardSm90::statistics(backward.statistics, heads, backward.room.into());
         let maps = [map(0), map(1), map(2), map(5), of_rows];
         assert!(maps.iter().all(BoxMap::is_valid), "{maps:?}");
         let [q, k, v, d_out, statistics] = maps;
         let args =
-            AttentionBackwardSm90Args { q, k, v, d_out, statistics, backward, padding: [0; 14] };
+            AttentionBackwardSm90Args { q, k, v, d_out, statistics, backward, padding: [0; 8] };
         let inner = offset_of!(AttentionBackwardSm90Args, backward) as u32;
         let of_maps = (0..5).map(|i| i * size_of::<BoxMap>() as u32);
         let places: Vec<u32> = of_maps.chain(places.iter().map(|at| inner + at)).collect();

@@ -24,7 +24,7 @@ fn reference(args: &AttentionEntriesArgs, rows: &[u32], keys: &[u32]) -> Vec<Ent
         }
     }
     if args.last == 1 {
-        all.push(Entry { rows: args.row_room - next.first_row, first_key: 0, keys: 0, ..next });
+        all.push(Entry { rows: args.row_room - next.first_row, keys: 0, ..next });
     }
     all
 }

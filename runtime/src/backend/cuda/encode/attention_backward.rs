@@ -48,10 +48,11 @@ fn launch(op: &CheckedOp, row: Row, args: AttentionBackwardArgs, multiprocessors
     // The row was chosen because there are all of them.
     let [q, k, v, d_out] = plan::gradient_maps(op, at).unwrap_or_default();
     let [batch, heads] = [3, 2].map(|i| op.spec("q").map_or(0, |q| plan::axis(q, i)[0]));
-    let statistics = AttentionBackwardSm90::statistics(args.statistics, batch * heads, args.rows);
+    let room = args.room.into();
+    let statistics = AttentionBackwardSm90::statistics(args.statistics, batch * heads, room);
     let blocks = walked(args.tiles, multiprocessors);
     let all =
-        AttentionBackwardSm90Args { q, k, v, d_out, statistics, backward: args, padding: [0; 14] };
+        AttentionBackwardSm90Args { q, k, v, d_out, statistics, backward: args, padding: [0; 8] };
     Launch { row, args: Args::AttentionBackwardSm90(Box::new(all)), blocks }
 }
 
@@ -73,12 +74,16 @@ fn args(
         q: heads("q"),
         k: heads("k"),
         v: heads("v"),
+        mask: Heads::default(),
         out: heads("out"),
         lse: heads("lse"),
         d_out: heads("d_out"),
         d_q: heads("d_q"),
         d_k: heads("d_k"),
         d_v: heads("d_v"),
+        alibi: 0,
+        alibi_step: 0,
+        entries: 0,
         statistics,
         state,
         first_tile: tiles.first,
@@ -89,10 +94,14 @@ fn args(
         group: cut.group as u32,
         rows: cut.rows as u32,
         keys: cut.keys as u32,
-        room: AttentionBackwardRows::room(cut.rows as u32),
+        most_rows: cut.rows as u32,
+        entry_count: 0,
+        room: AttentionBackwardRows::room(cut.rows, 0) as u32,
         last: u32::from(is_last),
         scale: backward.scores.scale,
-        causal: u32::from(backward.scores.causal),
+        softcap: 0.0,
+        left: i32::MAX as u32,
+        right: if backward.scores.causal { 0 } else { i32::MAX as u32 },
         d: cut.d as u32,
         dv: cut.dv as u32,
     }

@@ -41,7 +41,7 @@ fn list(attention: &Attention, heads: &Heads, tile_rows: u64) -> Vec<Entry> {
         }
     }
     if heads.is_packed {
-        list.push(Entry { rows: rows - next.first_row, first_key: 0, keys: 0, ..next });
+        list.push(Entry { rows: rows - next.first_row, keys: 0, ..next });
     }
     list
 }

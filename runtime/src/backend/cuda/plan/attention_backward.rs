@@ -115,7 +115,8 @@ impl Gradients {
         ];
         let rows_of_all = batch.checked_mul(heads)?;
         rows_of_all.checked_mul(8)?.checked_mul(rows.checked_add(64)?)?;
-        let statistics = AttentionBackwardRows::bytes(rows_of_all, u32::try_from(rows).ok()?);
+        let statistics =
+            AttentionBackwardRows::bytes(rows_of_all, AttentionBackwardRows::room(rows, 0));
         let statistics_bytes = statistics.next_multiple_of(ALIGN);
         Some(Self { kv_heads, group, rows, keys, d, dv, waves, statistics_bytes })
     }
