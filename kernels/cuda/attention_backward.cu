@@ -14,7 +14,7 @@
 // NaN in its K or V, or in the row's Q or d_out, makes NaN of sums that a gradient by definition does not have it in.
 #pragma once
 
-#include "cuda/tile/gradient_sums.h"
+#include "cuda/tile/gradient_scores.h"
 
 namespace attention_backward {
 
@@ -26,7 +26,8 @@ struct KeysShape : Sizes<D, CHUNK, BLOCKS, 8, DTYPE> {
     static constexpr u32 PAIRS = S::WARPS / 2, ROWS = PAIRS * S::OWN, OWN_BYTES = ROWS * D * ELEMENT;
     // Query rows, their d_out, and two numbers of each.
     static constexpr u32 STAGE_BYTES = 2 * S::CHUNK_BYTES + 2 * CHUNK * 4;
-    static constexpr u32 SHARED_BYTES = 2 * OWN_BYTES + STAGES * STAGE_BYTES;
+    // The tile is last.
+    static constexpr u32 TILE_AT = 2 * OWN_BYTES + STAGES * STAGE_BYTES, SHARED_BYTES = TILE_AT + 48;
     static_assert(CHUNK * 4 <= D * ELEMENT, "weights lie where a pair's keys lay");
 };
 
@@ -41,13 +42,29 @@ struct QueriesShape : Sizes<D, CHUNK, BLOCKS, WARPS, DTYPE> {
 template <class S>
 struct KeysBlock {
     const AttentionBackwardArgs& args;
-    const Tile& tile;
     // The pair of warps, and whether this one makes the weights.
     u32 pair = thread_index() / LANES % S::PAIRS;
     bool weighs = thread_index() / LANES < S::PAIRS;
     Sums<S> sums;
 
-    DEVICE_MEMBER KeysBlock(const AttentionBackwardArgs& a, const Tile& t) : args(a), tile(t) {}
+    DEVICE_MEMBER explicit KeysBlock(const AttentionBackwardArgs& a) : args(a) {}
+
+    // The tile waits in shared memory: beside sums, own rows and scores there are no registers for it.
+    static DEVICE_MEMBER void leave(const Tile& t) {
+        if (thread_index() == 0) {
+            const u32 at = shared_base() + S::TILE_AT;
+            store_shared(at, u32x4{t.batch, t.head, t.first_row, t.rows});
+            store_shared(at + 16, u32x4{t.first_key, t.keys, t.numbers, t.first});
+            store_shared_u32(at + 32, t.end);
+        }
+        // The tile is there.
+        sync_block();
+    }
+    static DEVICE_MEMBER Tile tile() {
+        const u32 at = shared_base() + S::TILE_AT;
+        const u32x4 a = load_shared_u32x4(at), b = load_shared_u32x4(at + 16);
+        return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, load_shared_u32(at + 32)};
+    }
 
     static DEVICE_MEMBER u32 rows_of(u32 stage) { return shared_base() + 2 * S::OWN_BYTES + stage * S::STAGE_BYTES; }
     static DEVICE_MEMBER u32 d_out_of(u32 stage) { return rows_of(stage) + S::CHUNK_BYTES; }
@@ -56,6 +73,7 @@ struct KeysBlock {
 
     // Starts to bring a chunk of query rows.
     DEVICE_MEMBER void bring_chunk(u32 stage, const RowWalk<S::ROWS, S::CHUNK>& walk) const {
+        const Tile tile = KeysBlock::tile();
         const u32 head = tile.head * args.group + walk.head;
         const u32 row = walk.row();
         const u32 of_all = tile.first_row + row, count = tile.rows - row;
@@ -85,11 +103,18 @@ struct KeysBlock {
         }
     }
 
-    // Scores become weights, those of rows that do not see the key 0, and are left for the other warp of the pair.
-    DEVICE_MEMBER void weigh(f32 (&scores)[S::BLOCKS][S::SCORES], u32 stage, u32 row) const {
-        const f32 factor = args.scale * LOG2_E;
-        // Of the pair's first key from the chunk's first row.
-        const i32 far = distance_of(tile, row, tile.first + first());
+    // Products become weights, those of rows that do not see the key 0, and are left for the other warp of the pair: times how
+    // fast scores grow, where a soft cap slows them. `head` is counted in the group.
+    DEVICE_MEMBER void weigh(f32 (&scores)[S::BLOCKS][S::SCORES], u32 stage, u32 head, u32 row) const {
+        const bool made = has_options(args);
+        if (made) {
+            const Tile tile = KeysBlock::tile();
+            const Scores<S, true> of = {args, tile, tile.head * args.group + head, row, tile.first + first()};
+            of.make(scores, [&](u32 b, u32 i, f32 growth) {
+                store_shared_f32(weights_at(b * S::SCORES + i) + i % 4 * 4, growth);
+            });
+        }
+        const f32 factor = made ? 1.0f : args.scale * LOG2_E;
 #pragma unroll
         for (u32 i = 0; i < S::SCORES; i += 4) {
             const f32 sum[2] = {load_shared_f32(sums_of(stage) + column_of_score(i) * 4),
@@ -102,6 +127,9 @@ struct KeysBlock {
                 }
             }
         }
+        const Tile tile = KeysBlock::tile();
+        // Of the pair's first key from the chunk's first row.
+        const i32 far = distance_of(tile, row, tile.first + first());
         if (!all_see<S::CHUNK, S::OWN>(args, far)) {
 #pragma unroll
             for (u32 b = 0; b < S::BLOCKS; b++) {
@@ -116,8 +144,16 @@ struct KeysBlock {
         for (u32 b = 0; b < S::BLOCKS; b++) {
 #pragma unroll
             for (u32 i = 0; i < S::SCORES; i += 4) {
-                const f32(&w)[S::SCORES] = scores[b];
-                store_shared(weights_at(b * S::SCORES + i), {bits_of(w[i]), bits_of(w[i + 1]), bits_of(w[i + 2]), bits_of(w[i + 3])});
+                f32 w[4] = {scores[b][i], scores[b][i + 1], scores[b][i + 2], scores[b][i + 3]};
+                const u32 at = weights_at(b * S::SCORES + i);
+                if (args.softcap > 0.0f) {
+                    const u32x4 growth = load_shared_u32x4(at);
+                    w[0] *= f32_of_bits(growth.x);
+                    w[1] *= f32_of_bits(growth.y);
+                    w[2] *= f32_of_bits(growth.z);
+                    w[3] *= f32_of_bits(growth.w);
+                }
+                store_shared(at, {bits_of(w[0]), bits_of(w[1]), bits_of(w[2]), bits_of(w[3])});
             }
         }
     }
@@ -141,7 +177,7 @@ struct KeysBlock {
     }
 
     // The chunks of the launch. A stage is overwritten only after the barrier that follows its last use.
-    DEVICE_MEMBER void run() {
+    DEVICE_MEMBER void run(const Tile& tile) {
         RowWalk<S::ROWS, S::CHUNK> walk(args, tile);
         if (!walk.is()) {
             return;
@@ -160,7 +196,7 @@ struct KeysBlock {
             wait_copies<0>();
             // Everybody's copies of this chunk are here; everybody is done with the chunk before, and has its keys.
             sync_block();
-            const u32 row = walk.row();
+            const u32 head = walk.head, row = walk.row();
             walk.next();
             if (walk.is()) {
                 bring_chunk(stage ^ 1, walk);
@@ -168,7 +204,7 @@ struct KeysBlock {
             f32 scores[S::BLOCKS][S::SCORES];
             multiply(scores, own, weighs ? rows_of(stage) : d_out_of(stage));
             if (weighs) {
-                weigh(scores, stage, row);
+                weigh(scores, stage, head, row);
             }
             // The weights of the chunk are there.
             meet();
@@ -180,6 +216,7 @@ struct KeysBlock {
     }
 
     DEVICE_MEMBER void finish() {
+        const Tile tile = KeysBlock::tile();
         const u32 key = tile.first + first(), of_all = tile.first_key + key;
         if (key >= tile.end) {
             return;
@@ -196,9 +233,10 @@ struct KeysBlock {
 template <class S>
 DEVICE void run_keys(const AttentionBackwardArgs& args) {
     const Tile tile = tile_of<S::ROWS, true>(args, args.first_tile + block_index());
-    KeysBlock<S> block(args, tile);
+    KeysBlock<S> block(args);
+    block.leave(tile);
     block.sums.begin(args);
-    block.run();
+    block.run(tile);
     if (args.last) {
         block.finish();
     } else {
@@ -245,16 +283,29 @@ struct QueriesBlock {
         return n;
     }
 
-    // Scores and gradients of weights become gradients of scores, of keys that a row does not see 0.
-    DEVICE_MEMBER void slope(f32 (&scores)[S::BLOCKS][S::SCORES], const f32 (&gradients)[S::BLOCKS][S::SCORES], const Numbers& n,
+    // Products, which are the scores and the gradients of weights, become gradients of scores, of keys that a row does not
+    // see 0.
+    DEVICE_MEMBER void slope(f32 (&scores)[S::BLOCKS][S::SCORES], f32 (&gradients)[S::BLOCKS][S::SCORES], const Numbers& n,
                              u32 key) const {
-        const f32 factor = args.scale * LOG2_E;
+#pragma unroll
+        for (u32 b = 0; b < S::BLOCKS; b++) {
+#pragma unroll
+            for (u32 i = 0; i < S::SCORES; i++) {
+                gradients[b][i] -= n.mean[2 * b + i / 2 % 2];
+            }
+        }
+        const bool made = has_options(args);
+        if (made) {
+            const Scores<S, false> of = {args, tile, tile.head, tile.first + first(), key};
+            of.make(scores, [&](u32 b, u32 i, f32 growth) { gradients[b][i] *= growth; });
+        }
+        const f32 factor = made ? 1.0f : args.scale * LOG2_E;
 #pragma unroll
         for (u32 b = 0; b < S::BLOCKS; b++) {
 #pragma unroll
             for (u32 i = 0; i < S::SCORES; i++) {
                 const u32 of = 2 * b + i / 2 % 2;
-                scores[b][i] = exp2_of(fma(scores[b][i], factor, -n.sum[of])) * (gradients[b][i] - n.mean[of]);
+                scores[b][i] = exp2_of(fma(scores[b][i], factor, -n.sum[of])) * gradients[b][i];
             }
         }
         // Of the chunk's first key from the warp's first row, and keys that there are from it on.

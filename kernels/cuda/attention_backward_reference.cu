@@ -81,10 +81,12 @@ struct Columns {
     }
 };
 
-// A query row and a key: what the row gives of its output and its gradient, and what the key has.
+// A query row and a key: what the row gives of its output and its gradient, and what the key has; then the weight of the key,
+// and the gradient of their scaled product.
 template <class S>
 struct Pair {
     Columns<S> q, d_out, k, v;
+    f32 weight, slope;
 
     DEVICE_MEMBER void load_row(const AttentionBackwardArgs& args, const Tile& tile, u64 head, u32 row) {
         q.load(args.q, row_of(args.q, tile.batch, head, tile.first_row + row), args.d);
@@ -96,13 +98,27 @@ struct Pair {
         v.load(args.v, row_of(args.v, tile.batch, kv_head, tile.first_key + key), args.dv);
     }
 
-    DEVICE_MEMBER f32 weight(const AttentionBackwardArgs& args, f32 log_sum_exp) const {
-        const f32 score = args.scale * q.dot(k);
-        return sees_nothing(log_sum_exp) ? 0.0f : exp_of(score - log_sum_exp);
+    DEVICE_MEMBER void weigh(const AttentionBackwardArgs& args, const Tile& tile, u32 head, u32 row, u32 key, f32 log_sum_exp,
+                             f32 mean) {
+        f32 score = args.scale * q.dot(k), growth = 1.0f;
+        if (args.softcap > 0.0f) {
+            const f32 part = tanh_of(divided(score, args.softcap));
+            score = args.softcap * part;
+            growth = 1.0f - part * part;
+        }
+        if (args.alibi != 0) {
+            const i32 distance = distance_of(tile, row, key);
+            const f32 slope = load_global_f32(args.alibi + (u64)((i64)head * args.alibi_step * 4));
+            score -= slope * (f32)(distance < 0 ? -distance : distance);
+        }
+        if (args.mask.present) {
+            const Heads& x = args.mask;
+            const u64 at = row_of(x, tile.batch, head, row) + (u64)((i64)key * x.column * (i64)width_of(x.dtype));
+            score += load_as(x.dtype, at);
+        }
+        weight = sees_nothing(log_sum_exp) ? 0.0f : exp_of(score - log_sum_exp);
+        slope = weight * (d_out.dot(v) - mean) * growth;
     }
-
-    // Of the score; the scale comes at the end.
-    DEVICE_MEMBER f32 slope(f32 weight, f32 mean) const { return weight * (d_out.dot(v) - mean); }
 };
 
 // Where the sums of a warp of a cut tile lie.
@@ -137,10 +153,11 @@ DEVICE void run_keys(const AttentionBackwardArgs& args) {
                 continue;
             }
             pair.load_row(args, tile, head, row);
-            const f32 weight = pair.weight(args, load_global_f32(row_of(args.lse, tile.batch, head, tile.first_row + row)));
+            const f32 log_sum_exp = load_global_f32(row_of(args.lse, tile.batch, head, tile.first_row + row));
             const f32 mean = load_global_f32(statistics_of(args, tile, head, true, row));
-            d_v.add(weight, pair.d_out);
-            d_k.add(pair.slope(weight, mean), pair.q);
+            pair.weigh(args, tile, head, row, key, log_sum_exp, mean);
+            d_v.add(pair.weight, pair.d_out);
+            d_k.add(pair.slope, pair.q);
         }
     }
     if (!args.last) {
@@ -176,7 +193,8 @@ DEVICE void run_queries(const AttentionBackwardArgs& args) {
             continue;
         }
         pair.load_key(args, tile, tile.head / args.group, key);
-        d_q.add(pair.slope(pair.weight(args, log_sum_exp), mean), pair.k);
+        pair.weigh(args, tile, tile.head, row, key, log_sum_exp, mean);
+        d_q.add(pair.slope, pair.k);
     }
     if (!args.last) {
         return d_q.keep(carried<S>(args, r, 0));

@@ -33,7 +33,7 @@ using attention::K_STEP;
 constexpr u32 ELEMENT = 2;
 constexpr u32 SPAN = descriptor::ROW / ELEMENT;
 constexpr u32 WARPGROUP = 128;
-// Rows of every box, and of a warpgroup.
+// Rows of every operand's box, and of a warpgroup.
 constexpr u32 BOX = 64;
 
 template <bool KEYS_, u32 D_, u32 CHUNK_, u32 DTYPE_>

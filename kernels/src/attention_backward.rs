@@ -197,7 +197,8 @@ impl AttentionBackwardSm80 {
     /// Rows of the other side of a chunk, at whose multiples launches are cut.
     pub fn chunk(&self) -> u32 {
         match (self.side, self.d) {
-            (GradientSide::Keys, 64..=128) | (GradientSide::Queries, ..=128) => 32,
+            // Of wider keys, registers have no room for more scores.
+            (GradientSide::Keys, 64..=96) | (GradientSide::Queries, ..=128) => 32,
             _ => 16,
         }
     }
@@ -234,7 +235,8 @@ impl AttentionBackwardSm80 {
     }
 
     pub(crate) fn shared_bytes(&self) -> u32 {
-        let numbers = if self.side == GradientSide::Keys { 16 * self.chunk() } else { 0 };
+        // Two numbers of each row of a chunk, and the tile.
+        let numbers = if self.side == GradientSide::Keys { 16 * self.chunk() + 48 } else { 0 };
         4 * self.d * (self.tile() + 2 * self.chunk()) + numbers
     }
 

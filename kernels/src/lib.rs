@@ -391,6 +391,7 @@ sources!(
     "cuda/tile/finish.h",
     "cuda/tile/fragment.h",
     "cuda/tile/functions.h",
+    "cuda/tile/gradient_scores.h",
     "cuda/tile/gradient_sums.h",
     "cuda/tile/gradients.h",
     "cuda/tile/lines.h",

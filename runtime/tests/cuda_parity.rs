@@ -493,6 +493,23 @@ fn attention_backward_on_ampere() {
     }
 }
 
+/// Counts of rows and keys that lie.
+#[test]
+fn counts_of_gradients_that_lie() {
+    if !in_child("counts_of_gradients_that_lie", "sm_80", "late") {
+        return;
+    }
+    let mut cuda = open();
+    let mut cases = common::tables::attention_backward();
+    cases.retain(|case| is_told(case) && case.flops() <= 4 * CASE_FLOPS);
+    let mut faults = 0;
+    for case in &cases {
+        let plan = cuda.candidates(&case.checked()).unwrap()[0];
+        faults += usize::from(lied_to(&mut cuda, case, &plan));
+    }
+    assert!(cases.len() > 2 && faults * 3 > cases.len(), "{faults} faults of {}", cases.len());
+}
+
 /// Counts and pages that lie or change while kernels read them.
 #[test]
 fn counts_and_pages_of_attention_that_lie() {

@@ -144,8 +144,8 @@ DEVICE u64 statistics_of(const AttentionBackwardArgs& args, const Tile& tile, u6
 // rows that see any of its keys.
 template <u32 TILE, u32 CHUNK>
 struct RowWalk {
-    // Of a head, and where the launch ends.
-    u32 first = 0, stop = 0, end_head = 0, end_chunk = 0;
+    // Of a head, chunks that are met; of the launch, those that are left.
+    u32 first = 0, stop = 0, left = 0;
     u32 head = 0, chunk = 0;
 
     DEVICE_MEMBER RowWalk(const AttentionBackwardArgs& args, const Tile& tile) {
@@ -156,21 +156,23 @@ struct RowWalk {
         }
         first = rows.from / CHUNK;
         stop = quotient_up(rows.to, CHUNK);
-        const u32 per_head = quotient_up(args.most_rows, CHUNK);
-        end_head = (u32)(args.to / per_head);
-        end_chunk = (u32)(args.to % per_head);
-        head = (u32)(args.from / per_head);
-        chunk = (u32)(args.from % per_head);
-        if (chunk >= stop) {
-            head++;
-            chunk = first;
-        }
-        chunk = chunk < first ? first : chunk;
+        const u64 before = met_before(args, args.from);
+        left = (u32)(met_before(args, args.to) - before);
+        head = (u32)(before / (stop - first));
+        chunk = first + (u32)(before % (stop - first));
     }
 
-    DEVICE_MEMBER bool is() const { return head < end_head || (head == end_head && chunk < end_chunk); }
+    // Chunks that are met before one of all.
+    DEVICE_MEMBER u64 met_before(const AttentionBackwardArgs& args, u64 number) const {
+        const u32 per_head = quotient_up(args.most_rows, CHUNK), inside = (u32)(number % per_head);
+        const u32 met = inside < first ? 0 : (inside < stop ? inside : stop) - first;
+        return number / per_head * (stop - first) + met;
+    }
+
+    DEVICE_MEMBER bool is() const { return left != 0; }
     DEVICE_MEMBER u32 row() const { return chunk * CHUNK; }
     DEVICE_MEMBER void next() {
+        left--;
         if (++chunk == stop) {
             head++;
             chunk = first;

@@ -9,7 +9,8 @@ use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
 use leasehold_kernels::{
     AttentionBackwardArgs, AttentionBackwardReference, AttentionBackwardRows,
-    AttentionBackwardSm90, AttentionBackwardSm90Args, BoxMap, GradientSide, Heads, Row,
+    AttentionBackwardSm90, AttentionBackwardSm90Args, BoxMap, Entry, GradientSide, Heads, Row,
+    gradient_tiles,
 };
 use std::mem::offset_of;
 
@@ -40,6 +41,14 @@ pub(crate) struct Options {
     pub(crate) keys: usize,
     pub(crate) dims: [usize; 2],
     pub(crate) causal: bool,
+    pub(crate) window: Option<[u32; 2]>,
+    pub(crate) softcap: f32,
+    pub(crate) alibi: bool,
+    pub(crate) mask: bool,
+    /// Rows and keys of each entry; empty: all have `rows` and `keys`.
+    pub(crate) lens: &'static [[usize; 2]],
+    /// Whether rows and keys lie one entry after another; `rows` and `keys` are then their room.
+    pub(crate) packed: bool,
     /// Whether every seventh row has a log-sum-exp of minus infinity, whatever it sees, and an
     /// output that is no number.
     pub(crate) hidden: bool,
@@ -58,6 +67,12 @@ pub(crate) const PLAIN: Options = Options {
     keys: 90,
     dims: [32, 32],
     causal: false,
+    window: None,
+    softcap: 0.0,
+    alibi: false,
+    mask: false,
+    lens: &[],
+    packed: false,
     hidden: false,
     style: Style::Whole,
     operands: None,
@@ -104,6 +119,9 @@ fn form(row: &Row) -> Form {
 /// Order of the buffers: as the operands in the arguments, then scratch and state.
 const STATISTICS: usize = 9;
 const STATE: usize = 10;
+const MASK: usize = 11;
+const ALIBI: usize = 12;
+const ENTRIES: usize = 13;
 
 /// A tensor of the case: its shape without the head dim, and columns.
 struct Tensor {
@@ -116,7 +134,7 @@ struct Tensor {
 /// An operation and its operands.
 pub(crate) struct Case {
     row: Row,
-    options: Options,
+    scores: Scores,
     tensors: Vec<Tensor>,
     pub(crate) buffers: Vec<Vec<u8>>,
     pub(crate) args: AttentionBackwardArgs,
@@ -150,7 +168,13 @@ impl Case {
         let k = add(of_k, dtype, draw(of_k));
         let v = add(of_v, dtype, draw(of_v));
         let scale = 1.0 / (d.max(1) as f32).sqrt();
-        let (out, lse) = forward(&options, scale.into(), [&q, &k, &v]);
+        let slopes: Vec<f64> = (0..heads).map(|h| round(F32, 0.02 * (h + 1) as f64)).collect();
+        let of_mask = [batch, heads, rows, if options.mask { keys } else { 0 }];
+        let masked =
+            |i: usize| if i % 7 == 3 { f64::NEG_INFINITY } else { (i % 5) as f64 * 0.25 - 0.5 };
+        let mask: Vec<f64> = (0..of_mask.iter().product()).map(masked).collect();
+        let scores = Scores { options, scale: scale.into(), slopes, mask };
+        let (out, lse) = forward(&scores, [&q, &k, &v]);
         add(of_out, of_given, Some(out));
         add([batch, heads, rows, 1], F32, Some(lse));
         add(of_out, dtype, draw(of_out));
@@ -159,27 +183,40 @@ impl Case {
         }
         let keyed = side == GradientSide::Keys;
         let (count, of_heads) = if keyed { (keys, kv_heads) } else { (rows, heads) };
-        let tiles = (batch * of_heads * count.div_ceil(tile)) as u64;
-        let chunks = if keyed { group * rows.div_ceil(chunk) } else { keys.div_ceil(chunk) } as u64;
-        let room = AttentionBackwardRows::room(rows as u64, 0);
+        let entries = listed(&options);
+        let packed = if options.packed { entries.len() as u64 } else { 0 };
+        let tiles = (batch * of_heads) as u64 * gradient_tiles(count as u64, tile as u64, packed);
+        // Nobody has the rows of the last of packed entries' list.
+        let most = |i: usize, all| options.lens.iter().map(|len| len[i]).max().unwrap_or(all);
+        let [most_rows, most_keys] = [most(0, rows), most(1, keys)];
+        let chunks =
+            if keyed { group * most_rows.div_ceil(chunk) } else { most_keys.div_ceil(chunk) }
+                as u64;
+        let room = AttentionBackwardRows::room(rows as u64, packed);
         let bytes = AttentionBackwardRows::bytes((batch * heads) as u64, room);
         buffers.push(vec![NO_NUMBER; bytes as usize]);
         buffers.push(vec![NO_NUMBER; (state_bytes * tiles) as usize]);
+        let of_mask_view =
+            Heads { at: address(MASK, 0), ..view(0, of_mask, F32, options.style, false) };
+        buffers.push(bytes_of(&of_mask_view, of_mask, &scores.mask));
+        buffers.push(scores.slopes.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect());
+        buffers.push(bytemuck::cast_slice(&entries).to_vec());
+        let [left, right] = options.window.unwrap_or([u32::MAX; 2]).map(|n| n.min(i32::MAX as u32));
         let of = |i: usize| tensors[i].view;
         let args = AttentionBackwardArgs {
             q: of(0),
             k: of(1),
             v: of(2),
-            mask: Heads::default(),
+            mask: if options.mask { of_mask_view } else { Heads::default() },
             out: of(3),
             lse: of(4),
             d_out: of(5),
             d_q: of(6),
             d_k: of(7),
             d_v: of(8),
-            alibi: 0,
-            alibi_step: 0,
-            entries: 0,
+            alibi: if options.alibi { address(ALIBI, 0) } else { 0 },
+            alibi_step: 1,
+            entries: if options.lens.is_empty() { 0 } else { address(ENTRIES, 0) },
             statistics: address(STATISTICS, 0),
             state: address(STATE, 0),
             first_tile: 0,
@@ -190,18 +227,18 @@ impl Case {
             group: group as u32,
             rows: rows as u32,
             keys: keys as u32,
-            most_rows: rows as u32,
-            entry_count: 0,
+            most_rows: most_rows as u32,
+            entry_count: packed as u32,
             room: room as u32,
             last: 1,
             scale,
-            softcap: 0.0,
-            left: i32::MAX as u32,
-            right: if options.causal { 0 } else { i32::MAX as u32 },
+            softcap: options.softcap,
+            left,
+            right: if options.causal { 0 } else { right },
             d: d as u32,
             dv: dv as u32,
         };
-        Self { row, options, tensors, buffers, args, chunks }
+        Self { row, scores, tensors, buffers, args, chunks }
     }
 
     fn launch(
@@ -212,9 +249,10 @@ impl Case {
         args: AttentionBackwardArgs,
         before: Outcome,
     ) -> Outcome {
-        // The mask stands after V.
-        let heads = (0..10).filter(|i| *i != 3).map(|i| i * size_of::<Heads>());
+        let heads = (0..10).map(|i| i * size_of::<Heads>());
         let others = [
+            offset_of!(AttentionBackwardArgs, alibi),
+            offset_of!(AttentionBackwardArgs, entries),
             offset_of!(AttentionBackwardArgs, statistics),
             offset_of!(AttentionBackwardArgs, state),
         ];
@@ -261,7 +299,7 @@ impl Case {
     /// What the rows' own kernel leaves, in launches of so many tiles.
     fn statistics(&self, model: &mut Model, order: Order, tiles: u64) -> Outcome {
         let mut outcome = Outcome { found: String::new(), buffers: self.buffers.clone() };
-        let Options { batch, kv_heads, group, .. } = self.options;
+        let Options { batch, kv_heads, group, .. } = self.scores.options;
         let of_head = self.args.room / AttentionBackwardRows::ROWS;
         let all = (batch * kv_heads * group) as u64 * u64::from(of_head);
         for first_tile in (0..all).step_by(tiles as usize) {
@@ -356,7 +394,7 @@ impl Case {
 
     /// d_q, d_k and d_v in f64, with each step rounded to a type or not.
     fn gradients(&self, low: Option<u32>) -> [Vec<f64>; 3] {
-        let Options { rows, keys, dims: [d, dv], group, kv_heads, batch, .. } = self.options;
+        let [d, dv] = self.scores.options.dims;
         let value = |x: f64| low.map_or(x, |dtype| round(dtype, x));
         let sum = |x: f64| if low.is_some() { f64::from(x as f32) } else { x };
         let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).fold(0.0, |s, (x, y)| sum(s + sum(x * y)));
@@ -370,18 +408,19 @@ impl Case {
             to.iter_mut().zip(from).for_each(|(y, x)| *y = sum(*y + sum(factor * x)));
         };
         let scale = f64::from(self.args.scale);
-        for at in 0..batch * kv_heads * group * rows {
-            let (entry, i) = (at / rows, at % rows);
+        for Line { at, head, row, keys } in self.scores.lines() {
             let lse = self.tensors[4].values[at];
             let mean = value(dot(line(5, at), line(3, at)));
-            let sees = if lse == f64::NEG_INFINITY { 0 } else { seen(&self.options, i) };
-            for j in 0..sees {
-                let key = entry / group * keys + j;
-                let score = value(scale * value(dot(line(0, at), line(1, key))));
+            for (key, distance) in keys {
+                if lse == f64::NEG_INFINITY {
+                    continue;
+                }
+                let product = value(dot(line(0, at), line(1, key)));
+                let [score, growth] = self.scores.of(product, [at, head, row], distance, value);
                 let weight = value(sum(score - lse).exp());
                 add(&mut d_v[key * dv..(key + 1) * dv], weight, line(5, at));
                 let slope = value(dot(line(5, at), line(2, key)));
-                let slope = value(scale * value(weight * value(slope - mean)));
+                let slope = value(scale * value(value(weight * value(slope - mean)) * growth));
                 add(&mut d_q[at * d..(at + 1) * d], slope, line(1, key));
                 add(&mut d_k[key * d..(key + 1) * d], slope, line(0, at));
             }
@@ -390,30 +429,108 @@ impl Case {
     }
 }
 
-/// Keys that a row sees: the first ones.
-fn seen(options: &Options, row: usize) -> usize {
-    let Options { rows, keys, causal, .. } = *options;
-    if causal { (row + 1 + keys).saturating_sub(rows).min(keys) } else { keys }
+/// The entries of the batch, and where rows are packed what none owns.
+fn listed(options: &Options) -> Vec<Entry> {
+    let (mut next, mut all) = (Entry::default(), Vec::new());
+    for [rows, keys] in options.lens {
+        all.push(Entry { rows: *rows as u32, keys: *keys as u32, ..next });
+        if options.packed {
+            next.first_row += *rows as u32;
+            next.first_key += *keys as u32;
+        }
+    }
+    if options.packed {
+        all.push(Entry { rows: options.rows as u32 - next.first_row, ..next });
+    }
+    all
+}
+
+/// What scores are made of.
+struct Scores {
+    options: Options,
+    scale: f64,
+    slopes: Vec<f64>,
+    /// Row-major.
+    mask: Vec<f64>,
+}
+
+/// A query row of all: its number, its head, where it stands among the keys, and those of all that it sees, each with its distance.
+struct Line {
+    at: usize,
+    head: usize,
+    row: usize,
+    keys: Vec<(usize, i64)>,
+}
+
+impl Scores {
+    fn lines(&self) -> Vec<Line> {
+        let Options { batch, kv_heads, group, rows, keys, lens, packed, causal, .. } = self.options;
+        let whole = Entry { rows: rows as u32, keys: keys as u32, ..Entry::default() };
+        let entries = if lens.is_empty() { vec![whole; batch] } else { listed(&self.options) };
+        let [left, right] = self.options.window.unwrap_or([u32::MAX; 2]).map(i64::from);
+        let right = if causal { 0 } else { right };
+        let mut lines = Vec::new();
+        for (b, entry) in entries.into_iter().enumerate() {
+            let b = if packed { 0 } else { b };
+            for (head, row) in
+                (0..kv_heads * group).flat_map(|h| (0..entry.rows).map(move |r| (h, r)))
+            {
+                let here = i64::from(row) + i64::from(entry.keys) - i64::from(entry.rows);
+                let first = (b * kv_heads + head / group) * keys + entry.first_key as usize;
+                let far = (0..i64::from(entry.keys)).map(|key| (first + key as usize, key - here));
+                let keys = far.filter(|(_, far)| -left <= *far && *far <= right).collect();
+                let at = (b * kv_heads * group + head) * rows + (entry.first_row + row) as usize;
+                lines.push(Line { at, head, row: here as usize, keys });
+            }
+        }
+        lines
+    }
+
+    /// A score, and how fast it grows with the scaled product. `here` stands where the row does among the keys.
+    fn of(
+        &self,
+        product: f64,
+        [at, head, here]: [usize; 3],
+        distance: i64,
+        value: impl Fn(f64) -> f64,
+    ) -> [f64; 2] {
+        let Options { softcap, alibi, mask, keys, .. } = self.options;
+        let (mut score, mut growth) = (value(self.scale * product), 1.0);
+        if softcap > 0.0 {
+            let part = (score / f64::from(softcap)).tanh();
+            score = value(f64::from(softcap) * part);
+            growth = 1.0 - part * part;
+        }
+        if alibi {
+            score = value(score - value(self.slopes[head] * distance.abs() as f64));
+        }
+        if mask {
+            let key = (here as i64 + distance) as usize;
+            score = value(score + self.mask[at * keys + key]);
+        }
+        [score, growth]
+    }
 }
 
 /// Outputs and log-sum-exps of the forward op, row-major.
-fn forward(options: &Options, scale: f64, [q, k, v]: [&[f64]; 3]) -> (Vec<f64>, Vec<f64>) {
-    let Options { batch, kv_heads, group, rows, keys, dims: [d, dv], .. } = *options;
-    let (mut out, mut lse) = (Vec::new(), Vec::new());
-    for at in 0..batch * kv_heads * group * rows {
-        let first = at / rows / group * keys;
-        let score = |j: usize| -> f64 {
-            let of = |x: &[f64], row: usize| x[row * d..(row + 1) * d].to_vec();
-            scale * of(q, at).iter().zip(of(k, first + j)).map(|(x, y)| x * y).sum::<f64>()
+fn forward(scores: &Scores, [q, k, v]: [&[f64]; 3]) -> (Vec<f64>, Vec<f64>) {
+    let Options { batch, kv_heads, group, rows, dims: [d, dv], hidden, .. } = scores.options;
+    let count = batch * kv_heads * group * rows;
+    let (mut out, mut lse) = (vec![0.0; count * dv], vec![f64::NEG_INFINITY; count]);
+    for Line { at, head, row, keys } in scores.lines() {
+        let of = |x: &[f64], row: usize| x[row * d..(row + 1) * d].to_vec();
+        let weigh = |&(key, distance): &(usize, i64)| {
+            let product = of(q, at).iter().zip(of(k, key)).map(|(x, y)| x * y).sum::<f64>();
+            scores.of(product, [at, head, row], distance, |x| x)[0].exp()
         };
-        let weights: Vec<f64> = (0..seen(options, at % rows)).map(|j| score(j).exp()).collect();
+        let weights: Vec<f64> = keys.iter().map(weigh).collect();
         let sum: f64 = weights.iter().sum();
-        let hidden = options.hidden && at % 7 == 3;
-        lse.push(if hidden { f64::NEG_INFINITY } else { sum.ln() });
+        let is_hidden = hidden && at % 7 == 3;
+        lse[at] = if is_hidden { f64::NEG_INFINITY } else { sum.ln() };
+        let sum = if is_hidden { f64::NAN } else { sum.max(f64::MIN_POSITIVE) };
         for c in 0..dv {
-            let value = |(j, w): (usize, &f64)| w * v[(first + j) * dv + c];
-            let sum = if hidden { f64::NAN } else { sum.max(f64::MIN_POSITIVE) };
-            out.push(weights.iter().enumerate().map(value).sum::<f64>() / sum);
+            let value = |((key, _), w): (&(usize, i64), &f64)| w * v[key * dv + c];
+            out[at * dv + c] = keys.iter().zip(&weights).map(value).sum::<f64>() / sum;
         }
     }
     (out, lse)

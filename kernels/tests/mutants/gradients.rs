@@ -12,6 +12,7 @@ const SM90: &str = "cuda/attention_backward_sm90.cu";
 const ROWS: &str = "cuda/attention_backward_rows.cu";
 const SUMS: &str = "cuda/tile/gradient_sums.h";
 const GRADIENTS: &str = "cuda/tile/gradients.h";
+const SCORES: &str = "cuda/tile/gradient_scores.h";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     // The rings of chunks, and what is there before them.
@@ -49,14 +50,34 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(SM80, "first() * S::D * ELEMENT + (i / 4", "(i / 4", "race"),
     mutant(SM80, "gradients[b][i + j] - mean[j % 2]", "gradients[b][i + j] - mean[0]", "bits"),
     // What a row sees.
-    mutant(SM80, "+ 16 * b) <= (i32)column", "+ 16 * b) < (i32)column", "bits"),
-    mutant(SM80, "far + (i32)S::OWN - 1 <= 0", "far <= 0", "bits"),
-    mutant(SM80, "column_of_score(i) < end[i", "column_of_score(i) <= end[i", "bits"),
-    mutant(SM80, "key + S::CHUNK <= seen_by(args, row)", "key < seen_by(args, row)", "bits"),
+    mutant(GRADIENTS, "<= args.left + args.right;", "< args.left + args.right;", "bits"),
+    mutant(GRADIENTS, "(u32)distance + args.left <=", "(u32)distance + args.left - 1 <=", "bits"),
+    mutant(GRADIENTS, "distance + KEYS - 1 <= args.right", "distance <= args.right", "bits"),
+    mutant(GRADIENTS, "args.left >= ROWS - 1", "args.left >= 0", "bits"),
+    mutant(SM80, "column_of_score(i) < count &&", "column_of_score(i) <= count &&", "bits"),
+    mutant(SM80, "count >= S::CHUNK && all_see", "all_see", "bits"),
+    mutant(GRADIENTS, "first = rows.from / CHUNK;", "first = rows.from / CHUNK + 1;", "bits"),
+    mutant(GRADIENTS, "stop = quotient_up(rows.to, CHUNK);", "stop = rows.to / CHUNK;", "bits"),
+    mutant(GRADIENTS, "to_keys - args.left,", "to_keys - args.left + 16,", "bits"),
+    mutant(GRADIENTS, "keys.to + to_rows + args.left", "keys.to + to_rows", "bits"),
+    // Entries of different lengths, and what nobody owns.
+    mutant(GRADIENTS, "KEYS>(args, entry) * TILE;", "KEYS>(args, entry) * 0;", "bits"),
+    mutant(GRADIENTS, "field) * 4);", "field) * 0);", "bits"),
+    mutant(GRADIENTS, "args.room + tile.numbers + row", "args.room + row", "bits"),
+    mutant(GRADIENTS, "entry + 1 < args.entry_count ? t.keys", "true ? t.keys", "bits"),
+    mutant(SM80, "sums.clear_from(tile.keys > key ? tile.keys - key : 0);", "", "bits"),
+    mutant(SM80, "        // The tile is there.\n        sync_block();\n", "", "race"),
+    // Options of scores.
+    mutant(SCORES, "growth(b, i, u * (2.0f - u));", "growth(b, i, 1.0f);", "bits"),
+    mutant(SM80, "w[2] *= f32_of_bits(growth.z);", "", "bits"),
+    mutant(SM80, "gradients[b][i] *= growth;", "", "bits"),
+    mutant(SCORES, "distance < 0 ? -distance : distance", "distance", "bits"),
+    mutant(SCORES, "row + r < tile.rows &&", "", "ended"),
+    mutant(SCORES, "key + k < tile.keys", "true", "ended"),
     mutant(
-        GRADIENTS,
-        "row > 0 ? (u32)row / CHUNK : 0",
-        "row > 0 ? (u32)row / CHUNK + 1 : 0",
+        SM80,
+        "tile.head * args.group + head, row, tile",
+        "tile.head * args.group, row, tile",
         "bits",
     ),
     mutant(GRADIENTS, "            head++;\n", "            head += 2;\n", "bits"),
@@ -72,7 +93,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "bits",
     ),
     mutant(SUMS, "(u64)block_index() * S::STATE_BYTES", "(u64)block_index() * 0", "bits"),
-    mutant(GRADIENTS, "end < seen ? (u32)end : seen;", "seen;", "bits"),
+    mutant(GRADIENTS, "end < keys.to ? (u32)end : keys.to;", "keys.to;", "bits"),
     mutant(SUMS, "            if (row >= rows) {", "            if (false) {", "ended"),
     mutant(SUMS, "if (column < columns) {", "if (true) {", "ended"),
     // By wgmma: the rings of boxes.
@@ -95,9 +116,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "wgmma-sums",
     ),
     mutant(SM90, "last_empty = chunks.empty();", "release(chunks.empty());", "race"),
+    // Where sums do not run into the next chunk's products: keys of wide heads.
+    mutant(
+        SM90,
+        "                wgmma_wait<0>();\n                release(chunks.empty());\n            }",
+        "                release(chunks.empty());\n            }",
+        "race",
+    ),
     // What a row sees, and where the swizzle put its numbers.
-    mutant(SM90, "<= (i32)column_of(i) ?", "< (i32)column_of(i) ?", "bits"),
-    mutant(SM90, "column_of(i) < end[i", "column_of(i) <= end[i", "bits"),
+    mutant(SM90, "column_of(i) < count &&", "column_of(i) <= count &&", "bits"),
     mutant(SM90, "thread % 4 * 8 ^ line % 2 * 16", "thread % 4 * 8", "bits"),
 ];
 
@@ -108,14 +135,15 @@ const QUERIES: AttentionBackwardSm80 =
 
 const KEYS90: AttentionBackwardSm90 =
     AttentionBackwardSm90 { side: GradientSide::Keys, bf16: true, d: 64 };
+const WIDE90: AttentionBackwardSm90 = AttentionBackwardSm90 { d: 128, ..KEYS90 };
 const QUERIES90: AttentionBackwardSm90 =
     AttentionBackwardSm90 { side: GradientSide::Queries, ..KEYS90 };
 
-/// Both sides that a file's mistakes are seen by.
-fn sides(file: &str) -> [Row; 2] {
+/// The sides that a file's mistakes are seen by.
+fn sides(file: &str) -> Vec<Row> {
     match file {
-        SM90 => [KEYS90, QUERIES90].map(Row::AttentionBackwardSm90),
-        _ => [KEYS, QUERIES].map(Row::AttentionBackwardSm80),
+        SM90 => [KEYS90, WIDE90, QUERIES90].map(Row::AttentionBackwardSm90).into(),
+        _ => [KEYS, QUERIES].map(Row::AttentionBackwardSm80).into(),
     }
 }
 
@@ -128,6 +156,21 @@ pub(super) fn subjects(file: &str) -> Vec<Row> {
 /// Files of which there are mistakes, one for each subject.
 pub(super) const SUBJECTS: [&str; 2] = [SM80, SM90];
 
+/// Every option of scores, and entries of different lengths, packed or not, with what nobody owns.
+const OPTIONS: [Options; 3] = [
+    Options { rows: 60, keys: 90, group: 2, window: Some([20, 3]), alibi: true, ..PLAIN },
+    Options { batch: 2, rows: 30, keys: 70, mask: true, lens: &[[30, 70], [30, 33]], ..PLAIN },
+    Options {
+        rows: 137,
+        keys: 170,
+        group: 2,
+        softcap: 0.7,
+        lens: &[[3, 9], [70, 20], [0, 5], [40, 130]],
+        packed: true,
+        ..PLAIN
+    },
+];
+
 /// Tails in every axis, both ways that keys may be hidden, operands that lie anyhow, and cuts, on both sides.
 pub(super) fn verdict(row: Row, model: &mut Model) -> String {
     let by_engine = matches!(row, Row::AttentionBackwardSm90(_));
@@ -139,8 +182,10 @@ pub(super) fn verdict(row: Row, model: &mut Model) -> String {
         Options { rows: 140, keys: 50, causal: true, hidden: true, ..PLAIN },
         if by_engine { many } else { tails },
     ];
+    // Rows of wgmma know none of the options.
+    let options = if by_engine { &[][..] } else { &OPTIONS };
     for side in sides(row.file()) {
-        for options in cases {
+        for options in cases.iter().chain(options).copied() {
             let case = Case::new(side, options, 3);
             let mut left = Vec::new();
             for order in [Order::Late, Order::Early, Order::Seeded(1)] {

@@ -114,6 +114,36 @@ fn every_option_is_right() {
     }
 }
 
+/// Every option of scores, alone and together; entries of different lengths, packed or not, some of nothing, and what nobody
+/// owns; each cut as well.
+#[test]
+fn every_option_of_scores_is_right() {
+    let Some(mut model) = Model::attention() else { return };
+    const LENS: &[[usize; 2]] = &[[30, 70], [30, 0], [30, 33]];
+    const PACKED: &[[usize; 2]] = &[[3, 9], [70, 20], [0, 5], [17, 0], [40, 130]];
+    let packed = Options { rows: 137, keys: 170, lens: PACKED, packed: true, group: 2, ..PLAIN };
+    let cases = [
+        Options { rows: 100, keys: 90, window: Some([20, 3]), ..PLAIN },
+        Options { rows: 40, keys: 130, window: Some([5, 0]), group: 2, ..PLAIN },
+        Options { rows: 40, keys: 50, softcap: 0.7, ..PLAIN },
+        Options { rows: 35, keys: 50, alibi: true, group: 2, kv_heads: 2, ..PLAIN },
+        Options { rows: 35, keys: 50, mask: true, style: Style::Odd, batch: 2, ..PLAIN },
+        Options { batch: 3, rows: 30, keys: 70, lens: LENS, causal: true, mask: true, ..PLAIN },
+        packed,
+        Options { causal: true, softcap: 2.0, alibi: true, window: Some([30, 9]), ..packed },
+    ];
+    for (i, key) in SOME.into_iter().enumerate() {
+        for (j, options) in cases.into_iter().enumerate() {
+            right(&mut model, row(key), options, 10 * i + j);
+            let case = Case::new(row(key), options, (10 * i + j) as u64);
+            let whole = case.run(&mut model, Order::Late);
+            let cut = case.run_cut(&mut model, 3, 1);
+            assert_eq!(cut.found, "", "{key} {options:?}");
+            assert!(case.agree(&cut, &whole), "{key} {options:?}: a cut gives other bits");
+        }
+    }
+}
+
 /// Nothing to attend to, nobody who attends, no head dim: gradients of zeros.
 #[test]
 fn gradients_of_nothing_are_zeros() {

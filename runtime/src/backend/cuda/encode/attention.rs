@@ -27,6 +27,15 @@ pub(super) fn is_indexed(attention: &Attention) -> bool {
     is_paged || attention.scores.rows.on_device() || attention.scores.lens.on_device()
 }
 
+/// As [`super::made`].
+pub(super) fn made(op: &CheckedOp, attention: &Attention, row: &Row, class: &Class) -> Vec<u8> {
+    let heads = Heads::of(op, &attention.scores, attention.key_value);
+    let cut = heads.and_then(|heads| Some((heads, Cut::of(&heads, attention, row, class)?)));
+    cut.map_or_else(Vec::new, |(heads, cut)| {
+        entries::made(&attention.scores, &heads, cut.tile_rows)
+    })
+}
+
 /// An op, how it is cut, and where its operands lie.
 struct Attend<'a> {
     op: &'a CheckedOp,
@@ -47,13 +56,15 @@ pub(super) fn launches(
     at: &Addresses<'_>,
     multiprocessors: u32,
 ) -> Vec<Launch> {
-    let Some(heads) = Heads::of(op, attention) else { return Vec::new() };
+    let heads = Heads::of(op, &attention.scores, attention.key_value);
+    let Some(heads) = heads else { return Vec::new() };
     let Some(cut) = Cut::of(&heads, attention, row, class) else { return Vec::new() };
     let attend = Attend { op, attention, heads, cut, row, at };
     let mut launches = Vec::new();
     for (pass, items) in plan::parts(&cut.passes().unwrap_or_default(), span) {
         if pass == 0 {
-            launches.push(entries::launch(op, attention, (&heads, &cut), items, at));
+            let list = (cut.places(at.state)[0], cut.tile_rows);
+            launches.push(entries::launch(op, &attention.scores, &heads, list, items, at));
             continue;
         }
         for (tiles, chunks) in cut.waves.parts(items) {

@@ -1,31 +1,26 @@
-//! The batch entries of attention: a list of the host's, or what the launches are given that make one from counts in device
-//! memory.
+//! The batch entries of attention and its gradients: a list of the host's, or what the launches are given that make one from
+//! counts in device memory.
 
 use super::{Addresses, Args, Launch, operand};
-use crate::backend::cuda::plan::{self, Class, Cut, Heads};
-use crate::op::{Attention, CheckedOp, Lens};
+use crate::backend::cuda::plan::{self, Heads};
+use crate::op::{CheckedOp, Lens, Scores};
 use leasehold_kernels::{AttentionEntries, AttentionEntriesArgs, Counts, Entry, Row};
 use std::ops::Range;
 
 /// The list, where the host knows all of it; else the counts that it knows.
-pub(super) fn made(op: &CheckedOp, attention: &Attention, row: &Row, class: &Class) -> Vec<u8> {
-    let Some(heads) = Heads::of(op, attention) else { return Vec::new() };
-    match Cut::of(&heads, attention, row, class) {
-        Some(_) if heads.is_counted => {
-            let known =
-                [&attention.scores.rows, &attention.scores.lens].into_iter().flat_map(Lens::host);
-            known.flat_map(|n| n.to_le_bytes()).collect()
-        }
-        Some(cut) => bytemuck::cast_slice(&list(attention, &heads, cut.tile_rows)).to_vec(),
-        None => Vec::new(),
+pub(super) fn made(scores: &Scores, heads: &Heads, tile_rows: u64) -> Vec<u8> {
+    if heads.is_counted {
+        let known = [&scores.rows, &scores.lens].into_iter().flat_map(Lens::host);
+        return known.flat_map(|n| n.to_le_bytes()).collect();
     }
+    bytemuck::cast_slice(&list(scores, heads, tile_rows)).to_vec()
 }
 
 /// The entries: one for all where they are alike. Where rows are packed, one follows for those that none owns.
-fn list(attention: &Attention, heads: &Heads, tile_rows: u64) -> Vec<Entry> {
+fn list(scores: &Scores, heads: &Heads, tile_rows: u64) -> Vec<Entry> {
     let [rows, room] = [heads.rows, heads.room].map(|n| n as u32);
     let alike = vec![Entry { rows, keys: room, ..Entry::default() }];
-    let (of_rows, lens) = match (&attention.scores.rows, &attention.scores.lens) {
+    let (of_rows, lens) = match (&scores.rows, &scores.lens) {
         (Lens::Full, Lens::Host(lens)) => (vec![rows; lens.len()], lens),
         (Lens::Host(rows), Lens::Full) => (rows.clone(), rows),
         (Lens::Host(rows), Lens::Host(lens)) => (rows.clone(), lens),
@@ -46,11 +41,12 @@ fn list(attention: &Attention, heads: &Heads, tile_rows: u64) -> Vec<Entry> {
     list
 }
 
-/// The launch that lists these entries.
+/// The launch that lists these entries at an address, for tiles of so many packed rows.
 pub(super) fn launch(
     op: &CheckedOp,
-    attention: &Attention,
-    (heads, cut): (&Heads, &Cut),
+    scores: &Scores,
+    heads: &Heads,
+    (list, tile_rows): (u64, u64),
     entries: Range<u64>,
     at: &Addresses<'_>,
 ) -> Launch {
@@ -67,19 +63,19 @@ pub(super) fn launch(
     };
     let is_last = entries.end >= heads.entries;
     let args = AttentionEntriesArgs {
-        rows: counts("rows", &attention.scores.rows, heads.rows),
-        keys: counts("lens", &attention.scores.lens, heads.room),
-        entries: cut.places(at.state)[0],
+        rows: counts("rows", &scores.rows, heads.rows),
+        keys: counts("lens", &scores.lens, heads.room),
+        entries: list,
         fault: at.fault,
         from: entries.start as u32,
         to: entries.end.min(heads.entries) as u32,
         packed_rows: u32::from(heads.is_packed),
         packed_keys: u32::from(heads.is_packed && !heads.is_paged),
-        keys_as_rows: u32::from(heads.is_packed && attention.scores.lens == Lens::Full),
+        keys_as_rows: u32::from(heads.is_packed && scores.lens == Lens::Full),
         row_room: heads.rows as u32,
         key_room: heads.room as u32,
         group: heads.group as u32,
-        tile_rows: cut.tile_rows as u32,
+        tile_rows: tile_rows as u32,
         last: u32::from(is_last && heads.is_packed),
     };
     let row = Row::AttentionEntries(AttentionEntries);

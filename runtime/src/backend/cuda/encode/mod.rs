@@ -71,7 +71,8 @@ pub(super) struct Addresses<'a> {
 pub(super) fn made(op: &CheckedOp, row: &Row, class: &Class) -> Vec<u8> {
     match op.op() {
         Op::Matmul(matmul) => product::made(op, matmul, row),
-        Op::Attention(attention) => attention_entries::made(op, attention, row, class),
+        Op::Attention(attention) => attention::made(op, attention, row, class),
+        Op::AttentionBackward(backward) => attention_backward::made(op, backward),
         Op::Rope(rope) => elements::turns(rope),
         _ => Vec::new(),
     }
@@ -82,7 +83,7 @@ pub(super) fn rows(op: &CheckedOp, row: &Row, class: &Class) -> Vec<Row> {
     match op.op() {
         Op::Matmul(matmul) => product::rows(op, matmul, row, class),
         Op::Attention(attention) => attention::rows(attention, row),
-        Op::AttentionBackward(_) => attention_backward::rows(op, class),
+        Op::AttentionBackward(backward) => attention_backward::rows(op, backward, class),
         _ => vec![*row],
     }
 }
@@ -92,6 +93,7 @@ pub(super) fn is_indexed(op: &CheckedOp) -> bool {
     match op.op() {
         Op::Matmul(matmul) => matmul.sizes.on_device() || matmul.is_indexed(),
         Op::Attention(attention) => attention::is_indexed(attention),
+        Op::AttentionBackward(backward) => attention_backward::is_counted(backward),
         Op::Gather(_) | Op::Scatter(_) => true,
         _ => false,
     }

@@ -67,7 +67,9 @@ fn row(op: &CheckedOp, attention: &Attention, heads: &Heads, class: &Class) -> O
 /// # Errors
 /// As [`super::candidates`].
 pub(super) fn plans(op: &CheckedOp, attention: &Attention, class: &Class) -> Result<Vec<Plan>> {
-    let Some(heads) = Heads::of(op, attention) else { return Ok(Vec::new()) };
+    let Some(heads) = Heads::of(op, &attention.scores, attention.key_value) else {
+        return Ok(Vec::new());
+    };
     // Kernels count packed rows, and positions among the keys, in 32 bits.
     let most = u64::from(u32::MAX >> 1);
     let packed = heads.rows.saturating_mul(heads.group);

@@ -18,8 +18,8 @@ pub(super) const PLAIN_KEY_NS: u64 = 1_000;
 /// Nanoseconds to begin and end a tile.
 pub(super) const END_NS: u64 = 2_000;
 /// Entries that a link lists, and its nanoseconds.
-const LISTED: u64 = 2_048;
-const LIST_NS: u64 = 200_000;
+pub(super) const LISTED: u64 = 2_048;
+pub(super) const LIST_NS: u64 = 200_000;
 /// Parts that splits leave at most before they are merged.
 const PARTS: u64 = 4_096;
 
@@ -109,7 +109,7 @@ impl Cut {
             false => (Waves::of(tiles, chunks, &form, class), 0),
         };
         let listed = if heads.is_counted && tiles > 0 { heads.entries.max(1) } else { 0 };
-        let list = if listed > 0 { (heads.entries + 1) * size_of::<Entry>() as u64 } else { 0 };
+        let list = if listed > 0 { list_bytes(heads) } else { 0 };
         Some(Self {
             tile_rows,
             tiles_per_head,
@@ -120,7 +120,7 @@ impl Cut {
             heads_at_once: heads_at_once(heads, op, batch * heads.kv_heads, class),
             split: if is_split { chunk } else { 0 },
             parts,
-            list_bytes: list.next_multiple_of(ALIGN),
+            list_bytes: list,
             parts_bytes: parts * form.carried,
         })
     }
@@ -161,6 +161,11 @@ impl Cut {
         let carried = state + self.list_bytes;
         [state, carried, carried + self.waves.carried_bytes]
     }
+}
+
+/// Bytes of the list of entries.
+pub(super) fn list_bytes(heads: &Heads) -> u64 {
+    ((heads.entries + 1) * size_of::<Entry>() as u64).next_multiple_of(ALIGN)
 }
 
 /// Splits of the keys of tiles, one on a multiprocessor, and what merges the parts that they leave: as many as a unit has time

@@ -185,7 +185,7 @@ fn every_row_of_attention_is_finished_once_whatever_the_cut() {
         let plan = candidates(&op, class).unwrap()[0];
         assert!(plan.unit_ns <= UNIT_CAP_GPU_NS);
         let row = row(plan.kernel).unwrap();
-        let heads = Heads::of(&op, attention).unwrap();
+        let heads = Heads::of(&op, &attention.scores, attention.key_value).unwrap();
         let cut = Cut::of(&heads, attention, row, class).unwrap();
         *seen.entry((plan.order.entry, cut.waves.links > 1)).or_insert(0) += 1;
         let operands = vec![256; op.specs().len()];
@@ -222,7 +222,7 @@ fn every_row_of_attention_is_finished_once_whatever_the_cut() {
 /// The tiles of a head, as `cuda/tile/queries.h` counts them, have every packed row of every entry once.
 fn rows_are_in_one_tile_each(op: &CheckedOp, cut: &Cut, entries: &[Entry]) {
     let Op::Attention(attention) = op.op() else { panic!("no attention") };
-    let heads = Heads::of(op, attention).unwrap();
+    let heads = Heads::of(op, &attention.scores, attention.key_value).unwrap();
     let tiles = cut.tiles_per_head;
     if !heads.is_packed {
         assert_eq!(tiles, (heads.rows * heads.group).div_ceil(cut.tile_rows));
@@ -250,7 +250,7 @@ fn links_of_long_keys_fill_the_device() {
     let op = check(Attention::default().into(), &[q, k, v, q]).unwrap();
     let Op::Attention(attention) = op.op() else { panic!("no attention") };
     let plan = candidates(&op, class).unwrap()[0];
-    let heads = Heads::of(&op, attention).unwrap();
+    let heads = Heads::of(&op, &attention.scores, attention.key_value).unwrap();
     let cut = Cut::of(&heads, attention, row(plan.kernel).unwrap(), class).unwrap();
     assert!(cut.waves.links > 1 && cut.waves.wave >= cut.waves.tiles, "{cut:?}");
     assert!(plan.links == cut.waves.links && plan.state_bytes > 0, "{plan}");
@@ -270,7 +270,14 @@ fn causal_heads_walk_together_as_far_as_the_cache_keeps_their_keys() {
         .unwrap();
         let Op::Attention(attention) = op.op() else { panic!("no attention") };
         let row = row(candidates(&op, class).unwrap()[0].kernel).unwrap();
-        Cut::of(&Heads::of(&op, attention).unwrap(), attention, row, class).unwrap().heads_at_once
+        Cut::of(
+            &Heads::of(&op, &attention.scores, attention.key_value).unwrap(),
+            attention,
+            row,
+            class,
+        )
+        .unwrap()
+        .heads_at_once
     };
     let cases = [(512, true), (16_384, true), (131_072, true), (512, false)];
     assert_eq!(cases.map(|(keys, causal)| heads_of(keys, causal)), [16, 4, 1, 1]);
@@ -337,11 +344,11 @@ fn every_gradient_of_attention_is_finished_once_whatever_the_cut() {
         let (q, out) = (make(heads, rows, 64), make(heads, rows, 40));
         let (k, v) = (make(kv_heads, keys, 64), make(kv_heads, keys, 40));
         let lse = contiguous(DType::F32, &[batch, heads, rows]);
-        let op = AttentionBackward { scores: Scores { causal: true, ..Scores::default() } };
-        let op = check(op.into(), &[q, k, v, out, lse, out, q, k, v]).unwrap();
+        let backward = AttentionBackward { scores: Scores { causal: true, ..Scores::default() } };
+        let op = check(backward.clone().into(), &[q, k, v, out, lse, out, q, k, v]).unwrap();
         let plan = candidates(&op, class).unwrap()[0];
         assert!(plan.unit_ns <= UNIT_CAP_GPU_NS, "{plan}");
-        let waves = Gradients::of(&op, class).unwrap().waves;
+        let waves = Gradients::of(&op, &backward, class).unwrap().waves;
         cut += waves.iter().filter(|waves| waves.links > 1).count();
         let at = Addresses { operands: &[256; 9], state: 1 << 40, made: 256, fault: 256 };
         for cuts in cuts(plan.units() as u64, &mut random) {
@@ -351,7 +358,7 @@ fn every_gradient_of_attention_is_finished_once_whatever_the_cut() {
                 for span in spans(from..to, plan.links) {
                     let row = row(plan.kernel).unwrap();
                     for Launch { row, args, blocks } in launches(&op, row, class, span, &at, 4) {
-                        let pass = gradient_pass(&op, class, &row);
+                        let pass = gradient_pass(&op, &backward, class, &row);
                         let (before, rest) = reached.split_at_mut(pass);
                         assert!(
                             before.iter().flatten().all(|(_, last)| *last),
@@ -387,7 +394,7 @@ fn every_gradient_of_attention_is_finished_once_whatever_the_cut() {
 }
 
 /// Which pass a row runs.
-fn gradient_pass(op: &CheckedOp, class: &Class, row: &Row) -> usize {
-    let sides = gradient_rows(op, class).unwrap();
+fn gradient_pass(op: &CheckedOp, backward: &AttentionBackward, class: &Class, row: &Row) -> usize {
+    let sides = gradient_rows(op, backward, class).unwrap();
     sides.iter().position(|side| side == row).map_or(0, |side| side + 1)
 }

@@ -1,9 +1,9 @@
-//! The geometry of attention: what the operands and the descriptor say of rows, keys and heads, and whether the copy engine
+//! The geometry of attention and its gradients: what the operands and the descriptor say of rows, keys and heads, and whether the copy engine
 //! can bring them.
 
 use super::axis;
 use crate::dtype::DType;
-use crate::op::{Attention, CheckedOp, KeyValue, Lens, Spec};
+use crate::op::{CheckedOp, KeyValue, Lens, Scores, Spec};
 use leasehold_kernels::{AttentionSm90, BoxMap};
 
 /// Elements of 16 bytes.
@@ -20,12 +20,12 @@ pub(in super::super) struct Heads {
     pub(in super::super) group: u64,
     /// Rows of Q, of all entries where they are packed, and the most that an entry has.
     pub(in super::super) rows: u64,
-    pub(super) most_rows: u64,
+    pub(in super::super) most_rows: u64,
     /// Room for the keys of an entry, of all where they are packed; the most that an entry has, and what plans are made
     /// from: the same but for lengths of the host, which change from one step of a decode to the next.
     pub(in super::super) room: u64,
     pub(in super::super) keys: u64,
-    pub(super) reach: u64,
+    pub(in super::super) reach: u64,
     pub(in super::super) d: u64,
     pub(in super::super) dv: u64,
     /// Whether rows lie one entry after another, and keys in pages.
@@ -37,39 +37,39 @@ pub(in super::super) struct Heads {
 
 impl Heads {
     /// The geometry; `None` for an op that lacks an operand, which no checked one does.
-    pub(in super::super) fn of(op: &CheckedOp, attention: &Attention) -> Option<Self> {
+    pub(in super::super) fn of(
+        op: &CheckedOp,
+        scores: &Scores,
+        key_value: KeyValue,
+    ) -> Option<Self> {
         let (q, k, v) = (op.spec("q")?, op.spec("k")?, op.spec("v")?);
         let [d, rows, heads, batch] = [0, 1, 2, 3].map(|i| axis(q, i)[0]);
         let kv_heads = axis(k, 2)[0];
-        let entries = match &attention.scores.rows {
+        let entries = match &scores.rows {
             Lens::Full => batch,
             Lens::Host(list) => list.len() as u64,
             Lens::Device { .. } => axis(op.spec("rows")?, 0)[0],
         };
-        let room = match attention.key_value {
+        let room = match key_value {
             KeyValue::Dense => axis(k, 1)[0],
             KeyValue::Paged { page } => axis(op.spec("pages")?, 0)[0].saturating_mul(page.into()),
         };
-        let lens = if attention.scores.lens == Lens::Full {
-            &attention.scores.rows
-        } else {
-            &attention.scores.lens
-        };
+        let lens = if scores.lens == Lens::Full { &scores.rows } else { &scores.lens };
         Some(Self {
             entries,
             batch,
             kv_heads,
             group: heads.checked_div(kv_heads).unwrap_or(1),
             rows,
-            most_rows: most(&attention.scores.rows, rows),
+            most_rows: most(&scores.rows, rows),
             room,
             keys: most(lens, room),
             reach: if lens.on_device() { most(lens, room) } else { room },
             d,
             dv: axis(v, 0)[0],
-            is_packed: attention.scores.rows != Lens::Full,
-            is_paged: attention.key_value != KeyValue::Dense,
-            is_counted: attention.scores.rows.on_device() || attention.scores.lens.on_device(),
+            is_packed: scores.rows != Lens::Full,
+            is_paged: key_value != KeyValue::Dense,
+            is_counted: scores.rows.on_device() || scores.lens.on_device(),
         })
     }
 

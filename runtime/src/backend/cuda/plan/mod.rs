@@ -200,7 +200,7 @@ pub(super) fn candidates(op: &CheckedOp, class: &Class) -> Result<Vec<Plan>> {
     let mut plans = match op.op() {
         Op::Matmul(matmul) => product::plans(op, matmul, class)?,
         Op::Attention(attention) => attention::plans(op, attention, class)?,
-        Op::AttentionBackward(_) => attention_backward::plans(op, class)?,
+        Op::AttentionBackward(backward) => attention_backward::plans(op, backward, class)?,
         _ => streaming::plans(op, class)?,
     };
     plans.sort_by_key(Plan::total_ns);
