@@ -9,8 +9,7 @@
 // keys for values, in f32; sums of weights by lanes, then across four of them. Cuts of the keys run from right to left too.
 #pragma once
 
-#include "cuda/tile/descriptor.h"
-#include "cuda/tile/softmax.h"
+#include "cuda/tile/warpgroup_products.h"
 
 // The launch, and the maps of keys and values: dense axis, rows, heads, batch.
 struct AttentionSm90Args {
@@ -24,9 +23,8 @@ static_assert(sizeof(AttentionSm90Args) == 768, "as in kernels/src/attention.rs"
 namespace attention_sm90 {
 
 constexpr u32 ELEMENT = 2;
-constexpr u32 SPAN = descriptor::ROW / ELEMENT;
-constexpr u32 WARPGROUP = 128;
 using attention::Chunks, attention::chunks_of, attention::K_STEP, attention::Tile, attention::tile_of;
+using attention::SPAN, attention::WARPGROUP;
 
 template <u32 D_, u32 DV_, u32 CHUNK_, u32 DTYPE_>
 struct Shape {
@@ -142,46 +140,18 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
     }
 
     DEVICE_MEMBER void score(u32 keys) {
-        wgmma_fence();
-#pragma unroll
-        for (u32 d = 0; d < S::D; d += K_STEP) {
-            const u32 block = d / SPAN, inside = d % SPAN * ELEMENT;
-            const u64 a = descriptor::of(shared_base() + (block * S::ROWS + 64 * number) * descriptor::ROW + inside, 0);
-            const u64 b = descriptor::of(keys + block * S::CHUNK * descriptor::ROW + inside, 0);
-            if constexpr (S::DTYPE == BF16) {
-                wgmma_bf16<false, false>(scores, a, b);
-            } else {
-                wgmma_f16<false, false>(scores, a, b);
-            }
-        }
-        wgmma_commit();
+        const u32 own = shared_base() + 64 * number * descriptor::ROW;
+        attention::start_products<S::D, S::ROWS, S::CHUNK, S::DTYPE>(scores, own, keys);
     }
 
     DEVICE_MEMBER void add_values(const u32 (&weights)[S::CHUNK / K_STEP][4], u32 values) {
-        wgmma_fence();
-#pragma unroll
-        for (u32 k = 0; k < S::CHUNK; k += K_STEP) {
-            const u64 b = descriptor::of(values + k * descriptor::ROW, S::CHUNK * descriptor::ROW);
-            if constexpr (S::DTYPE == BF16) {
-                wgmma_bf16_from_registers<true>(sums, weights[k / K_STEP], b);
-            } else {
-                wgmma_f16_from_registers<true>(sums, weights[k / K_STEP], b);
-            }
-        }
-        wgmma_commit();
+        attention::start_sums<S::CHUNK, S::DTYPE>(sums, weights, values);
     }
 
-    // Zeros over the values past the entry's last: no weight of 0 makes a number of what is none. Both consumers together.
+    // Zeros over the values past the entry's last. Both consumers together.
     DEVICE_MEMBER void clear_values(u32 values, u32 from) const {
-        constexpr u32 PIECES = descriptor::ROW / 16, THREADS = S::CONSUMERS * WARPGROUP;
-        for (u32 i = from * PIECES + number * WARPGROUP + thread; i < S::CHUNK * PIECES; i += THREADS) {
-#pragma unroll
-            for (u32 block = 0; block < S::DV / SPAN; block++) {
-                store_shared(values + block * S::CHUNK * descriptor::ROW + i * 16, u32x4{0, 0, 0, 0});
-            }
-        }
-        // wgmma reads them, after both have written.
-        fence_async();
+        constexpr u32 THREADS = S::CONSUMERS * WARPGROUP;
+        attention::clear_rows<S::CHUNK, S::DV / SPAN, THREADS>(values, from, number * WARPGROUP + thread);
         sync_threads<3, THREADS>();
     }
 

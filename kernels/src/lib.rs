@@ -408,6 +408,7 @@ sources!(
     "cuda/tile/vector.h",
     "cuda/tile/walk.h",
     "cuda/tile/warp_products.h",
+    "cuda/tile/warpgroup_products.h",
     "cuda/top_k.cu",
     "cuda/types.h",
     "cuda/view.h",

@@ -10,6 +10,7 @@ const SM90: &str = "cuda/attention_sm90.cu";
 const PAGED: &str = "cuda/attention_paged.cu";
 const COMBINE: &str = "cuda/attention_combine.cu";
 const SOFTMAX: &str = "cuda/tile/softmax.h";
+const PRODUCTS: &str = "cuda/tile/warpgroup_products.h";
 const LINES: &str = "cuda/tile/lines.h";
 const QUERIES: &str = "cuda/tile/queries.h";
 
@@ -85,12 +86,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "",
         "proxy-fence",
     ),
-    mutant(
-        SM90,
-        "        // wgmma reads them, after both have written.\n        fence_async();\n",
-        "",
-        "proxy-fence",
-    ),
+    mutant(PRODUCTS, "    // wgmma reads them.\n    fence_async();\n", "", "proxy-fence"),
     mutant(SM90, "        sync_threads<3, THREADS>();\n", "", "race"),
     mutant(SM90, "before<S::CHUNK>(chunks.to);", "chunks.from;", "exit-with-copies"),
     mutant(SM90, "if (key + S::CHUNK > tile.keys) {", "if (false) {", "bits"),
@@ -120,7 +116,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
 /// The rows that show what a file's mistakes do.
 pub(super) fn subjects(file: &str) -> Vec<Row> {
     let key = match file {
-        SM90 => "attention_sm90_f16_64_64",
+        SM90 | PRODUCTS => "attention_sm90_f16_64_64",
         PAGED | COMBINE => "attention_paged_f16_64",
         _ => "attention_sm80_bf16_64",
     };
