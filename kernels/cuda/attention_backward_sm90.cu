@@ -8,12 +8,13 @@
 //
 // Order of each sum: the other side from left to right, sixteen at a time by a wgmma, in f32, for keys head after head of the
 // group; products along a head dim likewise. P and dS are rounded to the operands' type before they are multiplied. Finite
-// operands only, as in `attention_backward`.
+// operands only, as in `attention_backward`; boxes bring rows of other entries too, which may hold anything: own rows of those
+// are not written, and those of chunks are cleared. Windows and lengths alone: no mask, no slopes, no soft cap.
 #pragma once
 
 #include "cuda/tile/gradients.h"
 #include "cuda/tile/ring.h"
-#include "cuda/tile/softmax.h"
+#include "cuda/tile/warpgroup_products.h"
 
 // The launch, and the maps of the operands: dense axis, rows, heads, batch; and of what rows need: 32 numbers, their lines in
 // a head, log-sum-exps or means, heads of all entries.
@@ -28,11 +29,9 @@ static_assert(sizeof(AttentionBackwardSm90Args) == 1280, "as in kernels/src/atte
 namespace attention_backward_sm90 {
 
 using namespace attention_backward;
-using attention::K_STEP;
+using attention::K_STEP, attention::SPAN, attention::WARPGROUP;
 
 constexpr u32 ELEMENT = 2;
-constexpr u32 SPAN = descriptor::ROW / ELEMENT;
-constexpr u32 WARPGROUP = 128;
 // Rows of every operand's box, and of a warpgroup.
 constexpr u32 BOX = 64;
 
@@ -126,8 +125,9 @@ DEVICE void produce(const AttentionBackwardSm90Args& all) {
         wait_barrier(own.empty(), own.phase ^ 1);
         arrive_expecting(own.full(), 2 * S::OWN_BYTES);
         const TensorMap &x = S::KEYS ? all.k : all.q, &y = S::KEYS ? all.v : all.d_out;
-        bring_rows<S, S::ROWS>(x, own_at, own.full(), tile.batch, tile.head, tile.first);
-        bring_rows<S, S::ROWS>(y, own_at + S::OWN_BYTES, own.full(), tile.batch, tile.head, tile.first);
+        const u32 first = (S::KEYS ? tile.first_key : tile.first_row) + tile.first;
+        bring_rows<S, S::ROWS>(x, own_at, own.full(), tile.batch, tile.head, first);
+        bring_rows<S, S::ROWS>(y, own_at + S::OWN_BYTES, own.full(), tile.batch, tile.head, first);
         own.next();
         for (; walk.is(); walk.next()) {
             const u64 head = walk.head_of_all();
@@ -135,10 +135,11 @@ DEVICE void produce(const AttentionBackwardSm90Args& all) {
             // Every consumer warp has left this stage.
             wait_barrier(chunks.empty(), chunks.phase ^ 1);
             arrive_expecting(full, 2 * S::CHUNK_BYTES + S::NUMBERS);
-            bring_rows<S, S::CHUNK>(S::KEYS ? all.q : all.k, to, full, tile.batch, head, walk.row());
-            bring_rows<S, S::CHUNK>(S::KEYS ? all.d_out : all.v, to + S::CHUNK_BYTES, full, tile.batch, head, walk.row());
+            const u32 row = (S::KEYS ? tile.first_row : tile.first_key) + walk.row();
+            bring_rows<S, S::CHUNK>(S::KEYS ? all.q : all.k, to, full, tile.batch, head, row);
+            bring_rows<S, S::CHUNK>(S::KEYS ? all.d_out : all.v, to + S::CHUNK_BYTES, full, tile.batch, head, row);
             if constexpr (S::KEYS) {
-                const i32 at[5] = {0, (i32)(walk.row() / 32), 0, (i32)(tile.batch * query_heads(args) + head), 0};
+                const i32 at[5] = {0, (i32)((tile.numbers + walk.row()) / 32), 0, (i32)(tile.batch * query_heads(args) + head), 0};
                 copy_box(to + 2 * S::CHUNK_BYTES, all.statistics, full, at);
             }
             chunks.next();
@@ -184,36 +185,25 @@ struct Consumer {
         return load_shared_f32(chunk + of_lane + (2 * S::CHUNK_BYTES + line * descriptor::ROW + place));
     }
 
+    // Zeros over the rows of a chunk, of both operands, that are not of the tile's entry. Both warpgroups together; the
+    // numbers of such rows make weights of 0 by themselves.
+    DEVICE_MEMBER void clear_others(u32 chunk, u32 row) const {
+        const u32 count = S::KEYS ? tile.rows : tile.keys;
+        if (args.entries == 0 || row + S::CHUNK <= count) {
+            return;
+        }
+        attention::clear_rows<S::CHUNK, 2 * S::D / SPAN, S::SLOTS>(chunk, count - row, number * WARPGROUP + thread);
+        sync_threads<1, S::SLOTS>();
+    }
+
     // Starts the products of own rows and a chunk's, along the head dim.
     DEVICE_MEMBER void multiply(f32 (&products)[S::SCORES], u32 own, u32 chunk) const {
-        wgmma_fence();
-#pragma unroll
-        for (u32 d = 0; d < S::D; d += K_STEP) {
-            const u32 block = d / SPAN, inside = d % SPAN * ELEMENT;
-            const u64 a = descriptor::of(own + (block * S::ROWS + BOX * number) * descriptor::ROW + inside, 0);
-            const u64 b = descriptor::of(chunk + block * S::CHUNK * descriptor::ROW + inside, 0);
-            if constexpr (S::DTYPE == BF16) {
-                wgmma_bf16<false, false>(products, a, b);
-            } else {
-                wgmma_f16<false, false>(products, a, b);
-            }
-        }
-        wgmma_commit();
+        attention::start_products<S::D, S::ROWS, S::CHUNK, S::DTYPE>(products, own + BOX * number * descriptor::ROW, chunk);
     }
 
     // Starts to add a chunk's rows by their factors.
     DEVICE_MEMBER void add(f32 (&to)[S::SUMS], const u32 (&factors)[S::STEPS][4], u32 chunk) const {
-        wgmma_fence();
-#pragma unroll
-        for (u32 k = 0; k < S::CHUNK; k += K_STEP) {
-            const u64 b = descriptor::of(chunk + k * descriptor::ROW, S::CHUNK * descriptor::ROW);
-            if constexpr (S::DTYPE == BF16) {
-                wgmma_bf16_from_registers<true>(to, factors[k / K_STEP], b);
-            } else {
-                wgmma_f16_from_registers<true>(to, factors[k / K_STEP], b);
-            }
-        }
-        wgmma_commit();
+        attention::start_sums<S::CHUNK, S::DTYPE>(to, factors, chunk);
     }
 
     DEVICE_MEMBER void pack(u32 (&to)[S::STEPS][4], const f32 (&from)[S::SCORES]) const {
@@ -235,7 +225,6 @@ struct Consumer {
                     scores[j] = exp2_of(fma(scores[j], factor, -sum[j % 2]));
                 }
             }
-            // Of the warpgroup's first key from the chunk's first row.
             const i32 far = distance_of(tile, row, first);
             if (!all_see<S::CHUNK, BOX>(args, far)) {
 #pragma unroll
@@ -248,16 +237,21 @@ struct Consumer {
             for (u32 i = 0; i < S::SCORES; i++) {
                 scores[i] = exp2_of(fma(scores[i], factor, -log_sum_exp[i / 2 % 2]));
             }
-            // Of the chunk's first key from the warpgroup's first row, and keys that there are from it on.
             const i32 far = distance_of(tile, first, row);
-            const u32 count = tile.keys - row;
-            if (count >= S::CHUNK && all_see<BOX, S::CHUNK>(args, far)) {
+            if (row + S::CHUNK <= tile.keys && all_see<BOX, S::CHUNK>(args, far)) {
                 return;
+            }
+            // Keys of the chunk that the two rows see.
+            Range seen[2];
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                const i64 here = (i64)row_of(2 * half) - far;
+                seen[half] = range_of(here - args.left, here + args.right + 1, tile.keys - row);
             }
 #pragma unroll
             for (u32 i = 0; i < S::SCORES; i++) {
-                const i32 distance = far + (i32)column_of(i) - (i32)row_of(i);
-                scores[i] = column_of(i) < count && sees(args, distance) ? scores[i] : 0.0f;
+                const Range& of = seen[i / 2 % 2];
+                scores[i] = column_of(i) >= of.from && column_of(i) < of.to ? scores[i] : 0.0f;
             }
         }
     }
@@ -298,6 +292,7 @@ struct Consumer {
             clear(gradients);
             // The chunk is here.
             wait_barrier(chunks.full(), chunks.phase);
+            clear_others(chunk, walk.row());
             multiply(scores, own_at, chunk);
             multiply(gradients, own_at + S::OWN_BYTES, chunk + S::CHUNK_BYTES);
             // The scores are there, and all sums of the chunk before.
@@ -365,37 +360,60 @@ struct Consumer {
         }
     }
 
-    DEVICE_MEMBER void finish() const {
+    // Sums become gradients, of rows that the entry does not have zeros, and are written.
+    DEVICE_MEMBER void finish() {
+        const u32 count = S::KEYS ? tile.keys : tile.rows;
+        const bool is[2] = {first + row_of(0) < count, first + row_of(2) < count};
+#pragma unroll
+        for (u32 i = 0; i < S::SUMS; i++) {
+            sums[i] = is[i / 2 % 2] ? args.scale * sums[i] : 0.0f;
+            if constexpr (S::KEYS) {
+                sums_of_values[i] = is[i / 2 % 2] ? sums_of_values[i] : 0.0f;
+            }
+        }
         if constexpr (S::KEYS) {
-            write(args.d_k, sums, args.keys, args.d, args.scale);
-            write(args.d_v, sums_of_values, args.keys, args.dv, 1.0f);
+            write(args.d_k, sums, args.d);
+            write(args.d_v, sums_of_values, args.dv);
         } else {
-            write(args.d_q, sums, args.rows, args.d, args.scale);
+            write(args.d_q, sums, args.d);
         }
     }
 
-    // Writes this warpgroup's rows of a gradient that has `rows` of `columns`.
-    DEVICE_MEMBER void write(const Heads& x, const f32 (&of)[S::SUMS], u32 rows, u32 columns, f32 scale) const {
+    // Writes this warpgroup's rows of a gradient that has `columns`.
+    DEVICE_MEMBER void write(const Heads& x, const f32 (&of)[S::SUMS], u32 columns) const {
         switch (x.dtype) {
-        case F16: return write_as<F16>(x, of, rows, columns, scale);
-        case BF16: return write_as<BF16>(x, of, rows, columns, scale);
-        default: return write_as<F32>(x, of, rows, columns, scale);
+        case F16: return write_as<F16>(x, of, columns);
+        case BF16: return write_as<BF16>(x, of, columns);
+        default: return write_as<F32>(x, of, columns);
         }
     }
 
     template <u32 OUT>
-    DEVICE_MEMBER void write_as(const Heads& x, const f32 (&of)[S::SUMS], u32 rows, u32 columns, f32 scale) const {
+    DEVICE_MEMBER void write_as(const Heads& x, const f32 (&of)[S::SUMS], u32 columns) const {
+        const u32 begin = S::KEYS ? tile.first_key : tile.first_row;
+        const bool is_paired = attention::in_pairs<OUT>(x, columns);
+        // Of the columns from this thread's first on.
+        const i32 left = (i32)columns - (i32)column_of(0);
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
             const u32 row = first + row_of(2 * half);
-            if (row >= rows) {
+            if (row >= tile.end) {
                 continue;
             }
-            const u64 to = attention_backward::row_of(x, tile.batch, tile.head, row);
+            const u64 to = attention_backward::row_of(x, tile.batch, tile.head, begin + row);
+            if (is_paired) {
+#pragma unroll
+                for (u32 i = 2 * half; i < S::SUMS; i += 4) {
+                    if ((i32)(i / 4 * 8) < left) {
+                        attention::store_pair<OUT>(to + column_of(i) * width_of(OUT), of[i], of[i + 1]);
+                    }
+                }
+                continue;
+            }
 #pragma unroll
             for (u32 i = 2 * half; i < S::SUMS; i += i % 2 == 0 ? 1 : 3) {
-                if (column_of(i) < columns) {
-                    store_as(OUT, to + (u64)((i64)column_of(i) * x.column * (i64)width_of(OUT)), scale * of[i]);
+                if ((i32)(i / 4 * 8 + i % 2) < left) {
+                    store_as(OUT, to + (u64)((i64)column_of(i) * x.column * (i64)width_of(OUT)), of[i]);
                 }
             }
         }

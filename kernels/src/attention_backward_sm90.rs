@@ -28,7 +28,7 @@ pub struct AttentionBackwardSm90Args {
 const _: () = assert!(size_of::<AttentionBackwardSm90Args>() == 1280);
 
 /// A row of `attention_backward_sm90`, gradients by wgmma: what [`crate::AttentionBackwardSm80`] gives, of operands of which
-/// there is something and that the copy engine brings.
+/// there is something and that the copy engine brings, of scores without a mask, slopes or a soft cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AttentionBackwardSm90 {
     /// What it gives.

@@ -124,7 +124,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "race",
     ),
     // What a row sees, and where the swizzle put its numbers.
-    mutant(SM90, "column_of(i) < count &&", "column_of(i) <= count &&", "bits"),
+    mutant(SM90, "- (i32)column_of(i)) ?", "- (i32)column_of(i) + 1) ?", "bits"),
+    mutant(SM90, "column_of(i) < of.to ?", "column_of(i) <= of.to ?", "bits"),
+    mutant(SM90, "column_of(i) >= of.from &&", "column_of(i) > of.from &&", "bits"),
+    // Rows of another entry.
+    mutant(SM90, "            clear_others(chunk, walk.row());\n", "", "bits"),
+    mutant(SM90, "        sync_threads<1, S::SLOTS>();\n", "", "race"),
+    mutant(SM90, "is[i / 2 % 2] ? args.scale", "true ? args.scale", "bits"),
     mutant(SM90, "thread % 4 * 8 ^ line % 2 * 16", "thread % 4 * 8", "bits"),
 ];
 
@@ -171,6 +177,20 @@ const OPTIONS: [Options; 3] = [
     },
 ];
 
+/// Windows, entries beside one of no numbers, and keys that an entry does not have.
+const ENTRIES: [Options; 2] = [
+    Options {
+        rows: 150,
+        keys: 180,
+        window: Some([20, 3]),
+        lens: &[[70, 90], [9, 17], [66, 70]],
+        packed: true,
+        spoiled: Some(1),
+        ..PLAIN
+    },
+    Options { batch: 2, rows: 20, lens: &[[20, 40], [20, 90]], ..PLAIN },
+];
+
 /// Tails in every axis, both ways that keys may be hidden, operands that lie anyhow, and cuts, on both sides.
 pub(super) fn verdict(row: Row, model: &mut Model) -> String {
     let by_engine = matches!(row, Row::AttentionBackwardSm90(_));
@@ -182,8 +202,7 @@ pub(super) fn verdict(row: Row, model: &mut Model) -> String {
         Options { rows: 140, keys: 50, causal: true, hidden: true, ..PLAIN },
         if by_engine { many } else { tails },
     ];
-    // Rows of wgmma know none of the options.
-    let options = if by_engine { &[][..] } else { &OPTIONS };
+    let options = if by_engine { &ENTRIES[..] } else { &OPTIONS };
     for side in sides(row.file()) {
         for options in cases.iter().chain(options).copied() {
             let case = Case::new(side, options, 3);

@@ -95,6 +95,42 @@ fn tiles_that_are_dealt_out_are_right() {
     }
 }
 
+/// By wgmma: entries of other lengths beside each other, of which one is of no numbers and so are rows and keys that none
+/// owns, and windows, by any cut.
+#[test]
+fn tiles_of_entries_are_right() {
+    let Some(mut model) = Model::attention() else { return };
+    let lens = &[[70, 90], [9, 17], [66, 70], [0, 9]];
+    let packed = Options { lens, packed: true, rows: 150, keys: 200, ..PLAIN };
+    let cases = [
+        Options { kv_heads: 2, causal: true, spoiled: Some(1), dtypes: [BF16, BF16], ..packed },
+        Options { group: 2, window: Some([20, 0]), spoiled: Some(0), dims: [64, 40], ..packed },
+        Options {
+            batch: 3,
+            group: 2,
+            lens: &[[66, 40], [66, 140], [66, 0]],
+            rows: 66,
+            keys: 140,
+            window: Some([17, 30]),
+            ..PLAIN
+        },
+    ];
+    for (i, side) in ["keys", "queries"].into_iter().enumerate() {
+        for (j, d) in ["bf16_64", "f16_128"].into_iter().enumerate() {
+            let row = row(&format!("attention_backward_sm90_{side}_{d}"));
+            // Of wide heads one.
+            for (k, options) in cases.into_iter().enumerate().skip(2 * j) {
+                right(&mut model, row, options, 2 * i + j + k);
+            }
+            let case = Case::new(row, cases[i + j], 5);
+            let whole = case.run(&mut model, Order::Late);
+            let cut = case.run_cut(&mut model, 2, 1);
+            assert_eq!(cut.found, "", "{row:?}");
+            assert!(case.agree(&cut, &whole), "{row:?}: a cut gives other bits");
+        }
+    }
+}
+
 /// More rows than keys, so that some see nothing; groups; head dims and strides of every kind; types of every kind.
 #[test]
 fn every_option_is_right() {
