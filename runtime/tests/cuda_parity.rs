@@ -481,6 +481,9 @@ fn attention_backward() {
         all_on("attention_backward_sm90_keys", aligned);
         all_on("attention_backward_keys", std::slice::from_ref(unaligned));
         run_each(&tiles);
+        let entries = common::gradients::attention_backward_of_entries();
+        all_on("attention_backward_sm90_keys", &entries);
+        run_each(&entries);
     }
 }
 

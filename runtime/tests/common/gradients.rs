@@ -153,6 +153,20 @@ pub fn attention_backward_in_tiles() -> Vec<Case> {
     ]
 }
 
+/// The same of entries of different lengths: packed and not, counted by the host and the device, through windows.
+pub fn attention_backward_of_entries() -> Vec<Case> {
+    let (rows, keys) = ([5, 0, 129], [9, 30, 140]);
+    // Packed, window, soft cap, slopes, mask, causal, counts on the device, lengths of keys, heads, dims, types, style.
+    [
+        [1, 3, 0, 0, 0, 0, 0, 1, 1, 0, 2, 0],
+        [1, 1, 0, 0, 0, 1, 1, 1, 0, 3, 1, 0],
+        [0, 2, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1, 0, 1, 2, 0, 2, 0],
+    ]
+    .map(|row| with_options(&row, &rows, &keys))
+    .to_vec()
+}
+
 /// Gradients of three entries of different lengths, with the options of the forward op. `device`: their counts are operands.
 fn with_options(row: &[usize], rows: &[u32; 3], keys: &[u32; 3]) -> Case {
     let &[packed, window, softcap, alibi, mask, causal, device, lens, heads, dims, dtypes, style] =

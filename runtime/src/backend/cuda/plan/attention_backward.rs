@@ -9,7 +9,7 @@ use super::waves::{ALIGN, Form, Waves};
 use super::{Class, axis, missing, name};
 use crate::dtype::DType;
 use crate::error::{Error, Kind, Result};
-use crate::op::{AttentionBackward, CheckedOp, KeyValue, Lens, Mask, Scores};
+use crate::op::{AttentionBackward, CheckedOp, KeyValue, Mask, Scores};
 use crate::order::{Family, Order, Plan, UNIT_CAP_GPU_NS};
 use leasehold_kernels::{
     AttentionBackwardReference, AttentionBackwardRows, AttentionBackwardSm80,
@@ -77,9 +77,7 @@ pub(in super::super) fn rows(
 
 /// Whether rows of wgmma know all that is asked of scores.
 fn is_plain(scores: &Scores) -> bool {
-    let Scores { window, softcap, mask, alibi, rows, lens, .. } = scores;
-    let is_whole = window.is_none() && *rows == Lens::Full && *lens == Lens::Full;
-    is_whole && *softcap == 0.0 && *mask == Mask::None && !alibi
+    scores.softcap == 0.0 && scores.mask == Mask::None && !scores.alibi
 }
 
 /// What the copy engine is told of Q, K, V and d_out at these addresses; `None` where it cannot bring one of them.
