@@ -54,11 +54,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(GRADIENTS, "(u32)distance + args.left <=", "(u32)distance + args.left - 1 <=", "bits"),
     mutant(GRADIENTS, "distance + KEYS - 1 <= args.right", "distance <= args.right", "bits"),
     mutant(GRADIENTS, "args.left >= ROWS - 1", "args.left >= 0", "bits"),
-    mutant(SM80, "column_of_score(i) < count &&", "column_of_score(i) <= count &&", "bits"),
-    mutant(SM80, "count >= S::CHUNK && all_see", "all_see", "bits"),
     mutant(GRADIENTS, "first = rows.from / CHUNK;", "first = rows.from / CHUNK + 1;", "bits"),
     mutant(GRADIENTS, "stop = quotient_up(rows.to, CHUNK);", "stop = rows.to / CHUNK;", "bits"),
-    mutant(GRADIENTS, "to_keys - args.left,", "to_keys - args.left + 16,", "bits"),
+    mutant(GRADIENTS, "to_keys - args.left,", "to_keys - args.left + 64,", "bits"),
     mutant(GRADIENTS, "keys.to + to_rows + args.left", "keys.to + to_rows", "bits"),
     // Entries of different lengths, and what nobody owns.
     mutant(GRADIENTS, "KEYS>(args, entry) * TILE;", "KEYS>(args, entry) * 0;", "bits"),
