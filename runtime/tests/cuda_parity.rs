@@ -14,7 +14,7 @@ use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
 use leasehold::op::{
     Activation, ArgMax, Attention, Gate, Group, KeyValue, Lens, Matmul, Norm, NormBackward,
-    NormKind, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Scores,
+    NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat, Reduce, ReduceFn, Scale, Scores,
     Softmax, TopK,
 };
 use leasehold::{DType, Device, Kind};
@@ -472,10 +472,24 @@ fn attention_on_ampere() {
     }
 }
 
+/// Gradients with the options of attention: few are small.
+fn gradients_with_options() -> Vec<Case> {
+    let mut cases = common::tables::attention_backward();
+    cases.retain(|case| {
+        let Op::AttentionBackward(op) = &case.op else { return false };
+        let is_plain =
+            Scores { scale: op.scores.scale, causal: op.scores.causal, ..Scores::default() };
+        op.scores != is_plain && case.flops() <= 40 * CASE_FLOPS
+    });
+    assert!(cases.len() > 8, "{} cases", cases.len());
+    cases
+}
+
 #[test]
 fn attention_backward() {
     if in_child("attention_backward", "sm_90a", "late") {
         run_each(&small(common::tables::attention_backward()));
+        run_each(&gradients_with_options());
         let tiles = common::gradients::attention_backward_in_tiles();
         let (unaligned, aligned) = tiles.split_last().unwrap();
         all_on("attention_backward_sm90_keys", aligned);
@@ -493,6 +507,7 @@ fn attention_backward_on_ampere() {
         let table = small(common::tables::attention_backward());
         run_each(&table.into_iter().step_by(3).collect::<Vec<_>>());
         run_each(&common::gradients::attention_backward_in_tiles()[..1]);
+        run_each(&gradients_with_options());
     }
 }
 
@@ -503,8 +518,8 @@ fn counts_of_gradients_that_lie() {
         return;
     }
     let mut cuda = open();
-    let mut cases = common::tables::attention_backward();
-    cases.retain(|case| is_told(case) && case.flops() <= 4 * CASE_FLOPS);
+    let mut cases = gradients_with_options();
+    cases.retain(is_told);
     let mut faults = 0;
     for case in &cases {
         let plan = cuda.candidates(&case.checked()).unwrap()[0];
