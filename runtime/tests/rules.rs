@@ -6,9 +6,9 @@ mod common;
 use common::case::{Fill, Operand, Style};
 use leasehold::DType::{self, BF16, F32, I8, I32};
 use leasehold::op::{
-    Attention, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue, Lens, Map, MapFn, Matmul,
-    Norm, NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat, Rope, Scale, Scores,
-    Softmax, Spec, TopK, check,
+    Attention, AttentionBackward, Binding, BufferId, Copy, Gate, Gather, Group, KeyValue, Lens,
+    Map, MapFn, Matmul, Norm, NormKind, Op, OrderClass, Precision, Quantize, QuantizeFormat, Rope,
+    Scale, Scores, Softmax, Spec, TopK, check,
 };
 use leasehold::{Dims, Error, Layout, Rule};
 use std::collections::BTreeSet;
@@ -186,7 +186,16 @@ fn refused() -> Vec<(Op, Vec<Spec>, &'static str)> {
     let weights = Operand::new(F32, &[groups, 2, 2], Style::Repeat, 0, Fill::Poison).spec();
     let grouped =
         Matmul { group: Group::Contiguous, sizes: Lens::Device { max: 1 }, ..Matmul::default() };
-    vec![(grouped.into(), vec![f(&[3, 2]), weights, sizes, f(&[3, 2])], "65537 groups")]
+    // Packed entries without end cost a walk of their counts for every slice.
+    let scores = Scores { rows: Lens::Device { max: 1 }, ..Scores::default() };
+    let attention = Attention { scores: scores.clone(), ..Attention::default() };
+    let (row, line) = (f(&[1, 1, 3, 2]), f(&[1, 1, 3]));
+    let gradients = [row, row, row, row, line, row, sizes, row, row, row];
+    vec![
+        (grouped.into(), vec![f(&[3, 2]), weights, sizes, f(&[3, 2])], "65537 groups"),
+        (attention.into(), vec![row, row, row, sizes, row], "65537 counts"),
+        (AttentionBackward { scores }.into(), gradients.into(), "65537 counts"),
+    ]
 }
 
 #[cfg(feature = "cpu")]

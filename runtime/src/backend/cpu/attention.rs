@@ -2,7 +2,7 @@
 //! and sum (online softmax, Milakov and Gimelshein 2018). Chunks that no row sees are skipped. Few rows, and classes
 //! without AVX-512, are products of panels here; others go to `flash`.
 
-use super::entries::{Bias, Entry, Room, entries};
+use super::batch::{Batch, Bias, Entry, Room, Tiling};
 use super::flash;
 use super::geometry::{Heads, Mix};
 use super::isa::{Isa, Kernel, fma};
@@ -34,7 +34,8 @@ pub(super) struct Tiles<'a> {
     /// Query rows of a tile, and keys of a chunk: a multiple of 32.
     tile: [usize; 2],
     heads: Heads,
-    entries: Vec<Entry>,
+    entries: Batch,
+    tiling: Tiling,
 }
 
 /// A tile of query rows of a head.
@@ -72,7 +73,9 @@ impl<'a> Tiles<'a> {
         let (q, k) = (view("q")?, view("k")?);
         let packed_keys = op.scores.rows != Lens::Full && op.key_value == KeyValue::Dense;
         let keys = if packed_keys { k.shape[2] } else { heads.keys };
-        let room = Room { batch: q.shape[0], rows: q.shape[2], keys, packed_keys };
+        let room = Room { rows: q.shape[2], keys, packed_keys };
+        let entries = Batch::of(&op.scores, &room, [view("rows"), view("lens")], fault);
+        let tile = [order.tile[0], order.chunk].map(|n| n as usize);
         Some(Self {
             isa,
             op,
@@ -87,9 +90,10 @@ impl<'a> Tiles<'a> {
             lse: view("lse"),
             state,
             fault,
-            tile: [order.tile[0], order.chunk].map(|n| n as usize),
+            tile,
             heads,
-            entries: entries(&op.scores, &room, [view("rows"), view("lens")], fault),
+            tiling: entries.tiles(tile[0] as u64, |entry| entry.rows),
+            entries,
         })
     }
 
@@ -104,26 +108,14 @@ impl<'a> Tiles<'a> {
 
     /// The tile of a number; none where fewer rows came than the plan has room for.
     fn tile(&self, index: u64) -> Option<Tile> {
-        let (heads, tile_rows) = (self.q.shape[1], self.tile[0] as u64);
+        let heads = self.q.shape[1];
         let (place, block) = (index / self.heads.blocks, index % self.heads.blocks);
         // What sees most keys comes first, so that threads end together.
-        let mut block = if self.op.scores.causal { self.heads.blocks - 1 - block } else { block };
+        let block = if self.op.scores.causal { self.heads.blocks - 1 - block } else { block };
         let (batch, head) = (place / heads, place % heads);
-        let entries = match self.op.scores.rows {
-            Lens::Full => self.entries.get(batch as usize..=batch as usize)?,
-            _ => &self.entries,
-        };
-        for &entry in entries {
-            let blocks = entry.rows.div_ceil(tile_rows);
-            if block < blocks {
-                let row = block * tile_rows;
-                let kv_head = head / (heads / self.k.shape[1]);
-                let rows = tile_rows.min(entry.rows - row);
-                return Some(Tile { entry, batch, head, kv_head, row, rows });
-            }
-            block -= blocks;
-        }
-        None
+        let (entry, own) = self.entries.tile(&self.tiling, batch, block)?;
+        let kv_head = head / (heads / self.k.shape[1]);
+        Some(Tile { entry, batch, head, kv_head, row: own.start, rows: own.end - own.start })
     }
 
     fn links(&self, tile: Tile, from: u64, to: u64) {

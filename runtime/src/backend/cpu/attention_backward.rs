@@ -3,7 +3,7 @@
 //! log-sum-exp, chunk by chunk, left to right. Chunks that no row sees are skipped. `compute` calls it.
 
 use super::Fault;
-use super::entries::{Bias, Entry, Room, entries};
+use super::batch::{Batch, Bias, Entry, Room, Tiling};
 use super::geometry::Gradients;
 use super::isa::{Isa, Kernel, fma};
 use super::math;
@@ -20,7 +20,9 @@ pub(super) struct Backward<'a> {
     isa: Isa,
     scores: &'a Scores,
     shape: Gradients,
-    entries: Vec<Entry>,
+    entries: Batch,
+    /// Of rows, and of keys.
+    tilings: [Tiling; 2],
     q: &'a View,
     k: &'a View,
     v: &'a View,
@@ -94,12 +96,18 @@ impl<'a> Backward<'a> {
         let view = |name| checked.position(name).map(|i| &views[i]);
         let (q, k) = (view("q")?, view("k")?);
         let packed_keys = scores.rows != Lens::Full;
-        let room = Room { batch: q.shape[0], rows: q.shape[2], keys: k.shape[2], packed_keys };
+        let room = Room { rows: q.shape[2], keys: k.shape[2], packed_keys };
+        let entries = Batch::of(scores, &room, [view("rows"), view("lens")], fault);
+        let shape = Gradients::of(checked, scores, isa);
         Some(Self {
             isa,
             scores,
-            shape: Gradients::of(checked, scores, isa),
-            entries: entries(scores, &room, [view("rows"), view("lens")], fault),
+            tilings: [
+                entries.tiles(shape.tile[0], |entry| entry.rows),
+                entries.tiles(shape.tile[1], |entry| entry.places),
+            ],
+            shape,
+            entries,
             q,
             k,
             v: view("v")?,
@@ -132,46 +140,12 @@ impl<'a> Backward<'a> {
         at(from)..at(to)
     }
 
-    /// The entry that a tile of a head is of, and its first row or key: of `count` in each entry. None where fewer came than
-    /// the plan has room for.
-    fn place(
-        &self,
-        batch: u64,
-        mut tile: u64,
-        size: u64,
-        count: impl Fn(&Entry) -> u64,
-    ) -> Option<(Entry, Range<u64>)> {
-        let entries = match self.scores.rows {
-            Lens::Full => self.entries.get(batch as usize..=batch as usize)?,
-            _ => &self.entries,
-        };
-        for entry in entries {
-            let (count, tiles) = (count(entry), count(entry).div_ceil(size));
-            if tile < tiles {
-                return Some((*entry, tile * size..count.min((tile + 1) * size)));
-            }
-            tile -= tiles;
-        }
-        None
-    }
-
-    /// Keys of an entry, those that nobody sees too.
-    fn all_keys(&self, entry: &Entry) -> u64 {
-        match self.scores.rows {
-            Lens::Full => self.k.shape[2],
-            _ if entry.owned => entry.keys,
-            _ => self.k.shape[2] - entry.first_key,
-        }
-    }
-
     fn queries(&self, tile: u64, from: u64, to: u64) {
         let s = &self.shape;
         let heads = self.q.shape[1];
         let (place, tile) = (tile / s.row_tiles, tile % s.row_tiles);
         let (batch, head) = (place / heads, place % heads);
-        let Some((entry, own)) = self.place(batch, tile, s.tile[0], |entry| entry.rows) else {
-            return;
-        };
+        let Some((entry, own)) = self.entries.tile(&self.tilings[0], batch, tile) else { return };
         let (row, rows) = (own.start, own.end - own.start);
         let whole = Meeting { entry, head, kv_head: head / s.group, row, rows, key: 0, keys: 0 };
         let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);
@@ -210,8 +184,7 @@ impl<'a> Backward<'a> {
         let kv_heads = self.k.shape[1];
         let (place, tile) = (tile / s.key_tiles, tile % s.key_tiles);
         let (batch, kv_head) = (place / kv_heads, place % kv_heads);
-        let count = |entry: &Entry| self.all_keys(entry);
-        let Some((entry, own)) = self.place(batch, tile, s.tile[1], count) else { return };
+        let Some((entry, own)) = self.entries.tile(&self.tilings[1], batch, tile) else { return };
         let (key, keys) = (own.start, own.end - own.start);
         let whole = Meeting { entry, head: 0, kv_head, row: 0, rows: 0, key, keys };
         let (d, dv) = (self.q.shape[3] as usize, self.v.shape[3] as usize);

@@ -1,7 +1,7 @@
 //! How ops are cut into tiles and links, and what the dearest unit takes: the numbers that planner and kernels share.
 //! Pure: shapes, dtypes and the arch class.
 
-use super::entries::{most, packed_tiles};
+use super::batch::{most, packed_tiles};
 use super::few::Few;
 use super::isa::Isa;
 use super::plan::{
@@ -220,6 +220,16 @@ pub(super) fn groups(checked: &CheckedOp, op: &Matmul) -> u64 {
         Lens::Host(list) => list.len() as u64,
         Lens::Device { .. } => checked.spec("sizes").map_or(0, |sizes| sizes.layout.shape()[0]),
     }
+}
+
+/// Batch entries whose rows or keys are counted; 0 where none are.
+pub(super) fn counted(checked: &CheckedOp, scores: &Scores) -> u64 {
+    let of = |lens: &Lens, name| match lens {
+        Lens::Full => 0,
+        Lens::Host(list) => list.len() as u64,
+        Lens::Device { .. } => checked.spec(name).map_or(0, |counts| counts.layout.shape()[0]),
+    };
+    of(&scores.rows, "rows").max(of(&scores.lens, "lens"))
 }
 
 /// Most row blocks that groups one after another come to, the rows that none owns included.

@@ -3,13 +3,13 @@
 
 mod attention;
 mod attention_backward;
+mod batch;
 mod bf16;
 mod bytes;
 mod constants;
 mod convert;
 mod dot;
 mod dots;
-mod entries;
 mod epilogue;
 mod few;
 mod few_tiles;
@@ -62,13 +62,13 @@ use std::time::{Duration, Instant};
 const SOURCES: [(&str, &str); 41] = [
     ("attention.rs", include_str!("attention.rs")),
     ("attention_backward.rs", include_str!("attention_backward.rs")),
+    ("batch.rs", include_str!("batch.rs")),
     ("bf16.rs", include_str!("bf16.rs")),
     ("bytes.rs", include_str!("bytes.rs")),
     ("constants.rs", include_str!("constants.rs")),
     ("convert.rs", include_str!("convert.rs")),
     ("dot.rs", include_str!("dot.rs")),
     ("dots.rs", include_str!("dots.rs")),
-    ("entries.rs", include_str!("entries.rs")),
     ("epilogue.rs", include_str!("epilogue.rs")),
     ("few.rs", include_str!("few.rs")),
     ("few_tiles.rs", include_str!("few_tiles.rs")),

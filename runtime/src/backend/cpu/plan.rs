@@ -3,15 +3,15 @@
 
 use super::few::Few;
 use super::geometry::{
-    Cells, Entries, Gradients, Heads, Mix, Product, ROW_LEAST, Way, attention_tile, groups,
-    product_tile, rows_of, way,
+    Cells, Entries, Gradients, Heads, Mix, Product, ROW_LEAST, Way, attention_tile, counted,
+    groups, product_tile, rows_of, way,
 };
 use super::isa::Isa;
 use crate::dtype::DType;
 use crate::error::{Kind, Result};
 use crate::op::{
-    Attention, CheckedOp, Matmul, Norm, NormBackward, NormKind, Op, Quantize, Scatter, ScatterFn,
-    TopK,
+    Attention, AttentionBackward, CheckedOp, Matmul, Norm, NormBackward, NormKind, Op, Quantize,
+    Scatter, ScatterFn, TopK,
 };
 use crate::order::{Family, Order, Plan};
 pub(super) use crate::order::{Span, spans};
@@ -41,8 +41,8 @@ pub(super) const LEAST_ROWS: u64 = 16;
 /// Columns of a scatter's tile, and most entries of a link.
 pub(super) const COLUMNS: u64 = 256;
 pub(super) const LINK_ENTRIES: u64 = 8192;
-/// Most groups of a product: their sizes are read at every launch.
-const MAX_GROUPS: u64 = 1 << 16;
+/// Most groups of a product and batch entries that are counted: they are read for every span.
+const MAX_COUNTS: u64 = 1 << 16;
 /// A matmul tile is computed in bands of this many rows, each by one thread: the tallest of which there are many, or
 /// a multiple of four, so that two or four threads end together. Tall bands pack B less often.
 pub(super) const BAND_ROWS: [u64; 3] = [512, 256, 128];
@@ -223,12 +223,13 @@ pub(super) fn passes(op: &Op) -> u64 {
 
 /// What of an op this backend does not run, and what it does.
 fn missing(op: &CheckedOp) -> Option<(String, String)> {
-    match op.op() {
-        Op::Matmul(matmul) if groups(op, matmul) > MAX_GROUPS => {
-            Some((format!("{} groups", groups(op, matmul)), MAX_GROUPS.to_string()))
-        }
-        _ => None,
-    }
+    let (count, what) = match op.op() {
+        Op::Matmul(matmul) => (groups(op, matmul), "groups"),
+        Op::Attention(Attention { scores, .. })
+        | Op::AttentionBackward(AttentionBackward { scores }) => (counted(op, scores), "counts"),
+        _ => return None,
+    };
+    (count > MAX_COUNTS).then(|| (format!("{count} {what}"), MAX_COUNTS.to_string()))
 }
 
 /// The one plan of an op: all others would have another order.
