@@ -141,11 +141,11 @@ impl<B: Backend> Executor<B> {
 impl Session {
     /// Forgets what a program is launched in, or every one is.
     pub(super) fn drop_segments<B: Backend>(&mut self, core: &mut Core<B>, program: Option<u32>) {
-        let (gone, stay) = std::mem::take(&mut self.parts)
-            .into_iter()
-            .partition(|((of, _), _)| program.is_none_or(|program| program == *of));
-        self.parts = stay;
-        let gone: BTreeMap<(u32, usize), Part> = gone;
+        let gone = match program {
+            // A tenant may erase as often as it likes: that costs what the program has, not all that there is.
+            Some(of) => self.parts.extract_if((of, 0)..=(of, usize::MAX), |_, _| true).collect(),
+            None => std::mem::take(&mut self.parts),
+        };
         gone.into_values().for_each(|mut part| self.drop_segment(core, &mut part));
     }
 

@@ -181,6 +181,39 @@ fn a_turn_makes_one_segment_and_a_program_that_runs_once_none() {
     assert_eq!(log.segments(), 3);
 }
 
+/// A program that goes, or is not there, takes no segment of another of its session.
+#[test]
+fn a_program_takes_its_own_segments_with_it() {
+    let (null, log) = Null::new(1 << 40);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    let mut mapper = Mapper::new(&mut executor, 1, &mut now);
+    let names = |mapper: &mut Mapper, executor: &mut Executor<Null>, program, now: &mut u64| {
+        let before = log.launches().len();
+        mapper.does(executor, &Record::Replay { program }, now);
+        log.launches()[before..].iter().map(|launch| launch.op).collect::<Vec<_>>()
+    };
+    for program in [0, 7, 8, u32::MAX] {
+        let record = mapper.program(program, 3);
+        mapper.does(&mut executor, &record, &mut now);
+        assert_eq!(names(&mut mapper, &mut executor, program, &mut now), ["map"; 3]);
+        assert_eq!(names(&mut mapper, &mut executor, program, &mut now), ["segment"]);
+    }
+    let frame = Record::Erase { program: 6 }.encode(1, 0).unwrap();
+    let unknown = mapper.tenant.ask(&mut executor, &frame, &mut now).outcome;
+    assert!(matches!(unknown, Outcome::Failed(_)), "{unknown:?}");
+    let record = mapper.program(7, 3);
+    for changed in [&record, &Record::Erase { program: 7 }, &record] {
+        mapper.does(&mut executor, changed, &mut now);
+        for program in [0, 8, u32::MAX] {
+            assert_eq!(names(&mut mapper, &mut executor, program, &mut now), ["segment"]);
+        }
+    }
+    assert_eq!(log.segments(), 4);
+    assert_eq!(names(&mut mapper, &mut executor, 7, &mut now), ["map"; 3]);
+    assert_eq!(names(&mut mapper, &mut executor, 7, &mut now), ["segment"]);
+    assert_eq!(log.segments(), 5);
+}
+
 /// Two tenants of one weight, both ready in one turn: it is the first one's turn, unless it owes for its segment.
 #[test]
 fn who_makes_a_segment_owes_for_it() {
