@@ -53,7 +53,8 @@ pub struct Executor<B: Backend> {
     flights: VecDeque<Flight>,
     buffer: Vec<u8>,
     pulse: Pulse,
-    /// Whether this turn has looked for a segment or tried to make one: the next waits for the next turn.
+    /// Whether a segment was looked for, or tried to be made, since the turn began or, later, since its slice did: who else
+    /// would waits for another turn.
     has_tried: bool,
     /// When the loop last looked at its sockets.
     looked_ns: u64,

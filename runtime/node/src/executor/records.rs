@@ -182,7 +182,8 @@ impl<B: Backend> Executor<B> {
         Ok(block)
     }
 
-    /// Puts the first op that has anything to do at the session's head: the given one, else the next step.
+    /// Puts the given op at the session's head, else the next step or several as one. One that launches nothing takes its turn too:
+    /// what else its program costs the host must wait for that.
     fn begin(
         &mut self,
         id: u64,
@@ -197,46 +198,46 @@ impl<B: Backend> Executor<B> {
             return Err(refused(error));
         }
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.head = Some(Work::Run { ticket, run, rest });
+            session.head = Some(Work::Run { ticket, run: Box::new(run), rest });
             session.ready_ns = now_ns;
         }
         Ok(None)
     }
 
-    /// The given op, or the next step or several as one, begun; those without units are done, and after many of them the last
-    /// takes a turn like any other. `None` when nothing is left.
-    pub(super) fn next_run(
-        &mut self,
-        id: u64,
-        mut op: Option<BoundOp>,
-        rest: &mut Steps,
-    ) -> Result<Option<Box<Run>>> {
-        for left in (0..EMPTY_MAX).rev() {
-            let Some(session) = self.sessions.get(&id) else { return Ok(None) };
-            self.core.lend(session.state.map(|block| block.id));
-            let segment = if op.is_none() { self.next_segment(id, rest)? } else { None };
-            let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
-            let run = match (segment, op.take()) {
-                (Some(run), _) => run,
-                (None, Some(op)) => self.core.begin(op)?,
-                (None, None) => match session.step(rest)? {
-                    Some(op) => self.core.begin(op)?,
-                    None => return Ok(None),
-                },
-            };
-            if run.remaining() > 0 {
-                return Ok(Some(Box::new(run)));
-            }
+    /// The given op, or the next step or several as one, begun. `None` when nothing is left.
+    fn next_run(&mut self, id: u64, op: Option<BoundOp>, rest: &mut Steps) -> Result<Option<Run>> {
+        let Some(session) = self.sessions.get(&id) else { return Ok(None) };
+        self.core.lend(session.state.map(|block| block.id));
+        if op.is_none()
+            && let Some(run) = self.next_segment(id, rest)?
+        {
+            return Ok(Some(run));
+        }
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
+        let Some(op) = op.map_or_else(|| session.step(rest), |op| Ok(Some(op)))? else {
+            return Ok(None);
+        };
+        let run = self.core.begin(op)?;
+        if run.remaining() == 0 {
             self.ops.charge(SessionId(id), STEP_NS);
-            if left == 0 {
-                return Ok(Some(Box::new(run)));
-            }
-            self.core.end(&run);
-            if let Some(job) = self.jobs.get_mut(&session.job) {
-                job.usage().ops += run.ops().len() as u64;
+        }
+        Ok(Some(run))
+    }
+
+    /// What comes next of a program, in its session's turn. Steps without units are done; after many of them the last takes
+    /// another turn.
+    pub(super) fn next_steps(&mut self, id: u64, rest: &mut Steps) -> Result<Option<Run>> {
+        for _ in 1..EMPTY_MAX {
+            match self.next_run(id, None, rest)? {
+                Some(run) if run.remaining() == 0 => {
+                    self.core.end(&run);
+                    let job = self.sessions.get(&id).and_then(|s| self.jobs.get_mut(&s.job));
+                    job.into_iter().for_each(|job| job.usage().ops += 1);
+                }
+                next => return Ok(next),
             }
         }
-        Ok(None)
+        self.next_run(id, None, rest)
     }
 
     fn copy(&mut self, id: u64, copy: Copying) -> Result<Option<[u64; 3]>> {

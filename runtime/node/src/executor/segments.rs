@@ -1,7 +1,8 @@
 //! Steps of a program that the device takes as one, each no longer than a unit may be, so that the scheduler counts it as one.
 //! A segment is of the very blocks that its steps are bound to at each replay, or it is not used: a tenant may have given
-//! one back since. Looking for one and making it is host work that no bill counts: a turn does it once at most, whatever
-//! comes of it, and the session's flow owes it. Of what the device keeps of segments each lease has the same part.
+//! one back since. Looking for one and making it is host work that no bill counts: a turn does it once at most as records
+//! come, and once for the session whose turn it is, whatever comes of it, and the session's flow owes it. Of what the device
+//! keeps of segments each lease has the same part.
 
 use super::Executor;
 use super::records::STEP_NS;
@@ -87,10 +88,14 @@ impl<B: Backend> Executor<B> {
         {
             session.drop_segment(&mut self.core, part);
         }
-        if part.segment.is_some() || ops.len() < part.len || !has_room(self, part) {
+        if part.segment.is_some() || !has_room(self, part) {
             return Ok(());
         }
         self.has_tried = true;
+        if ops.len() < part.len {
+            self.ops.charge(SessionId(id), STEP_NS * ops.len() as u64);
+            return Ok(());
+        }
         let kept = self.core.keep(part, &ops);
         let launches = part.segment.as_ref().map_or(part.len as u64, Segment::launches);
         self.ops.charge(SessionId(id), KEEP_LAUNCH_NS * launches);

@@ -30,6 +30,8 @@ impl<B: Backend> Executor<B> {
         match self.ops.next(now_ns) {
             Some(turn) => {
                 moved = true;
+                // Whoever has the turn may try, whatever others' records have tried.
+                self.has_tried = false;
                 let before = self.touches(turn.session);
                 self.launch_slice(turn, now_ns)?;
                 self.pulse.touches(before);
@@ -131,12 +133,12 @@ impl<B: Backend> Executor<B> {
         let (head, last) = if run.remaining() > 0 {
             (Some(run), None)
         } else {
-            let next = self.next_run(id, None, &mut rest).unwrap_or_else(|error| {
+            let next = self.next_steps(id, &mut rest).unwrap_or_else(|error| {
                 failed = Some(error);
                 None
             });
             let ends = next.is_none() && failed.is_none();
-            (next, Some((ends.then_some(ticket), run)))
+            (next.map(Box::new), Some((ends.then_some(ticket), run)))
         };
         let next_ns = head.as_ref().map(|run| run.least_ns());
         let slice = self.ops.launched(turn, predicted_ns, next_ns);

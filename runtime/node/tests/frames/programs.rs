@@ -31,9 +31,15 @@ impl Mapper {
         }
     }
 
-    /// Puts steps into staging; the record that keeps them.
+    /// Puts so many maps into staging; the record that keeps them.
     fn program(&self, program: u32, steps: usize) -> Record {
-        let steps = Step::encode(&vec![Step { handle: 1, bindings: vec![self.at; 2] }; steps]);
+        self.steps(program, vec![1; steps])
+    }
+
+    /// The same of ops from the block to itself.
+    fn steps(&self, program: u32, handles: impl IntoIterator<Item = u32>) -> Record {
+        let step = |handle| Step { handle, bindings: vec![self.at; 2] };
+        let steps = Step::encode(&handles.into_iter().map(step).collect::<Vec<_>>());
         assert!(self.tenant.staging.write(0, &steps));
         Record::Record { program, steps: [0, steps.len() as u64] }
     }
@@ -56,6 +62,13 @@ fn map(scale: f32) -> Record {
     let spec = Spec::new(DType::F32, Layout::contiguous(Dims::new(&[64]).unwrap()), 0);
     let map: Op = op::Map { function: MapFn::Exp, scale, shift: 0.0 }.into();
     Record::Define { handle: 1, op: Wire::of(&map), specs: vec![spec; 2], lens: [0; 2] }
+}
+
+/// An op that launches nothing.
+fn nothing() -> Record {
+    let spec = Spec::new(DType::F32, Layout::contiguous(Dims::new(&[0]).unwrap()), 0);
+    let op = Wire::of(&op::Copy.into());
+    Record::Define { handle: 2, op, specs: vec![spec; 2], lens: [0; 2] }
 }
 
 const REPLAY: Record = Record::Replay { program: 7 };
@@ -92,15 +105,8 @@ fn nobody_waits_for_all_of_anothers_steps_that_launch_nothing() {
     let (null, log) = Null::new(1 << 40);
     let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
     let [mut first, mut second] = [1, 2].map(|number| Mapper::new(&mut executor, number, &mut now));
-    let spec = Spec::new(DType::F32, Layout::contiguous(Dims::new(&[0]).unwrap()), 0);
-    let op = Wire::of(&op::Copy.into());
-    let none = Record::Define { handle: 2, op, specs: vec![spec; 2], lens: [0; 2] };
-    first.does(&mut executor, &none, &mut now);
-    let mut steps = vec![Step { handle: 2, bindings: vec![first.at; 2] }; 9_999];
-    steps.push(Step { handle: 1, bindings: vec![first.at; 2] });
-    let steps = Step::encode(&steps);
-    assert!(first.tenant.staging.write(0, &steps));
-    let program = Record::Record { program: 7, steps: [0, steps.len() as u64] };
+    first.does(&mut executor, &nothing(), &mut now);
+    let program = first.steps(7, (0..10_000).map(|i| if i < 9_999 { 2 } else { 1 }));
     first.does(&mut executor, &program, &mut now);
     for replays in 1..4 {
         first.sends(&REPLAY);
@@ -116,6 +122,24 @@ fn nobody_waits_for_all_of_anothers_steps_that_launch_nothing() {
     }
     let usage = executor.end_job(1, Why::Exited, now).unwrap().unwrap();
     assert_eq!((usage.ops, usage.units), (3 * 10_000, 3));
+}
+
+/// A replay takes a turn for those, and pays then: records that wait are not all done in one go.
+#[test]
+fn a_replay_that_launches_nothing_takes_a_turn() {
+    let (mut executor, mut now) = (Executor::new(Null::new(1 << 40).0, Box::new(|_| {})), 0);
+    let mut mapper = Mapper::new(&mut executor, 1, &mut now);
+    mapper.does(&mut executor, &nothing(), &mut now);
+    let program = mapper.steps(7, [2; 63]);
+    mapper.does(&mut executor, &program, &mut now);
+    (0..60).for_each(|_| mapper.sends(&REPLAY));
+    for turns in 1..=60 {
+        now += 1000;
+        executor.turn(now).unwrap();
+        assert_eq!([(); 2].map(|()| mapper.has_answer()), [true, false], "{turns}");
+    }
+    let usage = executor.end_job(1, Why::Exited, now).unwrap().unwrap();
+    assert_eq!((usage.ops, usage.units), (60 * 63, 0));
 }
 
 /// If the executor dies, it is whoever's work made it call the backend last: at planning and capturing too.
@@ -214,6 +238,32 @@ fn a_program_takes_its_own_segments_with_it() {
     assert_eq!(log.segments(), 5);
 }
 
+/// Whoever has the turn may have a segment made, whatever the others' records have tried in it.
+#[test]
+fn records_of_others_cost_nobody_the_segment_of_its_turn() {
+    let (null, log) = Null::new(1 << 40);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    let mut mappers = [1, 2].map(|number| Mapper::new(&mut executor, number, &mut now));
+    for (mapper, steps) in mappers.iter_mut().zip([2, 4]) {
+        let program = mapper.program(7, steps);
+        mapper.does(&mut executor, &program, &mut now);
+        mapper.does(&mut executor, &REPLAY, &mut now);
+    }
+    let before = log.launches().len();
+    mappers.iter_mut().for_each(|mapper| mapper.sends(&REPLAY));
+    // The first owes for its segment, so it is the second's turn: its first step, and what comes then is one.
+    executor.turn(now).unwrap();
+    assert_eq!(log.segments(), 2);
+    for mapper in &mut mappers {
+        while !mapper.has_answer() {
+            now += 1000;
+            executor.turn(now).unwrap();
+        }
+    }
+    let names = log.launches()[before..].iter().map(|launch| launch.op).collect::<Vec<_>>();
+    assert_eq!((names[0], names.len(), log.segments()), ("map", 3, 2));
+}
+
 /// Two tenants of one weight, both ready in one turn: it is the first one's turn, unless it owes for its segment.
 #[test]
 fn who_makes_a_segment_owes_for_it() {
@@ -306,10 +356,7 @@ fn each_lease_has_its_part_of_what_plans_of_segments_hold() {
                  executor: &mut Executor<Null>,
                  handles: std::ops::Range<u32>,
                  now: &mut u64| {
-        let steps = handles.map(|handle| Step { handle, bindings: vec![mapper.at; 2] });
-        let steps = Step::encode(&steps.collect::<Vec<_>>());
-        assert!(mapper.tenant.staging.write(0, &steps));
-        let record = Record::Record { program: 7, steps: [0, steps.len() as u64] };
+        let record = mapper.steps(7, handles);
         mapper.does(executor, &record, now);
         mapper.does(executor, &REPLAY, now);
         replayed(mapper, executor, &log, now)
