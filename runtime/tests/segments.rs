@@ -28,7 +28,7 @@ fn chain<B: Backend>(core: &mut Core<B>, buffers: std::ops::Range<u64>) -> Vec<B
 
 /// As many of these ops as may go together, and the segment of them if there is room.
 fn kept(core: &mut Core<Null>, ops: &[BoundOp], most_ns: u64) -> (usize, Option<Segment>) {
-    let mut part = core.part(ops.iter().map(BoundOp::op), most_ns);
+    let mut part = core.part(ops.iter().map(BoundOp::op), most_ns, u64::MAX);
     core.keep(&mut part, ops).unwrap();
     (part.len, part.segment)
 }
@@ -45,7 +45,7 @@ fn a_segment_takes_at_most_what_it_may_and_goes_with_its_buffers() {
         assert_eq!((got, segment.is_some()), (len, len > 1), "{most_ns}");
         segment.iter().for_each(|segment| core.drop_segment(segment));
     }
-    assert_eq!(core.part([], 1 << 40).len, 0);
+    assert_eq!(core.part([], 1 << 40, u64::MAX).len, 0);
     let mut whole = |i| kept(&mut core, &ops[i..i + 4], 1 << 40).1.unwrap();
     let (first, second) = (whole(0), whole(4));
     let mut run = core.begin_segment(&first).unwrap();
@@ -80,7 +80,7 @@ fn ops_that_launch_nothing_go_along_and_are_looked_at_once() {
     assert_eq!(core.plan(&none).unwrap().units(), 0);
     let mut part = |ops: &[(&Arc<op::CheckedOp>, usize)], most_ns| {
         let ops = ops.iter().flat_map(|(op, times)| std::iter::repeat_n(*op, *times));
-        let part = core.part(ops, most_ns);
+        let part = core.part(ops, most_ns, u64::MAX);
         (part.len, core.may_keep(&part))
     };
     assert_eq!(part(&[(&none, 1000)], one), (256, false));
@@ -97,7 +97,7 @@ fn segments_are_kept_up_to_a_bound() {
     let all: Vec<_> = (0..100).map_while(|_| kept(&mut core, &ops, 1 << 40).1).collect();
     assert_eq!(all.len(), (1 << 14) / 256);
     // Without one a program runs all the same, and one that goes makes room.
-    let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40);
+    let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40, u64::MAX);
     let keeps = |core: &mut Core<Null>, part: &mut Part| {
         let may_keep = core.may_keep(part);
         let before = log.segments();
@@ -131,7 +131,7 @@ fn a_segment_is_not_tried_again_before_there_may_be_room() {
     let ops = chain(&mut core, 0..3);
     core.alloc(BufferId(8), 4096).unwrap();
     core.alloc(BufferId(9), (1 << 20) - 4 * 4096 - STATE + 1).unwrap();
-    let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40);
+    let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40, u64::MAX);
     assert_eq!((part.len, part.bytes()), (2, STATE));
     let mut keep = |core: &mut Core<Null>| {
         let may_keep = core.may_keep(&part);
@@ -161,20 +161,49 @@ fn buffers_have_the_room_that_plans_and_segments_hold() {
     assert!(matches!(error.kind(), Kind::OutOfMemory { .. }), "{error}");
 }
 
-/// Of a device that several share, what plans hold that no segment names makes room, and no tenant's segment goes.
+/// Of a device that several share, what plans hold that no segment names makes room, if it is enough, and no tenant's segment
+/// goes.
 #[test]
 fn buffers_of_a_shared_device_do_not_cost_segments() {
     const HELD: u64 = 30 << 10;
-    let mut core = Core::new(Null::new(1 << 20).0.preparing(HELD));
+    let (null, log) = Null::new(1 << 20);
+    let mut core = Core::new(null.preparing(HELD));
     core.lend(None);
     let ops = chain(&mut core, 0..2);
     let segment = kept(&mut core, &[ops[0].clone(), ops[0].clone()], 1 << 40).1.unwrap();
     core.plan(&another(64, 1.0)).unwrap();
+    // There is not enough of it for this, so it stays.
     assert!(core.alloc(BufferId(8), (1 << 20) - 2 * 4096).is_err());
-    assert!(core.has(&segment));
     core.plan(&another(64, 1.0)).unwrap();
+    assert!(core.has(&segment) && log.prepared() == 2);
     core.alloc(BufferId(8), (1 << 20) - 2 * 4096 - HELD).unwrap();
     assert!(core.has(&segment));
+    core.free(BufferId(8));
+    core.plan(&another(64, 1.0)).unwrap();
+    assert_eq!(log.prepared(), 3);
+}
+
+/// What a part is counted with is what its segment holds, whatever the cache of plans did meanwhile; and it is cut where that
+/// is more than it may be.
+#[test]
+fn a_part_counts_the_plans_of_all_its_ops() {
+    // 64 KiB are for plans.
+    const HELD: u64 = 16 << 10;
+    let len = |planned: u64, most_bytes| {
+        let mut core = Core::new(Null::new(1 << 20).0.preparing(HELD));
+        for i in 0..planned {
+            core.plan(&another(64, -1.0 - i as f32)).unwrap();
+        }
+        let ops: Vec<_> = (0..6).map(|i| another(64, i as f32)).collect();
+        let part = core.part(&ops, 1 << 40, most_bytes);
+        let counted = if part.len > 1 { HELD * part.len as u64 } else { 0 };
+        assert_eq!(part.bytes(), counted, "{planned} were planned, {most_bytes} allowed");
+        part.len
+    };
+    let lens = |most_bytes| [0, 1, 2, 3, 4].map(|planned| len(planned, most_bytes));
+    assert_eq!(lens(u64::MAX), [4, 3, 2, 1, 4]);
+    assert_eq!(lens(3 * HELD - 1), [2, 2, 2, 1, 2]);
+    assert_eq!(lens(0), [1; 5]);
 }
 
 /// Programs that a device has no room for as one go op by op until there is room again.
@@ -454,7 +483,7 @@ mod on_cuda {
             let which = fails.iter().position(|fail| std::env::var(FAIL).as_ref() == Ok(fail));
             let mut core = Core::new(open());
             let ops = chain(&mut core, 0..4);
-            let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40);
+            let mut part = core.part(ops.iter().map(BoundOp::op), 1 << 40, u64::MAX);
             assert_eq!(part.len, 3);
             let first = core.keep(&mut part, &ops);
             assert!(part.segment.is_none());

@@ -175,7 +175,7 @@ impl<B: Backend> Core<B> {
             return Err(Kind::Unsupported { asked, allowed: format!("{max} bytes") }.into());
         }
         let block = match self.backend.alloc(len) {
-            Err(error) if is_out_of_memory(&error) && self.make_room() => self.backend.alloc(len),
+            Err(error) if self.make_room(&error) => self.backend.alloc(len),
             block => block,
         }?;
         self.buffers.insert(id, Buffer { block, len });
@@ -251,7 +251,7 @@ impl<B: Backend> Core<B> {
                     candidates.retain(|other| other.order.family != Family::Vendor);
                 }
                 // What the others hold may make room.
-                Err(error) if is_out_of_memory(&error) && self.make_room() => {
+                Err(error) if self.make_room(&error) => {
                     break (plan, self.backend.prepare(op, &plan));
                 }
                 kernel => break (plan, kernel),
@@ -286,16 +286,20 @@ impl<B: Backend> Core<B> {
         self.segments.freed += 1;
     }
 
-    /// Gives device memory back that is held beside buffers, but not what holds up another tenant's programs. Whether there
-    /// was any.
-    fn make_room(&mut self) -> bool {
-        let mut held = self.held;
-        if matches!(self.states, States::Own(_)) {
-            held += self.segments.bytes;
+    /// Gives device memory back that is held beside buffers, but not what holds up another tenant's programs, if that may be
+    /// room enough for what failed: plans are every tenant's, and not thrown away for what fails all the same. Whether it did.
+    fn make_room(&mut self, failed: &Error) -> bool {
+        let Kind::OutOfMemory { asked, free, .. } = *failed.kind() else { return false };
+        let is_own = matches!(self.states, States::Own(_));
+        let held = self.held + if is_own { self.segments.bytes } else { 0 };
+        if held == 0 || free.saturating_add(held) < asked {
+            return false;
+        }
+        if is_own {
             self.drop_all_segments();
         }
         self.forget();
-        held > 0
+        true
     }
 
     fn binding_limits(&self, op: &CheckedOp) -> Result<()> {

@@ -120,27 +120,36 @@ struct Kept<B: Backend> {
 }
 
 impl<B: Backend> Core<B> {
-    /// As many of these ops from the first as are predicted to take at most `most_ns` together; the first alone where it takes
-    /// longer or cannot be planned. No segment is made yet, nor is there one of ops that launch nothing.
+    /// As many of these ops from the first as are predicted to take at most `most_ns` together, and of which a segment would
+    /// hold at most `most_bytes`; the first alone where it takes longer, holds more, or cannot be planned. No segment is made
+    /// yet, nor is there one of ops that launch nothing.
     pub fn part<'a>(
         &mut self,
         ops: impl IntoIterator<Item = &'a Arc<CheckedOp>>,
         most_ns: u64,
+        most_bytes: u64,
     ) -> Part {
+        let most_bytes = most_bytes.min(self.held_max());
         let (mut len, mut launches, mut ns) = (0, false, 0u128);
         let (mut named, mut bytes, mut state_bytes) = (BTreeSet::new(), 0, 0);
+        let mut forgotten = None;
         let mut ops = ops.into_iter().take(SEGMENT_OPS_MAX).peekable();
         let least = usize::from(ops.peek().is_some());
         for op in ops {
             let Ok(place) = self.ready(op) else { break };
+            // Planning this one may have emptied the cache of those before it: their places are others' now.
+            if *forgotten.get_or_insert(self.forgotten) != self.forgotten {
+                break;
+            }
             let Ready { plan, kernel, .. } = &self.ready[place];
             let total = plan.total_ns().saturating_add(ns);
-            if total > most_ns.into() {
+            let state = plan.state_bytes.max(state_bytes);
+            let held = bytes + if named.insert(place) { B::prepared_bytes(kernel) } else { 0 };
+            if total > most_ns.into() || self.own(state) + held > most_bytes {
                 break;
             }
             (len, launches, ns) = (len + 1, launches || plan.units() > 0, total);
-            state_bytes = plan.state_bytes.max(state_bytes);
-            bytes += if named.insert(place) { B::prepared_bytes(kernel) } else { 0 };
+            (state_bytes, bytes) = (state, held);
         }
         if len < 2 || !launches {
             return Part::single(len.max(least));

@@ -182,8 +182,8 @@ impl<B: Backend> Executor<B> {
         Ok(block)
     }
 
-    /// Puts the given op at the session's head, else the next step or several as one. One that launches nothing takes its turn too:
-    /// what else its program costs the host must wait for that.
+    /// Puts the given op at the session's head, else the next step or several as one. One that launches nothing takes its turn
+    /// too: what its program costs the host beside it waits for that.
     fn begin(
         &mut self,
         id: u64,

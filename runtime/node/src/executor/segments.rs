@@ -50,17 +50,7 @@ impl<B: Backend> Executor<B> {
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(None) };
         let mut part = match session.parts.remove(&at) {
             Some(part) => part,
-            None if may_try => {
-                self.has_tried = true;
-                // Parts do not overlap: one that is known already may begin amid these.
-                let after = (rest.program, rest.next + 1)..=(rest.program, usize::MAX);
-                let next = session.parts.range(after).next();
-                let most = next.map_or(usize::MAX, |((_, next), _)| next - rest.next);
-                let cap = self.core.caps().unit_cap_ns;
-                let part = self.core.part(rest.ahead().take(most), cap);
-                self.ops.charge(SessionId(id), STEP_NS * part.len as u64);
-                part
-            }
+            None if may_try => self.look(id, rest),
             // A later turn looks.
             None => return Ok(None),
         };
@@ -72,6 +62,19 @@ impl<B: Backend> Executor<B> {
             session.parts.insert(at, part);
         }
         Ok(run)
+    }
+
+    /// As many of the next steps as may go as one: no more than the lease may have of what the device keeps.
+    fn look(&mut self, id: u64, rest: &Steps) -> Part {
+        self.has_tried = true;
+        // Parts do not overlap: one that is known already may begin amid these.
+        let after = (rest.program, rest.next + 1)..=(rest.program, usize::MAX);
+        let next = self.sessions.get(&id).and_then(|session| session.parts.range(after).next());
+        let most = next.map_or(usize::MAX, |((_, next), _)| next - rest.next);
+        let (share, cap) = (self.share(), self.core.caps().unit_cap_ns);
+        let part = self.core.part(rest.ahead().take(most.min(share.ops)), cap, share.bytes);
+        self.ops.charge(SessionId(id), STEP_NS * part.len as u64);
+        part
     }
 
     /// Leaves a part the segment of the blocks that its steps are bound to, or makes it where there may be one.
@@ -107,12 +110,15 @@ impl<B: Backend> Executor<B> {
 
     /// Whether there is room for the segment of a part, on the device and in the part of it that is the lease's.
     fn may_keep(&self, id: u64, part: &Part) -> bool {
+        if !self.core.may_keep(part) {
+            return false;
+        }
         let lease = |job| self.jobs.get(&job).map(|job| job.terms.lease);
         let own = self.sessions.get(&id).and_then(|session| lease(session.job));
         let sessions = self.sessions.values().filter(|session| lease(session.job) == own);
         let held = sessions
             .fold(Held::default(), |held, Session { kept, .. }| held.with(kept.ops, kept.bytes));
-        self.core.may_keep(part) && held.with(part.len, part.bytes()).fits(self.share())
+        held.with(part.len, part.bytes()).fits(self.share())
     }
 
     /// What a lease may have of what the device keeps of segments: as much as any other that is here, idle ones too.
@@ -122,22 +128,25 @@ impl<B: Backend> Executor<B> {
         Held { ops: ops / leases, bytes: bytes / leases as u64 }
     }
 
-    /// A lease has come: those that have more than their part now give the rest back.
+    /// A lease has come: those that have more than their part now give the rest back. What would be more by itself is looked
+    /// for again, so that it is cut.
     pub(super) fn share_segments(&mut self) {
         let (most, mut held) = (self.share(), BTreeMap::<u64, Held>::new());
         for session in self.sessions.values_mut() {
             let Some(job) = self.jobs.get(&session.job) else { continue };
             let held = held.entry(job.terms.lease).or_default();
             let mut parts = std::mem::take(&mut session.parts);
-            for part in parts.values_mut() {
-                let Some(segment) = &part.segment else { continue };
-                let with = held.with(segment.ops().len(), segment.bytes());
-                if with.fits(most) {
-                    *held = with;
-                } else {
+            parts.retain(|_, part| {
+                if let Some(segment) = &part.segment {
+                    let with = held.with(segment.ops().len(), segment.bytes());
+                    if with.fits(most) {
+                        *held = with;
+                        return true;
+                    }
                     session.drop_segment(&mut self.core, part);
                 }
-            }
+                Held::default().with(part.len, part.bytes()).fits(most)
+            });
             session.parts = parts;
         }
     }

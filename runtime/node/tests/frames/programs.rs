@@ -338,6 +338,26 @@ fn each_lease_has_its_part_of_what_a_device_keeps() {
     assert_eq!(segments(&mut first, &mut executor, &mut now), 64);
 }
 
+/// Where a lease's part is less than one segment may be, segments are shorter: those that there were as well as new ones.
+#[test]
+fn a_segment_is_no_longer_than_a_leases_part() {
+    let (null, log) = Null::new(1 << 40);
+    let (mut executor, mut now) = (Executor::new(null, Box::new(|_| {})), 0);
+    let mut mapper = Mapper::new(&mut executor, 1, &mut now);
+    let replays = |mapper: &mut Mapper, executor: &mut Executor<Null>, now: &mut u64| {
+        let program = mapper.program(7, 256);
+        mapper.does(executor, &program, now);
+        assert_eq!(replayed(mapper, executor, &log, now), ["map"; 256]);
+        [(); 2].map(|()| replayed(mapper, executor, &log, now))
+    };
+    assert_eq!(replays(&mut mapper, &mut executor, &mut now), [["segment"]; 2]);
+    (2..=66).for_each(|job| executor.add_job(job, terms(job), now));
+    // 248 ops of 16384 are a part of 66.
+    let cut: Vec<_> = ["segment"].into_iter().chain(["map"; 8]).collect();
+    assert_eq!(replayed(&mut mapper, &mut executor, &log, &mut now), cut);
+    assert_eq!(replays(&mut mapper, &mut executor, &mut now), [cut.clone(), cut]);
+}
+
 /// Bytes that plans hold are shared as ops are.
 #[test]
 fn each_lease_has_its_part_of_what_plans_of_segments_hold() {
@@ -362,9 +382,9 @@ fn each_lease_has_its_part_of_what_plans_of_segments_hold() {
         replayed(mapper, executor, &log, now)
     };
     let [first, second] = &mut mappers;
-    assert_eq!(names(first, &mut executor, 100..109, &mut now), ["map"; 9]);
+    assert_eq!(names(first, &mut executor, 100..109, &mut now), ["segment", "map"]);
     assert_eq!(names(first, &mut executor, 100..108, &mut now), ["segment"]);
-    assert_eq!(names(second, &mut executor, 200..209, &mut now), ["map"; 9]);
+    assert_eq!(names(second, &mut executor, 200..209, &mut now), ["segment", "map"]);
     assert_eq!(names(second, &mut executor, 200..208, &mut now), ["segment"]);
     executor.end_job(2, Why::Exited, now).unwrap();
     assert_eq!(names(first, &mut executor, 100..109, &mut now), ["segment"]);

@@ -83,7 +83,7 @@ impl<B: Backend> Driver<B> {
         while at < ops.len() {
             let known = known.get(parts.len()).cloned();
             let ahead = ops[at..].iter().map(BoundOp::op);
-            let mut part = known.unwrap_or_else(|| self.core.part(ahead, SLICE_GPU_NS));
+            let mut part = known.unwrap_or_else(|| self.core.part(ahead, SLICE_GPU_NS, u64::MAX));
             self.core.keep(&mut part, &ops[at..])?;
             at += part.len;
             parts.push(part);
