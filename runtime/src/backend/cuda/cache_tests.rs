@@ -164,7 +164,7 @@ fn a_row_is_compiled_once_and_again_when_the_cache_is_doubtful() {
 fn a_folder_does_not_grow_without_end() {
     let folder = Place::new("bounded");
     let cache = Cache::at(&folder.cache()).unwrap();
-    let keys: Vec<Key> = (0..FILES_MAX as u32 + 3)
+    let keys: Vec<Key> = (0..FILES_MAX as u32 + 2)
         .map(|i| {
             let mut key = [0; 32];
             key[..4].copy_from_slice(&i.to_le_bytes());
@@ -172,22 +172,29 @@ fn a_folder_does_not_grow_without_end() {
             key
         })
         .collect();
-    // Not in the order of their names, and one that another process is writing.
-    for (age, i) in [9, 2000, 77].into_iter().enumerate() {
-        let file = fs::File::options().write(true).open(folder.file(&keys[i])).unwrap();
-        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(age as u64))
-            .unwrap();
-    }
-    let part = folder.cache().join(".7-0.part");
+    // What another process is writing, and what one left that died; and no files, which stay.
+    let [part, left, inside] = [".7-0.part", ".7-1.part", "folder"].map(|n| folder.cache().join(n));
     fs::write(&part, b"half").unwrap();
+    fs::write(&left, b"half").unwrap();
+    fs::create_dir(&inside).unwrap();
+    symlink("nowhere", folder.cache().join("link")).unwrap();
+    // Not in the order of their names.
+    let [first, second, third] = [9, 2000, 77].map(|i| folder.file(&keys[i]));
+    for (age, path) in [&inside, &first, &left, &second, &third].into_iter().enumerate() {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(age as u64);
+        fs::File::open(path).unwrap().set_modified(time).unwrap();
+    }
     let gone = || {
         let gone = keys.iter().enumerate().filter(|(_, key)| !folder.file(key).exists());
         gone.map(|(i, _)| i).collect::<Vec<_>>()
     };
-    cache.tidy();
-    assert_eq!(gone(), [9, 77, 2000]);
-    cache.tidy();
-    assert_eq!((gone(), part.exists()), (vec![9, 77, 2000], true));
+    // Three of the keys and the newer of the parts are too many.
+    for _ in 0..2 {
+        cache.tidy();
+        assert_eq!(gone(), [9, 77, 2000]);
+        assert_eq!([&part, &left, &inside].map(|path| path.exists()), [true, false, true]);
+    }
+    assert_eq!(fs::read_dir(folder.cache()).unwrap().count(), FILES_MAX + 2);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! `cache` and `pack` read and write here.
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, fstat, fsync, openat, renameat, statat, unlinkat,
+    AtFlags, CWD, Dir, DirEntry, FileType, Mode, OFlags, fstat, fsync, openat, renameat, statat,
+    unlinkat,
 };
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -80,25 +81,26 @@ impl Folder {
         })
     }
 
-    /// Removes files, those first that were written first, until `most` are left; whole ones, not those under way.
+    /// Removes files, those first that were written first, until `most` are left. What a process leaves that dies as it writes
+    /// is as old as the rest some day; what is under way is new. What cannot be removed, or another process has, holds up none.
     ///
     /// # Errors
-    /// What the system said.
+    /// What the system said of the folder.
     pub(super) fn keep(&self, most: usize) -> io::Result<()> {
+        let written = |entry: DirEntry| {
+            let stat = statat(&self.0, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let time = (stat.st_mtime, stat.st_mtime_nsec);
+            is_file.then(|| (time, entry.file_name().to_owned()))
+        };
         let entries = Dir::read_from(&self.0)?.filter_map(Result::ok);
-        let names = entries.map(|entry| entry.file_name().to_owned());
-        let names: Vec<CString> = names.filter(|name| !name.to_bytes().starts_with(b".")).collect();
-        let Some(over) = names.len().checked_sub(most).filter(|over| *over > 0) else {
-            return Ok(());
-        };
-        let written = |name: CString| {
-            let stat = statat(&self.0, &*name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            Some(((stat.st_mtime, stat.st_mtime_nsec), name))
-        };
-        let mut files: Vec<_> = names.into_iter().filter_map(written).collect();
+        let mut files: Vec<_> = entries.filter_map(written).collect();
         files.sort_unstable();
-        let mut oldest = files.iter().take(over);
-        Ok(oldest.try_for_each(|(_, name)| unlinkat(&self.0, &**name, AtFlags::empty()))?)
+        let over = files.len().saturating_sub(most);
+        for (_, name) in &files[..over] {
+            let _ = unlinkat(&self.0, &**name, AtFlags::empty());
+        }
+        Ok(())
     }
 
     /// A new file under a name that nobody has.

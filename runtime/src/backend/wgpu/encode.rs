@@ -21,7 +21,7 @@ use leasehold_shaders::variant;
 pub(super) const STATS_ROWS: u64 = 1 << 16;
 /// Words of the largest parameter struct.
 pub(super) const PARAM_WORDS: usize = 256;
-/// Set in the flags of `matmul` and `attention` when a tile's last link runs.
+/// Set in the flags of `matmul`, `attention` and `attention_backward` when a tile's last link runs.
 const LAST: u32 = 8;
 
 /// One dispatch.

@@ -328,7 +328,8 @@ fn countable(op: &CheckedOp, scores: &Scores, batch: &Batch) -> Result<()> {
         return Ok(());
     }
     let asked = format!("{} counts in device memory", batch.entries);
-    Err(limit(op, "lens", asked, batch::COUNTED.to_string()))
+    let counted = if scores.lens.on_device() { "lens" } else { "rows" };
+    Err(limit(op, counted, asked, batch::COUNTED.to_string()))
 }
 
 /// Kernels count elements in 32 bits, and a binding holds a whole operand.

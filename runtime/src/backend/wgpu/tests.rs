@@ -157,6 +157,23 @@ fn no_class_plans_a_unit_over_its_cap() {
     }
 }
 
+/// What a launch would count too much of is named: the operand that is there.
+#[test]
+fn more_counts_than_a_launch_reads_are_refused_by_their_name() {
+    let (device, q) = (Lens::Device { max: 8 }, spec(DType::F16, &[1, 2, 64, 16]));
+    for (rows, lens, counted) in [(&device, &Lens::Full, "rows"), (&device, &device, "lens")] {
+        let scores = Scores { rows: rows.clone(), lens: lens.clone(), ..Scores::default() };
+        let counts = [rows, lens].into_iter().filter(|counts| counts.on_device());
+        let mut specs = vec![q; 3];
+        specs.extend(counts.map(|_| spec(DType::U32, &[1025])));
+        specs.push(q);
+        let op = check(Attention { scores, ..Attention::default() }.into(), &specs).unwrap();
+        let error = plan::plan(&op, &SOFTWARE, u64::MAX).unwrap_err().to_string();
+        let expected = format!("attention: {counted}: unsupported: 1025 counts in device memory");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
 #[test]
 fn merges_of_attention_keep_to_the_scratch_and_cover_every_chunk() {
     for (class, keys) in [(&SOFTWARE, 70_000), (&GPU, 70_000), (&GPU, 50_000_000)] {
