@@ -16,6 +16,9 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// Bytes of a card's memory that local ops have beside a node.
+const LOCAL_BYTES: u64 = 4 << 30;
+
 /// Why the comparison did not run.
 #[derive(Debug, thiserror::Error)]
 pub enum LeasedError {
@@ -60,15 +63,22 @@ pub struct Sides {
 }
 
 impl Sides {
-    /// Opens a device, then starts a private node on it by its program: an executor takes what memory is left.
+    /// Opens a device, then starts a private node on it by its program. A card's executor takes what memory is left, so what
+    /// local ops will need is held until it has.
     ///
     /// # Errors
     /// The node cannot be started or refuses.
     pub fn start(program: PathBuf, device: &str) -> Result<Self, LeasedError> {
         let local = Device::open_named(device)?;
+        let held = match local.caps().backend {
+            "cuda" => Some(local.empty(DType::F32, &[(LOCAL_BYTES / 4) as usize])?),
+            _ => None,
+        };
+        local.wait(None)?;
         let (node, grant) = Node::private(program, Some(device))?;
         let admitted = node.admit(&grant, None)?;
         let remote = Remote::on(admitted.door.as_fd())?;
+        drop(held);
         let leased = Device::from_engine(Box::new(remote), "private node".into());
         Ok(Self { node, _admitted: admitted, local, leased })
     }

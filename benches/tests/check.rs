@@ -4,13 +4,24 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use leasehold::Device;
-use leasehold_bench::check::report::{Maybe, Report};
+use leasehold_bench::check::report::{CUT, Maybe, Report};
 use leasehold_bench::check::{names, read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// What a machine without a card and without models has no rows of.
 const ABSENT: [&str; 3] = ["sanitizer", "programs", "adapter"];
+
+/// Parses files, in which no block says a function or class twice: the second would take the place of the first.
+const NAMES_ONCE: &str = "
+import ast, sys
+for path in sys.argv[1:]:
+    for node in ast.walk(ast.parse(open(path).read())):
+        body = node.body if isinstance(getattr(node, 'body', None), list) else []
+        named = [of.name for of in body if isinstance(of, (ast.FunctionDef, ast.ClassDef))]
+        twice = {name for name in named if named.count(name) > 1}
+        assert not twice, f'{path}: said twice: {twice}'
+";
 
 /// A file of this test's own, gone before and after.
 struct File(PathBuf);
@@ -103,6 +114,40 @@ fn every_table_is_rehearsed_on_a_graphics_adapter() {
     rehearse(&found.name);
 }
 
+/// Where a process was lost, another goes on after the row: it keeps those before and asks nothing of them.
+#[test]
+fn from_a_row_on_earlier_rows_are_kept() {
+    let file = File::new("from");
+    let check = |from: &str| {
+        let words = ["--device", "cpu", "check", "--table", "launches", "--from", from];
+        let output = tiny(Command::new(bench()).args(words), &file);
+        (output.status.code(), said(&output))
+    };
+    let refused = check("1");
+    assert!(refused.0 != Some(0), "{}", refused.1);
+    let (status, text) = check("0");
+    assert!(status == Some(0) && text.contains("check: launches: row 0: "), "{text}");
+    let rows = || read(&file.0).unwrap().tables.remove(0).rows;
+    let whats = || rows().iter().map(|row| row.what.clone()).collect::<Vec<_>>();
+    let first = rows();
+    // As a process leaves it that ends in its second row.
+    let mut cut = read(&file.0).unwrap();
+    let mut row = cut.tables[0].rows.remove(1);
+    row.ours = Maybe::not(CUT);
+    cut.tables[0].rows.truncate(1);
+    cut.tables[0].rows.push(row);
+    std::fs::write(&file.0, serde_json::to_string(&cut).unwrap()).unwrap();
+    let (status, text) = check("2");
+    assert!(status != Some(0) && text.contains("cut off here"), "{text}");
+    assert!(!text.contains(": row 1: ") && text.contains(": row 2: "), "{text}");
+    assert_eq!(whats(), first.iter().map(|row| row.what.clone()).collect::<Vec<_>>());
+    let found = rows();
+    assert_eq!(found[0].ours, first[0].ours);
+    assert_eq!(found[1].ours.why_not(), Some(CUT));
+    let (status, text) = check("9");
+    assert!(status != Some(0) && text.contains("--from 9"), "{text}");
+}
+
 /// The script that a person with a card starts, with the models of the examples where they are already here.
 #[test]
 fn the_script_leaves_reports_of_every_table() {
@@ -149,7 +194,7 @@ fn pythons_side_answers_and_names_what_it_lacks() {
     assert!(library.exists(), "{}: cargo build --release --examples makes it", library.display());
     let file = File::new("python");
     let mut command = Command::new("python3");
-    command.arg("-B").arg(script).arg(library).args([
+    command.arg("-B").arg(&script).arg(library).args([
         "--device",
         "cpu",
         "--table",
@@ -161,8 +206,8 @@ fn pythons_side_answers_and_names_what_it_lacks() {
     }
     // What only a machine with PyTorch imports is Python at least.
     let other = Path::new(env!("CARGO_MANIFEST_DIR")).join("gpu/check/cublas.py");
-    let parse = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
-    let parsed = Command::new("python3").args(["-c", parse]).arg(other).output().unwrap();
+    let parsed =
+        Command::new("python3").args(["-c", NAMES_ONCE]).arg(other).arg(script).output().unwrap();
     assert!(parsed.status.success(), "{}", said(&parsed));
     let output = tiny(&mut command, &file);
     assert!(output.status.success(), "{}", said(&output));

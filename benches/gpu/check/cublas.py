@@ -65,12 +65,15 @@ def leading(tensor, rows: int) -> int:
     return max(rows, *(stride for stride, size in zip(tensor.stride()[-2:], tensor.shape[-2:]) if size > 1), 1)
 
 
-def fastest(product, timed):
-    """The best of the algorithms of a product by its time; `None` where it has no choice."""
-    algorithms = product.algorithms
+def fastest(products: list, timed) -> tuple:
+    """The best of the algorithms of a product by the time of its copies in turn, and which that is; `None` where it has no
+    choice."""
+    algorithms = products[0].algorithms
     if not algorithms:
-        return None
-    return min(algorithms, key=lambda algorithm: timed(lambda: product(algorithm)))
+        return None, None
+    times = [timed(lambda i: products[i % len(products)](algorithm)) for algorithm in algorithms]
+    best = times.index(min(times))
+    return algorithms[best], f"algorithm {best} of {len(times)}"
 
 
 class light:

@@ -19,7 +19,7 @@ type AnswerFn = unsafe extern "C" fn(
 const ROOM: usize = 1 << 24;
 
 /// Runs `check` with the words of a command line. 0 where the report is written and finds nothing wrong, 1 where it does,
-/// 2 where there is no report.
+/// 2 where there is no report. Where the device is lost the process ends here, with status 3.
 // SAFETY: no other symbol of the process has this name.
 #[unsafe(no_mangle)]
 extern "C" fn leasehold_check(

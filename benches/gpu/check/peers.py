@@ -7,6 +7,7 @@ values to check; ours and theirs take turns. Without torch, or where a peer cann
 """
 
 import ctypes
+import inspect
 import json
 import math
 import sys
@@ -19,8 +20,9 @@ except ImportError as error:
 else:
     import cublas
 
-# Cycles for which the stream is held, so that the host has enqueued a batch before its first run begins.
-HELD = 4_000_000
+# Cycles for which the stream is held, so that the host has enqueued a batch before its first run begins; and fewer where
+# many algorithms are tried, a few runs each.
+HELD, HELD_TO_TRY = 20_000_000, 4_000_000
 # Singles of all copies go into graphs up to so many.
 GRAPH_MAX = 4096
 # Batches of small ops on the host's clock.
@@ -50,11 +52,12 @@ class Problem:
         self.written = request["written"]
         self.peers, self.offers, self.turn = [], [], 0
         for name, beside, make in PEERS[self.sizes["op"]](self):
-            offer = {"name": name, "beside": beside, "not_run": None}
+            offer = {"name": name, "beside": beside, "not_run": None, "how": None}
             try:
                 run = make()
                 run(0)
                 synchronize(device)
+                offer["how"] = getattr(run, "how", None)
             except Exception as error:  # A peer that fails is named, whatever it fails with.
                 run, offer["not_run"] = None, f"{type(error).__name__}: {error}".splitlines()[0][:300]
             self.peers.append(run)
@@ -82,14 +85,7 @@ class Problem:
             for _ in range(runs):
                 self.run(peer)
             return time.perf_counter() - begin
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(HELD)
-        start.record()
-        for _ in range(runs):
-            self.run(peer)
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
+        return held_seconds(lambda _: self.run(peer), runs, HELD)
 
     def values(self, peer: int, output: int, at: list) -> list:
         outs = self.peers[peer](0)
@@ -109,16 +105,30 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def timed(run, count: int = 3) -> float:
-    """Milliseconds of a few runs on the device, to choose among algorithms."""
-    run()
+def held_seconds(run, runs: int, held: int) -> float:
+    """Seconds of so many runs on the device without the gaps between them: it is held until the host has enqueued all. Where
+    the host takes longer than that, fewer are run at once."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(count):
-        run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
+    count = runs
+    while True:
+        torch.cuda._sleep(held)
+        start.record()
+        for i in range(count):
+            run(i)
+        has_begun = start.query()
+        end.record()
+        end.synchronize()
+        if not has_begun or count == 1:
+            return start.elapsed_time(end) / 1e3 * runs / count
+        count //= 2
+
+
+def timed(run) -> float:
+    """Seconds of a run, to choose among algorithms: the least of three batches, of ten runs where they are short."""
+    run(0)
+    once = held_seconds(run, 1, HELD_TO_TRY)
+    count = 10 if once < 1e-3 else 1
+    return min(held_seconds(run, count, HELD_TO_TRY) for _ in range(3)) / count
 
 
 def on_cuda(problem: Problem) -> None:
@@ -166,12 +176,13 @@ def product_peers(problem: Problem) -> list:
             on_cuda(problem)
             outs = outputs()
             calls = [make(sizes, c["a"], c["b"], out, c.get("c")) for c, out in zip(problem.copies, outs)]
-            best = cublas.fastest(calls[0], timed)
+            best, how = cublas.fastest(calls, timed)
 
             def run(i: int):
                 calls[i](best)
                 return seen(outs[i])
 
+            run.how = how
             return run
 
         return peer
@@ -241,179 +252,6 @@ def grouped_peers(problem: Problem) -> list:
             made.append((own(copy["a"]), copy["b"][i], *scales, own(out)))
         return made
 
-    def each(self, make) -> list:
-        """What `make` makes of each copy, before anything is timed."""
-        return [make(copy) for copy in self.copies]
-
-    def run(self, peer: int):
-        self.turn = (self.turn + 1) % len(self.copies)
-        return self.peers[peer](self.turn)
-
-    def seconds(self, peer: int, runs: int) -> float:
-        if self.device == "cpu":
-            begin = time.perf_counter()
-            for _ in range(runs):
-                self.run(peer)
-            return time.perf_counter() - begin
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(HELD)
-        start.record()
-        for _ in range(runs):
-            self.run(peer)
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-
-    def values(self, peer: int, output: int, at: list) -> list:
-        outs = self.peers[peer](0)
-        outs = outs if isinstance(outs, tuple) else (outs,)
-        out = outs[output] if output < len(outs) else None
-        if out is None:
-            return []
-        # Places are those of our output's memory, in whose order a peer gives its own.
-        flat, places = out.reshape(-1), torch.tensor(at, device=out.device)
-        # Nothing is looked up in values of 8 bits.
-        taken = flat.view(torch.uint8)[places].view(flat.dtype) if flat.element_size() == 1 else flat[places]
-        return [x if math.isfinite(x) else None for x in taken.double().tolist()]
-
-
-def synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def timed(run, count: int = 3) -> float:
-    """Milliseconds of a few runs on the device, to choose among algorithms."""
-    run()
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(count):
-        run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
-
-
-def on_cuda(problem: Problem) -> None:
-    if problem.device == "cpu":
-        raise Absent("no CUDA device")
-
-
-def product_peers(problem: Problem) -> list:
-    sizes = problem.sizes
-    (m, n, _), batch, between = sizes["size"], sizes["batch"], sizes["between"]
-    out_type = dtypes()[sizes["out"]]
-    mixed = {} if sizes["out"] == sizes["dtype"] else {"out_dtype": out_type}
-    product = torch.mm if batch == 1 and not between else torch.bmm
-
-    def outputs() -> list:
-        def one(_):
-            if between:
-                return torch.empty(m, batch, n, dtype=out_type, device=problem.device).transpose(0, 1)
-            lead = () if batch == 1 else (batch,)
-            return torch.empty(*lead, m, n, dtype=out_type, device=problem.device)
-
-        return problem.each(one)
-
-    def seen(out):
-        """In the order of its memory."""
-        return out.transpose(0, 1) if between else out
-
-    def plain():
-        if mixed:
-            on_cuda(problem)
-        if sizes["added"]:
-            return lambda i: torch.addmm(problem.copies[i]["c"], problem.copies[i]["a"], problem.copies[i]["b"], **mixed)
-        if mixed:
-            return lambda i: product(problem.copies[i]["a"], problem.copies[i]["b"], **mixed)
-        outs = outputs()
-
-        def run(i: int):
-            product(problem.copies[i]["a"], problem.copies[i]["b"], out=outs[i])
-            return seen(outs[i])
-
-        return run
-
-    def library(make):
-        def peer():
-            on_cuda(problem)
-            outs = outputs()
-            calls = [make(sizes, c["a"], c["b"], out, c.get("c")) for c, out in zip(problem.copies, outs)]
-            best = cublas.fastest(calls[0], timed)
-
-            def run(i: int):
-                calls[i](best)
-                return seen(outs[i])
-
-            return run
-
-        return peer
-
-    def singles():
-        on_cuda(problem)
-        # So many copies as graphs of all of them take; the operands of these turn.
-        count = max(1, min(len(problem.copies), GRAPH_MAX // batch))
-        if batch > GRAPH_MAX:
-            raise Absent(f"{batch} singles, more than {GRAPH_MAX} in a graph")
-        outs, graphs = outputs(), []
-        torch.mm(problem.copies[0]["a"][0], problem.copies[0]["b"][0], out=outs[0][0])
-        synchronize(problem.device)
-        for copy, out in list(zip(problem.copies, outs))[:count]:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                for i in range(batch):
-                    torch.mm(copy["a"][i], copy["b"][i], out=out[i])
-            graphs.append(graph)
-
-        def run(i: int):
-            graphs[i % count].replay()
-            return seen(outs[i % count])
-
-        return run
-
-    peers = [("torch.mm" if product is torch.mm else "torch.bmm", False, plain)]
-    peers.append(("cuBLASLt, the best of its algorithms", False, library(cublas.light)))
-    if batch > 1:
-        peers.append(("cuBLAS by pointers", False, library(cublas.pointers)))
-        peers.append(("cuBLAS grouped", False, library(cublas.grouped)))
-        peers.append(("a graph of torch.mm", False, singles))
-    return peers
-
-
-def across(scale):
-    """The same scales with those of a column next to one another."""
-    return scale.t().contiguous().t()
-
-
-def grouped_peers(problem: Problem) -> list:
-    sizes, device = problem.sizes, problem.device
-    counts, (m, n, _), group = sizes["counts"], sizes["size"], sizes["group"]
-    out_type, is_scaled = dtypes()[sizes["out"]], sizes["dtype"] == "f8e4m3"
-    mixed = {} if sizes["out"] == sizes["dtype"] else {"out_dtype": out_type}
-    ends = [sum(counts[: i + 1]) for i in range(len(counts))]
-
-    def whole():
-        offsets = torch.tensor(ends, dtype=torch.int32, device=device)
-        return lambda i: torch._grouped_mm(problem.copies[i]["a"], problem.copies[i]["b"], offs=offsets)
-
-    def parts(copy: dict, out) -> list:
-        """A, B, their scales and the output of each group that has any."""
-        a, b = copy["a"], copy["b"]
-        scales = [copy.get(name) for name in ("scale_a", "scale_b")]
-        made = []
-        for i, (end, count) in enumerate(zip(ends, counts)):
-            rows = slice(end - count, end)
-            if count == 0:
-                continue
-            if group == "k":
-                made.append((a[:, rows], b[rows], None, None, out[i]))
-                continue
-            of_a, of_out, of_scale = (a[rows], out[rows], scales[0] and None) if group != "masked" else (a[i, :count], out[i, :count], None)
-            if is_scaled:
-                of_scale = (scales[0][rows] if group != "masked" else scales[0][i, :count]).t().contiguous().t()
-            made.append((of_a, b[i], of_scale, scales[1][i].t().contiguous().t() if is_scaled else None, of_out))
-        return made
-
     def singles():
         if is_scaled or mixed:
             on_cuda(problem)
@@ -421,16 +259,27 @@ def grouped_peers(problem: Problem) -> list:
         outs = problem.each(lambda c: torch.zeros(*lead, m, n, dtype=out_type, device=device))
         lists = [parts(copy, out) for copy, out in zip(problem.copies, outs)]
 
+        def product(a, b, scale_a, scale_b, **out):
+            if is_scaled:
+                return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=out_type, **out)
+            return torch.mm(a, b, **mixed, **out)
+
+        how = "into the output"
+        try:
+            *operands, out = lists[0][0]
+            product(*operands, out=out)
+        except (TypeError, RuntimeError) as error:
+            how = f"copied into the output: {error}".splitlines()[0][:200]
+
         def run(i: int):
-            for a, b, scale_a, scale_b, out in lists[i]:
-                if is_scaled:
-                    out.copy_(torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=out_type))
-                elif mixed:
-                    out.copy_(torch.mm(a, b, **mixed))
+            for *operands, out in lists[i]:
+                if how == "into the output":
+                    product(*operands, out=out)
                 else:
-                    torch.mm(a, b, out=out)
+                    out.copy_(product(*operands))
             return outs[i]
 
+        run.how = how
         return run
 
     def rooms():
@@ -505,6 +354,23 @@ def first(out):
     return out[0] if isinstance(out, tuple) else out
 
 
+def torch_varlen(problem: Problem):
+    """torch's attention of packed entries, by the words that this version of it knows."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    known, (heads, kv) = inspect.signature(varlen_attn).parameters, problem.sizes["heads"]
+    words = {}
+    if problem.sizes["causal"]:
+        causal = {"window_size": (-1, 0), "is_causal": True}
+        word = next((word for word in causal if word in known), None)
+        if word is None:
+            raise Absent(f"varlen_attn takes none of {', '.join(causal)}")
+        words[word] = causal[word]
+    if heads != kv and "enable_gqa" in known:
+        words["enable_gqa"] = True
+    return lambda qkv, ends, longest: first(varlen_attn(*qkv, ends, ends, longest, longest, **words))
+
+
 def attention_peers(problem: Problem) -> list:
     packed, causal = problem.sizes["packed"], problem.sizes["causal"]
     if packed:
@@ -541,11 +407,8 @@ def packed_peers(problem: Problem) -> list:
 
     def torch_peer():
         on_cuda(problem)
-        from torch.nn.attention.varlen import varlen_attn
-
-        turned, ends, longest = prepared()
-        scores = {"window_size": (-1, 0)} if problem.sizes["causal"] else {}
-        return lambda i: first(varlen_attn(*turned[i], ends, ends, longest, longest, **scores)).transpose(0, 1)
+        call, (turned, ends, longest) = torch_varlen(problem), prepared()
+        return lambda i: call(turned[i], ends, longest).transpose(0, 1)
 
     def flash_peer(module: str):
         def make():
@@ -630,12 +493,6 @@ def backward_peers(problem: Problem) -> list:
 
         return (name, False, make)
 
-    def torch_packed():
-        from torch.nn.attention.varlen import varlen_attn
-
-        scores = {"window_size": (-1, 0)} if causal else {}
-        return lambda qkv, ends, longest: varlen_attn(*qkv, ends, ends, longest, longest, **scores)
-
     def flash_packed(module: str):
         def make():
             call = flash(module, "flash_attn_varlen_func")
@@ -649,7 +506,7 @@ def backward_peers(problem: Problem) -> list:
         return make
 
     if problem.sizes["packed"]:
-        peers = [packed_peer("torch varlen_attn", torch_packed)]
+        peers = [packed_peer("torch varlen_attn", lambda: torch_varlen(problem))]
         return peers + [packed_peer(name, flash_packed(module)) for name, module in FLASHES]
     peers = [(name, False, torch_peer(backend)) for name, backend in backends()]
     return peers + [(name, False, flash_peer(module)) for name, module in FLASHES]

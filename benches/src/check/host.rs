@@ -25,34 +25,29 @@ const PROMPT: &str = "What is a lease?";
 const SENTENCES: [usize; 2] = [64, 4];
 
 /// Launch overhead and a decode step.
-pub(super) fn launches(check: &mut Check<'_>) -> Vec<Row> {
+pub(super) fn launches(check: &mut Check<'_>) {
     let pace = match check.is_tiny() {
         true => Duration::ZERO,
         false => check.budget.min(Duration::from_secs(20)) / 4,
     };
     let device = Device::open_named(&check.args.device);
-    let mut rows = Vec::new();
     for count in [1, QUEUED[usize::from(check.is_tiny())]] {
         let what = format!("an op of {SMALL} elements, {count} and then a wait");
-        let ours = device.clone().and_then(|device| small(&device, count, pace));
-        let theirs = check.theirs.host(SMALL, count);
-        let peer = Peer {
-            name: "torch.relu_".into(),
-            number: theirs.map_or_else(Maybe::not, |samples| microseconds(Timing::of(samples))),
-            beside: false,
-        };
-        rows.push(Row::new(what, None, ours.map_or_else(Maybe::not, microseconds), vec![peer]));
+        check.row(&what, |check| {
+            let ours = device.clone().and_then(|device| small(&device, count, pace));
+            let theirs = check.theirs.host(SMALL, count);
+            let theirs = theirs.map(|samples| microseconds(Timing::of(samples)));
+            let peer = Peer::new("torch.relu_", theirs.unwrap_or_else(Maybe::not));
+            Row::new(&*what, None, ours.map_or_else(Maybe::not, microseconds), vec![peer])
+        });
     }
     let sizes = if check.is_tiny() { TINY } else { LLAMA };
-    let step = device.and_then(|device| replayed(&device, sizes, pace));
     let what = format!("replay of a decode step: {LAYERS} layers, {sizes:?}");
-    let peer = Peer {
-        name: "peers".into(),
-        number: Maybe::not("nobody else replays this step here"),
-        beside: false,
-    };
-    rows.push(Row::new(what, None, step.map_or_else(Maybe::not, microseconds), vec![peer]));
-    rows
+    check.row(&what, |_| {
+        let step = device.and_then(|device| replayed(&device, sizes, pace));
+        let peer = Peer::new("peers", Maybe::not("nobody else replays this step here"));
+        Row::new(&*what, None, step.map_or_else(Maybe::not, microseconds), vec![peer])
+    });
 }
 
 fn microseconds(timing: Timing) -> Maybe<Number> {
@@ -169,22 +164,38 @@ const LONG: Duration = Duration::from_micros(200);
 /// How many of them are queued before a wait, and in a rehearsal.
 const QUEUE: [usize; 2] = [50, 3];
 
-/// The same ops through a private node's ring and through a call, in turn.
-pub(super) fn leased(check: &mut Check<'_>) -> Vec<Row> {
+/// The same ops through a private node's ring and through a call, in turn. A row that fails leaves the others alone.
+pub(super) fn leased(check: &mut Check<'_>) {
     let (tiny, budget) = (check.is_tiny(), check.budget / 8);
-    let time = if tiny { Duration::ZERO } else { budget };
-    let mut rows = Vec::new();
-    let run = |rows: &mut Vec<Row>| -> Result<(), LeasedError> {
-        let sides = Sides::start(check.programs().join("leasehold-node"), &check.args.device)?;
-        let (count, dtype) = (QUEUE[usize::from(tiny)], DType::BF16);
-        let size = if tiny { 32 } else { long_enough(sides.local(), dtype)? };
-        rows.push(beside_local(sides.queued(dtype, size, count, time)?, count));
-        rows.push(beside_local(sides.queued(dtype, 2 * size, count / 3, time)?, count / 3));
+    let (time, dtype) = (if tiny { Duration::ZERO } else { budget }, DType::BF16);
+    let count = QUEUE[usize::from(tiny)];
+    let mut started = Err("no row ran".into());
+    let mut row = |what: &str, run: &dyn Fn(&Sides, usize) -> Result<Row, LeasedError>| {
+        check.row(&format!("leased: {what}"), |check| {
+            if started.is_err() {
+                started = both_sides(check, dtype).map_err(|error| error.to_string());
+            }
+            let found = started.as_ref().map_err(String::clone);
+            let found =
+                found.and_then(|(sides, size)| run(sides, *size).map_err(|e| e.to_string()));
+            let none = |why| Row::new(format!("leased: {what}"), None, Maybe::not(why), Vec::new());
+            found.unwrap_or_else(none)
+        });
+    };
+    row("products", &|sides, size| {
+        Ok(beside_local(sides.queued(dtype, size, count, time)?, count))
+    });
+    row("larger products", &|sides, size| {
+        Ok(beside_local(sides.queued(dtype, 2 * size, count / 3, time)?, count / 3))
+    });
+    row("causal attention", &|sides, size| {
         // About as many operations.
         let length = if tiny { 48 } else { size.clamp(512, 4096) };
-        rows.push(beside_local(sides.attended(dtype, [16, length], count, time)?, count));
-        let sizes = if tiny { TINY } else { LLAMA };
-        let what = format!("replay of a decode step: {LAYERS} layers, {sizes:?}");
+        Ok(beside_local(sides.attended(dtype, [16, length], count, time)?, count))
+    });
+    let sizes = if tiny { TINY } else { LLAMA };
+    let what = format!("replay of a decode step: {LAYERS} layers, {sizes:?}");
+    row(&what, &|sides, _| {
         let make = |device: &Device| {
             let step = recorded(device, sizes)?;
             Ok(move |device: &Device| {
@@ -192,16 +203,26 @@ pub(super) fn leased(check: &mut Check<'_>) -> Vec<Row> {
                 device.wait(None)
             })
         };
-        rows.push(beside_local(sides.both(what, make, time)?, 1));
-        rows.push(added(sides.hot(if tiny { 1 } else { 20 })?, "at most 10 us"));
+        Ok(beside_local(sides.both(what.clone(), make, time)?, 1))
+    });
+    row("an op and its wait, hot", &|sides, _| {
+        Ok(added(sides.hot(if tiny { 1 } else { 20 })?, "at most 10 us"))
+    });
+    row("an op and its wait, sleeping", &|sides, _| {
         let rounds = if tiny { 3 } else { 100 };
-        rows.push(added(sides.sleeping(Duration::from_millis(20), rounds)?, "no aim"));
-        sides.end()
-    };
-    if let Err(error) = run(&mut rows) {
-        rows.push(Row::new("leased ops", None, Maybe::not(error), Vec::new()));
+        Ok(added(sides.sleeping(Duration::from_millis(20), rounds)?, "no aim"))
+    });
+    if let Ok((sides, _)) = started {
+        // The node goes with this process where it cannot be told.
+        let _ = sides.end();
     }
-    rows
+}
+
+/// Both sides, and the size of products that are long enough.
+fn both_sides(check: &Check<'_>, dtype: DType) -> Result<(Sides, usize), LeasedError> {
+    let sides = Sides::start(check.programs().join("leasehold-node"), &check.args.device)?;
+    let size = if check.is_tiny() { 32 } else { long_enough(sides.local(), dtype)? };
+    Ok((sides, size))
 }
 
 /// A size of products of which one takes at least [`LONG`].
@@ -225,7 +246,7 @@ fn beside_local(pair: Pair, count: usize) -> Row {
     let us = |timing: Timing| {
         Maybe::Is(Number::time(timing.median_s * 1e6 / count.max(1) as f64, "us", timing))
     };
-    let peer = Peer { name: "local".into(), number: us(pair.local), beside: false };
+    let peer = Peer::new("local", us(pair.local));
     Row::new(format!("leased: {}", pair.what), None, us(pair.leased), vec![peer])
 }
 
@@ -236,19 +257,19 @@ fn added(wait: Wait, aim: &str) -> Row {
         let check = Maybe::not("a time alone");
         Maybe::Is(Number { value, unit: unit.into(), more: false, timing: None, check })
     };
-    let peer = |name: &str, us| Peer { name: name.into(), number: number(us, "us"), beside: true };
+    let peer = |name: &str, us| Peer::new(name, number(us, "us")).beside();
     let what = format!("leased: added by {}, p50, {aim}", wait.what);
     let peers = vec![peer("p50 local", local), peer("p50 leased", leased)];
     Row::new(what, None, number(leased - local, "us added"), peers)
 }
 
 /// `embed` and `generate`, leased beside local.
-pub(super) fn programs(check: &mut Check<'_>) -> Vec<Row> {
+pub(super) fn programs(check: &mut Check<'_>) {
     let programs = [
         ("embed", "all-MiniLM-L6-v2", ""),
         ("generate", "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     ];
-    let rows = programs.map(|(program, model, file)| {
+    let row = |check: &mut Check<'_>, (program, model, file): (&str, &str, &str)| {
         let folder = check.args.models.as_deref().ok_or("no folder of models: --models");
         let folder = folder.map_err(String::from).and_then(|folder| found(folder, model));
         let number = |is_leased: bool| {
@@ -257,10 +278,12 @@ pub(super) fn programs(check: &mut Check<'_>) -> Vec<Row> {
             let number = rate.map(|rate| Number::count(rate, "tokens/s", Checked::all(0)));
             number.map_or_else(Maybe::not, Maybe::Is)
         };
-        let peer = Peer { name: "local".into(), number: number(false), beside: false };
+        let peer = Peer::new("local", number(false));
         Row::new(format!("{program}, leased"), None, number(true), vec![peer])
-    });
-    rows.into()
+    };
+    for of in programs {
+        check.row(&format!("{}, leased", of.0), |check| row(check, of));
+    }
 }
 
 /// The folder of a model, whose name has its version after it.
@@ -317,7 +340,7 @@ fn rate_of(
 
 /// Our products and attention beside cubek's on the card's graphics adapter, by the program in `benches/peers`, in which
 /// both take turns.
-pub(super) fn adapter(check: &mut Check<'_>) -> Vec<Row> {
+pub(super) fn adapter(check: &mut Check<'_>) {
     let sizes: &[&str] = match check.is_tiny() {
         true => &["--sides", "64", "--sequences", "64", "--seconds", "0.1"],
         false => &["--sides", "512,2048,4096", "--sequences", "1024,4096", "--seconds", "4"],
@@ -325,15 +348,24 @@ pub(super) fn adapter(check: &mut Check<'_>) -> Vec<Row> {
     let program =
         check.args.adapter.clone().unwrap_or_else(|| "benches/peers/target/release/adapter".into());
     let what = "products and attention on a graphics adapter";
-    let none = |why: String| vec![Row::new(what, None, Maybe::not(why), Vec::new())];
-    let output = match Command::new(&program).args(sizes).arg("--json").output() {
-        Ok(output) => output,
-        Err(error) => return none(format!("{}: {error}", program.display())),
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let rows: Vec<Row> = text.lines().filter_map(beside_cubek).collect();
-    let err = String::from_utf8_lossy(&output.stderr);
-    if rows.is_empty() { none(format!("{}: {err}", program.display())) } else { rows }
+    // The program's rows come at once, after the one in whose time it runs.
+    let mut more = Vec::new();
+    check.row(what, |_| {
+        let output = Command::new(&program).args(sizes).arg("--json").output();
+        let why = match output {
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stdout);
+                more = text.lines().filter_map(beside_cubek).rev().collect();
+                String::from_utf8_lossy(&output.stderr).into_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let why = Maybe::not(format!("{}: {why}", program.display()));
+        more.pop().unwrap_or_else(|| Row::new(what, None, why, Vec::new()))
+    });
+    while let Some(row) = more.pop() {
+        check.row(&row.what.clone(), |_| row);
+    }
 }
 
 /// A row that the program in `benches/peers` printed.
@@ -344,7 +376,6 @@ fn beside_cubek(line: &str) -> Option<Row> {
         Maybe::Is(Number::time(seconds * 1e6, "us", timing))
     };
     let (ours, theirs) = (row["ours_s"].as_f64()?, row["theirs_s"].as_f64()?);
-    let name = row["peer"].as_str()?.into();
-    let peer = Peer { name, number: number(theirs), beside: false };
+    let peer = Peer::new(row["peer"].as_str()?, number(theirs));
     Some(Row::new(row["what"].as_str()?, None, number(ours), vec![peer]))
 }

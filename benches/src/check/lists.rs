@@ -138,31 +138,34 @@ pub(super) fn every(is_tiny: bool, seed: u64) -> Vec<Problem> {
 }
 
 /// Each problem once, as far as there is time: how many values of it were held against the reference.
-pub(super) fn lists(check: &mut Check<'_>) -> Vec<Row> {
-    let (began, mut rows) = (Instant::now(), Vec::new());
+pub(super) fn lists(check: &mut Check<'_>) {
+    let began = Instant::now();
     for problem in every(check.is_tiny(), check.args.seed) {
-        check.keep(&rows);
-        let sizes = serde_json::to_value(&problem).ok();
         let run = |check: &mut Check<'_>| {
-            if began.elapsed() > check.budget && !rows.is_empty() {
+            if began.elapsed() > check.budget && !check.rows.is_empty() {
                 return Err(format!("the table's {} s were over", check.budget.as_secs()));
             }
             let ours = check.ours.as_mut();
             let ready =
                 built(ours, &problem, check.args.seed).map_err(|error| error.to_string())?;
-            let found = ours.load(&ready, 1).and_then(|()| checked(ours, &ready));
-            ours.unload();
+            let plan = ours.load(&ready, 1);
+            let found = plan.and_then(|plan| Ok((plan, checked(ours, &ready)?)));
+            if ours.answers().is_ok() {
+                ours.unload();
+            }
             found.map_err(|error| error.to_string())
         };
-        let number = run(check).map(|of| Number::count(of.values as f64, "values", of));
-        rows.push(Row::new(
-            problem.label(),
-            sizes,
-            number.map_or_else(Maybe::not, Maybe::Is),
-            Vec::new(),
-        ));
+        check.row(&problem.label(), |check| {
+            let sizes = serde_json::to_value(&problem).ok();
+            let (plan, ours) = match run(check) {
+                Ok((plan, of)) => {
+                    (Some(plan), Maybe::Is(Number::count(of.values as f64, "values", of)))
+                }
+                Err(why) => (None, Maybe::not(why)),
+            };
+            Row { plan, ..Row::new(problem.label(), sizes, ours, Vec::new()) }
+        });
     }
-    rows
 }
 
 #[cfg(test)]

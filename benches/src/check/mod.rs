@@ -18,14 +18,16 @@ pub mod report;
 mod rows;
 mod shapes;
 mod speed;
+mod stall;
 pub mod summary;
 mod tables;
 mod theirs;
 
 use clap::Parser;
 use ours::Ours;
-use report::{Maybe, Peer, Report, Row, SCHEMA, Table};
+use report::{CUT, LOST, Maybe, Peer, Report, Row, SCHEMA, Table};
 use speed::{Pace, Speed};
+use stall::{Stall, leave};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,7 +51,10 @@ pub struct Args {
     /// Where random shapes, data and pages come from; of the clock unless given.
     #[arg(long, default_value_t = clock_seed())]
     pub seed: u64,
-    /// The file, which is written anew after every table.
+    /// The first of the table's rows that runs here, with one table: those before it are taken from the file.
+    #[arg(long, default_value_t = 0)]
+    pub from: usize,
+    /// The file, which is written anew before every row.
     #[arg(long, default_value = "check.json")]
     pub out: PathBuf,
     /// The folder with `leasehold-bench`, `leasehold-node`, `embed` and `generate`; that of this program unless given.
@@ -80,8 +85,8 @@ struct Whole {
     args: Args,
 }
 
-/// Rows of a table that runs are kept this often.
-const KEPT_EVERY: Duration = Duration::from_secs(5);
+/// Seconds that a row may take beyond its table's time before it counts as hung, and in a rehearsal, which may be of software.
+const HUNG: [u64; 2] = [45, 600];
 
 /// The names of the tables, in the order in which they run.
 pub fn names() -> Vec<&'static str> {
@@ -118,6 +123,14 @@ pub enum CheckError {
         /// What the system or JSON said.
         source: io::Error,
     },
+    /// `--from` without a place that it could mean.
+    #[error("--from {asked}: allowed with one --table, whose rows before that are in {}", path.display())]
+    From {
+        /// The row.
+        asked: usize,
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// A run of `check`: both sides, and what was asked.
@@ -126,11 +139,16 @@ pub struct Check<'a> {
     ours: Box<dyn Ours>,
     theirs: Theirs<'a>,
     report: Report,
+    watch: card::Watch,
+    stall: Stall,
     /// Of the table that runs.
     budget: Duration,
     began: Instant,
-    /// When the report was written last.
-    written: Instant,
+    /// Its rows that are there, and how many there have been places for.
+    rows: Vec<Row>,
+    places: usize,
+    /// The device answers no more: no row of this process can be trusted.
+    is_lost: bool,
 }
 
 /// Runs `check` with arguments as the command line has them, the program's name first.
@@ -142,11 +160,13 @@ pub fn from_words(words: &[String], answer: Option<Box<Answer<'_>>>) -> Result<R
     run(&Args { device, ..args }, answer)
 }
 
-/// Runs the tables that are asked for and writes the report after each.
+/// Runs the tables that are asked for and writes the report before each row and after each table. Where the device is lost or
+/// a row hangs, the process ends with status 3: a fault stays with a process, and `--from` goes on in another.
 ///
 /// # Errors
-/// The device, or a report that cannot be written.
+/// The device, `--from`, or a report that cannot be written.
 pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, CheckError> {
+    let rows = earlier(args)?;
     let (ours, theirs) = (ours::open(&args.device, None)?, Theirs::new(answer));
     let card = card::card(&args.device);
     let turns = turns(args) >> 10;
@@ -166,20 +186,22 @@ pub fn run(args: &Args, answer: Option<Box<Answer<'_>>>) -> Result<Report, Check
     };
     eprintln!("check: {} ({}), seed {}", report.device.name, report.device.asked, args.seed);
     let watch = card::Watch::of(&args.device, &card);
-    let now = Instant::now();
+    let (budget, began, stall) = (Duration::ZERO, Instant::now(), Stall::watched());
+    let (places, is_lost) = (0, false);
     let mut check =
-        Check { args, ours, theirs, report, budget: Duration::ZERO, began: now, written: now };
+        Check { args, ours, theirs, report, watch, stall, budget, began, rows, places, is_lost };
     let asked =
         |kind: &&Kind| args.table.is_empty() || args.table.iter().any(|name| name == kind.name);
     for kind in ALL.iter().filter(asked) {
-        check.began = Instant::now();
-        let (name, about) = (kind.name.into(), kind.about.into());
-        check.report.tables.push(Table { name, about, seconds: 0.0, rows: Vec::new() });
-        let rows = check.rows(kind, &watch);
-        let ran = rows.iter().filter(|row| row.ours.known().is_some()).count();
-        let seconds = check.began.elapsed().as_secs_f64();
-        eprintln!("check: {}: {ran} of {} rows in {seconds:.1} s", kind.name, rows.len());
+        check.table(kind);
+        let ran = check.rows.iter().filter(|row| row.ours.known().is_some()).count();
+        let (count, seconds) = (check.rows.len(), check.began.elapsed().as_secs_f64());
+        eprintln!("check: {}: {ran} of {count} rows in {seconds:.1} s", kind.name);
+        let rows = std::mem::take(&mut check.rows);
         check.write(rows)?;
+        if check.is_lost {
+            leave();
+        }
     }
     Ok(check.report)
 }
@@ -192,6 +214,24 @@ pub fn read(path: &Path) -> Result<Report, CheckError> {
     let file = |source| CheckError::File { path: path.into(), source };
     let text = std::fs::read_to_string(path).map_err(file)?;
     serde_json::from_str(&text).map_err(|error| file(error.into()))
+}
+
+/// The rows before `--from`, as the process that was cut off there left them.
+fn earlier(args: &Args) -> Result<Vec<Row>, CheckError> {
+    let refused = || CheckError::From { asked: args.from, path: args.out.clone() };
+    let [name] = &args.table[..] else {
+        return if args.from == 0 { Ok(Vec::new()) } else { Err(refused()) };
+    };
+    if args.from == 0 {
+        return Ok(Vec::new());
+    }
+    let mut tables = read(&args.out)?.tables.into_iter();
+    let mut rows = tables.find(|table| table.name == *name).ok_or_else(refused)?.rows;
+    if rows.len() < args.from {
+        return Err(refused());
+    }
+    rows.truncate(args.from);
+    Ok(rows)
 }
 
 /// Whole or not at all: what earlier tables found outlives a later one's crash.
@@ -229,18 +269,34 @@ impl Check<'_> {
         if let Some(table) = self.report.tables.last_mut() {
             (table.rows, table.seconds) = (rows, self.began.elapsed().as_secs_f64());
         }
-        self.written = Instant::now();
         write(&self.args.out, &self.report)
     }
 
-    /// Keeps the rows that are there, now and then, in case nothing comes after them.
-    fn keep(&mut self, rows: &[Row]) {
-        if self.written.elapsed() < KEPT_EVERY {
+    /// The table's next row, which is told of and kept as cut off before it runs, in case nothing comes after it. None runs
+    /// that an earlier process has, nor any after the device is lost.
+    fn row(&mut self, what: &str, run: impl FnOnce(&mut Self) -> Row) {
+        let place = self.places;
+        self.places += 1;
+        if place < self.rows.len() || self.is_lost {
             return;
         }
-        let cut = Row::new("the rest", None, Maybe::not("cut off here"), Vec::new());
+        let table = self.report.tables.last().map_or("", |table| &table.name);
+        eprintln!("check: {table}: row {place}: {what}");
+        let cut = Row::new(what, None, Maybe::not(CUT), Vec::new());
         // A file that cannot be written is told of at the end of the table.
-        let _ = self.write(rows.iter().cloned().chain([cut]).collect());
+        let _ = self.write(self.rows.iter().cloned().chain([cut]).collect());
+        let limit = Duration::from_secs(HUNG[usize::from(self.args.tiny)]) + self.budget;
+        self.stall.begin(limit);
+        self.watch.taken();
+        let mut row = run(self);
+        if let Err(error) = self.ours.answers() {
+            let said = row.ours.why_not().map_or(String::new(), |why| format!("; {why}"));
+            row.ours = Maybe::not(format!("{LOST}: {error}{said}"));
+            (row.ratio, self.is_lost) = (None, true);
+        }
+        self.stall.end();
+        row.card = self.watch.taken();
+        self.rows.push(row);
     }
 
     fn programs(&self) -> PathBuf {
@@ -248,48 +304,37 @@ impl Check<'_> {
         self.args.programs.clone().or_else(own).unwrap_or_default()
     }
 
-    fn rows(&mut self, kind: &Kind, watch: &card::Watch) -> Vec<Row> {
-        watch.taken();
+    fn table(&mut self, kind: &Kind) {
+        (self.began, self.places) = (Instant::now(), 0);
+        let (name, about) = (kind.name.into(), kind.about.into());
+        self.report.tables.push(Table { name, about, seconds: 0.0, rows: Vec::new() });
         self.budget = Duration::from_secs(u64::from(self.args.budget * kind.share));
         match kind.rows {
-            Rows::Speed(entries) => self.speed(entries(self.args.tiny, self.args.seed), watch),
-            Rows::Made(made) => {
-                let mut rows = made(self);
-                let card = watch.taken();
-                rows.iter_mut().for_each(|row| row.card = card.clone());
-                rows
-            }
+            Rows::Speed(entries) => self.speed(entries(self.args.tiny, self.args.seed)),
+            Rows::Made(made) => made(self),
         }
     }
 
     /// A row for each problem, while there is time.
-    fn speed(
-        &mut self,
-        entries: Vec<(problem::Problem, Vec<Peer>)>,
-        watch: &card::Watch,
-    ) -> Vec<Row> {
-        let began = Instant::now();
-        let count = entries.len().max(1) as u32;
+    fn speed(&mut self, entries: Vec<(problem::Problem, Vec<Peer>)>) {
+        let count = entries.len().saturating_sub(self.rows.len()).max(1) as u32;
         // Half of a row's time goes to its data and its check.
         let time = self.budget / (2 * count);
         let pace = match self.args.tiny {
             true => Pace { time: Duration::ZERO, rounds: 3, turns: turns(self.args) },
             false => Pace { time, rounds: 7, turns: turns(self.args) },
         };
-        let mut rows = Vec::new();
         for (problem, further) in entries {
-            if began.elapsed() > self.budget {
-                let sizes = serde_json::to_value(&problem).ok();
-                let why = Maybe::not(format!("the table's {} s were over", self.budget.as_secs()));
-                rows.push(Row::new(problem.label(), sizes, why, further));
-                continue;
-            }
-            self.keep(&rows);
-            let Self { ours, theirs, args, .. } = self;
-            let mut speed = Speed { ours: ours.as_mut(), theirs, seed: args.seed, pace };
-            let row = speed.row(&problem, further);
-            rows.push(Row { card: watch.taken(), ..row });
+            self.row(&problem.label(), |check| {
+                if check.began.elapsed() > check.budget {
+                    let sizes = serde_json::to_value(&problem).ok();
+                    let why = format!("the table's {} s were over", check.budget.as_secs());
+                    return Row::new(problem.label(), sizes, Maybe::not(why), further);
+                }
+                let Self { ours, theirs, args, .. } = check;
+                let mut speed = Speed { ours: ours.as_mut(), theirs, seed: args.seed, pace };
+                speed.row(&problem, further)
+            });
         }
-        rows
     }
 }

@@ -6,7 +6,7 @@ use super::problem::Built;
 use super::repeats::{self, Repeated, Times};
 use super::report::DeviceOf;
 use leasehold::backend::{
-    Backend, BlockId, Caps, Progress, cpu::Cpu, cuda::Cuda, cuda::Pack, wgpu::Wgpu,
+    Backend, BlockId, Caps, Mark, Progress, cpu::Cpu, cuda::Cuda, cuda::Pack, wgpu::Wgpu,
 };
 use leasehold::exec::Core;
 use leasehold::op::{Binding, BoundOp, BufferId};
@@ -20,6 +20,9 @@ use std::time::Duration;
 const HELD_BYTES: u64 = 1 << 27;
 const HELD_TIMES: usize = 16;
 
+/// A device that has not reached a mark by then hangs: a batch takes milliseconds, one op at most seconds.
+const HANGS: Duration = Duration::from_secs(20);
+
 /// Bytes between two elements that are read in one piece.
 const NEAR: u64 = 1 << 14;
 /// What blocks and copies are multiples of.
@@ -29,11 +32,16 @@ const GRANULE: u64 = 256;
 pub(super) trait Ours {
     /// What it is.
     fn about(&self, asked: &str) -> DeviceOf;
-    /// Loads a problem in so many copies, and runs it once.
+    /// Whether the device still does what it is told.
+    ///
+    /// # Errors
+    /// `DeviceLost`, or `Timeout` where it hangs: then it is not asked again.
+    fn answers(&mut self) -> Result<()>;
+    /// Loads a problem in so many copies, and runs it once. The plan that it follows.
     ///
     /// # Errors
     /// `Unsupported`, no memory, or what the run fails with.
-    fn load(&mut self, built: &Built, copies: u64) -> Result<()>;
+    fn load(&mut self, built: &Built, copies: u64) -> Result<String>;
     /// Seconds of so many runs, each on the next copy.
     ///
     /// # Errors
@@ -104,6 +112,8 @@ struct On<B: Backend> {
     next_copy: usize,
     /// What is zeroed to hold the stream; none where launches are not enqueued.
     held: Option<BlockId>,
+    /// Why it is not asked any more.
+    lost: Option<Error>,
 }
 
 impl<B: Backend> On<B> {
@@ -118,6 +128,7 @@ impl<B: Backend> On<B> {
             next_buffer: 1,
             next_copy: 0,
             held,
+            lost: None,
         }
     }
 
@@ -151,9 +162,17 @@ impl<B: Backend> On<B> {
 
     fn busy(&mut self) -> Result<u64> {
         let mark = self.core.mark()?;
-        loop {
-            if let Progress::Done { busy_ns, .. } = self.core.poll(mark, None)? {
-                return Ok(busy_ns);
+        self.reached(mark)
+    }
+
+    /// Nanoseconds of the device's work up to a mark.
+    fn reached(&mut self, mark: Mark) -> Result<u64> {
+        match self.core.poll(mark, Some(HANGS))? {
+            Progress::Done { busy_ns, .. } => Ok(busy_ns),
+            Progress::Pending => {
+                let error = Error::from(Kind::Timeout { waited_ms: HANGS.as_millis() as u64 });
+                self.lost = Some(error.clone());
+                Err(error)
             }
         }
     }
@@ -184,15 +203,23 @@ impl<B: Backend> Ours for On<B> {
         }
     }
 
-    fn load(&mut self, built: &Built, copies: u64) -> Result<()> {
+    fn answers(&mut self) -> Result<()> {
+        if let Some(error) = &self.lost {
+            return Err(error.clone());
+        }
+        self.busy().map(drop)
+    }
+
+    fn load(&mut self, built: &Built, copies: u64) -> Result<String> {
         // What it cannot plan is said before memory is taken.
-        self.core.plan(&built.op)?;
+        let plan = self.core.plan(&built.op)?;
         for _ in 0..copies.max(1) {
             let copy = self.copy(built)?;
             self.copies.push(copy);
         }
         self.launch()?;
-        self.busy().map(drop)
+        self.busy()?;
+        Ok(plan.to_string())
     }
 
     fn time(&mut self, runs: u32) -> Result<f64> {
@@ -204,11 +231,8 @@ impl<B: Backend> Ours for On<B> {
             let before = self.core.mark()?;
             (0..runs).try_for_each(|_| self.launch())?;
             let after = self.core.mark()?;
-            self.core.poll(before, None)?;
-            return match self.core.poll(after, None)? {
-                Progress::Done { busy_ns, .. } => Ok(busy_ns as f64 / 1e9),
-                Progress::Pending => Err(Error::from(Kind::Timeout { waited_ms: 0 })),
-            };
+            self.reached(before)?;
+            return Ok(self.reached(after)? as f64 / 1e9);
         }
         (0..runs).try_for_each(|_| self.launch())?;
         Ok(self.busy()? as f64 / 1e9)
@@ -253,6 +277,11 @@ impl<B: Backend> Ours for On<B> {
         self.next_copy = 0;
         for buffer in std::mem::take(&mut self.buffers) {
             self.core.free(buffer);
+        }
+        if self.held.is_some() {
+            // What was freed is kept spare by its size, and a peer on the card could not have it: asking for what nobody
+            // has makes it let go of that.
+            let _ = self.core.backend().alloc(u64::MAX >> 1);
         }
     }
 

@@ -194,8 +194,8 @@ impl Groups {
         let (deep, wide) = (blocks_of(k), blocks_of(n));
         let b = |rows, columns| [of_b, &[rows, columns]].concat();
         let mut given = vec![
-            Given::normal("a", dense(dtype, &[&rows[..], &[k]].concat()), seed),
-            // Groups along K are of rows of B, which is no weight then.
+            // Groups along K are of rows of both in memory: gradients of weights, where K are tokens.
+            Given::normal("a", laid(dtype, &[&rows[..], &[k]].concat(), group == Group::K), seed),
             Given::normal("b", laid(dtype, &b(k, n), group != Group::K), seed),
         ];
         if self.is_scaled() {

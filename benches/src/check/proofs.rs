@@ -1,8 +1,8 @@
 //! What must hold before a speed counts: parity with the reference, the same bits however an op is cut and whoever runs
 //! beside it, no byte of another left in memory, and kernels that NVIDIA's checker finds nothing in. `tables` calls it.
 
-use super::parity::OPS;
 use super::parity::case::Case;
+use super::parity::{Count, OPS};
 use super::repeats::{self, Repeated, Times};
 use super::report::{Checked, Maybe, Number, Row};
 use super::{Check, ours};
@@ -19,8 +19,9 @@ const TIMES: [u64; 2] = [1000, 6];
 /// Bytes that are filled and read, and in a rehearsal; a part at a time.
 const FILLED: [u64; 2] = [768 << 20, 4 << 20];
 const PART: u64 = 4 << 20;
-/// Edge of a neighbour's products.
-const NEIGHBOUR: usize = 256;
+/// Edge of a neighbour's products, and in a rehearsal; and how many it queues before each wait.
+const NEIGHBOUR: [usize; 2] = [4096, 256];
+const QUEUED: usize = 4;
 
 fn counted(what: &str, unit: &str, checked: Checked) -> Row {
     let number = Number::count(checked.values as f64, unit, checked);
@@ -28,41 +29,45 @@ fn counted(what: &str, unit: &str, checked: Checked) -> Row {
 }
 
 /// Every op's cases against the f64 reference, under every plan and several cuts.
-pub(super) fn parity(check: &mut Check<'_>) -> Vec<Row> {
-    let (began, mut rows) = (Instant::now(), Vec::new());
+pub(super) fn parity(check: &mut Check<'_>) {
+    let began = Instant::now();
     let flops = CASE_FLOPS[usize::from(check.is_tiny())];
     for (i, (op, cases)) in OPS.iter().enumerate() {
-        // What is left of the time, shared by the ops that are left.
-        let time = check.budget.saturating_sub(began.elapsed()) / (OPS.len() - i) as u32;
-        let count = check.ours.parity(&cases(), flops, time);
-        let mut what = op.to_string();
-        if count.unsupported > 0 {
-            what += &format!(", {} cases unsupported", count.unsupported);
-        }
-        if count.large > 0 {
-            what +=
-                &format!(", {} of more than {flops} operations are left to windows", count.large);
-        }
-        if count.left > 0 {
-            what += &format!(", no time for {}", count.left);
-        }
-        let done = count.passed + count.failed.len() as u64;
-        rows.push(match count.first {
-            Some(why) if done == 0 => Row::new(what, None, Maybe::not(why), Vec::new()),
-            _ => {
-                let wrong = count.failed.first().map_or_else(String::new, |first| {
-                    format!("{} cases failed, the first {first}", count.failed.len())
-                });
-                counted(&what, "cases", Checked { wrong, ..Checked::all(done) })
-            }
+        check.row(op, |check| {
+            // What is left of the time, shared by the ops that are left.
+            let time = check.budget.saturating_sub(began.elapsed()) / (OPS.len() - i) as u32;
+            of_cases(op, check.ours.parity(&cases(), flops, time), flops)
         });
     }
-    rows
+}
+
+/// What became of an op's cases, as a row.
+fn of_cases(op: &str, count: Count, flops: u64) -> Row {
+    let mut what = op.to_string();
+    if count.unsupported > 0 {
+        what += &format!(", {} cases unsupported", count.unsupported);
+    }
+    if count.large > 0 {
+        what += &format!(", {} of more than {flops} operations are left to windows", count.large);
+    }
+    if count.left > 0 {
+        what += &format!(", no time for {}", count.left);
+    }
+    let done = count.passed + count.failed.len() as u64;
+    match count.first {
+        Some(why) if done == 0 => Row::new(what, None, Maybe::not(why), Vec::new()),
+        _ => {
+            let wrong = count.failed.first().map_or_else(String::new, |first| {
+                format!("{} cases failed, the first {first}", count.failed.len())
+            });
+            counted(&what, "cases", Checked { wrong, ..Checked::all(done) })
+        }
+    }
 }
 
 /// The same case again and again: every plan and what a tuner chooses, cuts at random, alone and beside a neighbour.
-pub(super) fn repeats(check: &mut Check<'_>) -> Vec<Row> {
-    let (began, cases, mut rows) = (Instant::now(), repeats::cases(), Vec::new());
+pub(super) fn repeats(check: &mut Check<'_>) {
+    let (began, cases) = (Instant::now(), repeats::cases());
     let runs = TIMES[usize::from(check.is_tiny())];
     // The CPU has no tuner.
     let tuners: &[bool] = if check.args.device == "cpu" { &[false] } else { &[false, true] };
@@ -80,26 +85,36 @@ pub(super) fn repeats(check: &mut Check<'_>) -> Vec<Row> {
                 true => tuned(check, case, times),
                 false => check.ours.repeat(case, times, None),
             };
-            let found = if beside { beside_another(check, run) } else { run(check) };
             let company = if beside { "beside a neighbour" } else { "alone" };
-            let mut what = format!("{name}, {company}");
-            rows.push(match found {
-                Ok(Repeated { checked, plans, chosen }) => {
-                    what += &match (is_tuned, chosen) {
-                        (false, _) => format!(", {plans} plans of the order"),
-                        (true, Some(kernel)) => format!(", the tuner chose {kernel} of {plans}"),
-                        (true, None) => ", the tuner had no choice".into(),
-                    };
-                    if checked.values < runs && checked.wrong.is_empty() {
-                        what += &format!(", no time for {runs} runs");
-                    }
-                    counted(&what, "equal runs", checked)
+            let by = if is_tuned { "a tuner's choice" } else { "every plan" };
+            let what = format!("{name}, {company}, by {by}");
+            check.row(&what, |check| {
+                let found = if beside { beside_another(check, run) } else { run(check) };
+                match found {
+                    Ok(found) => repeated(&what, found, (is_tuned, runs, check.is_tiny())),
+                    Err(why) => Row::new(&*what, None, Maybe::not(why), Vec::new()),
                 }
-                Err(why) => Row::new(what, None, Maybe::not(why), Vec::new()),
             });
         }
     }
-    rows
+}
+
+/// A row of equal runs; fewer than were asked for prove less than the row says, and are wrong where they judge somebody.
+fn repeated(what: &str, found: Repeated, (is_tuned, runs, is_tiny): (bool, u64, bool)) -> Row {
+    let Repeated { mut checked, plans, chosen } = found;
+    let of = match (is_tuned, chosen) {
+        (false, _) => format!("{plans} plans of the order"),
+        (true, Some(kernel)) => format!("{kernel} of {plans}"),
+        (true, None) => "there was none".into(),
+    };
+    let mut what = format!("{what}: {of}");
+    if checked.values < runs && checked.wrong.is_empty() {
+        match is_tiny {
+            true => what += &format!(", no time for {runs} runs"),
+            false => checked.wrong = format!("no time for {runs} runs"),
+        }
+    }
+    counted(&what, "equal runs", checked)
 }
 
 /// The same on a device that is opened with a tuner which knows nothing yet.
@@ -119,12 +134,14 @@ fn beside_another<T>(
     run: impl FnOnce(&mut Check<'_>) -> Result<T, String>,
 ) -> Result<T, String> {
     let device = Device::open_named(&check.args.device).map_err(|error| error.to_string())?;
+    let edge = NEIGHBOUR[usize::from(check.is_tiny())];
     let (enough, rounds) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
     std::thread::scope(|scope| {
         let neighbour = scope.spawn(|| -> leasehold::Result<()> {
-            let x = crate::ops::random(&device, DType::BF16, &[NEIGHBOUR, NEIGHBOUR], 7)?;
+            let x = crate::ops::random(&device, DType::BF16, &[edge, edge], 7)?;
+            let y = Matmul::new(&x, &x).run()?;
             while !enough.load(Relaxed) {
-                Matmul::new(&x, &x).run()?;
+                (0..QUEUED).try_for_each(|_| Matmul::new(&x, &x).into(&y).run().map(drop))?;
                 device.wait(None)?;
                 rounds.fetch_add(1, Relaxed);
             }
@@ -148,34 +165,36 @@ fn beside_another<T>(
 }
 
 /// Memory that was full of a pattern, as the next one who is given it reads it.
-pub(super) fn zeroing(check: &mut Check<'_>) -> Vec<Row> {
-    let bytes = FILLED[usize::from(check.is_tiny())];
+pub(super) fn zeroing(check: &mut Check<'_>) {
+    let (bytes, mut node) = (FILLED[usize::from(check.is_tiny())], None);
     let names = [
         "memory that this process had filled, given by a node's executor",
         "memory that one lease had filled, given to the next",
     ];
-    let run = || -> Result<[Checked; 2], Box<dyn std::error::Error>> {
-        let own = filled(&Device::open_named(&check.args.device)?, bytes)?;
-        drop(own);
-        let node = Served::start(check.programs().join("leasehold-node"), &check.args.device)?;
-        let mut found = Vec::new();
-        for _ in 0..names.len() {
+    for what in names {
+        // Of a whole card it is a sample: nothing tells that what is given is what was filled.
+        let what = format!("{what}, a sample of {} MiB", bytes >> 20);
+        let mut run = |check: &mut Check<'_>| -> Result<Checked, Box<dyn std::error::Error>> {
+            let node = match &mut node {
+                Some(node) => node,
+                none => {
+                    drop(filled(&Device::open_named(&check.args.device)?, bytes)?);
+                    let program = check.programs().join("leasehold-node");
+                    none.insert(Served::start(program, &check.args.device)?)
+                }
+            };
             let tenant = node.tenant(100, None, 1)?;
             let device = &tenant.devices[0];
-            found.push(read_back(device, bytes)?);
+            let found = read_back(device, bytes)?;
             drop(filled(device, bytes)?);
             device.wait(Some(Duration::from_secs(60)))?;
             tenant.end()?;
-        }
-        found.try_into().map_err(|_| "another number of tenants".into())
-    };
-    match run() {
-        Ok(found) => names
-            .into_iter()
-            .zip(found)
-            .map(|(what, checked)| counted(what, "zero bytes", checked))
-            .collect(),
-        Err(why) => names.map(|what| Row::new(what, None, Maybe::not(&why), Vec::new())).into(),
+            Ok(found)
+        };
+        check.row(&what, |check| match run(check) {
+            Ok(checked) => counted(&what, "zero bytes", checked),
+            Err(why) => Row::new(&*what, None, Maybe::not(why), Vec::new()),
+        });
     }
 }
 
@@ -201,50 +220,81 @@ fn read_back(device: &Device, bytes: u64) -> leasehold::Result<Checked> {
     Ok(Checked { wrong, ..Checked::all(bytes) })
 }
 
-/// NVIDIA's checker on this program as it runs the parity suite's small cases.
-pub(super) fn sanitizer(check: &mut Check<'_>) -> Vec<Row> {
-    let run = |tool: &str| -> Result<Checked, String> {
-        if !check.args.device.starts_with("cuda:") {
-            return Err(format!("{} runs no CUDA kernels", check.args.device));
-        }
-        let program = check.programs().join("leasehold-bench");
-        let report = std::env::temp_dir()
-            .join(format!("leasehold-check-{}-{tool}.json", std::process::id()));
-        let output = Command::new("compute-sanitizer")
-            .args(["--tool", tool, "--error-exitcode", "9"])
-            .arg(program)
-            .args([
-                "--device",
-                &check.args.device,
-                "check",
-                "--tiny",
-                "--table",
-                "parity",
-                "--budget",
-            ])
-            .arg((check.budget.as_secs() / 9).max(1).to_string())
-            .arg("--out")
-            .arg(&report)
-            .output()
-            .map_err(|error| format!("compute-sanitizer: {error}"))?;
-        let done = super::read(&report).map_err(|error| error.to_string());
-        // What it left there is read.
-        let _ = std::fs::remove_file(&report);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let summary = said
-            .lines()
-            .rev()
-            .find(|line| line.contains("ERROR SUMMARY") || line.contains("RACECHECK SUMMARY"));
-        let summary =
-            summary.ok_or_else(|| format!("compute-sanitizer: {}: no summary", output.status))?;
-        let rows = done?.tables.into_iter().flat_map(|table| table.rows);
-        let cases: f64 = rows.filter_map(|row| row.ours.known().map(|number| number.value)).sum();
-        let wrong = if output.status.success() { String::new() } else { summary.to_string() };
-        Ok(Checked { wrong, ..Checked::all(cases as u64) })
-    };
-    let rows = ["memcheck", "racecheck", "synccheck"].map(|tool| match run(tool) {
-        Ok(checked) => counted(tool, "cases", checked),
-        Err(why) => Row::new(tool, None, Maybe::not(why), Vec::new()),
-    });
-    rows.into()
+/// NVIDIA's checker on this program as it runs the parity suite's small cases, each of its tools for a third of the time.
+pub(super) fn sanitizer(check: &mut Check<'_>) {
+    for tool in ["memcheck", "racecheck", "synccheck"] {
+        check.row(tool, |check| {
+            let found = match check.args.device.starts_with("cuda:") {
+                true => sanitized(check, tool),
+                false => Err(format!("{} runs no CUDA kernels", check.args.device)),
+            };
+            match found {
+                Ok((what, checked)) => counted(&what, "cases", checked),
+                Err(why) => Row::new(tool, None, Maybe::not(why), Vec::new()),
+            }
+        });
+    }
+}
+
+/// One tool, and how many cases it saw: where its time is over those that were there.
+fn sanitized(check: &Check<'_>, tool: &str) -> Result<(String, Checked), String> {
+    let limit = (check.budget.as_secs() / 3).max(1);
+    let program = check.programs().join("leasehold-bench");
+    let report =
+        std::env::temp_dir().join(format!("leasehold-check-{}-{tool}.json", std::process::id()));
+    // The cases take half of it, in the three shares of their table: it is slow to start.
+    let output = Command::new("timeout")
+        .args(["--kill-after=5", &limit.to_string()])
+        .args(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"])
+        .arg(program)
+        .args(["--device", &check.args.device, "check", "--tiny", "--table", "parity", "--budget"])
+        .arg((limit / 6).max(1).to_string())
+        .arg("--out")
+        .arg(&report)
+        .output()
+        .map_err(|error| format!("timeout: {error}"))?;
+    let done = super::read(&report).map_err(|error| error.to_string());
+    // What it left there is read.
+    let _ = std::fs::remove_file(&report);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    let last = || format!("{}: {}", output.status, err.lines().next_back().unwrap_or(""));
+    let rows = done.map_err(|why| format!("{why}; {}", last()))?.tables;
+    let numbers = rows.iter().flat_map(|table| &table.rows).filter_map(|row| row.ours.known());
+    let cases: f64 = numbers.map(|number| number.value).sum();
+    let found = finding(&said);
+    if said.contains("ERROR SUMMARY") || said.contains("RACECHECK SUMMARY") {
+        let wrong = match (output.status.success(), found) {
+            (true, _) => String::new(),
+            (false, found) => found.map_or_else(last, String::from),
+        };
+        return Ok((tool.into(), Checked { wrong, ..Checked::all(cases as u64) }));
+    }
+    if cases == 0.0 {
+        return Err(format!("no summary and no case in {limit} s: {}", last()));
+    }
+    let what = format!("{tool}, a part: cut off after {limit} s");
+    let wrong = found.map_or_else(String::new, String::from);
+    Ok((what, Checked { wrong, ..Checked::all(cases as u64) }))
+}
+
+/// The first that the checker found: a line of its own that is neither its name nor a sum.
+fn finding(said: &str) -> Option<&str> {
+    let own = said.lines().filter_map(|line| line.strip_prefix("========= "));
+    own.map(str::trim).find(|line| {
+        !line.is_empty() && !line.contains("COMPUTE-SANITIZER") && !line.contains("SUMMARY")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_of_the_checker_is_told_from_its_other_words() {
+        let clean = "========= COMPUTE-SANITIZER\nours\n========= ERROR SUMMARY: 0 errors\n";
+        assert_eq!(finding(clean), None);
+        let found = clean.replace("ours", "========= Invalid __global__ read of size 4 bytes");
+        assert_eq!(finding(&found), Some("Invalid __global__ read of size 4 bytes"));
+    }
 }

@@ -6,7 +6,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Grows when a reader of the last version would misread this one.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
+
+/// How the reason of a row begins in which the device was lost, and the reason of one that was begun and never ended.
+pub const LOST: &str = "the device is lost";
+/// See [`LOST`].
+pub const CUT: &str = "cut off here";
 
 /// Everything that one run of `check` found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -163,6 +168,8 @@ pub struct Row {
     pub what: String,
     /// The same as sizes, where it is one op.
     pub problem: Option<Value>,
+    /// The plan that ours followed, where it is one op.
+    pub plan: Option<String>,
     /// Ours.
     pub ours: Maybe<Number>,
     /// Theirs.
@@ -179,6 +186,8 @@ pub struct Row {
 pub struct Peer {
     /// What was called.
     pub name: String,
+    /// Which of its ways it took, where it has several.
+    pub how: Option<String>,
     /// What it came to.
     pub number: Maybe<Number>,
     /// No part of the ratio: printed elsewhere, of another card, or doing less.
@@ -243,6 +252,18 @@ impl Number {
     }
 }
 
+impl Peer {
+    /// One that was called, or would have been.
+    pub fn new(name: impl Into<String>, number: Maybe<Number>) -> Self {
+        Self { name: name.into(), how: None, number, beside: false }
+    }
+
+    /// The same as no part of the ratio.
+    pub fn beside(self) -> Self {
+        Self { beside: true, ..self }
+    }
+}
+
 impl Row {
     /// A row and its ratio.
     pub fn new(
@@ -260,13 +281,13 @@ impl Row {
             right.map(better).min_by(f64::total_cmp)
         });
         let card = Maybe::not("not watched");
-        Self { what: what.into(), problem, ours, peers, ratio, card }
+        Self { what: what.into(), problem, plan: None, ours, peers, ratio, card }
     }
 }
 
 impl Report {
     /// What is wrong with a report beyond its fields: a table without rows, a row without a number or a reason, a number
-    /// that is none, wrong results.
+    /// that is none, wrong results, a device that was lost, a row that was cut off.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if self.schema != SCHEMA {
@@ -283,6 +304,11 @@ impl Report {
                     match number {
                         Maybe::Not(NotRun { not_run }) if not_run.is_empty() => {
                             faults.push(format!("{}: no reason", place()));
+                        }
+                        Maybe::Not(NotRun { not_run: why })
+                            if who == "ours" && (why.starts_with(LOST) || why == CUT) =>
+                        {
+                            faults.push(format!("{}: {why}", place()));
                         }
                         Maybe::Is(n) if !n.value.is_finite() || n.unit.is_empty() => {
                             faults.push(format!("{}: no number", place()));
@@ -311,7 +337,7 @@ mod tests {
     }
 
     fn peer(name: &str, number: Maybe<Number>, beside: bool) -> Peer {
-        Peer { name: name.into(), number, beside }
+        Peer { beside, ..Peer::new(name, number) }
     }
 
     #[test]

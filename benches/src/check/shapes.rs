@@ -143,7 +143,9 @@ fn masked(groups: [u64; 2], room: u64, [n, k]: [u64; 2], dtype: DType, seed: u64
 
 /// Groups along K, the second of which is empty.
 fn deep(groups: [u64; 2], [m, n]: [u64; 2], seed: u64) -> Problem {
+    // Groups begin where a tile of K does, as DeepGEMM's do.
     let mut counts = around(groups, seed);
+    counts.iter_mut().for_each(|count| *count = count.next_multiple_of(128));
     counts[1] = 0;
     let size = [m, n, counts.iter().map(|&count| u64::from(count)).sum()];
     Problem::Grouped(Groups { group: Group::K, counts, size, dtype: BF16, out: F32 })
@@ -214,7 +216,7 @@ fn published(name: &str, tflops: f64) -> Peer {
         timing: None,
         check: Maybe::not("printed by its authors"),
     };
-    Peer { name: name.into(), number: Maybe::Is(number), beside: true }
+    Peer::new(name, Maybe::Is(number)).beside()
 }
 
 /// FlashAttention's benchmark: 16384 tokens at hidden 2048, then 16 heads on 2.

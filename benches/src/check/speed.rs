@@ -34,7 +34,7 @@ pub(super) fn built(ours: &mut dyn Ours, problem: &Problem, seed: u64) -> leaseh
     let built = problem.build(seed)?;
     let Problem::Backward(heads) = problem else { return Ok(built) };
     let loaded = ours.load(&built, 1);
-    let results = loaded.and_then(|()| ours.outputs());
+    let results = loaded.and_then(|_| ours.outputs());
     ours.unload();
     heads.backward(&built, results?, seed)
 }
@@ -56,6 +56,8 @@ struct Side {
     peer: Option<usize>,
     name: String,
     beside: bool,
+    /// The plan, or which of its ways a peer takes.
+    how: Option<String>,
     runs: u32,
     seconds: Vec<f64>,
     number: Maybe<Number>,
@@ -84,24 +86,35 @@ impl Speed<'_, '_> {
         let each: u64 = built.op.specs().iter().map(|spec| spec.span_bytes() as u64).sum();
         let copies = self.pace.turns.div_ceil(each.max(1)).clamp(1, COPIES_MAX);
         let mut sides = vec![self.our_side(&built, copies)];
-        sides.extend(self.their_sides(problem, &built, copies));
-        self.rounds(&mut sides);
-        self.ours.unload();
-        self.theirs.unload();
-        let mut numbers =
-            sides.into_iter().map(|side| (side.name.clone(), side.beside, side.finished(&built)));
-        let ours = numbers.next().map_or_else(|| Maybe::not("no side"), |(.., number)| number);
-        let peers = numbers.map(|(name, beside, number)| Peer { name, number, beside });
-        Row::new(problem.label(), sizes, ours, peers.chain(further).collect())
+        // A device that is lost answers none of the rest, and a hanging one keeps who asks.
+        if self.ours.answers().is_ok() {
+            sides.extend(self.their_sides(problem, &built, copies));
+            self.rounds(&mut sides);
+        }
+        if self.ours.answers().is_ok() {
+            self.ours.unload();
+            self.theirs.unload();
+        }
+        let mut peers = sides.into_iter().map(|side| Peer {
+            name: side.name.clone(),
+            how: side.how.clone(),
+            beside: side.beside,
+            number: side.finished(&built),
+        });
+        let (plan, ours) =
+            peers.next().map_or((None, Maybe::not("no side")), |ours| (ours.how, ours.number));
+        let row = Row::new(problem.label(), sizes, ours, peers.chain(further).collect());
+        Row { plan, ..row }
     }
 
     fn our_side(&mut self, built: &Built, copies: u64) -> Side {
-        let check = |ours: &mut dyn Ours| {
-            ours.load(built, copies)?;
-            checked(ours, built)
+        let check = |ours: &mut dyn Ours| Ok((ours.load(built, copies)?, checked(ours, built)?));
+        let found: leasehold::Result<_> = check(self.ours);
+        let (plan, checked) = match found {
+            Ok((plan, checked)) => (Some(plan), Ok(checked)),
+            Err(error) => (None, Err(error.to_string())),
         };
-        let checked: leasehold::Result<_> = check(self.ours);
-        Side::new(None, ("ours".into(), false), checked.map_err(|error| error.to_string()))
+        Side { how: plan, ..Side::new(None, ("ours".into(), false), checked) }
     }
 
     fn their_sides(&mut self, problem: &Problem, built: &Built, copies: u64) -> Vec<Side> {
@@ -122,7 +135,7 @@ impl Speed<'_, '_> {
             };
             // A plain read or copy of as many bytes has no values to hold against ours.
             let checked = values.map(|values| built.judged(&values));
-            Side::new(Some(i), (offer.name, offer.beside), checked)
+            Side { how: offer.how, ..Side::new(Some(i), (offer.name, offer.beside), checked) }
         });
         sides.collect()
     }
@@ -142,6 +155,9 @@ impl Speed<'_, '_> {
                 if let Some(seconds) = self.batch(side) {
                     side.seconds.push(seconds);
                 }
+            }
+            if self.ours.answers().is_err() {
+                return;
             }
             round += 1;
             if sides.iter().all(|side| side.number.known().is_none()) {
@@ -178,7 +194,7 @@ impl Side {
             Ok(checked) => Maybe::Is(Number::count(0.0, "none", checked)),
             Err(why) => Maybe::not(why),
         };
-        Self { peer, name, beside, runs: 1, seconds: Vec::new(), number }
+        Self { peer, name, beside, how: None, runs: 1, seconds: Vec::new(), number }
     }
 
     /// The work of the problem over the median.
@@ -234,7 +250,7 @@ mod tests {
                     };
                     operands = bytes.iter().map(floats).collect();
                     assert_eq!(request["given"][1]["strides"], json!([1, 32]));
-                    json!({ "peers": [{ "name": "right", "beside": false }, { "name": "wrong", "beside": false }, { "name": "gone", "beside": false, "not_run": "absent" }] })
+                    json!({ "peers": [{ "name": "right", "beside": false, "how": "by hand" }, { "name": "wrong", "beside": false }, { "name": "gone", "beside": false, "not_run": "absent" }] })
                 }
                 "time" => json!({ "seconds": 0.25 * request["runs"].as_f64().unwrap() }),
                 "values" => {
@@ -265,6 +281,8 @@ mod tests {
         let [right, wrong, gone] = &row.peers[..] else { panic!("{row:?}") };
         let number = right.number.known().unwrap();
         assert!(number.is_right(), "{number:?}");
+        assert_eq!(right.how.as_deref(), Some("by hand"));
+        assert!(row.plan.as_ref().is_some_and(|plan| !plan.is_empty()), "{row:?}");
         assert_eq!(number.timing.unwrap().median_s, 0.25);
         assert!(!wrong.number.known().unwrap().is_right());
         assert_eq!(gone.number.why_not(), Some("absent"));

@@ -1,7 +1,6 @@
 //! The tables of `check` in the order in which they run, with what each holds and what is aimed at. `mod` runs them,
 //! `summary` holds their ratios against the targets.
 
-use super::report::Row;
 use super::shapes::{self, Entry};
 use super::{Check, host, lists, proofs};
 
@@ -24,7 +23,7 @@ pub(super) enum Rows {
     /// Problems, each by ours and by theirs.
     Speed(fn(bool, u64) -> Vec<Entry>),
     /// Anything else.
-    Made(fn(&mut Check<'_>) -> Vec<Row>),
+    Made(fn(&mut Check<'_>)),
 }
 
 /// Least ratios; a geometric mean over the rows, and of the worst row.

@@ -28,6 +28,8 @@ pub(super) struct Offer {
     pub(super) beside: bool,
     /// Why it is not, where it is not.
     pub(super) not_run: Option<String>,
+    /// Which of its ways it takes.
+    pub(super) how: Option<String>,
 }
 
 #[derive(Deserialize)]
