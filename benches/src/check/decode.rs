@@ -8,10 +8,11 @@ use leasehold::op::{Attention, KeyValue, Lens, Scores};
 use leasehold::{DType, Result};
 use serde::Serialize;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Rows that are checked at places drawn by the seed.
 const DRAWN: usize = 5;
-/// Beyond so many keys the reference is slow; one window then.
+/// Beyond so many keys the reference is slow: the last entry, head and row then, and one that is drawn.
 const LONG: u64 = 1 << 16;
 
 /// Sizes of a step over a cache.
@@ -40,6 +41,38 @@ impl Decode {
         let to = if *varied { "to " } else { "" };
         let pages = if *page == 0 { "no pages".into() } else { format!("pages of {page}") };
         format!("batch {batch}, {rows}{q} heads on {kv}, {to}{keys} keys of {dim}, {pages}")
+    }
+
+    /// Whether the same caches are laid in other pages too: where few windows look at the result, and where it costs nothing.
+    pub(super) fn is_moved(&self) -> bool {
+        self.page > 0 && !(1 << 10..=LONG).contains(&self.keys)
+    }
+
+    /// The same caches in other pages: the result is the same, byte for byte, wherever a page lies.
+    pub(super) fn moved(&self, built: &Built, seed: u64) -> Built {
+        let mut moved = built.clone();
+        // Where each page goes.
+        let to = shuffled(self.batch * self.keys.div_ceil(self.page), !seed);
+        for given in &mut moved.given {
+            match given.name {
+                "pages" => {
+                    let named = given.as_words().into_iter().map(|page| to[page as usize]);
+                    let (shape, named) =
+                        (given.spec.layout.shape().to_vec(), named.collect::<Vec<_>>());
+                    *given = Given::words("pages", &shape, &named);
+                }
+                "k" | "v" => {
+                    let size = given.bytes.len() / to.len();
+                    let mut bytes = vec![0; given.bytes.len()];
+                    for (page, &to) in given.bytes.chunks_exact(size).zip(&to) {
+                        bytes[to as usize * size..][..size].copy_from_slice(page);
+                    }
+                    given.bytes = Arc::new(bytes);
+                }
+                _ => {}
+            }
+        }
+        moved
     }
 
     fn lens(&self, seed: u64) -> Vec<u32> {
@@ -82,8 +115,8 @@ impl Decode {
         let bytes = 2 * kv * read * dim * dtype.size();
         let mut built = Built::new(op, given, &[dense(dtype, &q)], (bytes as f64 / GIGA, BYTES))?;
         let axes = [(batch, 1), (heads, 1), (rows, 1)];
-        let windows = if keys > LONG { 1 } else { 3 + DRAWN };
-        for [entry, head, row] in spots(axes, DRAWN, seed).into_iter().take(windows) {
+        let (from, windows) = if keys > LONG { (2, 2) } else { (0, 3 + DRAWN) };
+        for [entry, head, row] in spots(axes, DRAWN, seed).into_iter().skip(from).take(windows) {
             let group = head.start / (heads / kv);
             let len = u64::from(lens[entry.start as usize]);
             let keys = seen(row.start, [rows, len], true, None);

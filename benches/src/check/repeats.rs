@@ -80,8 +80,8 @@ fn causal() -> Scores {
     Scores { scale: 0.125, causal: true, ..Scores::default() }
 }
 
-fn attention(rows: u64, dim: u64) -> Case {
-    let [q, kv] = [[2, 4, rows, dim], [2, 2, rows, dim]];
+fn attention(batch: u64, rows: u64, dim: u64) -> Case {
+    let [q, kv] = [[batch, 4, rows, dim], [batch, 2, rows, dim]];
     let operands = vec![tight(BF16, &q), tight(BF16, &kv), tight(BF16, &kv), out(BF16, &q)];
     Case::new(Attention { scores: causal(), ..Attention::default() }, operands)
 }
@@ -105,8 +105,8 @@ fn paged(lens: [u32; 3], page: u64, dim: u64) -> Case {
 }
 
 /// The output and the log-sum-exp are any numbers: the formula holds for all.
-fn gradients(rows: u64, dim: u64) -> Case {
-    let [q, kv] = [[2, 4, rows, dim], [2, 2, rows, dim]];
+fn gradients(batch: u64, rows: u64, dim: u64) -> Case {
+    let [q, kv] = [[batch, 4, rows, dim], [batch, 2, rows, dim]];
     let lse = Operand::new(F32, &q[..3], Style::Tight, 0, Fill::List([2, 3, 2]));
     let inputs = [tight(BF16, &q), tight(BF16, &kv), tight(BF16, &kv), tight(BF16, &q), lse];
     let outs = [tight(BF16, &q), out(BF16, &q), out(BF16, &kv), out(BF16, &kv)];
@@ -122,12 +122,14 @@ pub(super) fn cases() -> Vec<(&'static str, Case)> {
         ("product 66x136x4104 f16, of few outputs and many terms", product(F16, [66, 136, 4104])),
         ("product 129x136x1032 f8e4m3, scales of 128", scaled([129, 136, 1032])),
         ("product of groups of 70, 0 and 59 rows x136x520 bf16", grouped([70, 0, 59], [136, 520])),
-        ("causal attention 2x4x113x64 bf16", attention(113, 64)),
+        ("causal attention 2x4x113x64 bf16", attention(2, 113, 64)),
+        ("causal attention 60x4x33x128 bf16", attention(60, 33, 128)),
         (
             "attention of a row over 37, 700 and 1 keys in pages of 16 bf16",
             paged([37, 700, 1], 16, 128),
         ),
-        ("gradients of causal attention 2x4x97x64 bf16", gradients(97, 64)),
+        ("gradients of causal attention 2x4x97x64 bf16", gradients(2, 97, 64)),
+        ("gradients of causal attention 60x4x33x64 bf16", gradients(60, 33, 64)),
     ]
 }
 

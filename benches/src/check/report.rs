@@ -258,6 +258,11 @@ impl Peer {
         Self { name: name.into(), how: None, number, beside: false }
     }
 
+    /// Whether its name begins with one of these; any does where there is none.
+    pub fn is_named(&self, names: &[&str]) -> bool {
+        names.is_empty() || names.iter().any(|name| self.name.starts_with(name))
+    }
+
     /// The same as no part of the ratio.
     pub fn beside(self) -> Self {
         Self { beside: true, ..self }
@@ -272,16 +277,22 @@ impl Row {
         ours: Maybe<Number>,
         peers: Vec<Peer>,
     ) -> Self {
-        let ratio = ours.known().and_then(|ours| {
-            let theirs = peers.iter().filter(|peer| !peer.beside);
-            let theirs = theirs.filter_map(|peer| peer.number.known());
-            let right = theirs.filter(|n| n.is_right() && n.unit == ours.unit && n.value > 0.0);
-            let better =
-                |n: &Number| if ours.more { ours.value / n.value } else { n.value / ours.value };
-            right.map(better).min_by(f64::total_cmp)
-        });
         let card = Maybe::not("not watched");
-        Self { what: what.into(), problem, plan: None, ours, peers, ratio, card }
+        let what = what.into();
+        let mut row = Self { what, problem, plan: None, ours, peers, ratio: None, card };
+        row.ratio = row.ratio_to(&[]);
+        row
+    }
+
+    /// Ours over the best of the peers that ran and were right, of those whose names begin so; of all where none is named.
+    pub fn ratio_to(&self, names: &[&str]) -> Option<f64> {
+        let ours = self.ours.known()?;
+        let theirs = self.peers.iter().filter(|peer| !peer.beside && peer.is_named(names));
+        let theirs = theirs.filter_map(|peer| peer.number.known());
+        let right = theirs.filter(|n| n.is_right() && n.unit == ours.unit && n.value > 0.0);
+        let better =
+            |n: &Number| if ours.more { ours.value / n.value } else { n.value / ours.value };
+        right.map(better).min_by(f64::total_cmp)
     }
 }
 

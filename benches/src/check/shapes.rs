@@ -177,9 +177,8 @@ pub(super) fn batched(is_tiny: bool, seed: u64) -> Vec<Entry> {
     let rows = GROUPED
         .into_iter()
         .flat_map(|size| GROUPS.map(|group| rows_in_groups(group, size, BF16, seed)));
-    let room = [GROUPED[3], GROUPED[0]];
     let room =
-        room.into_iter().flat_map(|size| MASKED.map(|of| masked(of, ROOM, size, BF16, seed)));
+        GROUPED.into_iter().flat_map(|size| MASKED.map(|of| masked(of, ROOM, size, BF16, seed)));
     let depth = DEEPENED.into_iter().flat_map(|size| DEEP.map(|of| deep(of, size, seed)));
     let heads = PROJECTIONS.into_iter().flat_map(|size| TOKENS.map(|m| projection(m, size)));
     let all = small.chain(random).chain(rows).chain(einsum).chain(heads);
@@ -204,8 +203,14 @@ pub(super) fn fp8(is_tiny: bool, seed: u64) -> Vec<Entry> {
     let rows = GROUPED
         .into_iter()
         .flat_map(|size| GROUPS.map(|group| rows_in_groups(group, size, F8E4M3, seed)));
-    let room = MASKED.map(|of| masked(of, ROOM, GROUPED[3], F8E4M3, seed));
-    FP8.into_iter().flat_map(of).chain(plain(rows.chain(room))).collect()
+    let room =
+        GROUPED.into_iter().flat_map(|size| MASKED.map(|of| masked(of, ROOM, size, F8E4M3, seed)));
+    let mut state = seed;
+    let mut any = |step: u64, most: u64| (next(&mut state) % (most / step) + 1) * step;
+    let random =
+        [(); 3].map(|()| Problem::Scaled { size: [any(1, 8192), any(8, 8192), any(128, 8192)] });
+    let list = FP8.into_iter().flat_map(of);
+    plain(random).into_iter().chain(list).chain(plain(rows.chain(room))).collect()
 }
 
 fn published(name: &str, tflops: f64) -> Peer {
@@ -279,7 +284,7 @@ pub(super) fn heads(batch: u64, heads: [u64; 2], length: u64, dim: u64, causal: 
 }
 
 /// Table 5.
-pub(super) fn decode(is_tiny: bool) -> Vec<Entry> {
+pub(super) fn decode(is_tiny: bool, seed: u64) -> Vec<Entry> {
     let of = |batch, heads, keys, dim, page| {
         Problem::Decode(Decode { batch, heads, rows: 1, keys, dim, page, varied: false })
     };
@@ -291,9 +296,19 @@ pub(super) fn decode(is_tiny: bool) -> Vec<Entry> {
         let keys = CACHE_BYTES.div_ceil(2 * batch * kv * 128 * 2).next_multiple_of(128);
         of(batch, [32, kv], keys, 128, page)
     };
+    // What is in no list.
+    let mut state = seed;
+    let mut any = |most: u64| next(&mut state) % most + 1;
+    let random = [(); 3].map(|()| {
+        let (batch, kv, dim, page) = (any(128), any(8), any(4) * 64, any(8) * 16);
+        let keys = CACHE_BYTES.div_ceil(2 * batch * kv * dim * 2) + any(128);
+        let heads = [kv * any(8), kv];
+        Problem::Decode(Decode { batch, heads, rows: 1, keys, dim, page, varied: false })
+    });
     let batches = [16, 256, 64, 1];
     let all = batches.into_iter().flat_map(|batch| [32, 8, 4].map(|kv| (batch, kv)));
-    plain(all.flat_map(|(batch, kv)| [16, 64, 128].map(|page| full(batch, kv, page))))
+    let list = all.flat_map(|(batch, kv)| [16, 64, 128].map(|page| full(batch, kv, page)));
+    plain(random.into_iter().chain(list))
 }
 
 /// What of `rows` table 6 holds; the first is the yardstick.
@@ -316,7 +331,7 @@ pub(super) fn memory(is_tiny: bool, seed: u64) -> Vec<Entry> {
 
 /// The problems of every table.
 pub(super) fn every(is_tiny: bool, seed: u64) -> Vec<Vec<Problem>> {
-    let tables = [dense, batched, fp8, attention, backward, memory];
-    let all = tables.iter().map(|table| table(is_tiny, seed)).chain([decode(is_tiny)]);
+    let tables = [dense, batched, fp8, attention, backward, decode, memory];
+    let all = tables.iter().map(|table| table(is_tiny, seed));
     all.map(|entries| entries.into_iter().map(|(problem, _)| problem).collect()).collect()
 }

@@ -66,12 +66,13 @@ fn line(table: &Table, is_rehearsal: bool) -> String {
     let right = ran.iter().filter(|number| number.is_right()).count();
     let mut line = format!("| {} | {} of {} | {right} |", table.name, ran.len(), table.rows.len());
     // Ratios of a rehearsal would be read as more than they are.
-    let ratios = if is_rehearsal { None } else { Ratios::of(table) };
+    let ratios = if is_rehearsal { None } else { Ratios::of(table, target) };
     let _ = match &ratios {
         Some(r) => write!(
             line,
-            " {:.2} | {:.2} ({}) | {:.0} % |",
+            " {:.2} of {} | {:.2} ({}) | {:.0} % |",
             r.mean,
+            r.count,
             r.worst,
             r.worst_row,
             100.0 * r.won
@@ -79,33 +80,65 @@ fn line(table: &Table, is_rehearsal: bool) -> String {
         None => write!(line, " – | – | – |"),
     };
     let _ = match target {
-        Some(Target { to, mean, worst, .. }) => {
+        Some(Target { to, mean, worst, best, .. }) => {
+            let mean = mean.map_or_else(String::new, |mean| format!("{mean:.2} of "));
             let worst = worst.map_or_else(String::new, |worst| format!(", worst {worst:.2}"));
-            write!(line, " {mean:.2}{worst} of {to} |")
+            let best = best.map_or_else(String::new, |best| format!("{best:.0} by our best row: "));
+            write!(line, " {best}{mean}{to}{worst} |")
         }
         None => write!(line, " – |"),
     };
-    let verdict = match (target, &ratios) {
-        (Some(_), _) if is_rehearsal => "a rehearsal",
-        (Some(target), Some(r)) => {
-            let most = ran.iter().map(|number| number.value).fold(0.0, f64::max);
-            let kept = r.mean >= target.mean
-                && target.worst.is_none_or(|worst| r.worst >= worst)
-                && target.best.is_none_or(|best| most >= best);
-            if kept { "met" } else { "not yet" }
-        }
-        (Some(_), None) => "not measured",
-        (None, _) => "",
+    let verdict = match target {
+        Some(_) if is_rehearsal => "a rehearsal",
+        Some(target) => verdict(table, target, ratios.as_ref()),
+        None => "",
     };
+    let peers = if is_rehearsal { String::new() } else { missed(table) };
     let first = table.rows.iter().find_map(|row| row.ours.why_not());
     let first = first
         .map_or_else(String::new, |why| format!(" not run: {}", why.replace(['|', '\n'], "/")));
-    let _ = writeln!(line, " {verdict}{first} |");
+    let _ = writeln!(line, " {verdict}{peers}{first} |");
     line
 }
 
-/// The ratios of a table's rows.
+/// Whether what is aimed at is reached by the rows that it is of; where one of its numbers is not there, that is not known.
+fn verdict(table: &Table, target: &Target, ratios: Option<&Ratios>) -> &'static str {
+    let of = || table.rows.iter().filter(|row| (target.of)(row)).filter_map(|row| row.ours.known());
+    let is_kept = |asked: Option<f64>, found: Option<f64>| match (asked, found) {
+        (Some(asked), found) => found.map(|found| found >= asked),
+        (None, _) => Some(true),
+    };
+    let best = of().map(|number| number.value).max_by(f64::total_cmp);
+    let mut kept = vec![
+        is_kept(target.mean, ratios.map(|r| r.mean)),
+        is_kept(target.worst, ratios.map(|r| r.worst)),
+        is_kept(target.best, best),
+    ];
+    if let Some((unit, most)) = target.most {
+        let those = of().filter(|number| number.unit == unit).map(|number| number.value);
+        kept.push(those.max_by(f64::total_cmp).map(|found| found <= most));
+    }
+    match kept.contains(&Some(false)) {
+        true => "not yet",
+        false if kept.contains(&None) => "not measured",
+        false => "met",
+    }
+}
+
+/// How many of the peers' numbers are no part of ratios though they should be.
+fn missed(table: &Table) -> String {
+    let peers = || table.rows.iter().flat_map(|row| &row.peers).filter(|peer| !peer.beside);
+    let wrong = peers().filter(|peer| peer.number.known().is_some_and(|n| !n.is_right())).count();
+    let absent = peers().filter(|peer| peer.number.known().is_none()).count();
+    match (wrong, absent) {
+        (0, 0) => String::new(),
+        _ => format!(" of {} peers' numbers {wrong} wrong, {absent} absent;", peers().count()),
+    }
+}
+
+/// The ratios of those of a table's rows that its target is of.
 struct Ratios {
+    count: usize,
     mean: f64,
     worst: f64,
     worst_row: String,
@@ -113,34 +146,93 @@ struct Ratios {
 }
 
 impl Ratios {
-    fn of(table: &Table) -> Option<Self> {
-        let rows = table.rows.iter().filter_map(|row| Some((row.ratio?, &row.what)));
+    fn of(table: &Table, target: Option<&Target>) -> Option<Self> {
+        let rows = table.rows.iter().filter(|row| target.is_none_or(|target| (target.of)(row)));
+        let names = target.map_or(&[][..], |target| target.peers);
+        let rows = rows.filter_map(|row| Some((row.ratio_to(names)?, &row.what)));
         let rows: Vec<(f64, &String)> = rows.collect();
         let (worst, worst_row) = *rows.iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
-        let count = rows.len() as f64;
-        let mean = (rows.iter().map(|(ratio, _)| ratio.ln()).sum::<f64>() / count).exp();
-        let won = rows.iter().filter(|(ratio, _)| *ratio >= 1.0).count() as f64 / count;
-        Some(Self { mean, worst, worst_row: worst_row.clone(), won })
+        let count = rows.len();
+        let mean = (rows.iter().map(|(ratio, _)| ratio.ln()).sum::<f64>() / count as f64).exp();
+        let won = rows.iter().filter(|(ratio, _)| *ratio >= 1.0).count() as f64 / count as f64;
+        Some(Self { count, mean, worst, worst_row: worst_row.clone(), won })
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::report::{Maybe, Row};
+    use super::super::report::{Checked, Maybe, Number, Peer, Row};
     use super::*;
+    use serde_json::json;
+
+    fn number(value: f64, unit: &str) -> Number {
+        let check = Maybe::Is(Checked::all(1));
+        Number { value, unit: unit.into(), more: true, timing: None, check }
+    }
+
+    fn row(what: &str, ours: f64, theirs: &[(&str, f64)]) -> Row {
+        let peers = theirs.iter().map(|(name, x)| Peer::new(*name, Maybe::Is(number(*x, "GB/s"))));
+        Row::new(what, None, Maybe::Is(number(ours, "GB/s")), peers.collect())
+    }
+
+    fn table(name: &str, rows: Vec<Row>) -> Table {
+        Table { name: name.into(), about: "x".into(), seconds: 1.0, rows }
+    }
 
     #[test]
     fn a_table_is_summed_by_the_geometric_mean() {
-        let row = |what: &str, ratio| {
-            let row = Row::new(what, None, Maybe::not("a test"), Vec::new());
-            Row { ratio, ..row }
+        let mut rows = [("a", 1.0), ("b", 4.0), ("c", 2.0)]
+            .map(|(what, ours)| row(what, ours, &[("torch", 2.0)]))
+            .to_vec();
+        let gone = Peer::new("torch", Maybe::not("gone"));
+        rows.push(Row::new("d", None, Maybe::not("a test"), vec![gone]));
+        let text = line(&table("dense", rows), false);
+        assert!(text.starts_with("| dense | 3 of 4 | 3 | 1.00 of 3 | 0.50 (a) | 67 % |"), "{text}");
+        assert!(
+            text.contains("not yet of 4 peers' numbers 0 wrong, 1 absent; not run: a test"),
+            "{text}"
+        );
+    }
+
+    /// A target is of its rows and beside its peers: what others do is neither for it nor against it.
+    #[test]
+    fn targets_are_held_against_their_rows_and_peers() {
+        let says = |name: &str, rows: &[Row]| line(&table(name, rows.to_vec()), false);
+        let sized = |op: &str, size: [u64; 3], ours: f64| {
+            let problem = json!({ "op": op, "batch": 64, "size": size, "between": false });
+            Row { problem: Some(problem), ..row("x", ours, &[("cuBLAS", 1.0)]) }
         };
-        let rows =
-            vec![row("a", Some(0.5)), row("b", Some(2.0)), row("c", Some(1.0)), row("d", None)];
-        let table = Table { name: "dense".into(), about: "x".into(), seconds: 1.0, rows };
-        let text = line(&table, false);
-        assert!(text.starts_with("| dense | 0 of 4 | 0 | 1.00 | 0.50 (a) | 67 % |"), "{text}");
-        assert!(text.contains("not yet not run: a test"), "{text}");
+        let small = sized("matmul", [64, 128, 256], 1.4);
+        let large = [sized("grouped", [64; 3], 0.1), sized("matmul", [257, 8, 8], 0.1)];
+        assert!(says("batched", &[vec![small], large.to_vec()].concat()).contains("| met"));
+        assert!(says("batched", &large).contains("| not measured"));
+        assert!(says("batched", &[sized("matmul", [64; 3], 1.2)]).contains("| not yet"));
+
+        let read = row("x", 0.95, &[("torch.sum of the same bytes", 1.0), ("flash-attn 3", 9.0)]);
+        assert!(says("decode", &[read]).contains("| met"));
+        let rows = [row("x", 1.0, &[("torch sdpa cuDNN", 1.0), ("flash-attn 3", 2.0)])];
+        assert!(says("backward", &rows).contains("| met"));
+        assert!(says("attention", &rows).contains("| not yet"));
+
+        let added = |us: f64, what: &str| {
+            let ours = Number { more: false, ..number(us, "us added") };
+            Row::new(what, None, Maybe::Is(ours), Vec::new())
+        };
+        let leased = |us| {
+            let rows = [
+                row("x", 1.0, &[("local", 1.0)]),
+                added(us, "hot, at most 10 us"),
+                added(90.0, "no aim"),
+            ];
+            says("leased", &rows)
+        };
+        assert!(
+            leased(9.0).contains("| met") && leased(11.0).contains("| not yet"),
+            "{}",
+            leased(9.0)
+        );
+        let fp8 = |ours| says("fp8", &[row("x", ours, &[("torch", 2000.0)])]);
+        assert!(fp8(1480.0).contains("| met") && fp8(1400.0).contains("| not yet"));
     }
 }
