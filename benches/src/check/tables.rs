@@ -123,7 +123,7 @@ pub(super) const ALL: [Kind; 16] = [
     },
     Kind {
         name: "fp8",
-        share: 2,
+        share: 3,
         about: "e4m3 products with scales of 1x128 and 128x128: DeepGEMM's table at its launch, its groups of rows and of masked rows",
         rows: Rows::Speed(shapes::fp8),
         target: Some(Target {
