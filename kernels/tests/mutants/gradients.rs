@@ -59,7 +59,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(GRADIENTS, "to_keys - args.left,", "to_keys - args.left + 64,", "bits"),
     mutant(GRADIENTS, "keys.to + to_rows + args.left", "keys.to + to_rows", "bits"),
     // Entries of different lengths, and what nobody owns.
-    mutant(GRADIENTS, "KEYS>(args, entry) * TILE;", "KEYS>(args, entry) * 0;", "bits"),
+    mutant(GRADIENTS, "KEYS>(args, entry) * TILE;", "KEYS>(args, entry) * 0;", "ended"),
     mutant(GRADIENTS, "field) * 4);", "field) * 0);", "bits"),
     mutant(GRADIENTS, "args.room + tile.numbers + row", "args.room + row", "bits"),
     mutant(GRADIENTS, "entry + 1 < args.entry_count ? t.keys", "true ? t.keys", "bits"),
@@ -78,7 +78,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "tile.head * args.group, row, tile",
         "bits",
     ),
-    mutant(GRADIENTS, "            head++;\n", "            head += 2;\n", "bits"),
+    mutant(GRADIENTS, "            head++;\n", "            head += 2;\n", "ended"),
     mutant(GRADIENTS, "== 0xff800000u", "== 0xff800001u", "bits"),
     mutant(ROWS, "any ? mean : 0.0f", "mean", "bits"),
     mutant(ROWS, "far > 0; far /= 2", "far > 1; far /= 2", "bits"),
@@ -162,7 +162,7 @@ pub(super) const SUBJECTS: [&str; 2] = [SM80, SM90];
 
 /// Every option of scores, and entries of different lengths, packed or not, with what nobody owns.
 const OPTIONS: [Options; 3] = [
-    Options { rows: 60, keys: 90, group: 2, window: Some([20, 3]), alibi: true, ..PLAIN },
+    Options { rows: 60, keys: 90, group: 2, window: Some([40, 3]), alibi: true, ..PLAIN },
     Options { batch: 2, rows: 30, keys: 70, mask: true, lens: &[[30, 70], [30, 33]], ..PLAIN },
     Options {
         rows: 137,

@@ -159,22 +159,36 @@ pub fn attention_backward_of_entries() -> Vec<Case> {
     // Packed, window, soft cap, slopes, mask, causal, counts on the device, lengths of keys, heads, dims, types, style.
     [
         [1, 3, 0, 0, 0, 0, 0, 1, 1, 0, 2, 0],
-        [1, 1, 0, 0, 0, 1, 1, 1, 0, 3, 1, 0],
-        [0, 2, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 0, 1, 3, 1, 0, 3, 1, 0],
+        [0, 2, 0, 0, 0, 0, 3, 1, 1, 1, 1, 0],
         [0, 0, 0, 0, 0, 1, 0, 1, 2, 0, 2, 0],
     ]
     .map(|row| with_options(&row, &rows, &keys))
     .to_vec()
 }
 
-/// Gradients of three entries of different lengths, with the options of the forward op. `device`: their counts are operands.
+/// Gradients of three entries of different lengths, with the options of the forward op. Counts of rows, of keys, of
+/// both or of none are operands.
 fn with_options(row: &[usize], rows: &[u32; 3], keys: &[u32; 3]) -> Case {
-    let &[packed, window, softcap, alibi, mask, causal, device, lens, heads, dims, dtypes, style] =
-        row
+    let &[
+        packed,
+        window,
+        softcap,
+        alibi,
+        mask,
+        causal,
+        on_device,
+        lens,
+        heads,
+        dims,
+        dtypes,
+        style,
+    ] = row
     else {
         panic!("a row of factors")
     };
-    let (packed, device) = (packed == 1, device == 1);
+    let (packed, [rows_on_device, lens_on_device]) =
+        (packed == 1, [on_device & 1 > 0, on_device & 2 > 0]);
     // Packed keys without counts of their own are counted by rows, and have no mask.
     let (keys, mask) =
         if packed && lens == 0 { (rows, 0) } else { (keys, if packed { 0 } else { mask }) };
@@ -204,10 +218,10 @@ fn with_options(row: &[usize], rows: &[u32; 3], keys: &[u32; 3]) -> Case {
     let slopes = Operand::new(F32, &[heads], Style::Gapped, 1, Fill::Positive);
     operands.extend((alibi == 1).then_some(slopes));
     let counts = |list: &[u32; 3]| Operand::new(I32, &[3], Style::Tight, 0, Fill::List(*list));
-    operands.extend((packed && device).then(|| counts(rows)));
-    operands.extend((lens == 1 && device).then(|| counts(keys)));
+    operands.extend((packed && rows_on_device).then(|| counts(rows)));
+    operands.extend((lens == 1 && lens_on_device).then(|| counts(keys)));
     operands.extend([&q, &k, &v].map(|shape| Operand::out(found, shape, style, 8)));
-    let count = |is: bool, list: &[u32; 3], most| match (is, device) {
+    let count = |is: bool, on_device, list: &[u32; 3], most| match (is, on_device) {
         (false, _) => Lens::Full,
         (true, true) => Lens::Device { max: most },
         (true, false) => Lens::Host(list.to_vec()),
@@ -219,8 +233,8 @@ fn with_options(row: &[usize], rows: &[u32; 3], keys: &[u32; 3]) -> Case {
         softcap: [0.0, 0.7, 30.0][softcap],
         mask: if mask > 0 { Mask::Additive } else { Mask::None },
         alibi: alibi == 1,
-        rows: count(packed, rows, most_rows),
-        lens: count(lens == 1, keys, most_keys),
+        rows: count(packed, rows_on_device, rows, most_rows),
+        lens: count(lens == 1, lens_on_device, keys, most_keys),
     };
     Case::new(AttentionBackward { scores }, operands)
 }
@@ -234,11 +248,12 @@ fn attention_backward_with_options() -> Vec<Case> {
         [[90, 3, 2], [40, 3, 1]],
         [[70, 64, 1], [70, 130, 300]],
     ];
-    all_pairs(&[2, 4, 3, 2, 3, 2, 2, 2, 3, 5, 4, 3, COUNTS.len()])
-        .iter()
-        .map(|row| {
-            let [rows, keys] = &COUNTS[row[12]];
-            with_options(&row[..12], rows, keys)
-        })
-        .collect()
+    let mut table = all_pairs(&[2, 4, 3, 2, 3, 2, 4, 2, 3, 5, 4, 3, COUNTS.len()]);
+    // Packed rows that only the device counts beside keys that the host does, and the other way round.
+    table.extend([1, 2].map(|on_device| vec![1, 0, 0, 0, 0, 1, on_device, 1, 0, 0, 0, 0, 0]));
+    let case = |row: &Vec<usize>| {
+        let [rows, keys] = &COUNTS[row[12]];
+        with_options(&row[..12], rows, keys)
+    };
+    table.iter().map(case).collect()
 }

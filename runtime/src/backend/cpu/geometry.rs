@@ -388,8 +388,9 @@ impl Gradients {
         let packed = scores.rows != Lens::Full;
         let alone = packed && scores.lens == Lens::Full;
         let key_lens = if alone { &scores.rows } else { &scores.lens };
+        let entries = counted(op, scores);
         let of = |lens: &Lens, room: u64, tile: u64| match packed {
-            true => packed_tiles(lens, room, dim(if alone { "rows" } else { "lens" }, 0), tile),
+            true => packed_tiles(lens, room, entries, tile),
             false => room.div_ceil(tile),
         };
         let (row_tiles, key_tiles) =

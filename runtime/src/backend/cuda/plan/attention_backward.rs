@@ -144,7 +144,7 @@ impl Gradients {
             room: of_head,
             listed,
             waves,
-            list_bytes: if listed > 0 { list_bytes(&heads) } else { 0 },
+            list_bytes: if listed > 0 { list_bytes(&heads)? } else { 0 },
             statistics_bytes: AttentionBackwardRows::bytes(query_heads, of_head)
                 .next_multiple_of(ALIGN),
         })

@@ -109,7 +109,7 @@ impl Cut {
             false => (Waves::of(tiles, chunks, &form, class), 0),
         };
         let listed = if heads.is_counted && tiles > 0 { heads.entries.max(1) } else { 0 };
-        let list = if listed > 0 { list_bytes(heads) } else { 0 };
+        let list = if listed > 0 { list_bytes(heads)? } else { 0 };
         Some(Self {
             tile_rows,
             tiles_per_head,
@@ -163,9 +163,10 @@ impl Cut {
     }
 }
 
-/// Bytes of the list of entries.
-pub(super) fn list_bytes(heads: &Heads) -> u64 {
-    ((heads.entries + 1) * size_of::<Entry>() as u64).next_multiple_of(ALIGN)
+/// Bytes of the list of entries; `None` where they are more than kernels number.
+pub(super) fn list_bytes(heads: &Heads) -> Option<u64> {
+    let listed = u64::from(u32::try_from(heads.entries).ok()?) + 1;
+    Some((listed * size_of::<Entry>() as u64).next_multiple_of(ALIGN))
 }
 
 /// Splits of the keys of tiles, one on a multiprocessor, and what merges the parts that they leave: as many as a unit has time
