@@ -148,7 +148,8 @@ pub(super) fn lists(check: &mut Check<'_>) {
     let began = Instant::now();
     for problem in every(check.is_tiny(), check.args.seed) {
         let run = |check: &mut Check<'_>| {
-            if began.elapsed() > check.budget && !check.rows.is_empty() {
+            let is_over = !check.is_tiny() && began.elapsed() > check.budget;
+            if is_over && !check.rows.is_empty() {
                 return Err(format!("the table's {} s were over", check.budget.as_secs()));
             }
             let ours = check.ours.as_mut();

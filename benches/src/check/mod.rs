@@ -326,7 +326,8 @@ impl Check<'_> {
         };
         for (problem, further) in entries {
             self.row(&problem.label(), |check| {
-                if check.began.elapsed() > check.budget {
+                // A rehearsal asks every row, however slow its machine.
+                if !check.is_tiny() && check.began.elapsed() > check.budget {
                     let sizes = serde_json::to_value(&problem).ok();
                     let why = format!("the table's {} s were over", check.budget.as_secs());
                     return Row::new(problem.label(), sizes, Maybe::not(why), further);
