@@ -8,11 +8,11 @@ use crate::op::{Attention, KeyValue, Lens, Scores};
 /// A batch entry: where its rows and keys lie, and how many there are.
 pub(super) struct Entry {
     /// Number of the entry, and its first row and key where rows are packed.
-    pub(super) batch: usize,
-    pub(super) first_row: usize,
+    batch: usize,
+    first_row: usize,
     first_key: usize,
     pub(super) rows: usize,
-    pub(super) keys: usize,
+    keys: usize,
 }
 
 /// The counts of an op, one for each entry, held to what there is room for.

@@ -213,23 +213,23 @@ fn is_one_matrix(spec: &Spec) -> bool {
     (0..axes).all(|axis| shape[axis] == 1 || strides[axis] == 0)
 }
 
-/// Groups that have a size; 0 without groups.
-pub(super) fn groups(checked: &CheckedOp, op: &Matmul) -> u64 {
-    match &op.sizes {
+/// How many counts an op has of a kind, whose device operand has this name; 0 where nothing is counted.
+fn count(checked: &CheckedOp, lens: &Lens, name: &str) -> u64 {
+    match lens {
         Lens::Full => 0,
         Lens::Host(list) => list.len() as u64,
-        Lens::Device { .. } => checked.spec("sizes").map_or(0, |sizes| sizes.layout.shape()[0]),
+        Lens::Device { .. } => checked.spec(name).map_or(0, |counts| counts.layout.shape()[0]),
     }
+}
+
+/// Groups that have a size; 0 without groups.
+pub(super) fn groups(checked: &CheckedOp, op: &Matmul) -> u64 {
+    count(checked, &op.sizes, "sizes")
 }
 
 /// Batch entries whose rows or keys are counted; 0 where none are.
 pub(super) fn counted(checked: &CheckedOp, scores: &Scores) -> u64 {
-    let of = |lens: &Lens, name| match lens {
-        Lens::Full => 0,
-        Lens::Host(list) => list.len() as u64,
-        Lens::Device { .. } => checked.spec(name).map_or(0, |counts| counts.layout.shape()[0]),
-    };
-    of(&scores.rows, "rows").max(of(&scores.lens, "lens"))
+    count(checked, &scores.rows, "rows").max(count(checked, &scores.lens, "lens"))
 }
 
 /// Most row blocks that groups one after another come to, the rows that none owns included.
@@ -288,11 +288,7 @@ pub(super) fn attention_tile(
 ) -> ([u32; 2], Mix) {
     let bf16 = |name: &&str| checked.spec(name).is_some_and(|spec| spec.dtype == DType::BF16);
     let dim = |name, i: usize| checked.spec(name).map_or(0, |s| s.layout.shape()[i]);
-    let entries = match &op.scores.rows {
-        Lens::Full => 1,
-        Lens::Host(list) => list.len() as u64,
-        Lens::Device { .. } => dim("rows", 0),
-    };
+    let entries = count(checked, &op.scores.rows, "rows");
     let sized = op.order == OrderClass::BatchInvariant
         || dim("q", 2) >= LEAST_ROWS.saturating_mul(entries.max(1));
     if !class.lanes || !sized || dim("q", 3) == 0 || dim("v", 3) == 0 {

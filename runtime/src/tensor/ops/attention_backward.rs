@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// The gradients of dense [`Attention`] with respect to Q, K and V, each of its tensor's dtype, from the output, the
-/// log-sum-exp that `run_with_lse` gives, and the gradient of the output. All its options hold here as there; keys in pages
-/// are refused. Every sum has one order. Rows and keys that meet nobody get 0. Gradients of a mask, of slopes and of sinks
+/// log-sum-exp that `run_with_lse` gives, and the gradient of the output. What it says of scores, rows and keys holds here as
+/// there; where this runs is said here. Keys in pages are refused. Every sum has one order. Rows and keys that meet nobody get 0. Gradients of a mask, of slopes and of sinks
 /// are not given.
 ///
 /// ```
