@@ -39,7 +39,8 @@ struct AttentionArgs {
     // each all heads.
     u64 first_tile, tiles;
     u32 kv_heads, group;
-    // Tiles of a key head; batch entries, or those of the list where rows are packed; whether all entries are alike, and whether rows and keys are packed.
+    // Tiles of a key head; batch entries, or those of the list where rows are packed; whether all entries are alike, and
+    // whether rows and keys are packed.
     u32 tiles_per_head, entry_count, alike, packed;
     // Part of the keys of this launch, whole chunks, and whether it is the last.
     u32 key_from, key_to, last;

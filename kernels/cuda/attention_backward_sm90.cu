@@ -29,7 +29,7 @@ static_assert(sizeof(AttentionBackwardSm90Args) == 1280, "as in kernels/src/atte
 namespace attention_backward_sm90 {
 
 using namespace attention_backward;
-using attention::K_STEP, attention::SPAN, attention::WARPGROUP;
+using attention::K_STEP, attention::SPAN;
 
 constexpr u32 ELEMENT = 2;
 // Rows of every operand's box, and of a warpgroup.
@@ -40,13 +40,10 @@ struct Shape {
     static constexpr bool KEYS = KEYS_;
     static constexpr u32 D = D_, CHUNK = CHUNK_, DTYPE = DTYPE_, STAGES = 3;
     static constexpr u32 CONSUMERS = 2, ROWS = BOX * CONSUMERS, SLOTS = CONSUMERS * WARPGROUP;
-    static constexpr u32 THREADS = WARPGROUP + SLOTS, SCORES = CHUNK / 2, SUMS = D / 2, STEPS = CHUNK / K_STEP;
+    using Warpgroups = ::Warpgroups<CONSUMERS, 24, 240>;
+    static constexpr u32 THREADS = Warpgroups::THREADS, SCORES = CHUNK / 2, SUMS = D / 2, STEPS = CHUNK / K_STEP;
     // Whether the sums of a chunk may run into the next one's products: registers have room for what both read.
     static constexpr bool RUNS_ON = !KEYS || D <= 64;
-    // Registers a thread, as in `attention_sm90`.
-    static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
-    static constexpr u32 PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
-    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (1 + CONSUMERS) * GIVEN, "registers of a block");
     static constexpr u32 OWN_BYTES = ROWS * D * ELEMENT, CHUNK_BYTES = CHUNK * D * ELEMENT;
     // Of a chunk of query rows: a line of 128 bytes of 32 numbers, log-sum-exps first. The swizzle repeats after 1024.
     static constexpr u32 NUMBERS = KEYS ? 2 * CHUNK * 4 : 0;
@@ -55,7 +52,7 @@ struct Shape {
     static constexpr u32 SHARED_BYTES = OWN_BARRIERS + 16;
     // Of the state of a tile: every sum of every thread.
     static constexpr u32 STATE_BYTES = (KEYS ? 2 : 1) * SUMS * SLOTS * 4;
-    static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
+    static_assert(SHARED_BYTES <= SHARED_MOST, "shared memory of a block");
     static_assert(D % SPAN == 0 && CHUNK % BOX == 0, "whole boxes");
     static_assert(!KEYS || CHUNK == BOX, "the numbers of a chunk are a box");
 
@@ -139,7 +136,8 @@ DEVICE void produce(const AttentionBackwardSm90Args& all) {
             bring_rows<S, S::CHUNK>(S::KEYS ? all.q : all.k, to, full, tile.batch, head, row);
             bring_rows<S, S::CHUNK>(S::KEYS ? all.d_out : all.v, to + S::CHUNK_BYTES, full, tile.batch, head, row);
             if constexpr (S::KEYS) {
-                const i32 at[5] = {0, (i32)((tile.numbers + walk.row()) / 32), 0, (i32)(tile.batch * query_heads(args) + head), 0};
+                const u32 line = (tile.numbers + walk.row()) / 32, of_heads = tile.batch * query_heads(args) + head;
+                const i32 at[5] = {0, (i32)line, 0, (i32)of_heads, 0};
                 copy_box(to + 2 * S::CHUNK_BYTES, all.statistics, full, at);
             }
             chunks.next();
@@ -193,6 +191,7 @@ struct Consumer {
             return;
         }
         attention::clear_rows<S::CHUNK, 2 * S::D / SPAN, S::SLOTS>(chunk, count - row, number * WARPGROUP + thread);
+        // The zeros of both are there.
         sync_threads<1, S::SLOTS>();
     }
 
@@ -439,22 +438,13 @@ DEVICE void consume(const AttentionBackwardArgs& args, u32 number) {
 
 template <class S>
 DEVICE void run(const AttentionBackwardSm90Args& all) {
-    const u32 warpgroup = first_lane(thread_index() / WARPGROUP);
     if (thread_index() == 0) {
         S::Chunks::init(S::SLOTS / LANES);
         S::Own::init(S::SLOTS / LANES);
     }
     // The barriers are there.
     sync_block();
-    if (warpgroup == 0) {
-        give_registers<S::PRODUCER_REGISTERS>();
-        if (first_lane(thread_index() / LANES) == 0 && elected()) {
-            produce<S>(all);
-        }
-    } else {
-        take_registers<S::CONSUMER_REGISTERS>();
-        consume<S>(all.backward, warpgroup - 1);
-    }
+    S::Warpgroups::run([&] { produce<S>(all); }, [&](u32 number) { consume<S>(all.backward, number); });
 }
 
 }  // namespace attention_backward_sm90

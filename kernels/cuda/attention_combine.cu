@@ -10,7 +10,7 @@
 
 namespace attention_combine {
 
-using attention::larger, attention::Part, attention::SPLIT_ROWS, attention::Splits, attention::Stored, attention::Tile;
+using attention::Part, attention::SPLIT_ROWS, attention::Splits, attention::Stored, attention::Tile;
 
 constexpr u32 LANES = 32;
 
@@ -33,9 +33,9 @@ struct Factors {
 #pragma unroll
         for (u32 step = 1; step < LANES; step *= 2) {
             const f32 other = from_lane(top, (lane - step) % LANES);
-            top = lane >= step ? larger(other, top) : top;
+            top = lane >= step ? max_number(other, top) : top;
         }
-        top = larger(before, top);
+        top = max_number(before, top);
         const f32 other = from_lane(top, (lane - 1) % LANES);
         left = exp2_of((lane > 0 ? other : before) - top);
         right = exp2_of(own - top);
@@ -44,7 +44,8 @@ struct Factors {
 };
 
 // One column of a row, and the row's part, over the launch's splits.
-DEVICE void merge_column(const AttentionArgs& args, u64 first, const Splits& splits, u32 r, u32 column, Part& part, f32& value) {
+DEVICE void merge_column(
+    const AttentionArgs& args, u64 first, const Splits& splits, u32 r, u32 column, Part& part, f32& value) {
     const u32 lane = thread_index() % LANES;
     const bool is_column = column < args.dv;
     for (u32 from = splits.from; from < splits.to; from += LANES) {
@@ -104,7 +105,8 @@ DEVICE void run(const AttentionArgs& args) {
     const attention::Last last = attention::last_of(args, tile, row, part.top, part.sum);
     if (is_column) {
         const u64 at = attention::address_of(args, tile, args.out, row, 0);
-        store_as(args.out.dtype, at + (u64)((i64)column * args.out.column * (i64)width_of(args.out.dtype)), value * last.factor);
+        const i64 far = (i64)column * args.out.column * (i64)width_of(args.out.dtype);
+        store_as(args.out.dtype, at + (u64)far, value * last.factor);
     }
     if (args.lse.present && column == 0) {
         store_as(args.lse.dtype, attention::address_of(args, tile, args.lse, row, 0), last.log_sum_exp);

@@ -45,7 +45,8 @@ struct Warp {
     u32 ring, from, to;
 
     DEVICE_MEMBER Warp(const AttentionArgs& a, const Tile& t, u32 split) : args(a), tile(t), rows{Softmax(a, t, t.row)} {
-        const u32 warp = first_lane(thread_index() / LANES), keys = args.split / S::WARPS, first = split * args.split + warp * keys;
+        const u32 warp = first_lane(thread_index() / LANES), keys = args.split / S::WARPS;
+        const u32 first = split * args.split + warp * keys;
         ring = shared_base() + S::Q_BYTES + warp * S::RING_BYTES;
         from = (tile.low > first ? tile.low : first) / CHUNK * CHUNK;
         to = tile.high < first + keys ? tile.high : first + keys;
@@ -69,7 +70,9 @@ struct Warp {
         }
     }
 
-    DEVICE_MEMBER Line look(u32 step) const { return attention::line_of(args, tile, from + step * CHUNK + rows[0].lane % CHUNK); }
+    DEVICE_MEMBER Line look(u32 step) const {
+        return attention::line_of(args, tile, from + step * CHUNK + rows[0].lane % CHUNK);
+    }
 
     // A stage is overwritten only after the meeting of the warp that follows its last use.
     DEVICE_MEMBER void run() {

@@ -9,6 +9,7 @@
 // keys for values, in f32; sums of weights by lanes, then across four of them. Cuts of the keys run from right to left too.
 #pragma once
 
+#include "cuda/tile/ring.h"
 #include "cuda/tile/warpgroup_products.h"
 
 // The launch, and the maps of keys and values: dense axis, rows, heads, batch.
@@ -24,45 +25,24 @@ namespace attention_sm90 {
 
 constexpr u32 ELEMENT = 2;
 using attention::Chunks, attention::chunks_of, attention::K_STEP, attention::Tile, attention::tile_of;
-using attention::SPAN, attention::WARPGROUP;
+using attention::SPAN;
 
 template <u32 D_, u32 DV_, u32 CHUNK_, u32 DTYPE_>
 struct Shape {
     static constexpr u32 D = D_, DV = DV_, CHUNK = CHUNK_, DTYPE = DTYPE_;
     static constexpr u32 CONSUMERS = 2, ROWS = 64 * CONSUMERS, STAGES = 2;
-    static constexpr u32 THREADS = (1 + CONSUMERS) * WARPGROUP;
+    using Warpgroups = ::Warpgroups<CONSUMERS, 24, 240>;
+    static constexpr u32 THREADS = Warpgroups::THREADS;
     // Whether the warpgroups take turns: the products of wide heads are longer than any softmax beside them.
     static constexpr bool BY_TURNS = D <= 128;
-    // Registers a thread: the launch gives all the same, in eights, then the producer's go to the consumers. Who asks for
-    // more than the block was given waits for ever.
-    static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
-    static constexpr u32 PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
-    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (1 + CONSUMERS) * GIVEN, "registers of a block");
     static constexpr u32 Q_BYTES = ROWS * D * ELEMENT, K_BYTES = CHUNK * D * ELEMENT, V_BYTES = CHUNK * DV * ELEMENT;
     static constexpr u32 K_AT = Q_BYTES, V_AT = K_AT + STAGES * K_BYTES, BARRIERS = V_AT + STAGES * V_BYTES;
     static constexpr u32 SHARED_BYTES = BARRIERS + 4 * STAGES * 8;
-    static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
+    static_assert(SHARED_BYTES <= SHARED_MOST, "shared memory of a block");
     static_assert(D % SPAN == 0 && DV % SPAN == 0, "whole rows of the swizzle");
     static_assert(CHUNK * descriptor::ROW % 1024 == 0, "the swizzle repeats every 1024 bytes");
-};
-
-// A ring of one operand: `KEYS`, or values.
-template <class S, bool KEYS>
-struct Ring {
-    u32 base = shared_base();
-    u32 stage = 0;
-    u32 phase = 0;
-
-    DEVICE_MEMBER u32 tile() const { return base + (KEYS ? S::K_AT + stage * S::K_BYTES : S::V_AT + stage * S::V_BYTES); }
-    DEVICE_MEMBER u32 full() const { return base + S::BARRIERS + (KEYS ? 0 : S::STAGES * 16) + stage * 16; }
-    DEVICE_MEMBER u32 empty() const { return full() + 8; }
-    DEVICE_MEMBER void next() {
-        stage++;
-        if (stage == S::STAGES) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
+    using Keys = Ring<STAGES, K_BYTES, BARRIERS, K_AT>;
+    using Values = Ring<STAGES, V_BYTES, BARRIERS + STAGES * 16, V_AT>;
 };
 
 template <class S, u32 COLUMNS>
@@ -81,8 +61,8 @@ DEVICE u32 before(u32 end) { return (end - 1) / CHUNK * CHUNK; }
 template <class S>
 DEVICE void produce(const AttentionSm90Args& all) {
     const AttentionArgs& args = all.attention;
-    Ring<S, true> keys;
-    Ring<S, false> values;
+    typename S::Keys keys;
+    typename S::Values values;
     for (u32 i = block_index(); i < args.tiles; i += block_count()) {
         const Tile tile = tile_of<S::ROWS>(args, args.first_tile + i);
         const Chunks chunks = chunks_of<S::CHUNK>(args, tile);
@@ -91,12 +71,12 @@ DEVICE void produce(const AttentionSm90Args& all) {
             // Every consumer warp has left this stage of the keys; a new ring passes.
             wait_barrier(keys.empty(), keys.phase ^ 1);
             arrive_expecting(keys.full(), S::K_BYTES);
-            bring<S, S::D>(all.k, keys.tile(), keys.full(), tile, key);
+            bring<S, S::D>(all.k, keys.at(), keys.full(), tile, key);
             keys.next();
             // Every consumer warp has left this stage of the values; a new ring passes.
             wait_barrier(values.empty(), values.phase ^ 1);
             arrive_expecting(values.full(), S::V_BYTES);
-            bring<S, S::DV>(all.v, values.tile(), values.full(), tile, key);
+            bring<S, S::DV>(all.v, values.at(), values.full(), tile, key);
             values.next();
         }
     }
@@ -152,6 +132,7 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
     DEVICE_MEMBER void clear_values(u32 values, u32 from) const {
         constexpr u32 THREADS = S::CONSUMERS * WARPGROUP;
         attention::clear_rows<S::CHUNK, S::DV / SPAN, THREADS>(values, from, number * WARPGROUP + thread);
+        // The zeros of both are there.
         sync_threads<3, THREADS>();
     }
 
@@ -176,7 +157,7 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
     }
 
     // The scores of the last chunk, then each one's beside the values of the one to its right, then the first one's values.
-    DEVICE_MEMBER void run(Ring<S, true>& keys, Ring<S, false>& values) {
+    DEVICE_MEMBER void run(typename S::Keys& keys, typename S::Values& values) {
         load_queries();
         const Chunks chunks = chunks_of<S::CHUNK>(args, tile), seen = this->seen_by_all();
         if (chunks.from < chunks.to) {
@@ -185,7 +166,7 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             attention::zero(scores);
             // The first keys are here.
             wait_barrier(keys.full(), keys.phase);
-            score(keys.tile());
+            score(keys.at());
             wgmma_wait<0>();
             release(keys.empty());
             keys.next();
@@ -194,7 +175,7 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             if (key + S::CHUNK > tile.keys) {
                 // The values to be cleared are here.
                 wait_barrier(values.full(), values.phase);
-                clear_values(values.tile(), tile.keys - key);
+                clear_values(values.at(), tile.keys - key);
             }
             while (key > chunks.from) {
                 key -= S::CHUNK;
@@ -204,8 +185,8 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
                 // The values of the chunk before are here.
                 wait_barrier(values.full(), values.phase);
                 take_turn(number);
-                score(keys.tile());
-                add_values(weights, values.tile());
+                score(keys.at());
+                add_values(weights, values.at());
                 give_turn(number);
                 // The scores are there.
                 wgmma_wait<1>();
@@ -223,7 +204,7 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             }
             // The last values are here.
             wait_barrier(values.full(), values.phase);
-            add_values(weights, values.tile());
+            add_values(weights, values.at());
             wgmma_wait<0>();
             release(values.empty());
             values.next();
@@ -241,8 +222,8 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
 
 template <class S>
 DEVICE void consume(const AttentionArgs& args, u32 number) {
-    Ring<S, true> keys;
-    Ring<S, false> values;
+    typename S::Keys keys;
+    typename S::Values values;
     if (number == 1) {
         Consumer<S>::give_turn(number);
     }
@@ -264,29 +245,13 @@ DEVICE void consume(const AttentionArgs& args, u32 number) {
 
 template <class S>
 DEVICE void run(const AttentionSm90Args& all) {
-    const u32 warpgroup = first_lane(thread_index() / WARPGROUP);
     if (thread_index() == 0) {
-        Ring<S, true> keys;
-        Ring<S, false> values;
-        for (u32 i = 0; i < S::STAGES; i++, keys.next(), values.next()) {
-            init_barrier(keys.full(), 1);
-            init_barrier(values.full(), 1);
-            init_barrier(keys.empty(), S::CONSUMERS * WARPGROUP / 32);
-            init_barrier(values.empty(), S::CONSUMERS * WARPGROUP / 32);
-        }
-        fence_barriers();
+        S::Keys::init(S::CONSUMERS * WARPGROUP / 32);
+        S::Values::init(S::CONSUMERS * WARPGROUP / 32);
     }
     // The barriers are there.
     sync_block();
-    if (warpgroup == 0) {
-        give_registers<S::PRODUCER_REGISTERS>();
-        if (first_lane(thread_index() / 32) == 0 && elected()) {
-            produce<S>(all);
-        }
-    } else {
-        take_registers<S::CONSUMER_REGISTERS>();
-        consume<S>(all.attention, warpgroup - 1);
-    }
+    S::Warpgroups::run([&] { produce<S>(all); }, [&](u32 number) { consume<S>(all.attention, number); });
 }
 
 }  // namespace attention_sm90

@@ -46,13 +46,16 @@ DEVICE void turn(const TurnArgs& args) {
     u64 at[2];
     begin_row(at, args.views, args.outer, entry);
     // Elements of a vector from `from` on before `end`.
-    const auto rest = [](u64 end, u64 from) { return from >= end ? 0 : end - from < S::VECTOR ? (u32)(end - from) : S::VECTOR; };
+    const auto rest = [](u64 end, u64 from) {
+        return from >= end ? 0 : end - from < S::VECTOR ? (u32)(end - from) : S::VECTOR;
+    };
 #pragma unroll
     for (u32 i = thread_index(); i < S::TILE * S::VECTORS; i += S::THREADS) {
         const u32 r = i % S::VECTORS * S::VECTOR, c = i / S::VECTORS;
         const u32 n = column + c < args.columns ? rest(args.rows, row + r) : 0;
         u32 words[4];
-        load_bits<S::WIDTH, S::VECTOR>(words, along(x, at[0], column + c) + (u64)((i64)(row + r) * x_row * (i64)S::WIDTH), x_row, n);
+        const u64 far = (u64)((i64)(row + r) * x_row * (i64)S::WIDTH);
+        load_bits<S::WIDTH, S::VECTOR>(words, along(x, at[0], column + c) + far, x_row, n);
 #pragma unroll
         for (u32 j = 0; j < S::VECTOR; j++) {
             store_shared_u32(shared_base() + (c * S::PITCH + r + j) * 4, words[j / OF_WORD] >> j % OF_WORD * 8 * S::WIDTH);

@@ -41,7 +41,8 @@ DEVICE void run(const GatherArgs& args) {
         } else {
             // Every element has an index of its own.
             for (u32 i = 0; i < n; i++) {
-                const u32 v = select(along(index, at[1], column + i), entry) ? load_one<WIDTH>(along(table, entry, column + i)) : 0;
+                const bool is = select(along(index, at[1], column + i), entry);
+                const u32 v = is ? load_one<WIDTH>(along(table, entry, column + i)) : 0;
                 store_one<WIDTH>(along(out, at[2], column + i), v);
             }
             return;

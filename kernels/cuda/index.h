@@ -52,4 +52,5 @@ struct RopeArgs {
 };
 
 static_assert(sizeof(GatherArgs) == 80 + 3 * 72 + 24 && sizeof(ScatterArgs) == 80 + 4 * 72 + 72, "as in kernels/src/args.rs");
-static_assert(sizeof(ScatterAddArgs) == 80 + 4 * 72 + 56 + 40 && sizeof(RopeArgs) == 80 + 3 * 72 + 16, "as in kernels/src/args.rs");
+static_assert(sizeof(ScatterAddArgs) == 80 + 4 * 72 + 56 + 40, "as in kernels/src/args.rs");
+static_assert(sizeof(RopeArgs) == 80 + 3 * 72 + 16, "as in kernels/src/args.rs");

@@ -55,7 +55,8 @@ struct Side {
         for (u32 i = 0; i < LOADS; i++) {
             const Spot s = spot(i);
             const u64 from = at + (u64)(((i64)s.outer * outer_step + (i64)(k + s.k) * k_step) * 4);
-            const u32 n = is_along_k() ? rest(s.outer < outer ? k_end : 0, k + s.k) : rest(k + s.k < k_end ? outer : 0, s.outer);
+            const u32 n = is_along_k() ? rest(s.outer < outer ? k_end : 0, k + s.k)
+                                       : rest(k + s.k < k_end ? outer : 0, s.outer);
             load_bits<4, 4>(words[i], from, is_along_k() ? k_step : outer_step, n);
         }
     }

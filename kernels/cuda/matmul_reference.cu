@@ -92,7 +92,7 @@ struct Sum {
     DEVICE_MEMBER f32 value(const Line& line, u32 entry) const {
         const SideScales a(args.scaling.a, args.matmul.batch, entry), b(args.scaling.b, args.matmul.batch, entry);
         const f32 sum = is_whole() && !is_cut() ? (f32)count : total;
-        return Epilogue::product(sum, a.of_whole(line.row) * b.of_whole(line.column));
+        return sum * (a.of_whole(line.row) * b.of_whole(line.column));
     }
 };
 
@@ -124,7 +124,8 @@ DEVICE f32 largest_of_row(f32 v) {
 
 // Writes a value of the output as its type and scale want it; all threads come here.
 template <class S>
-DEVICE void write(const MatmulScaledArgs& args, const Epilogue& epilogue, const Part& part, u32 row, u32 column, bool is, f32 v) {
+DEVICE void write(
+    const MatmulScaledArgs& args, const Epilogue& epilogue, const Part& part, u32 row, u32 column, bool is, f32 v) {
     const u32 dtype = args.matmul.out.dtype;
     f32 scale = 0.0f;
     if constexpr (S::FINDS) {

@@ -1,10 +1,12 @@
 // Products of 8-bit values on every NVIDIA GPU from compute capability 8.0: a ring of cp.async copies, ldmatrix, and
 // mma.sync. i8 by i8 is summed in i32; floats of 8 bits in f32, as they are where the architecture multiplies them, else as
-// f16, which holds all of them. A block computes one tile of the output; operands lie dense along K, or anyhow, as no instruction transposes bytes.
+// f16, which holds all of them. A block computes one tile of the output; operands lie dense along K, or anyhow, as no
+// instruction transposes bytes.
 // `kernels/src/matmul_sm80_bytes.rs` lists the rows; layouts that wgmma does not take come here on Hopper, too.
 //
 // Order of each output: of i8 whole numbers, in any order. Else, and of i8 where scales cover 128 of k, chunks of 128 along
-// k from left to right: one mma after the other from zero, floats 16 (as f16) or 32 at a time in f32, then as in `matmul_sm90_fp8.cu`.
+// k from left to right: one mma after the other from zero, floats 16 (as f16) or 32 at a time in f32, then as in
+// `matmul_sm90_fp8.cu`.
 #pragma once
 
 #include "cuda/tile/copies.h"

@@ -8,6 +8,8 @@
 
 #include "cuda/tile/output.h"
 #include "cuda/tile/ring.h"
+#include "cuda/tile/tail.h"
+#include "cuda/tile/warpgroups.h"
 
 // The launch, and the maps of its operands.
 struct MatmulSm90Args {
@@ -31,7 +33,6 @@ static_assert(sizeof(MatmulSm90Args) == 1024, "as in kernels/src/matmul_sm90.rs"
 namespace matmul_sm90 {
 
 constexpr u32 ELEMENT = 2;  // Bytes.
-using output::WARPGROUP;
 constexpr u32 K_STEP = 16;
 
 // How the consumers share the work.
@@ -49,18 +50,17 @@ template <Form FORM_, u32 LEFT_, u32 RIGHT_, u32 STAGES_, u32 CLUSTER_, bool A_O
 struct Shape {
     static constexpr Form FORM = FORM_;
     static constexpr bool SWAPPED = FORM == Form::Swapped, PING_PONG = FORM == Form::PingPong;
+    // Whether tiles may be of groups: in the forms where nobody runs ahead of a peer whose tile has no products.
+    static constexpr bool TAKES_GROUPS = FORM == Form::Cooperative && CLUSTER_ == 1;
     static constexpr u32 LEFT = LEFT_, RIGHT = RIGHT_, STAGES = STAGES_, CLUSTER = CLUSTER_, DTYPE = DTYPE_;
     static constexpr bool LEFT_OUTER = SWAPPED ? B_OUTER : A_OUTER, RIGHT_OUTER = SWAPPED ? A_OUTER : B_OUTER;
     static constexpr u32 SPAN = descriptor::ROW / ELEMENT, BLOCK_K = SPAN;
-    static constexpr u32 CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
+    static constexpr u32 CONSUMERS = 2;
+    using Warpgroups = ::Warpgroups<CONSUMERS, 40, 232>;
+    static constexpr u32 THREADS = Warpgroups::THREADS;
     // Blocks of 64 rows that a consumer multiplies.
     static constexpr u32 BLOCKS = LEFT / 64 / (PING_PONG ? 1 : CONSUMERS), SUMS = RIGHT / 2;
     static_assert(BLOCKS * SUMS <= 128, "sums of a thread");
-    // Registers a thread: the launch gives all the same, in eights, then the producer's go to the consumers. Who asks for
-    // more than the block was given waits for ever.
-    static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
-    static constexpr u32 PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
-    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (1 + CONSUMERS) * GIVEN, "registers of a block");
     static constexpr u32 LEFT_BYTES = LEFT * BLOCK_K * ELEMENT, RIGHT_BYTES = RIGHT * BLOCK_K * ELEMENT;
     static constexpr u32 STAGE_BYTES = LEFT_BYTES + RIGHT_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
     static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * output::BYTES, TURNS = BARRIERS + 2 * STAGES * 8;
@@ -68,7 +68,7 @@ struct Shape {
     // The tile of the output that a cluster computes.
     static constexpr u32 BLOCK_M = SWAPPED ? RIGHT : CLUSTER * LEFT, BLOCK_N = SWAPPED ? CLUSTER * LEFT : RIGHT;
     using Stages = Ring<STAGES, STAGE_BYTES, BARRIERS>;
-    static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
+    static_assert(SHARED_BYTES <= SHARED_MOST, "shared memory of a block");
     static_assert(LEFT_BYTES % 1024 == 0 && RIGHT_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
     static_assert(!SWAPPED || !RIGHT_OUTER, "rows of A are dense along K where they are few");
 };
@@ -118,8 +118,9 @@ DEVICE void produce(const MatmulSm90Args& all) {
             // Every consumer warp, of all blocks that share, has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
-            bring_side<S, S::LEFT_OUTER, S::LEFT, false>(left, ring.at(), ring.full(), tile.left, k, batch_left);
-            bring_side<S, S::RIGHT_OUTER, S::RIGHT, true>(right, ring.at() + S::LEFT_BYTES, ring.full(), tile.right, k, batch_right);
+            const u32 to_left = ring.at(), to_right = to_left + S::LEFT_BYTES;
+            bring_side<S, S::LEFT_OUTER, S::LEFT, false>(left, to_left, ring.full(), tile.left, k, batch_left);
+            bring_side<S, S::RIGHT_OUTER, S::RIGHT, true>(right, to_right, ring.full(), tile.right, k, batch_right);
             ring.next();
         }
     });
@@ -146,8 +147,8 @@ struct Consumer {
     template <bool OUTER>
     static DEVICE_MEMBER u64 matrix(u32 tile, u32 first, u32 k) {
         constexpr u32 BLOCK = S::SPAN * S::BLOCK_K * ELEMENT;
-        const u32 at = OUTER ? tile + first / S::SPAN * BLOCK + k * descriptor::ROW : tile + first * descriptor::ROW + k * ELEMENT;
-        return descriptor::of(at, BLOCK);
+        const u32 at = OUTER ? first / S::SPAN * BLOCK + k * descriptor::ROW : first * descriptor::ROW + k * ELEMENT;
+        return descriptor::of(tile + at, BLOCK);
     }
 
     DEVICE_MEMBER void multiply(u32 block, u64 left, u64 right) {
@@ -158,13 +159,29 @@ struct Consumer {
         }
     }
 
-    // Adds the products of the tile's k. A stage is given back one step later, when its products are done.
+    // Zeros over the k of a stage that are of the next group. Both consumers together.
+    DEVICE_MEMBER void clear(u32 stage, u32 k) const {
+        constexpr u32 THREADS = S::CONSUMERS * WARPGROUP;
+        const u32 of_both = number * WARPGROUP + thread;
+        tail::clear<S::LEFT, THREADS, S::LEFT_OUTER>(stage, k, of_both);
+        tail::clear<S::RIGHT, THREADS, S::RIGHT_OUTER>(stage + S::LEFT_BYTES, k, of_both);
+        // The zeros of both are there.
+        sync_threads<3, THREADS>();
+    }
+
+    // Adds the products of the tile's k; a last stage that `is_shared` has k of the next group too. A stage is given back one
+    // step later, when its products are done.
     template <class F>
-    DEVICE_MEMBER void run(typename S::Stages& ring, const Tile& tile, F all_started) {
+    DEVICE_MEMBER void run(typename S::Stages& ring, const Tile& tile, bool is_shared, F all_started) {
         u32 last_empty = 0;
         for (u32 k = tile.part.k_from; k < tile.part.k_to; k += S::BLOCK_K) {
             // The bytes of both operands are here.
             wait_barrier(ring.full(), ring.phase);
+            if constexpr (S::TAKES_GROUPS) {
+                if (is_shared && tile.part.k_to - k < S::BLOCK_K) {
+                    clear(ring.at(), tile.part.k_to - k);
+                }
+            }
             wgmma_fence();
 #pragma unroll
             for (u32 step = 0; step < S::BLOCK_K; step += K_STEP) {
@@ -300,7 +317,7 @@ DEVICE void consume(const MatmulSm90Args& all, u32 number) {
         if constexpr (S::PING_PONG) {
             turns.wait();
         }
-        consumer.run(ring, tile, [&] {
+        consumer.run(ring, tile, args.group == ALONG_K, [&] {
             if constexpr (S::PING_PONG) {
                 turns.pass();
             }
@@ -329,7 +346,6 @@ DEVICE void make_barriers() {
 
 template <class S>
 DEVICE void run(const MatmulSm90Args& args) {
-    const u32 warpgroup = first_lane(thread_index() / WARPGROUP);
     if (thread_index() == 0) {
         make_barriers<S>();
     }
@@ -339,15 +355,7 @@ DEVICE void run(const MatmulSm90Args& args) {
     } else {
         sync_block();
     }
-    if (warpgroup == 0) {
-        give_registers<S::PRODUCER_REGISTERS>();
-        if (first_lane(thread_index() / 32) == 0 && elected()) {
-            produce<S>(args);
-        }
-    } else {
-        take_registers<S::CONSUMER_REGISTERS>();
-        consume<S>(args, warpgroup - 1);
-    }
+    S::Warpgroups::run([&] { produce<S>(args); }, [&](u32 number) { consume<S>(args, number); });
 }
 
 }  // namespace matmul_sm90

@@ -9,6 +9,7 @@
 #include "cuda/tile/descriptor.h"
 #include "cuda/tile/ring.h"
 #include "cuda/tile/scaled.h"
+#include "cuda/tile/warpgroups.h"
 
 // The launch, and the maps of its operands.
 struct MatmulSm90Fp8Args {
@@ -24,22 +25,18 @@ static_assert(sizeof(MatmulSm90Fp8Args) == 1088, "as in kernels/src/matmul_sm90_
 
 namespace matmul_sm90_fp8 {
 
-constexpr u32 WARPGROUP = 128;
 constexpr u32 K_STEP = 32;
 
-// WAVES times 64 rows are a warpgroup's. BY_COLUMNS: each column of B has scales along k of its own.
-template <u32 CONSUMERS_, u32 WAVES_, u32 N, u32 STAGES_, u32 A_, u32 B_, bool BY_COLUMNS_>
+// WAVES times 64 rows are a warpgroup's. Blocks of a cluster have N columns each, side by side, and share the rows of A.
+// BY_COLUMNS: each column of B has scales along k of its own.
+template <u32 CONSUMERS_, u32 WAVES_, u32 N, u32 STAGES_, u32 CLUSTER_, u32 A_, u32 B_, bool BY_COLUMNS_>
 struct Shape {
-    static constexpr u32 CONSUMERS = CONSUMERS_, WAVES = WAVES_;
+    static constexpr u32 CONSUMERS = CONSUMERS_, WAVES = WAVES_, CLUSTER = CLUSTER_;
     static constexpr u32 BLOCK_M = 64 * WAVES * CONSUMERS, BLOCK_N = N, STAGES = STAGES_;
     static constexpr u32 A = A_, B = B_;
     static constexpr bool BY_COLUMNS = BY_COLUMNS_;
-    static constexpr u32 THREADS = (1 + CONSUMERS) * WARPGROUP;
-    // Registers a thread: the launch gives all the same, in eights, then the producer's go to the consumers. Who asks for
-    // more than the block was given waits for ever.
-    static constexpr u32 GIVEN = 65536 / THREADS / 8 * 8;
-    static constexpr u32 PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
-    static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= (1 + CONSUMERS) * GIVEN, "registers of a block");
+    using Warpgroups = ::Warpgroups<CONSUMERS, 24, 240>;
+    static constexpr u32 THREADS = Warpgroups::THREADS;
     static constexpr u32 A_BYTES = BLOCK_M * CHUNK_K, B_BYTES = BLOCK_N * CHUNK_K;
     static constexpr u32 STAGE_BYTES = A_BYTES + B_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
     // Sums of a warp on their way to the epilogue, eight rows at a time: of f32, and eight more, so that four of them meet
@@ -47,17 +44,23 @@ struct Shape {
     static constexpr u32 SUM_ROW = (BLOCK_N + 8) * 4, SUM_BYTES = 8 * SUM_ROW;
     static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * WARPGROUP / 32 * SUM_BYTES;
     static constexpr u32 SHARED_BYTES = BARRIERS + 2 * STAGES * 8;
-    static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
+    static_assert(SHARED_BYTES <= SHARED_MOST, "shared memory of a block");
     static_assert(SCALE_COLUMNS % BLOCK_N == 0, "one scale of 128 columns covers a tile");
     static_assert(CHUNK_K == descriptor::ROW, "a chunk is a row of the swizzle");
+    // Rows after which the swizzle repeats.
+    static constexpr u32 SPAN = descriptor::EIGHT_ROWS / descriptor::ROW;
     using Stages = Ring<STAGES, STAGE_BYTES, BARRIERS>;
 };
 
-// Of groups along K the end is none of a box's: they are not multiplied here.
+// Blocks of a cluster are given the same tiles, and take their columns in turn. Of groups along K the end is none of a box's:
+// they are not multiplied here.
 template <class S, class F>
 DEVICE void each_tile(const MatmulArgs& args, F f) {
-    for (u64 i = block_index(); i < args.tiles; i += block_count()) {
-        f(part_of<S::BLOCK_M, S::BLOCK_N>(args, place_of(args, args.first_tile + i)));
+    const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
+    for (u64 i = block_index() / S::CLUSTER; i < args.tiles; i += block_count() / S::CLUSTER) {
+        Part part = part_of<S::BLOCK_M, S::CLUSTER * S::BLOCK_N>(args, place_of(args, args.first_tile + i));
+        part.column += rank * S::BLOCK_N;
+        f(part);
     }
 }
 
@@ -73,11 +76,17 @@ DEVICE void produce(const MatmulSm90Fp8Args& all) {
             // Every consumer warp has left this stage's last tile; a new ring passes.
             wait_barrier(ring.empty(), ring.phase ^ 1);
             arrive_expecting(ring.full(), S::STAGE_BYTES);
-            bring<S, false, S::BLOCK_M, false>(all.a, ring.at(), ring.full(), part.row, k, batch_a);
-            bring<S, false, S::BLOCK_N, false>(all.b, ring.at() + S::A_BYTES, ring.full(), part.column, k, batch_b);
+            bring_side<S, false, S::BLOCK_M, true>(all.a, ring.at(), ring.full(), part.row, k, batch_a);
+            bring_side<S, false, S::BLOCK_N, false>(all.b, ring.at() + S::A_BYTES, ring.full(), part.column, k, batch_b);
             ring.next();
         }
     });
+    if constexpr (S::CLUSTER > 1) {
+        // All that the peers signal here has come: the block may end.
+        for (u32 i = 0; i < S::STAGES; i++, ring.next()) {
+            wait_barrier(ring.empty(), ring.phase ^ 1);
+        }
+    }
 }
 
 template <class S>
@@ -154,9 +163,14 @@ struct Consumer {
                 const f32 factors[2] = {of_a.of_chunk(row(wave, 0), tile.owned, chunk) * shared,
                                         of_a.of_chunk(row(wave, 2), tile.owned, chunk) * shared};
                 wgmma_wait<0>();
-                if (wave == S::WAVES - 1 && thread % 32 == 0) {
-                    // One arrival a warp: what the others of its warpgroup read is done when their own wait is.
-                    arrive(ring.empty());
+                if (wave == S::WAVES - 1 && thread % 32 < S::CLUSTER) {
+                    // One arrival a warp at every block that fills this stage: what the others of its warpgroup read is done
+                    // when their own wait is.
+                    if constexpr (S::CLUSTER > 1) {
+                        arrive_at(ring.empty(), thread % 32);
+                    } else {
+                        arrive(ring.empty());
+                    }
                 }
                 promote(wave, factors, of_b, chunk);
             }
@@ -166,7 +180,8 @@ struct Consumer {
 
     // Where a cut tile's sums lie: the same register of all threads together.
     DEVICE_MEMBER u64 carried(u32 wave, u32 sum) const {
-        const u32 place = ((wave * SUMS + sum) * S::CONSUMERS + number) * WARPGROUP + thread;
+        const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
+        const u32 place = (((rank * S::WAVES + wave) * SUMS + sum) * S::CONSUMERS + number) * WARPGROUP + thread;
         return args.state + (u64)place * 4;
     }
 
@@ -240,21 +255,16 @@ DEVICE void consume(const MatmulScaledArgs& all, u32 number) {
 
 template <class S>
 DEVICE void run(const MatmulSm90Fp8Args& args) {
-    const u32 warpgroup = first_lane(thread_index() / WARPGROUP);
     if (thread_index() == 0) {
-        S::Stages::init(S::CONSUMERS * WARPGROUP / 32);
+        S::Stages::init(S::CLUSTER * S::CONSUMERS * WARPGROUP / 32);
     }
-    // The barriers are there.
-    sync_block();
-    if (warpgroup == 0) {
-        give_registers<S::PRODUCER_REGISTERS>();
-        if (first_lane(thread_index() / 32) == 0 && elected()) {
-            produce<S>(args);
-        }
+    // The barriers are there, in all blocks that signal each other.
+    if constexpr (S::CLUSTER > 1) {
+        sync_cluster();
     } else {
-        take_registers<S::CONSUMER_REGISTERS>();
-        consume<S>(args.scaled, warpgroup - 1);
+        sync_block();
     }
+    S::Warpgroups::run([&] { produce<S>(args); }, [&](u32 number) { consume<S>(args.scaled, number); });
 }
 
 }  // namespace matmul_sm90_fp8

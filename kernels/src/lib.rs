@@ -240,6 +240,7 @@ impl Row {
     pub fn cluster(&self) -> u32 {
         match self {
             Self::MatmulSm90(row) => row.cluster,
+            Self::MatmulSm90Fp8(row) => row.cluster,
             _ => 1,
         }
     }
@@ -326,6 +327,10 @@ pub const TABLE: [&str; 5] = [
     include_str!("streaming.rs"),
 ];
 
+/// How every row is compiled, beside its architecture: without contraction, so that bits are those of the source, on a card
+/// as on the host model.
+pub const FLAGS: [&str; 3] = ["-std=c++20", "-default-device", "--fmad=false"];
+
 macro_rules! sources {
     ($($path:literal),* $(,)?) => {
         /// Every source of the kernels, by the name that the others include it by.
@@ -405,10 +410,12 @@ sources!(
     "cuda/tile/scales.h",
     "cuda/tile/softmax.h",
     "cuda/tile/swizzle.h",
+    "cuda/tile/tail.h",
     "cuda/tile/vector.h",
     "cuda/tile/walk.h",
     "cuda/tile/warp_products.h",
     "cuda/tile/warpgroup_products.h",
+    "cuda/tile/warpgroups.h",
     "cuda/top_k.cu",
     "cuda/types.h",
     "cuda/view.h",

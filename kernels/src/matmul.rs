@@ -86,6 +86,9 @@ impl MatmulArgs {
     /// What `group` is where entries of the batch name their matrices. A side that indices name has no strides along the
     /// batch: what the list says is added to where its first matrix begins.
     pub const BY_INDEX: u32 = 4;
+
+    /// What `group` is where groups follow each other along k. A and B have no batch then.
+    pub const ALONG_K: u32 = 3;
 }
 
 const _: () = assert!(size_of::<MatmulArgs>() == 616);

@@ -248,13 +248,13 @@ impl MatmulSm90 {
     }
 
     /// The box map of the output of a launch, where the copy engine can take it: 16-bit elements, rows dense and aligned, at
-    /// most three axes of the batch, no groups, and nothing in the epilogue but alpha.
+    /// most three axes of the batch, no groups of rows, and nothing in the epilogue but alpha.
     pub fn out(&self, args: &MatmulArgs) -> Option<BoxMap> {
         let MatmulArgs { out, batch, m, n, .. } = args;
         let others = [args.bias, args.c, args.gate, args.residual, args.preactivation];
         let is_plain = others.iter().all(|x| x.present == 0)
             && [args.activation, args.interleaved] == [0; 2]
-            && [0, MatmulArgs::BY_INDEX].contains(&args.group);
+            && [0, MatmulArgs::ALONG_K, MatmulArgs::BY_INDEX].contains(&args.group);
         let is_narrow = matches!(out.dtype, 1 | 2);
         if !is_plain || !is_narrow || (out.column != 1 && *n > 1) || batch[0] != 1 || m.min(n) == &0
         {

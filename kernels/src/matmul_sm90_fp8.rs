@@ -2,12 +2,13 @@
 
 use crate::map::BoxMap;
 use crate::matmul_scaled::MatmulScaledArgs;
+use crate::matmul_sm90::Side;
 use bytemuck::{Pod, Zeroable};
 
 /// Elements of k of a chunk of the order: what a scale along K covers, and what launches are cut at multiples of.
 const CHUNK: u32 = 128;
 
-/// What a launch of `matmul_sm90_fp8` is given. Its tiles may be walked by any number of blocks; a launch that is cut
+/// What a launch of `matmul_sm90_fp8` is given. Its tiles may be walked by any number of clusters; a launch that is cut
 /// along K has one tile, and `state` for it. Groups along K are none of its: their ends lie inside boxes.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C, align(64))]
@@ -62,8 +63,10 @@ pub struct MatmulSm90Fp8 {
     pub a: Fp8,
     /// Type of B.
     pub b: Fp8,
-    /// Rows and columns of a block's tile.
+    /// Rows and columns of a tile: of all blocks of a cluster.
     pub tile: [u32; 2],
+    /// Blocks that compute a tile: each has its columns, and they bring A once for all. A grid is a multiple of it.
+    pub cluster: u32,
     /// Whether scales of B cover a single column and 128 of k (`covers` 2, `shift` 0). Only then.
     pub by_columns: bool,
 }
@@ -72,24 +75,26 @@ impl MatmulSm90Fp8 {
     /// Elements of k in a chunk of the order, and of a box.
     pub const CHUNK: u32 = CHUNK;
 
-    /// Every row: the tile of 128 by 128 for all types; a larger one for much work and a small one for few rows of the
-    /// types that models have.
+    /// Every row: the tile of 128 by 128 for all types; of the types that models have larger ones for much work, with a
+    /// cluster where the L2 cache would be the bound, and a small one for few rows.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for (a, b) in Fp8::BOTH.into_iter().flat_map(|a| Fp8::BOTH.map(|b| (a, b))) {
             for by_columns in [false, true] {
-                all.push(Self { a, b, tile: [128, 128], by_columns });
+                all.push(Self { a, b, tile: [128, 128], cluster: 1, by_columns });
             }
         }
         let (a, b) = (Fp8::E4m3, Fp8::E4m3);
-        all.extend([[256, 128], [64, 64]].map(|tile| Self { a, b, tile, by_columns: false }));
+        let others = [([256, 256], 2), ([256, 128], 1), ([64, 64], 1)];
+        all.extend(others.map(|(tile, cluster)| Self { a, b, tile, cluster, by_columns: false }));
         all
     }
 
     pub(crate) fn key(&self) -> String {
         let (a, b, [m, n]) = (self.a.name(), self.b.name(), self.tile);
         let columns = if self.by_columns { "_columns" } else { "" };
-        format!("matmul_sm90_{a}_{b}_{m}x{n}{columns}")
+        let cluster = if self.cluster > 1 { "_by2" } else { "" };
+        format!("matmul_sm90_{a}_{b}_{m}x{n}{columns}{cluster}")
     }
 
     /// Warpgroups that multiply, times 64 rows that each has, and stages: as many as shared memory has room for, beside
@@ -102,10 +107,17 @@ impl MatmulSm90Fp8 {
         }
     }
 
+    /// Columns of a block.
+    fn columns(&self) -> u32 {
+        self.tile[1] / self.cluster
+    }
+
     pub(crate) fn shape(&self) -> String {
-        let ([consumers, waves, stages], n) = (self.form(), self.tile[1]);
+        let ([consumers, waves, stages], n, cluster) = (self.form(), self.columns(), self.cluster);
         let (a, b, by) = (self.a.constant(), self.b.constant(), self.by_columns);
-        format!("matmul_sm90_fp8::Shape<{consumers}, {waves}, {n}, {stages}, {a}, {b}, {by}>")
+        format!(
+            "matmul_sm90_fp8::Shape<{consumers}, {waves}, {n}, {stages}, {cluster}, {a}, {b}, {by}>"
+        )
     }
 
     pub(crate) fn threads(&self) -> u32 {
@@ -113,7 +125,7 @@ impl MatmulSm90Fp8 {
     }
 
     pub(crate) fn shared_bytes(&self) -> u32 {
-        let ([consumers, _, stages], [m, n]) = (self.form(), self.tile);
+        let ([consumers, _, stages], m, n) = (self.form(), self.tile[0], self.columns());
         stages * ((m + n) * CHUNK + 16) + consumers * 4 * 8 * (n + 8) * 4
     }
 
@@ -122,10 +134,11 @@ impl MatmulSm90Fp8 {
         4 * u64::from(self.tile[0]) * u64::from(self.tile[1])
     }
 
-    /// The box map of a side whose tile has `tile` rows of A or columns of B: `outer` of them by `k`, `step` from one to
-    /// the next, and the sizes and strides of the batch's last three axes, all in elements; a repeated axis has size 1.
+    /// The box map of a side: `outer` rows of A or columns of B by `k`, `step` from one to the next, and the sizes and
+    /// strides of the batch's last three axes, all in elements; a repeated axis has size 1.
     pub fn map(
-        tile: u32,
+        &self,
+        side: Side,
         at: u64,
         [outer, k]: [u64; 2],
         step: u64,
@@ -136,7 +149,8 @@ impl MatmulSm90Fp8 {
             at,
             sizes: [k, outer, third[0], second[0], first[0]],
             strides: [step, third[1], second[1], first[1]],
-            boxed: [CHUNK, tile, 1, 1, 1],
+            // Blocks of a cluster bring their part of A's rows each, and columns of their own.
+            boxed: [CHUNK, self.tile[usize::from(side == Side::B)] / self.cluster, 1, 1, 1],
             element: 1,
             padding: [0; 6],
         }

@@ -154,14 +154,14 @@ const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         SM90,
-        "tile + first * descriptor::ROW + k * ELEMENT",
-        "tile + first * descriptor::ROW + k",
+        ": first * descriptor::ROW + k * ELEMENT",
+        ": first * descriptor::ROW + k",
         "bits",
     ),
     mutant(
         SM90,
-        "return descriptor::of(at, BLOCK);",
-        "return descriptor::of(at, BLOCK / 2);",
+        "return descriptor::of(tile + at, BLOCK);",
+        "return descriptor::of(tile + at, BLOCK / 2);",
         "bits",
     ),
     mutant(SM90, "PING_PONG ? 0 : number * S::BLOCKS", "PING_PONG ? 0 : 0", "bits"),
@@ -169,8 +169,8 @@ const MUTANTS: &[Mutant] = &[
     // A tile that begins where the swizzle does not.
     mutant(
         SM90,
-        "tile + first * descriptor::ROW + k * ELEMENT",
-        "tile + 128 + first * descriptor::ROW + k * ELEMENT",
+        ": first * descriptor::ROW + k * ELEMENT",
+        ": 128 + first * descriptor::ROW + k * ELEMENT",
         "descriptor",
     ),
     // Its way out.

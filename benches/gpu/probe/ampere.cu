@@ -121,6 +121,13 @@ KERNEL(fused, 32, 1)(PARAMETER(ProbeArgs) args) {
     }
 }
 
+// Of all numbers and those that are none, with those that are.
+KERNEL(maxima, 32, 1)(PARAMETER(ProbeArgs) args) {
+    for (u32 i = thread_index(); i < args.all; i += 32) {
+        put(args, i, bits_of(max_number(number(args, i), number(args, (i + 5) % args.finite))));
+    }
+}
+
 KERNEL(quotients, 32, 1)(PARAMETER(ProbeArgs) args) {
     for (u32 i = thread_index(); i < args.finite; i += 32) {
         const f32 x = number(args, i), d = number(args, (i + 11) % args.finite);

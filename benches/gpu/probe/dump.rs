@@ -78,6 +78,7 @@ pub(crate) const SECTIONS: &[Section] = &[
     section("roundings", FINITE, Exact),
     section("widenings", 0x10000 / 67, Exact),
     section("fused", FINITE, Exact),
+    section("maxima", ALL, Exact),
     section("quotients", 2 * FINITE, Exact),
     section("reciprocals", FINITE, Places(1)),
     section("exponentials", 2 * FINITE, Places(2)),

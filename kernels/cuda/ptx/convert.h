@@ -75,6 +75,13 @@ DEVICE f32 root(f32 x) {
     return out;
 }
 
+// The larger of two, 0 being above -0; where one is no number, the other.
+DEVICE f32 max_number(f32 x, f32 y) {
+    f32 out;
+    asm("max.f32 %0, %1, %2;" : "=f"(out) : "f"(x), "f"(y));
+    return out;
+}
+
 // 2^x, within two units in the last place; what is below the normal range is 0.
 DEVICE f32 exp2_of(f32 x) {
     f32 out;

@@ -36,7 +36,8 @@ DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[4]) {
 
 // Two of them.
 DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[2]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(row), "r"(in[0]), "r"(in[1]) : "memory");
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};"
+                 ::"r"(row), "r"(in[0]), "r"(in[1]) : "memory");
 }
 
 // sums += A B of 16 by 16 by 8.

@@ -1,6 +1,6 @@
 // What follows a product, in f32 and in this order: alpha, beta C, bias, the pre-activation, activation, gate, residual,
 // and the cast. Every matmul kernel ends here, with one element or with a few neighbours of a row; bits are the same, since
-// every step rounds by itself or is an `fma` by name.
+// every step rounds by itself or is an `fma` by name: no row is compiled with contraction.
 #pragma once
 
 #include "cuda/matmul.h"
@@ -111,7 +111,7 @@ class Epilogue {
     template <u32 N>
     DEVICE_MEMBER void before(u32 row, u32 column, u32 n, f32 (&v)[N]) const {
         f32 x[N];
-        each(v, x, [&](f32 sum, f32) { return product(args_.alpha, sum); });
+        each(v, x, [&](f32 sum, f32) { return args_.alpha * sum; });
         if (c_.all.present) {
             load_elements(x, c_, row, column, n);
             each(v, x, [&](f32 sum, f32 c) { return fma(args_.beta, c, sum); });
@@ -133,7 +133,7 @@ class Epilogue {
         activate(v);
         if (gate_.all.present) {
             load_elements(x, gate_, row, column, n);
-            each(v, x, [](f32 sum, f32 gate) { return product(sum, gate); });
+            each(v, x, [](f32 sum, f32 gate) { return sum * gate; });
         }
         add_residual(row, column, n, v);
         store_preactivation(row, column, n, before);
@@ -149,15 +149,12 @@ class Epilogue {
             v[i] = pairs[2 * i], gates[i] = pairs[2 * i + 1];
         }
         activate(v);
-        each(v, gates, [](f32 sum, f32 gate) { return product(gate, sum); });
+        each(v, gates, [](f32 sum, f32 gate) { return gate * sum; });
         add_residual(row, column, n, v);
     }
 
     // Where an output lies.
     DEVICE_MEMBER u64 place(u32 row, u32 column) const { return address_of(out_, row, column); }
-
-    // Rounded by itself, whatever follows.
-    static DEVICE_MEMBER f32 product(f32 a, f32 b) { return fma(a, b, -0.0f); }
 
   private:
     template <u32 N>

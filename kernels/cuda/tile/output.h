@@ -7,10 +7,11 @@
 #include "cuda/tile/epilogue.h"
 #include "cuda/tile/place.h"
 #include "cuda/tile/swizzle.h"
+#include "cuda/tile/warpgroups.h"
 
 namespace output {
 
-constexpr u32 WARPGROUP = 128, ROWS = 64;
+constexpr u32 ROWS = 64;
 // What is staged at a time: columns of f32, and those of a box of 16 bits, two boxes side by side.
 constexpr u32 SLICE = 64, BOX = 64, BOX_BYTES = ROWS * descriptor::ROW;
 constexpr u32 BYTES = 2 * BOX_BYTES;
@@ -115,8 +116,8 @@ class Output {
         u32 words[WORDS];
 #pragma unroll
         for (u32 i = 0; i < WORDS; i++) {
-            const f32 x = Epilogue::product(args.alpha, sums[c / 2 + 2 * i]);
-            const f32 y = Epilogue::product(args.alpha, sums[c / 2 + 2 * i + 1]);
+            const f32 x = args.alpha * sums[c / 2 + 2 * i];
+            const f32 y = args.alpha * sums[c / 2 + 2 * i + 1];
             words[i] = args.out.dtype == BF16 ? bf16_pair(x, y) : f16_pair(x, y);
         }
         // Matrices: rows 0 to 7 and 8 to 15 of a warp's sums, of eight columns and of the next. This lane names a row of one.

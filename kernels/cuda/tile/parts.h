@@ -20,7 +20,7 @@ struct Merge {
 };
 
 DEVICE Merge merge(Part& left, const Part& right) {
-    const f32 top = larger(left.top, right.top);
+    const f32 top = max_number(left.top, right.top);
     const Merge by = {exp2_of(left.top - top), exp2_of(right.top - top)};
     left = {top, fma(right.sum, by.right, left.sum * by.left)};
     return by;

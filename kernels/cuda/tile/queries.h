@@ -81,7 +81,6 @@ DEVICE Chunks chunks_of(const AttentionArgs& args, const Tile& tile) {
     return {low / CHUNK * CHUNK, tile.high < args.key_to ? tile.high : args.key_to};
 }
 
-
 // Whether an entry owns the tile's rows: where rows are packed, the last of the list stands for those that none does.
 DEVICE bool is_owned(const AttentionArgs& args, const Tile& tile) {
     return !args.packed || tile.first_row < load_entry(args, args.entry_count - 1, 0);
@@ -89,7 +88,9 @@ DEVICE bool is_owned(const AttentionArgs& args, const Tile& tile) {
 
 // Query and query head of a packed row, and where it stands among the keys.
 DEVICE u32 query_of(const AttentionArgs& args, const Tile& tile, u32 row) { return tile.first_row + row / args.group; }
-DEVICE u32 head_of(const AttentionArgs& args, const Tile& tile, u32 row) { return tile.kv_head * args.group + row % args.group; }
+DEVICE u32 head_of(const AttentionArgs& args, const Tile& tile, u32 row) {
+    return tile.kv_head * args.group + row % args.group;
+}
 DEVICE i32 position_of(const AttentionArgs& args, const Tile& tile, u32 row) {
     return (i32)(row / args.group + tile.keys - tile.rows);
 }

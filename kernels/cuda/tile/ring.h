@@ -1,20 +1,20 @@
-// The ring that Hopper's products are brought through, tile after tile: stages in shared memory that one thread has the copy
-// engine fill and warps of others empty; and the boxes of a stage, for a block or all of its cluster.
+// The ring that operands are brought through on Hopper, tile after tile: stages in shared memory that one thread has the copy
+// engine fill and warps of others empty; and the boxes of a product's stage, for a block or all of its cluster.
 #pragma once
 
 #include "cuda/tile/descriptor.h"
 #include "cuda/tile/place.h"
 
-// Stages of STAGE_BYTES from the beginning of shared memory on; at BARRIERS each has a barrier that its bytes fill and one
-// that its readers empty.
-template <u32 STAGES, u32 STAGE_BYTES, u32 BARRIERS>
+// Stages of STAGE_BYTES from AT in shared memory on; at BARRIERS each has a barrier that its bytes fill and one that its
+// readers empty.
+template <u32 STAGES, u32 STAGE_BYTES, u32 BARRIERS, u32 AT = 0>
 struct Ring {
     u32 base = shared_base();
     u32 stage = 0;
     // Parity of the phase that a reader waits for.
     u32 phase = 0;
 
-    DEVICE_MEMBER u32 at() const { return base + stage * STAGE_BYTES; }
+    DEVICE_MEMBER u32 at() const { return base + AT + stage * STAGE_BYTES; }
     DEVICE_MEMBER u32 full() const { return base + BARRIERS + stage * 16; }
     DEVICE_MEMBER u32 empty() const { return full() + 8; }
     DEVICE_MEMBER void next() {

@@ -61,7 +61,7 @@ class ScaledEpilogue {
         const f32 of_row = a_.of_whole(row);
 #pragma unroll
         for (u32 i = 0; i < EACH; i++) {
-            v[i] = i < n ? Epilogue::product(f32_of_bits(bits[i]), of_row * b_.of_whole(column + i)) : 0.0f;
+            v[i] = i < n ? f32_of_bits(bits[i]) * (of_row * b_.of_whole(column + i)) : 0.0f;
         }
     }
 

@@ -18,8 +18,6 @@ constexpr f32 LN_2 = 0.693147181f;
 constexpr f32 LOWEST = -1.0e38f;
 constexpr u32 K_STEP = 16;
 
-DEVICE f32 larger(f32 a, f32 b) { return a > b ? a : b; }
-
 template <u32 N>
 DEVICE void zero(f32 (&list)[N]) {
 #pragma unroll
@@ -38,7 +36,7 @@ DEVICE Last last_of(const AttentionArgs& args, const Tile& tile, u32 row, f32 to
     f32 shrink = 1.0f;
     if (args.sinks != 0 && is_owned(args, tile)) {
         const f32 sink = clamped(of_head(args, tile, args.sinks, args.sinks_step, row) * LOG2_E, 2.0f * LOWEST, -2.0f * LOWEST);
-        const f32 with = larger(top, sink);
+        const f32 with = max_number(top, sink);
         shrink = exp2_of(top - with);
         sum = sum * shrink + exp2_of(sink - with);
         top = with;
@@ -98,8 +96,17 @@ struct Softmax {
         }
     }
 
-    // Scores of a chunk in base 2: options first, then what a row does not see. One pass for each, so that none pays for
-    // what it does not ask.
+    // Whether scores are products and nothing else. Then their factor waits for the exponent, whose multiply-add takes it
+    // along; a factor that is not positive would not keep their order.
+    DEVICE_MEMBER bool is_plain() const {
+        return args.scale > 0.0f && args.softcap <= 0.0f && args.alibi == 0 && !args.mask.present;
+    }
+
+    // What adjusted scores are multiplied by to be in base 2.
+    DEVICE_MEMBER f32 unit() const { return is_plain() ? args.scale * LOG2_E : 1.0f; }
+
+    // Scores of a chunk: options first, then what a row does not see. One pass for each, so that none pays for what it does
+    // not ask.
     DEVICE_MEMBER void adjust(u32 key) { adjust(key, seen_by_all()); }
 
     // The same, where the caller keeps what all rows see.
@@ -114,7 +121,7 @@ struct Softmax {
                 const f32 far = cap - 2.0f * cap * reciprocal(exp2_of(x * (2.0f * LOG2_E)) + 1.0f);
                 s = z < 0.0625f ? cap * fma(q * z, x, x) : far;
             });
-        } else {
+        } else if (!is_plain()) {
             each_score([&](u32, u32, f32& s) { s *= args.scale * LOG2_E; });
         }
         if (args.alibi != 0) {
@@ -144,7 +151,7 @@ struct Softmax {
             low[half] = begin > 0 ? (u32)begin : 0;
             high[half] = (u32)(end < 0 ? 0 : end < keys ? end : keys);
         }
-        each_score([&](u32 half, u32 column, f32& s) { s = column >= low[half] && column < high[half] ? s : 2.0f * LOWEST; });
+        each_score([&](u32 half, u32 column, f32& s) { s = column >= low[half] && column < high[half] ? s : -infinity(); });
     }
 
     // Where a row stands among the keys from `key` on.
@@ -156,7 +163,8 @@ struct Softmax {
 
     template <u32 MASK>
     DEVICE_MEMBER void add_mask(u32 key) {
-        const u64 at[2] = {address_of(args, tile, args.mask, packed(0), key), address_of(args, tile, args.mask, packed(1), key)};
+        const auto of_half = [&](u32 half) { return address_of(args, tile, args.mask, packed(half), key); };
+        const u64 at[2] = {of_half(0), of_half(1)};
         const i64 step = args.mask.column * (i64)width_of(MASK);
         // Columns of the mask: none for rows past the last.
         const u32 keys = tile.keys - key;
@@ -177,24 +185,26 @@ struct Softmax {
 
     // One step of the online softmax: scores become weights, and `shrink` what the sums so far are scaled by.
     DEVICE_MEMBER void weigh_scores(f32 (&shrink)[2]) {
+        const f32 unit = this->unit();
 #pragma unroll
         for (u32 half = 0; half < 2; half++) {
-            f32 top = largest[half];
+            f32 top = -infinity();
 #pragma unroll
             for (u32 i = 0; i < SCORES; i++) {
                 if (half_of(i) == half) {
-                    top = larger(top, scores[i]);
+                    top = max_number(top, scores[i]);
                 }
             }
-            top = larger(top, f32_of_bits(shuffle_xor(bits_of(top), 1)));
-            top = larger(top, f32_of_bits(shuffle_xor(bits_of(top), 2)));
+            top = max_number(top, f32_of_bits(shuffle_xor(bits_of(top), 1)));
+            top = max_number(top, f32_of_bits(shuffle_xor(bits_of(top), 2)));
+            top = max_number(largest[half], top * unit);
             shrink[half] = exp2_of(largest[half] - top);
             largest[half] = top;
             total[half] *= shrink[half];
 #pragma unroll
             for (u32 i = 0; i < SCORES; i++) {
                 if (half_of(i) == half) {
-                    scores[i] = exp2_of(scores[i] - top);
+                    scores[i] = exp2_of(fma(scores[i], unit, -top));
                     total[half] += scores[i];
                 }
             }
@@ -212,7 +222,8 @@ struct Softmax {
     DEVICE_MEMBER void pack(u32 (&weights)[STEPS][4]) const {
 #pragma unroll
         for (u32 i = 0; i < SCORES; i += 2) {
-            weights[i / 8][i % 8 / 2] = DTYPE == BF16 ? bf16_pair(scores[i], scores[i + 1]) : f16_pair(scores[i], scores[i + 1]);
+            const f32 x = scores[i], y = scores[i + 1];
+            weights[i / 8][i % 8 / 2] = DTYPE == BF16 ? bf16_pair(x, y) : f16_pair(x, y);
         }
     }
 

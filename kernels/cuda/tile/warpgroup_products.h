@@ -5,12 +5,12 @@
 
 #include "cuda/tile/descriptor.h"
 #include "cuda/tile/softmax.h"
+#include "cuda/tile/warpgroups.h"
 
 namespace attention {
 
 // Columns of a block: rows of the swizzle, of 16-bit elements.
 constexpr u32 SPAN = descriptor::ROW / 2;
-constexpr u32 WARPGROUP = 128;
 
 // Starts the products of the rows at `own`, of blocks of OWN, and those of a chunk; D columns of both.
 template <u32 D, u32 OWN, u32 CHUNK, u32 DTYPE>

@@ -60,6 +60,13 @@ DEVICE f32 divided(f32 x, f32 d) { return x / d; }
 
 DEVICE f32 root(f32 x) { return std::sqrt(x); }
 
+DEVICE f32 max_number(f32 x, f32 y) {
+    if (x != x || y != y) {
+        return x == x ? x : y == y ? y : f32_of_bits(0x7fffffff);
+    }
+    return x > y || (x == y && !std::signbit(x)) ? x : y;
+}
+
 DEVICE f32 exp2_of(f32 x) { return x < -126.0f ? 0.0f : std::exp2f(x); }
 
 // What is below the normal range counts as 0.

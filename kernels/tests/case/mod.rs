@@ -11,9 +11,10 @@ pub(crate) mod scaled;
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
 use leasehold_kernels::{
-    Major, MatmulArgs, MatmulMerge, MatmulSm90Args, Matrices, Row, Side, Values,
+    GroupEntry, Major, MatmulArgs, MatmulMerge, MatmulSm90Args, Matrices, Row, Side, Values,
 };
 use std::mem::offset_of;
+use std::ops::Range;
 
 /// A product and its operands: A, B, the output and the carried state. Each operand ends with its last element.
 pub(crate) struct Case {
@@ -27,6 +28,8 @@ pub(crate) struct Case {
     grid: u32,
     /// Of each entry the matrices of A and of B that indices name, if they name any; its own where there are no indices.
     names: Vec<Option<[usize; 2]>>,
+    /// Of each entry the k that it sums.
+    summed: Vec<Range<usize>>,
     buffers: Vec<Vec<u8>>,
 }
 
@@ -208,7 +211,58 @@ impl Case {
             ..MatmulArgs::default()
         };
         let names = (0..batch).map(|entry| Some([entry; 2])).collect();
-        Self { row, size, batch, sides, args, out, grid: 2, names, buffers }
+        Self {
+            row,
+            size,
+            batch,
+            sides,
+            args,
+            out,
+            grid: 2,
+            names,
+            summed: vec![0..k; batch],
+            buffers,
+        }
+    }
+
+    /// A product of groups along k, one an entry of the output; what k they leave is no number.
+    pub(crate) fn along_k(
+        row: Row,
+        out: Out,
+        [m, n, k]: [usize; 3],
+        groups: &[usize],
+        seed: u64,
+    ) -> Self {
+        let mut case = Self::with(row, out, groups.len(), [m, n, k], seed);
+        let mut list: Vec<GroupEntry> = Vec::new();
+        let mut first = 0;
+        case.summed.clear();
+        for &size in groups {
+            list.push(GroupEntry { first: first as u32, size: size as u32, tile: 0 });
+            case.summed.push(first..first + size);
+            first += size;
+        }
+        let (dtype, ..) = form(&row);
+        for (side, outer) in [(0, m), (1, n)] {
+            let operand = case.sides[side];
+            let all = (0..outer).flat_map(|i| (first..k).map(move |p| (i, p)));
+            for at in all.map(|(i, p)| operand.at(0, i, p) * width(dtype)) {
+                case.buffers[side][at..at + width(dtype)].fill(POISON);
+            }
+        }
+        let most = groups.iter().max().map_or(0, |&n| n as u32);
+        case.args = MatmulArgs {
+            k: most,
+            k_to: most,
+            group: MatmulArgs::ALONG_K,
+            group_count: groups.len() as u32,
+            groups: address(LIST, 0),
+            ..case.args
+        };
+        (case.args.a.batch, case.args.b.batch) = ([0; 4], [0; 4]);
+        case.buffers.push(bytemuck::cast_slice(&list).to_vec());
+        case.names.fill(Some([0; 2]));
+        case
     }
 
     /// The same of the matrices that a list names, which is as `matmul_indices` leaves it with these steps.
@@ -298,7 +352,8 @@ impl Case {
             assert!(map.is_valid(), "{map:?}");
             map
         };
-        let spread = if args.group == MatmulArgs::BY_INDEX { 0 } else { 7 };
+        let is_one = [MatmulArgs::ALONG_K, MatmulArgs::BY_INDEX].contains(&args.group);
+        let spread = if is_one { 0 } else { 7 };
         let out = row.out(args);
         assert_eq!(out.is_some(), self.out == Out::Boxes);
         let args = MatmulSm90Args {
@@ -355,23 +410,23 @@ impl Case {
     /// # Errors
     /// The first that is not.
     pub(crate) fn check(&self, outcome: &Outcome) -> Result<(), String> {
-        let [m, n, k] = self.size;
+        let [m, n, _] = self.size;
         let Matrices { batch: [.., step], row, column, .. } = self.args.out;
         let bytes = &outcome.buffers[OUT];
         let is_bf16 = form(&self.row).0 == BF16;
-        let (width, rounding) = match self.out {
-            Out::Odd => (4, 0.0),
-            _ if is_bf16 => (2, 1.0 / 256.0),
-            _ => (2, 1.0 / 2048.0),
+        // The last is half of the least number of f16, to which sums of one product may round.
+        let (width, rounding, smallest) = match self.out {
+            Out::Odd => (4, 0.0, 0.0),
+            _ if is_bf16 => (2, 1.0 / 256.0, 0.0),
+            _ => (2, 1.0 / 2048.0, 2f64.powi(-25)),
         };
         let mut is_written = vec![false; bytes.len() / width];
         for (entry, i) in (0..self.batch).flat_map(|entry| (0..m).map(move |i| (entry, i))) {
             for j in 0..n {
                 let mut sum = self.added(entry, i, j);
                 let mut size = sum.abs();
-                for (p, [a, b]) in
-                    self.names[entry].into_iter().flat_map(|of| (0..k).map(move |p| (p, of)))
-                {
+                let summed = |of| self.summed[entry].clone().map(move |p| (p, of));
+                for (p, [a, b]) in self.names[entry].into_iter().flat_map(summed) {
                     let x = self.element(0, a, i, p) * self.element(1, b, j, p);
                     sum += x;
                     size += x.abs();
@@ -384,7 +439,7 @@ impl Case {
                     [a, b, c, d] => f64::from(f32::from_le_bytes([a, b, c, d])),
                     _ => f64::NAN,
                 };
-                let allowed = 1e-6 * size + rounding * sum.abs();
+                let allowed = 1e-6 * size + rounding * sum.abs() + smallest;
                 // A NaN is no small error.
                 if (got - sum).abs().partial_cmp(&allowed).is_none_or(|order| order.is_gt()) {
                     return Err(format!("[{entry}, {i}, {j}]: {got}, not {sum}"));

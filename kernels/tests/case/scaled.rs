@@ -6,8 +6,8 @@ use crate::tensor::{
     BF16, F8E4M3, F8E5M2, F16, F32, I8, Lay, Random, Tensor, close, decode, encode,
 };
 use leasehold_kernels::{
-    Bytes, Fp8, MatmulArgs, MatmulScaledArgs, MatmulScaling, MatmulSm90Fp8, MatmulSm90Fp8Args,
-    Matrices, Row, Scales,
+    Bytes, Fp8, MatmulArgs, MatmulScaledArgs, MatmulScaling, MatmulSm90Fp8Args, Matrices, Row,
+    Scales, Side,
 };
 use std::mem::offset_of;
 
@@ -299,7 +299,7 @@ impl Case {
         Self { row, options, args: MatmulScaledArgs { matmul, scaling }, tensors, buffers }
     }
 
-    /// All of it; a persistent kernel on `blocks`.
+    /// All of it; a persistent kernel on `blocks`, or clusters.
     pub(crate) fn run(&self, model: &mut Model, order: Order, blocks: u32) -> Outcome {
         self.launch(model, (order, blocks), self.args.matmul, &self.buffers)
     }
@@ -354,17 +354,18 @@ impl Case {
         let places: Vec<u32> = places.map(|at| at as u32).collect();
         if let Row::MatmulSm90Fp8(form) = row {
             let [groups, m, n, k] = self.options.size.map(|x| x as u64);
-            let map = |side: usize, tile, outer, batch| {
+            let map = |of: Side, outer, batch| {
+                let side = usize::from(of == Side::B);
                 let [entry, step] = [0, 1].map(|axis| self.tensors[side].stride(axis) as u64);
                 let at = self.tensors[side].address(side);
                 let batch = [[1, 16], [1, 16], [batch, entry]];
-                let map = MatmulSm90Fp8::map(tile, at, [outer, k], step, batch);
+                let map = form.map(of, at, [outer, k], step, batch);
                 assert!(map.is_valid(), "{map:?}");
                 map
             };
             let args = MatmulSm90Fp8Args {
-                a: map(0, form.tile[0], m, self.options.entries() as u64),
-                b: map(1, form.tile[1], n, groups),
+                a: map(Side::A, m, self.options.entries() as u64),
+                b: map(Side::B, n, groups),
                 scaled,
                 spread_a: if self.options.group == Group::Contiguous { 0 } else { 7 },
                 spread_b: 7,
@@ -376,6 +377,7 @@ impl Case {
             // A and B are read through the maps alone.
             let rest = places[2..].iter().map(|at| inner + at);
             let places: Vec<u32> = maps.into_iter().chain(rest).collect();
+            let blocks = blocks * form.cluster;
             model.run(row, order, blocks, (bytemuck::bytes_of(&args), &places), buffers)
         } else {
             let args = (bytemuck::bytes_of(&scaled), &places[..]);

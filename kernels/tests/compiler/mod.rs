@@ -24,9 +24,10 @@ pub(crate) enum Build {
 pub(crate) type Unit = (String, String);
 
 /// The flags of every unit and link.
-const FLAGS: [&str; 7] = [
+const FLAGS: [&str; 8] = [
     "-std=c++20",
     "-fPIC",
+    "-ffp-contract=off",
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",

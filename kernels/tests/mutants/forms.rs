@@ -1,4 +1,4 @@
-//! Mistakes in the forms of Hopper's products: clusters, warpgroups that take turns, swapped sides.
+//! Mistakes in the forms of Hopper's products: clusters, warpgroups that take turns, swapped sides, groups along k.
 
 use crate::case::{Case, Out};
 use crate::model::{Model, Order};
@@ -9,6 +9,7 @@ const SM90: &str = "cuda/matmul_sm90.cu";
 const RING: &str = "cuda/tile/ring.h";
 const OUTPUT: &str = "cuda/tile/output.h";
 const MERGE: &str = "cuda/matmul_merge.cu";
+const TAIL: &str = "cuda/tile/tail.h";
 
 pub(crate) const MUTANTS: &[Mutant] = &[
     // Clusters.
@@ -78,14 +79,34 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     mutant(SM90, "nth * all.splits + split", "nth * all.splits", "bits"),
     mutant(SM90, "of_tile(block) * 64 + fragment", "block * 64 + fragment", "bits"),
     mutant(MERGE, "u32 split = 1;", "u32 split = 2;", "bits"),
+    // Groups along k.
+    mutant(SM90, "args.group == ALONG_K", "false", "bits"),
+    mutant(SM90, "S::RIGHT_OUTER>(stage + S::LEFT_BYTES, k,", "S::RIGHT_OUTER>(stage, k,", "race"),
+    mutant(SM90, "        sync_threads<3, THREADS>();\n", "", "race"),
+    mutant(TAIL, "word & 0xffff", "word", "bits"),
+    mutant(TAIL, " ^ line % 8)", ")", "bits"),
+    mutant(TAIL, "OUTER && left > 0 ? PIECE : left", "left", "bits"),
+    mutant(TAIL, "    fence_async();\n", "", "proxy-fence"),
 ];
+
+/// The row that groups along k run on.
+const ALONG_K: &str = "matmul_sm90_f16_ko_128x64";
 
 /// The rows that show what mistakes do.
 pub(crate) fn subjects(_file: &str) -> Vec<Row> {
     let keys = ["256x128_ping_pong_by2", "256x256_by2", "16x128_swapped"];
     let row = |key| rows().into_iter().find(|row| row.key() == format!("matmul_sm90_f16_ko_{key}"));
     let forms = keys.into_iter().map(|key| row(key).expect("a row of the table"));
-    forms.chain([Row::MatmulMerge(MatmulMerge)]).collect()
+    let along_k = rows().into_iter().filter(|row| row.key() == ALONG_K);
+    forms.chain([Row::MatmulMerge(MatmulMerge)]).chain(along_k).collect()
+}
+
+/// What a run or the judgement of its sums says first.
+fn said(case: &Case, outcome: crate::model::Outcome) -> Option<String> {
+    if !outcome.found.is_empty() {
+        return Some(outcome.found);
+    }
+    case.check(&outcome).err().map(|wrong| format!("bits: {wrong}"))
 }
 
 /// What the runs of all rows say first.
@@ -102,14 +123,17 @@ pub(crate) fn verdict(_first: Row, model: &mut Model) -> String {
                     Some(split) => case.run_split(model, order, split, false),
                     None => case.run(model, order),
                 };
-                if !outcome.found.is_empty() {
-                    return outcome.found;
-                }
-                if let Err(wrong) = case.check(&outcome) {
-                    return format!("bits: {wrong}");
+                if let Some(said) = said(&case, outcome) {
+                    return said;
                 }
             }
         }
     }
-    "nothing".into()
+    // The last group ends beside what is no number.
+    let Some(row) = rows().into_iter().find(|row| row.key() == ALONG_K) else {
+        return "no row of groups along k".into();
+    };
+    let case = Case::along_k(row, Out::Boxes, [70, 72, 150], &[65, 3, 77], 5);
+    let along_k = |order| said(&case, case.run(model, order));
+    [Order::Late, Order::Early].into_iter().find_map(along_k).unwrap_or_else(|| "nothing".into())
 }

@@ -29,6 +29,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(SCALES, "(i64)chunk * scales_.depth", "0 * scales_.depth", "bits"),
     mutant(RING, "            phase ^= 1;\n", "", "copy-in-flight"),
     mutant(RING, "        fence_barriers();\n", "", "barrier-unfenced"),
+    // Clusters.
+    mutant(FP8, "part.column += rank * S::BLOCK_N;", "part.column += 0;", "bits"),
+    mutant(
+        FP8,
+        "has come: the block may end.\n        for (u32 i = 0; i < S::STAGES;",
+        "has come: the block may end.\n        for (u32 i = 1; i < S::STAGES;",
+        "cluster-exit",
+    ),
+    mutant(
+        FP8,
+        "arrive_at(ring.empty(), thread % 32);",
+        "arrive_at(ring.empty(), cluster_rank());",
+        "copy-in-flight",
+    ),
+    mutant(
+        FP8,
+        "S::CLUSTER * S::CONSUMERS * WARPGROUP / 32",
+        "S::CONSUMERS * WARPGROUP / 32",
+        "phase-lag",
+    ),
+    mutant(FP8, "        sync_cluster();\n", "        sync_block();\n", "race"),
+    mutant(FP8, "(rank * S::WAVES + wave) * SUMS", "wave * SUMS", "race"),
     // Its way out.
     mutant(
         FP8,
@@ -43,16 +65,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
 /// The sources whose kernels are run as they are, too.
 pub(super) const SUBJECTS: [&str; 1] = [FP8];
 
-/// The row that shows what a file's mistakes do: two waves a warpgroup.
+/// The rows that show what a file's mistakes do: two waves a warpgroup, by one block or by a cluster.
 pub(super) fn subjects(_file: &str) -> Vec<Row> {
-    let key = "matmul_sm90_e4m3_e4m3_256x128";
-    vec![rows().into_iter().find(|row| row.key() == key).expect("a row of the table")]
+    let keys = ["matmul_sm90_e4m3_e4m3_256x128", "matmul_sm90_e4m3_e4m3_256x256_by2"];
+    let row = |key| rows().into_iter().find(|row| row.key() == key).expect("a row of the table");
+    keys.map(row).into()
 }
 
 /// What a mutant's runs say first: the model's findings, or that values are wrong.
-pub(super) fn verdict(row: Row, model: &mut Model) -> String {
-    let [a, b] = form(&row).types;
-    for k in [648, 200] {
+pub(super) fn verdict(_first: Row, model: &mut Model) -> String {
+    let runs = subjects(FP8).into_iter().flat_map(|row| [(row, 648), (row, 200)]);
+    for (row, k) in runs {
+        let [a, b] = form(&row).types;
+        // Of a cluster the second block has two columns.
         let options = Options {
             size: [1, 260, 130, k],
             types: [a, b, F32],
@@ -64,8 +89,14 @@ pub(super) fn verdict(row: Row, model: &mut Model) -> String {
             seed: 3,
         };
         let case = Case::new(row, options);
-        for order in [Order::Late, Order::Early, Order::Seeded(1), Order::LateProducts] {
-            let outcome = case.run(model, order, 2);
+        let orders = [Order::Late, Order::Early, Order::Seeded(1), Order::LateProducts];
+        let whole = orders.map(|order| (order, false));
+        let cut = (row.cluster() > 1 && k == 200).then_some((Order::Late, true));
+        for (order, is_cut) in whole.into_iter().chain(cut) {
+            let outcome = match is_cut {
+                true => case.run_cut(model, order, 128),
+                false => case.run(model, order, 2),
+            };
             if !outcome.found.is_empty() {
                 return outcome.found;
             }

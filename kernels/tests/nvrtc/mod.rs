@@ -1,7 +1,7 @@
 //! NVIDIA's run-time compiler and disassembler, from the folder of their Python wheels that `LEASEHOLD_CUDA` names.
 //! `compiled` calls it.
 
-use leasehold_kernels::{Row, SOURCES};
+use leasehold_kernels::{FLAGS, Row, SOURCES};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::ffi::{CString, c_char, c_int};
 use std::path::{Path, PathBuf};
@@ -23,9 +23,8 @@ type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
 type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
 
-/// The flags of every row, beside the architecture.
-pub(crate) const FLAGS: &[&str] =
-    &["-std=c++20", "-default-device", "--no-cache", "--ptxas-options=-v"];
+/// Beside those of every row: nothing is kept, and the assembler tells what it used.
+pub(crate) const SAID: [&str; 2] = ["--no-cache", "--ptxas-options=-v"];
 
 /// The compiler, loaded.
 pub(crate) struct Nvrtc {
@@ -95,7 +94,7 @@ impl Nvrtc {
         let column = |i: usize| headers.iter().map(|h| h[i].as_ptr()).collect::<Vec<_>>();
         let (names, sources) = (column(0), column(1));
         let arch = format!("--gpu-architecture={arch}");
-        let flags: Vec<CString> = FLAGS.iter().copied().chain([&*arch]).map(text).collect();
+        let flags: Vec<CString> = FLAGS.into_iter().chain(SAID).chain([&*arch]).map(text).collect();
         let flags: Vec<*const c_char> = flags.iter().map(|flag| flag.as_ptr()).collect();
         let mut program: Program = null_mut();
         // SAFETY: every pointer is to a string or a list that lives until the program is destroyed, and counts are theirs.

@@ -58,6 +58,35 @@ fn any_cut_of_k_gives_equal_bits() {
     }
 }
 
+/// Boxes of one group end with k of the next, or with what is no number; and some groups have none.
+#[test]
+fn groups_along_k_share_boxes() {
+    let Some(mut model) = Model::start() else { return };
+    let cases = [
+        ("sm90_bf16_kk_128x256", Out::Rows, [33, 72, 98]),
+        ("sm90_f16_ko_128x128", Out::Boxes, [64, 40, 87]),
+        ("sm90_f16_ok_128x64", Out::Turned, [40, 65, 80]),
+        ("sm90_bf16_oo_128x64", Out::Odd, [129, 33, 83]),
+        ("sm80_bf16_oo_64x64", Out::Odd, [65, 33, 88]),
+        ("sm80_f16_gg_64x64", Out::Rows, [33, 65, 79]),
+    ];
+    for (i, (key, out, size)) in cases.into_iter().enumerate() {
+        let what = format!("{key} {out:?}");
+        let groups = [70, 0, 1, 7];
+        let case = Case::along_k(row(&format!("matmul_{key}")), out, size, &groups, 31 + i as u64);
+        let late = case.run(&mut model, Order::Late);
+        assert_eq!(late.found, "", "{what}");
+        case.check(&late).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
+        let order = [Order::Early, Order::Seeded(i as u64)][i % 2];
+        let other = case.run(&mut model, order);
+        assert_eq!(other.found, "", "{what} {order:?}");
+        assert!(other.buffers == late.buffers, "{what}: {order:?} gives other bits");
+        let cut = case.run_cut(&mut model, 64);
+        assert_eq!(cut.found, "", "{what}");
+        assert!(cut.buffers[2] == late.buffers[2], "{what}: a cut gives other bits");
+    }
+}
+
 #[test]
 fn edge_sizes_run() {
     let Some(mut model) = Model::start() else { return };

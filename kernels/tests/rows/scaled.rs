@@ -17,6 +17,11 @@ fn scaled_rows() -> Vec<Row> {
         .collect()
 }
 
+/// Blocks of a cluster that take tiles of groups would run ahead of each other.
+fn takes_groups(row: &Row) -> bool {
+    row.cluster() == 1
+}
+
 fn is_by_columns(row: &Row) -> bool {
     matches!(row, Row::MatmulSm90Fp8(row) if row.by_columns)
 }
@@ -92,7 +97,7 @@ fn scales_of_every_granularity_multiply() {
 fn outputs_of_bytes_have_scales() {
     let Some(mut model) = Model::start() else { return };
     let rows = scaled_rows();
-    let rows: Vec<&Row> = rows.iter().filter(|row| form(row).tile[1] == 128).collect();
+    let rows: Vec<&Row> = rows.iter().filter(|row| form(row).tile[1] >= 128).collect();
     let outputs = [To::Given, To::Found].map(|to| [F8E4M3, F8E5M2, I8].map(|dtype| (to, dtype)));
     for (i, (to, dtype)) in outputs.into_iter().flatten().enumerate() {
         let row = rows[i % rows.len()];
@@ -107,10 +112,13 @@ fn outputs_of_bytes_have_scales() {
 fn groups_and_gates_of_bytes() {
     let Some(mut model) = Model::start() else { return };
     let rows = scaled_rows();
-    let rows = rows.iter().filter(|row| form(row).tile[1] == 128 || form(row).tile[0] == 64);
+    let rows = rows.iter().filter(|row| form(row).tile[1] >= 128 || form(row).tile[0] == 64);
     for (i, row) in rows.enumerate() {
-        let group = [Group::Contiguous, Group::Masked, Group::None][i % 3];
-        let (interleaved, is_wide) = (i / 3 % 2 == 0, form(row).tile[1] == 128);
+        let group = match takes_groups(row) {
+            true => [Group::Contiguous, Group::Masked, Group::None][i % 3],
+            false => Group::None,
+        };
+        let (interleaved, is_wide) = (i / 3 % 2 == 0, form(row).tile[1] >= 128);
         let to = match i / 2 % 3 {
             1 => To::Given,
             2 if !interleaved && is_wide => To::Found,

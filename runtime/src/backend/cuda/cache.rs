@@ -2,10 +2,10 @@
 //! may do, so nothing doubtful is taken: the folder is its owner's alone, each file carries the hash of what it holds under
 //! which key, and what does not fit is made again. Files appear whole or not at all. `kernels` and `verdict` call it.
 
-use super::compiler::FLAGS;
+use super::compiler::HERE;
 use super::folder::Folder;
 use crate::backend::digest;
-use leasehold_kernels::{Row, SOURCES};
+use leasehold_kernels::{FLAGS, Row, SOURCES};
 use rustix::fs::Mode;
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -24,7 +24,7 @@ pub(super) type Key = [u8; 32];
 pub(super) fn key(row: &Row, arch: &str, compiler: &str) -> Key {
     let source = row.source();
     let mut parts: Vec<&[u8]> = vec![source.as_bytes(), arch.as_bytes(), compiler.as_bytes()];
-    parts.extend(FLAGS.iter().map(|flag| flag.as_bytes()));
+    parts.extend(FLAGS.iter().chain(HERE).map(|flag| flag.as_bytes()));
     parts.extend(SOURCES.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]));
     digest(&parts)
 }

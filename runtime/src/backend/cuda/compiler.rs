@@ -2,7 +2,7 @@
 //! GPU is needed. `kernels` calls it for what neither a pack nor the cache has, and `pack` to build.
 
 use crate::error::{Error, Kind};
-use leasehold_kernels::{Row, SOURCES};
+use leasehold_kernels::{FLAGS, Row, SOURCES};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use std::ffi::{CString, c_char, c_int};
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use std::ptr::null_mut;
 /// The variable that names folders of NVIDIA's compiler, as `PATH` does: of a toolkit, or where Python's wheels lie.
 pub const LEASEHOLD_NVRTC: &str = "LEASEHOLD_NVRTC";
 
-/// The flags of every row, beside the architecture.
-pub(super) const FLAGS: &[&str] = &["-std=c++20", "-default-device", "--no-cache"];
+/// Flags beside those of every row: the driver keeps nothing.
+pub(super) const HERE: &[&str] = &["--no-cache"];
 
 /// Names of the library, newest first.
 const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so.12"];
@@ -144,7 +144,8 @@ impl Compiler {
         let column = |i: usize| headers.iter().map(|h| h[i].as_ptr()).collect::<Vec<_>>();
         let (names, sources) = (column(0), column(1));
         let arch_flag = format!("--gpu-architecture={arch}");
-        let flags: Vec<CString> = FLAGS.iter().copied().chain([&*arch_flag]).map(text).collect();
+        let flags: Vec<CString> =
+            FLAGS.iter().chain(HERE).copied().chain([&*arch_flag]).map(text).collect();
         let flags: Vec<*const c_char> = flags.iter().map(|flag| flag.as_ptr()).collect();
         let failed = |said: &str| -> Error {
             let asked = format!("{} for {arch}", row.key());

@@ -214,8 +214,8 @@ impl Product {
 
     /// What the copy engine is told of A and B at these addresses; `None` where it cannot bring them.
     pub(in super::super) fn maps(&self, row: &Row, at: [u64; 2]) -> Option<[BoxMap; 2]> {
-        let [m, n, k] = [self.m, self.n, self.k];
-        if m.min(n).min(k) == 0 || self.batch[0] > 1 {
+        let [m, n] = [self.m, self.n];
+        if m.min(n).min(self.k) == 0 || self.batch[0] > 1 {
             return None;
         }
         let side = |side: Side, outer: u64, lie: &Lie, at: u64| {
@@ -229,13 +229,11 @@ impl Product {
                 [_, 0] => [1, lie.whole],
                 [n, step] => [n, if n > 1 { step } else { lie.whole }],
             });
-            let steps = [step(lie.outer)?, step(lie.k)?];
+            // Of groups along k the axis has all of them.
+            let (k, steps) = (lie.k[0], [step(lie.outer)?, step(lie.k)?]);
             let map = match row {
                 Row::MatmulSm90(row) => row.map(side, at, [outer, k], steps, batch),
-                Row::MatmulSm90Fp8(row) => {
-                    let tile = row.tile[usize::from(side == Side::B)];
-                    MatmulSm90Fp8::map(tile, at, [outer, k], steps[0], batch)
-                }
+                Row::MatmulSm90Fp8(row) => row.map(side, at, [outer, k], steps[0], batch),
                 _ => return None,
             };
             Some(map).filter(BoxMap::is_valid)
@@ -305,11 +303,11 @@ impl Product {
         matches!(self.dtypes[0], DType::F32 | DType::F16 | DType::BF16)
     }
 
-    /// The rows of wgmma, if the copy engine can bring the operands. It brings whole chunks of k, of any group.
+    /// The rows of wgmma, if the copy engine can bring the operands.
     fn of_hopper(&self, matmul: &Matmul) -> (Order, Vec<Row>) {
         let [a, b] = self.sides.map(|lie| lie.major());
         let [of_a, of_b] = self.dtypes;
-        if a == Major::Gathered || b == Major::Gathered || matmul.group == Group::K {
+        if a == Major::Gathered || b == Major::Gathered {
             return (SM90, Vec::new());
         }
         let fp8 = |dtype, kind| match kind {
@@ -318,13 +316,17 @@ impl Product {
         };
         let finds = matmul.quantize == Scale::Block1x128;
         let is_halved = finds && matmul.gate == Gate::Interleaved;
-        if !is_halved && [a, b] == [Major::K; 2] && !self.is_float() {
+        let is_along_k = matmul.group == Group::K;
+        if !is_halved && !is_along_k && [a, b] == [Major::K; 2] && !self.is_float() {
             let by_columns = matmul.scales[1] == Scale::Block1x128;
+            let is_plain = matmul.group == Group::None && !matmul.is_indexed();
             let rows = MatmulSm90Fp8::all().into_iter().filter(|row| {
                 fp8(of_a, row.a)
                     && fp8(of_b, row.b)
                     && row.by_columns == by_columns
-                    && (!finds || row.tile[1] == 128)
+                    && (!finds || row.tile[1] >= 128)
+                    // As of clusters below.
+                    && (is_plain || row.cluster == 1)
             });
             return (SM90_FP8, rows.map(Row::MatmulSm90Fp8).collect());
         }
@@ -392,7 +394,7 @@ fn cut(product: &Product, matmul: &Matmul, row: &Row, class: &Class) -> (u64, u6
 
 /// Multiprocessors that a tile takes at a time.
 pub(super) fn blocks(row: &Row) -> u64 {
-    if let Row::MatmulSm90(row) = row { row.cluster.into() } else { 1 }
+    row.cluster().into()
 }
 
 /// Nanoseconds of a chunk of k of a tile, on as many multiprocessors as it takes.
@@ -408,7 +410,7 @@ pub(super) fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
         Row::MatmulSm90(row) if row.columns == 256 => of_tile * class.sm90[0],
         Row::MatmulSm90(row) if row.columns == 128 => of_tile * class.sm90[1],
         Row::MatmulSm90(_) => class.sm90[2],
-        Row::MatmulSm90Fp8(row) if row.tile[0] == 256 => class.sm90_fp8[0],
+        Row::MatmulSm90Fp8(row) if row.tile[0] == 256 => of_tile * class.sm90_fp8[0],
         Row::MatmulSm90Fp8(row) if row.tile[0] == 128 => class.sm90_fp8[1],
         Row::MatmulSm90Fp8(_) => class.sm90_fp8[2],
         Row::MatmulSm80(row) if row.a == Major::Gathered => class.gathered,
@@ -425,9 +427,11 @@ pub(super) fn chunk_ns(matmul: &Matmul, row: &Row, class: &Class) -> u64 {
     let is_twice = matches!(row, Row::MatmulReference(_)) && matmul.gate == Gate::Interleaved;
     let sums = (1 + u64::from(is_twice)) * u64::from(rows) * u64::from(columns);
     let products = (2 * sums * u64::from(chunk)).div_ceil(rate.max(1));
-    // What a block brings: its own rows, and its part of the columns.
+    // What a block brings: its own rows, and its part of the columns; or the other way about.
+    let brought = |width| width * u64::from(rows + columns) * u64::from(chunk) / of_tile / L2;
     let brought = match row {
-        Row::MatmulSm90(_) => 2 * u64::from(rows + columns) * u64::from(chunk) / of_tile / L2,
+        Row::MatmulSm90(_) => brought(2),
+        Row::MatmulSm90Fp8(_) => brought(1),
         _ => 0,
     };
     products.max(brought)

@@ -430,6 +430,37 @@ fn orders_follow_layouts_and_classes_only() {
     assert_eq!(order(&product(Matmul::default(), &[2, 2, 2, 2], [8; 3])), product::SM80);
 }
 
+/// Groups along k begin anywhere along it, which the copy engine does not mind: they are products of wgmma where others are,
+/// in the forms that take tiles without products, and the engine knows all of k, not a group's.
+#[test]
+fn groups_along_k_are_products_of_wgmma() {
+    let hopper = class("sm_90a").unwrap();
+    let [m, n, k] = [256, 512, 1000];
+    let sizes = Lens::Host([7, 0, 900].into());
+    let matmul = Matmul { group: Group::K, sizes, ..Matmul::default() };
+    let bf16 = |shape: &[u64]| contiguous(DType::BF16, shape);
+    // As in the gradient of weights: rows of tokens.
+    let tokens = Layout::contiguous(Dims::new(&[k, m]).unwrap()).transpose().unwrap();
+    for a in [bf16(&[m, k]), Spec::new(DType::BF16, tokens, 0)] {
+        let specs = [a, bf16(&[k, n]), bf16(&[3, m, n])];
+        let op = check(matmul.clone().into(), &specs).unwrap();
+        let p = Product::of(&op, &matmul).unwrap();
+        let plans = candidates(&op, hopper).unwrap();
+        assert_eq!((plans[0].order, p.k), (product::SM90, 900));
+        for plan in plans {
+            let row = row(plan.kernel).unwrap();
+            let Row::MatmulSm90(form) = row else { panic!("{plan}") };
+            assert_eq!((form.form, form.cluster), (Form::Cooperative, 1));
+            let maps = p.maps(&row, [256; 2]).unwrap();
+            assert!(maps.iter().all(|map| map.sizes.contains(&k)), "{maps:?}");
+        }
+    }
+    // Where rows lie at no multiple of 16 bytes it brings nothing.
+    let specs = [bf16(&[m, 1001]), bf16(&[1001, n]), bf16(&[3, m, n])];
+    let op = check(matmul.into(), &specs).unwrap();
+    assert_eq!(candidates(&op, hopper).unwrap()[0].order, product::SM80);
+}
+
 /// f32 is rounded to tf32 where the op allows it, and nowhere else; rows and batch have no part in it.
 #[test]
 fn only_who_allows_tf32_gets_it() {
