@@ -19,6 +19,7 @@ mod matmul_sm80_bytes;
 mod matmul_sm90;
 mod matmul_sm90_fp8;
 mod streaming;
+mod streaming_reference;
 mod view;
 
 pub use args::{
@@ -47,6 +48,7 @@ pub use matmul_sm80_bytes::{Bytes, MatmulSm80Bytes};
 pub use matmul_sm90::{Form, MatmulMerge, MatmulMergeArgs, MatmulSm90, MatmulSm90Args, Side};
 pub use matmul_sm90_fp8::{Fp8, MatmulSm90Fp8, MatmulSm90Fp8Args};
 pub use streaming::Streaming;
+pub use streaming_reference::StreamingReference;
 pub use view::{Axes, Range, Rows, View};
 
 /// The architectures that rows are compiled for, of which each device runs the machine code of one: compute capability 8.x,
@@ -96,6 +98,8 @@ pub enum Row {
     AttentionBackwardReference(AttentionBackwardReference),
     /// Every other op.
     Streaming(Streaming),
+    /// Every other op as it is written down: what the others are held to, and no plan names.
+    StreamingReference(StreamingReference),
 }
 
 impl Row {
@@ -122,6 +126,7 @@ impl Row {
             Self::AttentionBackwardSm90(row) => row.key(),
             Self::AttentionBackwardReference(row) => row.key(),
             Self::Streaming(row) => row.key(),
+            Self::StreamingReference(row) => row.key(),
         }
     }
 
@@ -148,6 +153,7 @@ impl Row {
             Self::AttentionBackwardSm90(_) => "cuda/attention_backward_sm90.cu",
             Self::AttentionBackwardReference(_) => "cuda/attention_backward_reference.cu",
             Self::Streaming(row) => row.file(),
+            Self::StreamingReference(row) => row.file(),
         }
     }
 
@@ -194,6 +200,7 @@ impl Row {
                 ("AttentionBackwardArgs", row.shape(), row.run())
             }
             Self::Streaming(row) => row.template(),
+            Self::StreamingReference(row) => row.template(),
         }
     }
 
@@ -233,6 +240,7 @@ impl Row {
             Self::AttentionBackwardSm90(row) => row.threads(),
             Self::AttentionBackwardReference(row) => row.threads(),
             Self::Streaming(row) => row.threads(),
+            Self::StreamingReference(_) => StreamingReference::THREADS,
         }
     }
 
@@ -262,7 +270,8 @@ impl Row {
             | Self::AttentionEntries(_)
             | Self::AttentionCombine(_)
             | Self::AttentionBackwardRows(_)
-            | Self::AttentionBackwardReference(_) => 0,
+            | Self::AttentionBackwardReference(_)
+            | Self::StreamingReference(_) => 0,
             Self::AttentionBackwardSm80(row) => row.shared_bytes(),
             Self::AttentionBackwardSm90(row) => row.shared_bytes(),
             Self::Streaming(row) => row.shared_bytes(),
@@ -315,7 +324,8 @@ pub fn rows() -> Vec<Row> {
         .chain(backward90)
         .chain(sides.map(Row::AttentionBackwardReference))
         .chain([Row::AttentionBackwardRows(AttentionBackwardRows)]);
-    products.chain(attention).chain(backward).chain(streaming).collect()
+    let simple = StreamingReference::ALL.map(Row::StreamingReference);
+    products.chain(attention).chain(backward).chain(streaming).chain(simple).collect()
 }
 
 /// The sources that choose rows and their cuts: what decides bits beside the kernels.
@@ -354,6 +364,7 @@ sources!(
     "cuda/attention_sm90.cu",
     "cuda/copy.cu",
     "cuda/copy.h",
+    "cuda/elements_reference.cu",
     "cuda/gather.cu",
     "cuda/index.h",
     "cuda/map.cu",
@@ -385,8 +396,10 @@ sources!(
     "cuda/reduce.cu",
     "cuda/rope.cu",
     "cuda/rows.h",
+    "cuda/rows_reference.cu",
     "cuda/scatter.cu",
     "cuda/softmax.cu",
+    "cuda/streaming_reference.h",
     "cuda/tile/byte.h",
     "cuda/tile/copies.h",
     "cuda/tile/descriptor.h",

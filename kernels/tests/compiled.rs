@@ -154,7 +154,8 @@ fn see(nvrtc: &Nvrtc, row: &Row, arch: &str, digest: String) -> Result<Seen, Str
         | Row::AttentionReference(_)
         | Row::AttentionEntries(_)
         | Row::AttentionCombine(_)
-        | Row::AttentionBackwardReference(_) => true,
+        | Row::AttentionBackwardReference(_)
+        | Row::StreamingReference(_) => true,
         // Sixteen bytes a lane, where rows allow it.
         Row::AttentionBackwardRows(_) => count(&["LDG.E.128"]) > 0,
         // Sixteen bytes a thread, but where each has a row of its own.

@@ -273,6 +273,7 @@ fn is_plain(row: &Row) -> bool {
     matches!(
         row,
         Row::Streaming(_)
+            | Row::StreamingReference(_)
             | Row::MatmulF32(_)
             | Row::MatmulReference(_)
             | Row::MatmulGroups(_)

@@ -1,10 +1,10 @@
-//! The streaming kernels that go along rows, on the host model: every form and layout against the same in f64, rows of
-//! one piece and of several, cut anywhere.
+//! The streaming kernels that go along rows, on the host model: every form and layout against the same in f64, by the host and
+//! by the simple kernels; rows of one piece and of several, cut anywhere.
 
 use crate::model::Model;
-use crate::tensor::{BF16, F16, F32, LAYS, Lay, Random, Tensor, assert_close, launch};
+use crate::tensor::{BF16, F16, F32, LAYS, Lay, Random, Tensor, assert_close, launch, simple};
 use leasehold_kernels::{
-    NormArgs, NormBackwardArgs, ReduceArgs, Rows, SoftmaxArgs, Streaming, View,
+    NormArgs, NormBackwardArgs, ReduceArgs, Rows, SoftmaxArgs, Streaming, StreamingReference, View,
 };
 use std::mem::offset_of;
 
@@ -73,6 +73,11 @@ fn state() -> Vec<u8> {
     vec![0xff; 4096]
 }
 
+/// Where a simple kernel leaves what an output would be before it is rounded to its type.
+fn unrounded(out: &Tensor, i: usize) -> Tensor {
+    Tensor::out(F32, &out.shape, LAYS[(i + 2) % 5])
+}
+
 #[test]
 fn norms_agree() {
     let Some(mut model) = Model::plain() else { return };
@@ -96,9 +101,9 @@ fn norms_agree() {
         };
         let mut buffers = [&x, &out, &weight, &bias].map(|t| t.bytes.clone()).to_vec();
         buffers.push(state());
+        let places = places(offset_of!(NormArgs, views), 4, offset_of!(NormArgs, rows));
         for rows in passes(args.rows, if layer { &[0, 1, 2] } else { &[1, 2] }) {
             let args = NormArgs { rows, ..args };
-            let places = places(offset_of!(NormArgs, views), 4, offset_of!(NormArgs, rows));
             buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let (ws, bs) = (weight.values(), bias.values());
@@ -113,7 +118,14 @@ fn norms_agree() {
             }));
         }
         let what = format!("norm {i} of {:?}", x.shape);
-        assert_close(&out.read(&buffers[1]), &want, out.dtype, 4.0, &what);
+        let got = out.read(&buffers[1]);
+        assert_close(&got, &want, out.dtype, 4.0, &what);
+        let plain = unrounded(&out, i);
+        let args = NormArgs { views: [x.view(0), plain.view(1)], ..args };
+        buffers[1].clone_from(&plain.bytes);
+        let (row, threads) = (StreamingReference::Norm, args.rows.count);
+        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        assert_close(&got, &plain.read(&by_one[1]), out.dtype, 4.0, &what);
     }
 }
 
@@ -140,10 +152,10 @@ fn gradients_of_norms_agree() {
         };
         let mut buffers = [&x, &d_out, &d_x, &terms, &weight].map(|t| t.bytes.clone()).to_vec();
         buffers.push(state());
+        let at = offset_of!(NormBackwardArgs, views);
+        let places = places(at, 5, offset_of!(NormBackwardArgs, rows));
         for rows in passes(args.rows, if layer { &[0, 1, 2, 3] } else { &[1, 2, 3] }) {
             let args = NormBackwardArgs { rows, ..args };
-            let at = offset_of!(NormBackwardArgs, views);
-            let places = places(at, 5, offset_of!(NormBackwardArgs, rows));
             buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let (ws, xs, ds) = (weight.values(), x.values(), d_out.values());
@@ -164,8 +176,18 @@ fn gradients_of_norms_agree() {
         // A row of one element has no deviation but epsilon's.
         let scale = if n == 1 { 1000.0 } else { 8.0 };
         let what = format!("norm_backward of {shape:?}");
-        assert_close(&d_x.read(&buffers[2]), &want, a, scale, &what);
-        assert_close(&terms.read(&buffers[3]), &want_terms, F32, 8.0, &what);
+        let [got, got_terms] = [d_x.read(&buffers[2]), terms.read(&buffers[3])];
+        assert_close(&got, &want, a, scale, &what);
+        assert_close(&got_terms, &want_terms, F32, 8.0, &what);
+        let plain = unrounded(&d_x, i);
+        let views = [x.view(0), d_out.view(1), plain.view(2), terms.view(3)];
+        buffers[2].clone_from(&plain.bytes);
+        buffers[3].clone_from(&terms.bytes);
+        let (row, threads) = (StreamingReference::NormBackward, args.rows.count);
+        let args = NormBackwardArgs { views, ..args };
+        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        assert_close(&got, &plain.read(&by_one[2]), a, scale, &what);
+        assert_close(&got_terms, &terms.read(&by_one[3]), F32, 8.0, &what);
     }
 }
 
@@ -190,9 +212,9 @@ fn softmaxes_agree_and_hide() {
             padding: 0,
         };
         let mut buffers = vec![x.bytes.clone(), out.bytes.clone(), state()];
+        let places = places(offset_of!(SoftmaxArgs, views), 2, offset_of!(SoftmaxArgs, rows));
         for rows in passes(args.rows, &[0, 1]) {
             let args = SoftmaxArgs { rows, ..args };
-            let places = places(offset_of!(SoftmaxArgs, views), 2, offset_of!(SoftmaxArgs, rows));
             buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let mut want = Vec::new();
@@ -207,7 +229,14 @@ fn softmaxes_agree_and_hide() {
         }
         let largest = want.iter().fold(0.0, |m: f64, x| m.max(*x));
         let what = format!("softmax {i} of {:?}", x.shape);
-        assert_close(&out.read(&buffers[1]), &want, out.dtype, largest, &what);
+        let got = out.read(&buffers[1]);
+        assert_close(&got, &want, out.dtype, largest, &what);
+        let plain = unrounded(&out, i);
+        let args = SoftmaxArgs { views: [x.view(0), plain.view(1)], ..args };
+        buffers[1].clone_from(&plain.bytes);
+        let (row, threads) = (StreamingReference::Softmax, args.rows.count);
+        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        assert_close(&got, &plain.read(&by_one[1]), out.dtype, largest, &what);
     }
 }
 
@@ -238,9 +267,9 @@ fn reductions_agree() {
         if args.rows.pieces > 1 {
             launches.push(Rows { pass: 1, first_piece: 0, piece_count: 1, ..args.rows });
         }
+        let places = places(offset_of!(ReduceArgs, views), 2, offset_of!(ReduceArgs, rows));
         for rows in launches {
             let args = ReduceArgs { rows, ..args };
-            let places = places(offset_of!(ReduceArgs, views), 2, offset_of!(ReduceArgs, rows));
             buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let values = x.values();
@@ -253,7 +282,14 @@ fn reductions_agree() {
         let want: Vec<f64> = (0..count).map(|r| fold(&values[r * n..(r + 1) * n])).collect();
         let scale = if i % 4 == 0 { n as f64 } else { 2.0 };
         let what = format!("reduce {i} of {:?}", x.shape);
-        assert_close(&out.read(&buffers[1]), &want, dtype, scale, &what);
+        let got = out.read(&buffers[1]);
+        assert_close(&got, &want, dtype, scale, &what);
+        let plain = unrounded(&out, i);
+        let args = ReduceArgs { views: [x.view(0), plain.view_without(1)], ..args };
+        buffers[1].clone_from(&plain.bytes);
+        let (row, threads) = (StreamingReference::Reduce, args.rows.count);
+        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        assert_close(&got, &plain.read(&by_one[1]), dtype, scale, &what);
     }
 }
 
@@ -273,6 +309,9 @@ fn an_empty_row_reduces_to_the_neutral_element() {
             let after =
                 launch(&mut model, row, row.row_blocks(&args.rows), (&args, &places), &buffers);
             assert_eq!(out.read(&after[1]), [want; 5], "{row:?}");
+            let simply = StreamingReference::Reduce;
+            let by_one = simple(&mut model, simply, 5, (&args, &places), &buffers);
+            assert!(by_one == after, "{row:?}: the simple kernel differs");
         }
     }
 }

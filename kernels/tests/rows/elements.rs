@@ -1,10 +1,12 @@
-//! The streaming kernels that go element by element, on the host model: every layout, against the same in f64.
+//! The streaming kernels that go element by element, on the host model: every layout, against the same in f64, and to the
+//! bit against the simple kernels.
 
 use crate::model::Model;
 use crate::tensor::{
     BF16, F16, F32, I8, I32, LAYS, Lay, Random, Tensor, U32, assert_close, axes, launch,
+    one_by_one, simple,
 };
-use leasehold_kernels::{CopyArgs, MapArgs, Range, Streaming, TurnArgs, View};
+use leasehold_kernels::{CopyArgs, MapArgs, Range, Streaming, StreamingReference, TurnArgs, View};
 use std::mem::offset_of;
 
 /// Tails of every kind: one axis and six, rows shorter than a vector and of whole ones.
@@ -32,15 +34,21 @@ fn copies_move_bits() {
         let x = Tensor::new(dtype, shape, from, |_| (random.draw() * 40.0).round().abs());
         let out = Tensor::out(dtype, shape, to);
         let row = Streaming::Copy(width);
-        let range = out.range(&row);
+        let (range, places) = (out.range(&row), places(offset_of!(CopyArgs, views), 2));
         let mut buffers = vec![x.bytes.clone(), out.bytes.clone()];
+        let mut by_one = buffers.clone();
         let views = [x.view(0), out.view(1)];
-        for range in if i % 2 == 0 { vec![range] } else { cuts(range) } {
+        let parts = |range| if i % 2 == 0 { vec![range] } else { cuts(range) };
+        for range in parts(range) {
             let args = CopyArgs { range, views };
-            let places = places(offset_of!(CopyArgs, views), 2);
             buffers = launch(&mut model, row, range.blocks(), (&args, &places), &buffers);
         }
         assert_eq!(out.read(&buffers[1]), x.values(), "{shape:?} {from:?} {to:?}");
+        for range in parts(one_by_one(range)) {
+            let args = (&CopyArgs { range, views }, &places[..]);
+            by_one = simple(&mut model, StreamingReference::Copy, range.count, args, &by_one);
+        }
+        assert!(by_one == buffers, "{shape:?} {from:?} {to:?}: the simple kernel differs");
     }
 }
 
@@ -85,6 +93,15 @@ fn copies_turn() {
             };
             let want: Vec<f64> = (0..out.len()).map(of).collect();
             assert_eq!(out.read(&buffers[1]), want, "{rows} by {columns} of {width}");
+            // The same views are those of a plain copy.
+            let outer = axes(&[entries, rows]);
+            let range = one_by_one(Range { outer, inner: columns as u64, first: 0, count: 0 });
+            let args = CopyArgs { range, views: args.views };
+            let places = self::places(offset_of!(CopyArgs, views), 2);
+            let before = [x.bytes.clone(), out.bytes.clone()];
+            let (row, args) = (StreamingReference::Copy, (&args, &places[..]));
+            let by_one = simple(&mut model, row, range.count, args, &before);
+            assert!(by_one == buffers, "{rows} by {columns} of {width}: the simple kernel differs");
         }
     }
 }
@@ -176,6 +193,10 @@ fn every_function_maps() {
         let scale = want.iter().fold(1.0, |m: f64, x| m.max(x.abs()));
         let what = format!("function {} of {shape:?}", function.number);
         assert_close(&out.read(&after[2]), &want, to, scale, &what);
+        let args = MapArgs { range: one_by_one(args.range), ..args };
+        let (row, threads) = (StreamingReference::Map, args.range.count);
+        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        assert!(by_one == after, "{what}: the simple kernel differs");
     }
 }
 
@@ -242,6 +263,10 @@ fn integers_wrap_and_repeat() {
                 })
                 .collect();
             assert_eq!(out.read(&after[2]), want, "function {number} of {dtype}");
+            let args = MapArgs { range: one_by_one(args.range), ..args };
+            let (row, threads) = (StreamingReference::Map, args.range.count);
+            let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+            assert!(by_one == after, "function {number} of {dtype}: the simple kernel differs");
         }
     }
 }

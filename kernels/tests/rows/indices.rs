@@ -1,12 +1,14 @@
 //! The streaming kernels that index, on the host model: indices that are good, repeated, out of range by one and by much,
-//! against the same in order; nothing beside the output changes, and the first bad index is told.
+//! against the same in order and, to the bit, against the simple kernels; nothing beside the output changes, and the first bad
+//! index is told.
 
 use crate::model::{Model, address};
 use crate::tensor::{
-    BF16, F16, F32, I8, I32, LAYS, Lay, Random, Tensor, U32, assert_close, launch,
+    BF16, F16, F32, I8, I32, LAYS, Lay, Random, Tensor, U32, assert_close, launch, one_by_one,
+    simple,
 };
 use leasehold_kernels::{
-    GatherArgs, Range, RopeArgs, ScatterAddArgs, ScatterArgs, Streaming, View,
+    GatherArgs, Range, RopeArgs, ScatterAddArgs, ScatterArgs, Streaming, StreamingReference, View,
 };
 use std::mem::offset_of;
 
@@ -98,6 +100,11 @@ fn gathers_select_and_refuse() {
                 .collect();
             assert_eq!(out.read(&after[2]), want, "{n} {columns} {count} of {width}");
             assert_fault(&after[3], &words, n as u32);
+            let args = GatherArgs { range: one_by_one(args.range), ..args };
+            let (row, threads) = (StreamingReference::Gather, args.range.count);
+            let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+            assert!(by_one[2] == after[2], "{n} {columns} {count} of {width}: the simple kernel");
+            assert_fault(&by_one[3], &words, n as u32);
         }
     }
 }
@@ -126,6 +133,11 @@ fn a_gather_may_give_every_element_an_index() {
     let of = |&word: &u32| if word < 11 { f64::from(word) + 1.0 } else { 0.0 };
     assert_eq!(out.read(&after[2]), words.iter().map(of).collect::<Vec<_>>());
     assert_fault(&after[3], &words, 11);
+    let args = GatherArgs { range: one_by_one(args.range), ..args };
+    let (row, threads) = (StreamingReference::Gather, args.range.count);
+    let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+    assert!(by_one[2] == after[2], "the simple kernel differs");
+    assert_fault(&by_one[3], &words, 11);
 }
 
 /// The launches of a run of entries: claims cleared, made, and kept by the last.
@@ -143,6 +155,15 @@ fn scatter(
         let args = ScatterArgs { pass, ..if pass < 2 { claims } else { *args } };
         launch(model, row, args.range.blocks(), (&args, &places), &buffers)
     })
+}
+
+/// The simple kernel, whole and in one pass.
+fn scatter_simply(model: &mut Model, args: &ScatterArgs, buffers: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let others = [offset_of!(ScatterArgs, claims), offset_of!(ScatterArgs, fault)];
+    let places = places(offset_of!(ScatterArgs, views), 4, &others);
+    let args = ScatterArgs { range: one_by_one(args.range), first_entry: 0, pass: 2, ..*args };
+    let threads = args.per_entry * args.range.inner;
+    simple(model, StreamingReference::Scatter, threads, (&args, &places), buffers)
 }
 
 #[test]
@@ -176,6 +197,7 @@ fn the_last_of_equal_indices_sets() {
             };
             let mut buffers = [&x, &held, &index].map(|t| t.bytes.clone()).to_vec();
             buffers.extend([vec![0xff; 4 * n], vec![0; 12]]);
+            let by_one = scatter_simply(&mut model, &args, &buffers);
             // Two runs of entries, the second after the first.
             let cut = count as u64 / 3;
             let entries = |first, count| Range { inner: 1, first, count, ..range };
@@ -192,6 +214,8 @@ fn the_last_of_equal_indices_sets() {
             }
             assert_eq!(held.read(&buffers[1]), want, "{n} {columns} {count} of {width}");
             assert_fault(&buffers[4], &words, n as u32);
+            assert!(by_one[1] == buffers[1], "{n} {columns} {count} of {width}: the simple kernel");
+            assert_fault(&by_one[4], &words, n as u32);
         }
     }
 }
@@ -282,6 +306,7 @@ fn appended_rows_land_in_their_pages() {
     buffers.extend([vec![0xff; 4 * entries * page], vec![0; 12]]);
     let outer = crate::tensor::axes(&[batch, rows]);
     let claims = Range { outer, inner: 1, first: 0, count: (batch * rows) as u64 };
+    let by_one = scatter_simply(&mut model, &args, &buffers);
     let after = scatter(&mut model, row, &args, claims, buffers);
     let (values, mut want) = (x.values(), held.values());
     for (b, r) in (0..batch).flat_map(|b| (0..rows).map(move |r| (b, r))) {
@@ -296,8 +321,10 @@ fn appended_rows_land_in_their_pages() {
         }
     }
     assert_eq!(held.read(&after[1]), want);
-    let [taken, value, bound] = fault(&after[5]);
-    assert!(taken == 1 && value >= bound && [8, 13].contains(&bound), "{value} of {bound}");
+    assert!(by_one[1] == after[1], "the simple kernel differs");
+    for [taken, value, bound] in [fault(&after[5]), fault(&by_one[5])] {
+        assert!(taken == 1 && value >= bound && [8, 13].contains(&bound), "{value} of {bound}");
+    }
 }
 
 #[test]
@@ -329,6 +356,10 @@ fn sums_scatter_in_order() {
         places.extend([along_at, along_at + size_of::<View>()]);
         let mut buffers = [&x, &held, &index].map(|t| t.bytes.clone()).to_vec();
         buffers.push(vec![0; 12]);
+        let whole = one_by_one(range);
+        let args_of_one = ScatterAddArgs { range: whole, entry_count: count as u64, ..args };
+        let row = StreamingReference::ScatterAdd;
+        let by_one = simple(&mut model, row, whole.count, (&args_of_one, &places), &buffers);
         let cut = count as u64 / 2;
         for (first_entry, entry_count) in [(0, cut), (cut, count as u64 - cut)] {
             let args = ScatterAddArgs { first_entry, entry_count, ..args };
@@ -346,6 +377,8 @@ fn sums_scatter_in_order() {
         }
         assert_eq!(held.read(&buffers[1]), want, "{n} {columns} {count}");
         assert_fault(&buffers[3], &words, n as u32);
+        assert!(by_one[1] == buffers[1], "{n} {columns} {count}: the simple kernel differs");
+        assert_fault(&by_one[3], &words, n as u32);
     }
 }
 
@@ -397,6 +430,10 @@ fn pairs_turn_by_their_position() {
             }
             let what = format!("rope of {dims} of {d}, {interleaved}");
             assert_close(&out.read(&after[2]), &want, types[1], 2.0, &what);
+            let args = RopeArgs { range: one_by_one(range), ..args };
+            let (row, threads) = (StreamingReference::Rope, args.range.count);
+            let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+            assert!(by_one == after, "{what}: the simple kernel differs");
         }
     }
 }

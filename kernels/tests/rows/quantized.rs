@@ -1,14 +1,15 @@
 //! The kernels of quantisation on the host model: every format there and back, tails of every kind, scales and values to
-//! the bit.
+//! the bit, and the same by the simple kernels.
 
 use crate::along::{passes, rows_of};
 use crate::model::{Model, address};
 use crate::tensor::{
     BF16, F8E4M3, F8E5M2, F16, F32, I8, LAYS, Lay, Random, Tensor, U32, assert_close, axes, decode,
-    encode, launch,
+    encode, launch, one_by_one, simple,
 };
 use leasehold_kernels::{
-    Axes, DequantizeArgs, QuantizeCellsArgs, QuantizeRowsArgs, Rows, Streaming, View,
+    Axes, DequantizeArgs, QuantizeCellsArgs, QuantizeRowsArgs, Rows, Streaming, StreamingReference,
+    View,
 };
 use std::mem::offset_of;
 
@@ -66,10 +67,12 @@ fn rows_and_tensors_have_one_scale() {
         }
         let mut buffers = [&x, &out, &scale].map(|t| t.bytes.clone()).to_vec();
         buffers.push(vec![0xff; 256]);
+        let state = offset_of!(QuantizeRowsArgs, rows) + offset_of!(Rows, state);
+        let places = places(offset_of!(QuantizeRowsArgs, views), 3, Some(state));
+        let (simply, threads) = (StreamingReference::QuantizeRows, args.rows.count);
+        let by_one = simple(&mut model, simply, threads, (&args, &places), &buffers);
         for rows in launches {
             let args = QuantizeRowsArgs { rows, ..args };
-            let state = offset_of!(QuantizeRowsArgs, rows) + offset_of!(Rows, state);
-            let places = places(offset_of!(QuantizeRowsArgs, views), 3, Some(state));
             buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let values = x.values();
@@ -83,6 +86,7 @@ fn rows_and_tensors_have_one_scale() {
         scales.truncate(scale.len());
         assert_eq!(scale.read(&buffers[2]), scales, "{shape:?}");
         assert_eq!(out.read(&buffers[1]), codes, "{shape:?} to {coded}");
+        assert!(by_one[..3] == buffers[..3], "{shape:?} to {coded}: the simple kernel differs");
     }
 }
 
@@ -117,6 +121,10 @@ fn cells_have_scales_of_their_own() {
         let (args, [matrices, m, n]) = cells_args(shape, if square { 3 } else { 2 }, views);
         let mut buffers = [&x, &out, &scale].map(|t| t.bytes.clone()).to_vec();
         let places = places(offset_of!(QuantizeCellsArgs, views), 3, None);
+        let cells = scale.len() as u64;
+        let of_cells = QuantizeCellsArgs { count: cells, ..args };
+        let simply = StreamingReference::QuantizeCells;
+        let by_one = simple(&mut model, simply, cells, (&of_cells, &places), &buffers);
         // One tile alone, then the others.
         for (first, count) in [(0, 1), (1, args.count - 1)] {
             let args = QuantizeCellsArgs { first, count, ..args };
@@ -139,6 +147,7 @@ fn cells_have_scales_of_their_own() {
         let wide: Vec<f64> = scales.iter().copied().map(f64::from).collect();
         assert_eq!(scale.read(&buffers[2]), wide, "{shape:?}");
         assert_eq!(out.read(&buffers[1]), want, "{shape:?} to {coded}");
+        assert!(by_one == buffers, "{shape:?} to {coded}: the simple kernel differs");
 
         // And back.
         let back = Tensor::out(F32, shape, LAYS[(i + 1) % 5]);
@@ -164,6 +173,10 @@ fn cells_have_scales_of_their_own() {
             .map(|(at, &x)| f64::from(x as f32 * scales[cell(at)]))
             .collect();
         assert_eq!(back.read(&after[2]), want, "{shape:?} from {coded}");
+        let args = DequantizeArgs { range: one_by_one(args.range), ..args };
+        let (row, threads) = (StreamingReference::Dequantize, args.range.count);
+        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        assert!(by_one == after, "{shape:?} from {coded}: the simple kernel differs");
     }
 }
 
@@ -190,6 +203,10 @@ fn groups_of_32_have_a_scale_and_a_minimum() {
         let places = places(offset_of!(QuantizeCellsArgs, views), 4, None);
         let row = Streaming::QuantizeCells;
         let after = launch(&mut model, row, args.count, (&args, &places), &buffers);
+        let of_cells = QuantizeCellsArgs { count: scale.len() as u64, ..args };
+        let (simply, threads) = (StreamingReference::QuantizeCells, of_cells.count);
+        let by_one = simple(&mut model, simply, threads, (&of_cells, &places), &buffers);
+        assert!(by_one == after, "{shape:?}: the simple kernel differs");
         let (mut codes, mut scales, mut mins) = (Vec::new(), Vec::new(), Vec::new());
         for group in x.values().chunks(32) {
             let low = group.iter().fold(f64::INFINITY, |m, &x| m.min(x));
@@ -231,6 +248,10 @@ fn groups_of_32_have_a_scale_and_a_minimum() {
             .map(|(j, &code)| f64::from(code) * by[j / 32] + from[j / 32])
             .collect();
         assert_close(&back.read(&got[3]), &want, F32, 4.0, "back");
+        let args = DequantizeArgs { range: one_by_one(args.range), ..args };
+        let (row, threads) = (StreamingReference::Dequantize, args.range.count);
+        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        assert!(by_one == got, "{shape:?} back: the simple kernel differs");
     }
 }
 

@@ -1,10 +1,10 @@
 //! The streaming kernels that select, on the host model: ties, both zeros, infinities and NaNs, in every form, against the
-//! total order; long rows cut between pieces.
+//! total order and the simple kernels; long rows cut between pieces.
 
 use crate::along::{passes, rows_of};
 use crate::model::{Model, address};
-use crate::tensor::{BF16, F16, F32, I32, LAYS, Lay, Random, Tensor, U32, launch};
-use leasehold_kernels::{ArgMaxArgs, Rows, Streaming, TopKArgs, View};
+use crate::tensor::{BF16, F16, F32, I32, LAYS, Lay, Random, Tensor, U32, launch, simple};
+use leasehold_kernels::{ArgMaxArgs, Rows, Streaming, StreamingReference, TopKArgs, View};
 use std::mem::offset_of;
 
 /// Numbers with many ties, and now and then what is no number.
@@ -50,13 +50,16 @@ fn the_first_largest_is_found() {
             launches.push(Rows { pass: 1, first_piece: 0, piece_count: 1, ..args.rows });
         }
         let mut buffers = vec![x.bytes.clone(), index.bytes.clone(), vec![0xff; 64]];
+        let places = places(offset_of!(ArgMaxArgs, views), 2, offset_of!(ArgMaxArgs, rows));
+        let (simply, threads) = (StreamingReference::ArgMax, args.rows.count);
+        let by_one = simple(&mut model, simply, threads, (&args, &places), &buffers);
         for rows in launches {
             let args = ArgMaxArgs { rows, ..args };
-            let places = places(offset_of!(ArgMaxArgs, views), 2, offset_of!(ArgMaxArgs, rows));
             buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let want: Vec<f64> = x.values().chunks(n).map(|row| best(row)[0] as f64).collect();
         assert_eq!(index.read(&buffers[1]), want, "{rows} rows of {n}");
+        assert!(by_one[1] == buffers[1], "{rows} rows of {n}: the simple kernel differs");
     }
 }
 
@@ -86,10 +89,12 @@ fn the_k_largest_are_sorted() {
         let args = TopKArgs { rows, views, k: k as u32, padding: 0 };
         let mut buffers = [&x, &value, &index].map(|t| t.bytes.clone()).to_vec();
         buffers.push(vec![0xff; rows.count as usize * 4 * row.state_words() as usize]);
+        let places = places(offset_of!(TopKArgs, views), 3, offset_of!(TopKArgs, rows));
+        let simply = StreamingReference::TopK;
+        let by_one = simple(&mut model, simply, rows.count, (&args, &places), &buffers);
         // Piece by piece, where there are several.
         for first_piece in 0..rows.pieces {
             let args = TopKArgs { rows: Rows { first_piece, piece_count: 1, ..rows }, ..args };
-            let places = places(offset_of!(TopKArgs, views), 3, offset_of!(TopKArgs, rows));
             let blocks = row.row_blocks(&args.rows);
             buffers = launch(&mut model, row, blocks, (&args, &places), &buffers);
         }
@@ -102,6 +107,7 @@ fn the_k_largest_are_sorted() {
         assert_eq!(index.read(&buffers[2]), indices, "{k} of {n}");
         let got: Vec<u64> = value.read(&buffers[1]).iter().map(|x| x.to_bits()).collect();
         assert_eq!(got, values, "{k} of {n}");
+        assert!(by_one[1..3] == buffers[1..3], "{k} of {n}: the simple kernel differs");
     }
 }
 
@@ -122,4 +128,6 @@ fn a_negative_nan_is_smallest() {
     let buffers = [&x, &value, &index].map(|t| t.bytes.clone());
     let after = launch(&mut model, row, 1, (&args, &places), &buffers);
     assert_eq!(index.read(&after[2]), [2.0, 1.0, 3.0, 0.0]);
+    let by_one = simple(&mut model, StreamingReference::TopK, 1, (&args, &places), &buffers);
+    assert!(by_one == after, "the simple kernel differs");
 }

@@ -1,9 +1,9 @@
 //! Tensors of any layout for the host model: made from numbers, read back as numbers, and held to what a kernel may not
-//! touch. The tests of the streaming kernels make them.
+//! touch. The tests of the streaming kernels make them, and run each beside its simple kernel.
 
 use crate::model::{Model, Order, Outcome, address};
 use half::{bf16, f16};
-use leasehold_kernels::{Axes, Range, Row, Streaming, View};
+use leasehold_kernels::{Axes, Range, Row, Streaming, StreamingReference, View};
 use std::sync::OnceLock;
 
 pub(crate) const F32: u32 = 0;
@@ -270,10 +270,37 @@ pub(crate) fn axes(shape: &[usize]) -> Axes {
     axes
 }
 
+/// The same elements, one by one: what the simple kernels take.
+pub(crate) fn one_by_one(range: Range) -> Range {
+    Range { first: 0, count: range.vectors(1), ..range }
+}
+
 /// Runs a row on the buffers of tensors, and says what they became. Addresses stand at `places` of the arguments.
 pub(crate) fn launch<A: bytemuck::NoUninit>(
     model: &mut Model,
     row: Streaming,
+    blocks: u64,
+    args: (&A, &[usize]),
+    buffers: &[Vec<u8>],
+) -> Vec<Vec<u8>> {
+    launch_row(model, Row::Streaming(row), blocks, args, buffers)
+}
+
+/// The same of an op's simple kernel, by so many threads.
+pub(crate) fn simple<A: bytemuck::NoUninit>(
+    model: &mut Model,
+    row: StreamingReference,
+    threads: u64,
+    args: (&A, &[usize]),
+    buffers: &[Vec<u8>],
+) -> Vec<Vec<u8>> {
+    let blocks = StreamingReference::blocks(threads);
+    launch_row(model, Row::StreamingReference(row), blocks, args, buffers)
+}
+
+fn launch_row<A: bytemuck::NoUninit>(
+    model: &mut Model,
+    row: Row,
     blocks: u64,
     (args, places): (&A, &[usize]),
     buffers: &[Vec<u8>],
@@ -282,7 +309,7 @@ pub(crate) fn launch<A: bytemuck::NoUninit>(
     let args = (bytemuck::bytes_of(args), &places[..]);
     // Threads take turns from drawn ones on.
     let order = Order::Seeded(blocks);
-    let outcome = model.run(&Row::Streaming(row), order, blocks as u32, args, buffers);
+    let outcome = model.run(&row, order, blocks as u32, args, buffers);
     let Outcome { found, buffers } = outcome;
     assert_eq!(found, "", "{row:?}");
     buffers

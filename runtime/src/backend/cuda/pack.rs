@@ -166,10 +166,11 @@ fn known(archs: &[&str]) -> Result<()> {
     }
 }
 
-/// Every row of an architecture.
+/// Every row of an architecture that a plan may name: what the streaming rows are held to is for tests.
 pub(super) fn of_arch(arch: &str) -> impl Iterator<Item = Row> {
     let arch = arch.to_string();
-    rows().into_iter().filter(move |row| row.archs().contains(&&*arch))
+    let is_named = |row: &Row| !matches!(row, Row::StreamingReference(_));
+    rows().into_iter().filter(move |row| is_named(row) && row.archs().contains(&&*arch))
 }
 
 /// Calls with every item, on all cores; the results in the items' order, or the first failure.
