@@ -1,12 +1,12 @@
-//! The rows of the simple kernels of the ops that stream through memory, one an op and struct of arguments. Tests hold the
-//! fast kernels to them; no plan names one, so no device compiles them and no pack has them.
+//! The rows of the simple kernels of the ops that stream through memory, one an op and struct of arguments. Tests
+//! hold the fast kernels to them; no plan names one, so no device compiles them and no pack has them.
 
 /// The row of a simple kernel.
 ///
 /// It is given the struct that the fast kernel's launches are given, by threads of which each does its part alone:
-/// [`StreamingReference::blocks`]. A launch is one pass over its whole rows, whatever `pieces`, `state` and `pass` say. The
-/// units of a [`crate::Range`] are elements, those of [`crate::QuantizeCellsArgs`] cells; the range of a scatter that sets is
-/// that of its last pass, and its entries are whole.
+/// [`StreamingReference::blocks`]. A launch is one pass over its whole rows, whatever `pieces`, `state` and `pass`
+/// say. The units of a [`crate::Range`] are elements, those of [`crate::QuantizeCellsArgs`] cells; the range of a
+/// scatter that sets is that of its last pass, and its entries are whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamingReference {
     /// `copy`, a thread an element. Given [`crate::CopyArgs`].

@@ -1,5 +1,5 @@
-//! The streaming kernels that go along rows, on the host model: every form and layout against the same in f64, by the host and
-//! by the simple kernels; rows of one piece and of several, cut anywhere.
+//! The streaming kernels that go along rows, on the host model: every form and layout against the same in f64, by
+//! the host and by the simple kernels; rows of one piece and of several, cut anywhere.
 
 use crate::model::Model;
 use crate::tensor::{BF16, F16, F32, LAYS, Lay, Random, Tensor, assert_close, launch, simple};

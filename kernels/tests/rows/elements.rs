@@ -1,5 +1,5 @@
-//! The streaming kernels that go element by element, on the host model: every layout, against the same in f64, and to the
-//! bit against the simple kernels.
+//! The streaming kernels that go element by element, on the host model: every layout, against the same in f64, and
+//! to the bit against the simple kernels.
 
 use crate::model::Model;
 use crate::tensor::{

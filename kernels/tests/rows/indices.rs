@@ -1,6 +1,6 @@
-//! The streaming kernels that index, on the host model: indices that are good, repeated, out of range by one and by much,
-//! against the same in order and, to the bit, against the simple kernels; nothing beside the output changes, and the first bad
-//! index is told.
+//! The streaming kernels that index, on the host model: indices that are good, repeated, out of range by one and by
+//! much, against the same in order and, to the bit, against the simple kernels; nothing beside the output changes,
+//! and the first bad index is told.
 
 use crate::model::{Model, address};
 use crate::tensor::{

@@ -1,5 +1,5 @@
-//! The streaming kernels that select, on the host model: ties, both zeros, infinities and NaNs, in every form, against the
-//! total order and the simple kernels; long rows cut between pieces.
+//! The streaming kernels that select, on the host model: ties, both zeros, infinities and NaNs, in every form,
+//! against the total order and the simple kernels; long rows cut between pieces.
 
 use crate::along::{passes, rows_of};
 use crate::model::{Model, address};
