@@ -6,8 +6,8 @@ use crate::tensor::{
     BF16, F8E4M3, F8E5M2, F16, F32, I8, Lay, Random, Tensor, close, decode, encode,
 };
 use leasehold_kernels::{
-    Bytes, Fp8, MatmulArgs, MatmulScaledArgs, MatmulScaling, MatmulSm90Fp8Args, Matrices, Row,
-    Scales, Side,
+    Bytes, Fp8, MatmulArgs, MatmulReference, MatmulScaledArgs, MatmulScaling, MatmulSm90Fp8Args,
+    Matrices, Row, Scales, Side,
 };
 use std::mem::offset_of;
 
@@ -92,6 +92,13 @@ pub(crate) fn form(row: &Row) -> Form {
             is_dense: !row.gathered,
             tile: [row.tile; 2],
             state: row.state_bytes(),
+        },
+        // And here of i8 too.
+        Row::MatmulReference(row) => Form {
+            types: [F8E4M3, F8E5M2],
+            is_dense: false,
+            tile: row.tile(),
+            state: MatmulReference::STATE_BYTES,
         },
         _ => panic!("no product of 8-bit values: {row:?}"),
     }
@@ -214,6 +221,9 @@ impl Case {
         let narrow = if options.interleaved { n / 2 } else { n };
         let whole = options.whole_epilogue;
         let Form { is_dense, tile, state, .. } = form(&row);
+        // Tiles of the reference are of outputs, all others' of columns of B.
+        let columns = if matches!(row, Row::MatmulReference(_)) { narrow } else { n };
+        let tiles_n = columns.div_ceil(tile[1] as usize);
         let a = operand(of_a, [batch, m, k], is_dense, &mut random);
         let b = operand(of_b, [groups, n, k], is_dense, &mut random);
         let (scale_a, mut of_a) = scales(options.scales[0], [batch, m, k], SCALES[0], &mut random);
@@ -226,7 +236,7 @@ impl Case {
         } else {
             Tensor::out(F32, &[batch, m, n], Lay::Dense)
         };
-        let found = [batch, m, n.div_ceil(128)];
+        let found = [batch, m, narrow.div_ceil(128)];
         let out_scale = match to {
             To::Given => Tensor::new(F32, &[1, 1, 1], Lay::Dense, |_| 0.02),
             _ => Tensor::out(F32, &found, Lay::Odd),
@@ -273,8 +283,8 @@ impl Case {
             n: n as u32,
             k: k as u32,
             tiles_m: tiles_m as u32,
-            tiles_n: (n as u32).div_ceil(tile[1]),
-            tiles: (batch * tiles_m * n.div_ceil(tile[1] as usize)) as u64,
+            tiles_n: tiles_n as u32,
+            tiles: (batch * tiles_m * tiles_n) as u64,
             interleaved: options.interleaved.into(),
             group: options.group as u32,
             group_count: groups as u32,

@@ -1,10 +1,10 @@
 //! The products of 8-bit values on the host model: every row against sums in f64, every granularity of scales, outputs of
 //! 8 bits, any cut of K, any number of blocks, all with nothing found by the model.
 
-use crate::case::scaled::{ALL, By, Case, Group, OUT, Options, To, form};
+use crate::case::scaled::{ALL, By, Case, Group, OUT, OUT_SCALE, Options, To, form};
 use crate::model::{Model, Order};
 use crate::tensor::{BF16, F8E4M3, F8E5M2, F16, F32, I8};
-use leasehold_kernels::{Bytes, MatmulSm80Bytes, Row, rows};
+use leasehold_kernels::{Bytes, MatmulReference, MatmulSm80Bytes, Row, rows};
 use std::collections::BTreeMap;
 
 /// Tails in every axis, less than a tile, more steps than a ring has stages.
@@ -105,6 +105,35 @@ fn outputs_of_bytes_have_scales() {
         options.types[2] = dtype;
         let case = Case::new(*row, options);
         checked(&mut model, &case, Order::Late, &format!("{to:?} {dtype}"));
+    }
+}
+
+/// Its tiles of two rows find the scales of what no other kernel takes, those of columns that gate each other among it.
+#[test]
+fn the_reference_gives_outputs_of_bytes_their_scales() {
+    let Some(mut model) = Model::plain() else { return };
+    let sides = [[F8E4M3, F8E5M2], [I8; 2], [F8E5M2, F8E4M3], [F8E4M3; 2], [I8; 2]];
+    for (i, scales) in ALL.into_iter().map(|a| [a, ALL[(a as usize + 2) % 5]]).enumerate() {
+        let [of_a, of_b] = sides[i];
+        for (finds, to) in [(true, To::Found), (false, To::Given)] {
+            let options = Options {
+                size: [3, 5, 140 << (i % 2), 136],
+                types: [of_a, of_b, [I8, F8E4M3, F8E5M2][i % 3]],
+                scales,
+                to,
+                group: [Group::None, Group::Contiguous, Group::Masked][i % 3],
+                interleaved: i % 2 == 1,
+                whole_epilogue: i / 2 % 2 == 0,
+                seed: i as u64,
+            };
+            let case = Case::new(Row::MatmulReference(MatmulReference { finds }), options);
+            let whole = checked(&mut model, &case, Order::Late, &format!("{options:?}"));
+            let cut = case.run_cut(&mut model, Order::Seeded(3), 128);
+            assert_eq!(cut.found, "", "{options:?}");
+            for buffer in [OUT, OUT_SCALE] {
+                assert!(cut.buffers[buffer] == whole[buffer], "{options:?}: other bits of a cut");
+            }
+        }
     }
 }
 
