@@ -11,6 +11,7 @@
 #include <utility>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define MODEL_SANITIZED 1
 #else
@@ -70,6 +71,10 @@ class Stack {
     Stack& operator=(Stack&&) = delete;
     ~Stack() {
         if (mapped_ != nullptr) {
+#if MODEL_SANITIZED
+            // A fiber that never ended has left its frames' bounds there, and the next stack may have its place.
+            __asan_unpoison_memory_region(mapped_, bytes_);
+#endif
             munmap(mapped_, bytes_);
         }
     }

@@ -9,8 +9,8 @@ mod compiler;
 #[path = "../digest/mod.rs"]
 mod digest;
 
-pub(crate) use compiler::Build;
-use compiler::{Compiler, units};
+use compiler::units;
+pub(crate) use compiler::{Build, Compiler};
 use leasehold_kernels::{Row, rows};
 use std::collections::HashMap;
 use std::io::{Read, Write};
