@@ -9,7 +9,9 @@
 
 namespace model {
 
-constexpr uint32_t SUM_POISON = 0x7fc5a5a5;  // A NaN that nothing computes.
+// What stands in for a thread's first sum, the next number for its second: NaNs that nothing computes. They signal, so that
+// any arithmetic on one leaves another, and one that is moved is not its place's.
+constexpr uint32_t SUM_POISON = 0x7fa5a500;
 
 // A sum and 32 products of floats of 8 bits, as matrix units of Hopper were found to add (DeepSeek-V3, arXiv 2412.19437,
 // section 3.5.2): all are aligned to the largest of them, and of each no more is kept than the largest's upper 14 bits cover.
@@ -65,7 +67,8 @@ inline size_t take_sums(Warpgroup& group, uint32_t thread, float* sums, uint32_t
     }
     given.push_back({sums, {sums, sums + count}, last});
     for (uint32_t i = 0; i < count; i++) {
-        memcpy(&sums[i], &SUM_POISON, sizeof SUM_POISON);
+        const uint32_t poison = SUM_POISON + i;
+        memcpy(&sums[i], &poison, sizeof poison);
     }
     return given.size() - 1;
 }
@@ -79,7 +82,7 @@ inline void give_sums(Warpgroup& group, uint32_t thread, uint32_t done, const Wh
         for (size_t i = 0; i < given.values.size(); i++) {
             uint32_t bits;
             memcpy(&bits, &given.owner[i], sizeof bits);
-            if (bits != SUM_POISON) {
+            if (bits != SUM_POISON + i) {
                 world->report.error("wgmma-sums", where, "thread %u touched sum %zu while a product ran", thread, i);
             }
             given.owner[i] = given.values[i];

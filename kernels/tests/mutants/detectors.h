@@ -147,6 +147,19 @@ inline void products_apart(bool wrong) {
 inline void sums_written(bool wrong) {
     multiply(0, [=](f32* sums) { sums[3] = wrong ? 1.0f : sums[3]; });
 }
+inline void sums_scaled(bool wrong) {
+    multiply(0, [=](f32* sums) {
+        for (u32 i = 0; wrong && i < 32; i++) {
+            sums[i] *= 0.5f;
+        }
+    });
+}
+inline void sums_added_to(bool wrong) {
+    multiply(0, [=](f32* sums) { sums[31] = wrong ? sums[31] + 1.0f : sums[31]; });
+}
+inline void sums_moved(bool wrong) {
+    multiply(0, [=](f32* sums) { sums[0] = sums[wrong ? 1 : 0]; });
+}
 
 inline void nothing(bool) {}
 
@@ -173,6 +186,9 @@ inline const Case CASES[] = {
     {"deadlock-barrier", "arrival", arrival_missing},
     {"wgmma-divergent", "products", products_apart, 128},
     {"wgmma-sums", "written", sums_written, 128},
+    {"wgmma-sums", "scaled", sums_scaled, 128},
+    {"wgmma-sums", "added to", sums_added_to, 128},
+    {"wgmma-sums", "moved", sums_moved, 128},
     {"grid", "half a cluster", nothing, 32, 2, 1},
 };
 
