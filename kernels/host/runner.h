@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cuda/types.h"
+#include "host/layouts.h"
 #include "host/rows.h"
 #include "host/swizzles.h"
 

@@ -4,6 +4,7 @@
 #include "cuda/tile/fragment.h"
 #include "cuda/types.h"
 #include "host/ptx/convert.h"
+#include "host/products.h"
 #include "host/ptx/memory.h"
 #include "host/world.h"
 
