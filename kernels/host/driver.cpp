@@ -205,7 +205,8 @@ API cuMemcpyHtoDAsync_v2(u64 to, const void* from, u64 bytes, void* handle) {
         if (driver.memory.is_pinned(from, bytes)) {
             return add(stream, to, bytes, [=] { memcpy(reinterpret_cast<void*>(to), from, bytes); });
         }
-        const auto staged = std::make_shared<std::vector<u8>>(static_cast<const u8*>(from), static_cast<const u8*>(from) + bytes);
+        const u8* first = static_cast<const u8*>(from);
+        const auto staged = std::make_shared<std::vector<u8>>(first, first + bytes);
         return add(stream, to, bytes, [=] { memcpy(reinterpret_cast<void*>(to), staged->data(), bytes); });
     });
 }
@@ -231,7 +232,8 @@ API cuMemcpyDtoDAsync_v2(u64 to, u64 from, u64 bytes, void* handle) {
         if (!is_device_memory(from, bytes)) {
             return INVALID_VALUE;
         }
-        return add(stream, to, bytes, [=] { memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes); });
+        const auto copy = [=] { memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes); };
+        return add(stream, to, bytes, copy);
     });
 }
 

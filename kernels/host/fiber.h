@@ -58,7 +58,8 @@ class Stack {
   public:
     Stack() {
         const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-        void* at = mmap(nullptr, STACK_BYTES + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        constexpr int FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void* at = mmap(nullptr, STACK_BYTES + page, PROT_READ | PROT_WRITE, FLAGS, -1, 0);
         if (at == MAP_FAILED || mprotect(at, page, PROT_NONE) != 0) {
             abort();
         }

@@ -66,7 +66,8 @@ inline void check_exit(World& w) {
             known |= w.shared->clock(warp).ticks[agent] >= w.signals[agent];
         }
         if (!known) {
-            w.report.error("cluster-exit", Where::current(), "block %u ended and did not wait for all that its peers signal", w.block);
+            w.report.error("cluster-exit", Where::current(), "block %u ended and did not wait for all that its peers signal",
+                           w.block);
             break;
         }
     }
@@ -86,7 +87,8 @@ inline void check_exit(World& w) {
     }
     for (uint32_t i = 0; i < w.named.size(); i++) {
         if (w.named[i].arrived > 0) {
-            w.report.error("exit-with-arrivals", Where::current(), "%u threads came to barrier %u, and nobody met there", w.named[i].arrived, i);
+            w.report.error("exit-with-arrivals", Where::current(), "%u threads came to barrier %u, and nobody met there",
+                           w.named[i].arrived, i);
         }
     }
     if (!w.boxes.empty()) {
@@ -94,7 +96,8 @@ inline void check_exit(World& w) {
     }
     for (const Warpgroup& group : w.warpgroups) {
         if (group.done < group.all.size()) {
-            w.report.error("exit-with-products", Where::current(), "%zu products not waited for", group.all.size() - group.done);
+            w.report.error("exit-with-products", Where::current(), "%zu products not waited for",
+                           group.all.size() - group.done);
         }
     }
 }

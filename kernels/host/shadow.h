@@ -3,8 +3,8 @@
 //
 // Races are found by happens-before, whatever order was run: each agent has a clock of all agents, barriers join them
 // (FastTrack, Flanagan and Freund 2009). Agents are the warps of a cluster's blocks, and the barriers that count bytes: what
-// the copy engine writes is known to whoever waited for its barrier, and to nobody else. Lanes of a warp are one agent; between two of them
-// only `sync_warp` or a barrier orders, which a count of both tells.
+// the copy engine writes is known to whoever waited for its barrier, and to nobody else. Lanes of a warp are one agent;
+// between two of them only `sync_warp` or a barrier orders, which a count of both tells.
 #pragma once
 
 #include <algorithm>
@@ -246,7 +246,8 @@ class Shadow {
     }
 
     void tell_read(uint32_t cell_at, const Toucher& who, uint32_t warp) {
-        report_.error("race", who.where, "write of 0x%x by warp %u lane %u, read by warp %u", cell_at, who.warp, who.lane, warp);
+        report_.error("race", who.where, "write of 0x%x by warp %u lane %u, read by warp %u", cell_at, who.warp, who.lane,
+                      warp);
     }
 
     bool unordered(const Cell& cell, const Toucher& who, const Clock& clock) const {

@@ -171,10 +171,15 @@ struct World {
     Toucher toucher(const Where& where) const { return {running / LANES, running % LANES, where}; }
 
     bool early_copies() {
-        return config.order == Order::Early || config.order == Order::LateProducts || (config.order == Order::Seeded && draw(2) == 0);
+        return is_early(Order::LateProducts);
     }
     bool early_products() {
-        return config.order == Order::Early || config.order == Order::LateCopies || (config.order == Order::Seeded && draw(2) == 0);
+        return is_early(Order::LateCopies);
+    }
+
+    // Whether what this order has early, the other being late, comes at once.
+    bool is_early(Order but_late) {
+        return config.order == Order::Early || config.order == but_late || (config.order == Order::Seeded && draw(2) == 0);
     }
 
     // xorshift64*, for seeded orders.

@@ -16,7 +16,8 @@ DEVICE void sync_cluster(const model::Where& where = model::Where::current()) {
     }
     if (++cluster.arrived < threads) {
         model::world->thread().ticket = cluster.met;
-        model::wait_until([](const model::Thread& t) { return model::world->cluster.met != t.ticket; }, "the cluster's barrier", where);
+        const auto all_met = [](const model::Thread& t) { return model::world->cluster.met != t.ticket; };
+        model::wait_until(all_met, "the cluster's barrier", where);
         return;
     }
     cluster.arrived = 0;

@@ -56,7 +56,8 @@ void store_matrices(const char* name, u32 row, const u32 (&in)[MATRICES], bool t
         for (u32 lane = 0; lane < LANES; lane++) {
             for (u32 i = 0; i < 2 * MATRICES; i++) {
                 const u32 r = fragment::matrix_row(lane), c = fragment::matrix_column(lane, i % 2);
-                matrices[i / 2][transposed ? c : r][transposed ? r : c] = static_cast<u16>(ins[lane]->in[i / 2] >> 16 * (i % 2));
+                u16& element = matrices[i / 2][transposed ? c : r][transposed ? r : c];
+                element = static_cast<u16>(ins[lane]->in[i / 2] >> 16 * (i % 2));
             }
         }
         for (u32 i = 0; i < 8 * MATRICES; i++) {
@@ -80,12 +81,13 @@ inline void mma(const char* name, f32 (&sums)[4], const u32 (&a)[4], const u32 (
     u32 none = 0;
     meet(name, in, none, where, [&](const Fragments** ins, u32**) {
         f32 lhs[16][16], rhs[16][8];
+        const auto value = [=](const u32* words, u32 i) { return widen(static_cast<u16>(words[i / 2] >> 16 * (i % 2))); };
         for (u32 lane = 0; lane < LANES; lane++) {
             for (u32 i = 0; i < 8; i++) {
-                lhs[fragment::a_row(lane, i)][fragment::a_column(lane, i)] = widen(static_cast<u16>(ins[lane]->a[i / 2] >> 16 * (i % 2)));
+                lhs[fragment::a_row(lane, i)][fragment::a_column(lane, i)] = value(ins[lane]->a, i);
             }
             for (u32 i = 0; i < 4; i++) {
-                rhs[fragment::b_row(lane, i)][fragment::b_column(lane)] = widen(static_cast<u16>(ins[lane]->b[i / 2] >> 16 * (i % 2)));
+                rhs[fragment::b_row(lane, i)][fragment::b_column(lane)] = value(ins[lane]->b, i);
             }
         }
         for (u32 lane = 0; lane < LANES; lane++) {
@@ -180,7 +182,8 @@ DEVICE void store_matrices_transposed(u32 row, const u32 (&in)[MATRICES], const 
     model::store_matrices("store_matrices_transposed", row, in, true, where);
 }
 
-DEVICE void mma_bf16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
+DEVICE void mma_bf16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2],
+                     const model::Where& where = model::Where::current()) {
     model::mma("mma_bf16", sums, a, b, [](u16 x) { return f32_of_bits(static_cast<u32>(x) << 16); }, where);
 }
 
@@ -188,7 +191,8 @@ DEVICE void mma_f16(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const 
     model::mma("mma_f16", sums, a, b, f32_of_f16, where);
 }
 
-DEVICE void mma_tf32(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2], const model::Where& where = model::Where::current()) {
+DEVICE void mma_tf32(f32 (&sums)[4], const u32 (&a)[4], const u32 (&b)[2],
+                     const model::Where& where = model::Where::current()) {
     model::mma_tf32(sums, a, b, where);
 }
 

@@ -50,7 +50,8 @@ void each_of_box(const TensorMap& map, u32 shared, const i32 (&at)[5], F f) {
         for (u32 i = 0; i < map.box[0]; i++) {
             const i64 x = at[0] + static_cast<i64>(i);
             const bool is = inside && x >= 0 && static_cast<u64>(x) < map.sizes[0];
-            f(swizzled(shared + row * row_bytes + i * map.element, map.narrower), is ? line + static_cast<u64>(x) * map.element : 0);
+            const u32 in_shared = swizzled(shared + row * row_bytes + i * map.element, map.narrower);
+            f(in_shared, is ? line + static_cast<u64>(x) * map.element : 0);
         }
     }
 }
@@ -147,11 +148,13 @@ inline void start_box(World& to, u32 shared, const TensorMap& map, u32 barrier, 
 
 }  // namespace model
 
-DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
+DEVICE void copy_box(u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5],
+                     const model::Where& where = model::Where::current()) {
     model::start_box(*model::world, shared, map, barrier, at, where);
 }
 
-DEVICE void copy_box_to(u16 blocks, u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
+DEVICE void copy_box_to(u16 blocks, u32 shared, const TensorMap& map, u32 barrier, const i32 (&at)[5],
+                        const model::Where& where = model::Where::current()) {
     model::Cluster& cluster = model::world->cluster;
     if (blocks == 0 || blocks >> cluster.blocks.size() != 0) {
         model::world->report.error("cluster", where, "a box to blocks 0x%x of %zu", blocks, cluster.blocks.size());
@@ -164,7 +167,8 @@ DEVICE void copy_box_to(u16 blocks, u32 shared, const TensorMap& map, u32 barrie
     }
 }
 
-DEVICE void store_box(const TensorMap& map, u32 shared, const i32 (&at)[5], const model::Where& where = model::Where::current()) {
+DEVICE void store_box(const TensorMap& map, u32 shared, const i32 (&at)[5],
+                      const model::Where& where = model::Where::current()) {
     model::World& w = *model::world;
     const u32 bytes = model::bytes_of(map);
     if (!model::is_place(map, shared, where)) {

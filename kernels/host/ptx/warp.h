@@ -39,7 +39,8 @@ inline bool come_to(u32 number, u32 threads, bool waits, const Where& where) {
         return false;
     }
     if (barrier.warps.size() * LANES != threads) {
-        w.report.error("barrier", where, "%zu warps are among the %u threads at barrier %u", barrier.warps.size(), threads, number);
+        w.report.error("barrier", where, "%zu warps are among the %u threads at barrier %u", barrier.warps.size(), threads,
+                       number);
     }
     w.shared->meet(barrier.waiting, barrier.known);
     const uint64_t met = barrier.met + 1;

@@ -100,7 +100,8 @@ inline std::vector<f32> left_of(const Product& product, const Left& left, const 
     return out;
 }
 
-inline void run_product(u32 index, u32 number, const Left& left, u64 b, u32 n, bool b_outer, const Kind& kind, const Where& where) {
+inline void run_product(u32 index, u32 number, const Left& left, u64 b, u32 n, bool b_outer, const Kind& kind,
+                        const Where& where) {
     Warpgroup& group = world->warpgroups[index];
     const size_t of = group.all[number]->sums;
     const u32 depth = kind.depth();
@@ -145,7 +146,8 @@ inline void wgmma(f32* sums, u32 n, const Left& left, u64 b, bool b_outer, const
         group.all.push_back(std::move(made));
     }
     Product& product = *group.all[number];
-    if (product.a != left.descriptor || product.b != b || product.sums != of || product.fragments.empty() != (left.fragment == nullptr)) {
+    const bool is_alike = product.fragments.empty() == (left.fragment == nullptr);
+    if (product.a != left.descriptor || product.b != b || product.sums != of || !is_alike) {
         w.report.error("wgmma-divergent", where, "thread %u multiplies other matrices than its warpgroup", thread);
         return;
     }
