@@ -8,15 +8,17 @@
 mod compiler;
 #[path = "../digest/mod.rs"]
 mod digest;
+pub(crate) mod witness;
 
 use compiler::units;
 pub(crate) use compiler::{Build, Compiler};
 use leasehold_kernels::{Row, rows};
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
+use witness::Witness;
 
 /// When copies become visible, as in `host/world.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ impl Order {
     }
 }
 
-/// Whether all rows run all cases in all orders.
+/// Whether all rows run all cases in all orders, and all of them under sanitizers.
 fn is_full() -> bool {
     std::env::var("LEASEHOLD_TEST_FULL").is_ok_and(|value| value == "1")
 }
@@ -57,77 +59,39 @@ pub(crate) struct Outcome {
     pub(crate) buffers: Vec<Vec<u8>>,
 }
 
-/// A quick program and one with sanitizers.
-type Programs = [PathBuf; 2];
+/// Rows that are tested together, and the programs that are built of them once a test program: of all of them, and with
+/// sanitizers of those that are due.
+struct Kind {
+    name: &'static str,
+    has: fn(&Row) -> bool,
+    /// `None` where there is no C++ compiler, as a skip.
+    plain: OnceLock<Option<PathBuf>>,
+    sanitized: OnceLock<PathBuf>,
+}
+
+impl Kind {
+    const fn new(name: &'static str, has: fn(&Row) -> bool) -> Self {
+        Self { name, has, plain: OnceLock::new(), sanitized: OnceLock::new() }
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        rows().into_iter().filter(self.has).collect()
+    }
+}
+
+static PRODUCTS: Kind =
+    Kind::new("products", |row| row.key().starts_with("matmul") && !is_plain(row));
+static ATTENTION: Kind = Kind::new("attention", |row| row.key().starts_with("attention"));
+static PLAIN: Kind = Kind::new("plain", is_plain);
 
 /// The running program.
 pub(crate) struct Model {
     child: Child,
     rows: Vec<Row>,
-    witness: Option<Witness>,
-}
-
-/// Runs of a row that are witnessed.
-const WITNESSED: u32 = 2;
-
-/// The same with address and undefined-behaviour sanitizers: of each form of kernel one row, each that changed since
-/// `sanitized.tsv` was written, and all where `LEASEHOLD_TEST_FULL=1`. It runs the first cases of a row again, in every
-/// order, and must see the same.
-struct Witness {
-    program: &'static Path,
-    rows: Vec<Row>,
-    model: Option<Box<Model>>,
-}
-
-impl Witness {
-    /// The program's model, while a row has runs left.
-    fn of(&mut self, row: &Row) -> Option<&mut Model> {
-        static RUNS: OnceLock<Mutex<HashMap<Row, u32>>> = OnceLock::new();
-        if !self.rows.contains(row) {
-            return None;
-        }
-        let mut runs =
-            RUNS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-        let runs = runs.entry(*row).or_default();
-        *runs += 1;
-        let (program, rows) = (self.program, self.rows.clone());
-        (*runs <= WITNESSED)
-            .then(|| &mut **self.model.get_or_insert_with(|| Box::new(Model::spawn(program, rows))))
-    }
-}
-
-/// Every row with the digest of what it is made of, as `sanitized.tsv` keeps those that have run under sanitizers.
-pub(crate) fn sanitized() -> String {
-    rows().iter().map(line).collect()
-}
-
-fn line(row: &Row) -> String {
-    format!("{}\t{}\n", row.key(), digest::of(row, []))
-}
-
-/// The file of those.
-pub(crate) const SANITIZED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sanitized.tsv");
-
-/// What it held when this program began.
-pub(crate) fn known() -> &'static str {
-    static KNOWN: OnceLock<String> = OnceLock::new();
-    KNOWN.get_or_init(|| std::fs::read_to_string(SANITIZED).unwrap_or_default())
-}
-
-/// One row of each function that rows instantiate, and of each form of it; and those that changed.
-fn witnessed(rows: &[Row]) -> Vec<Row> {
-    let mut seen = Vec::new();
-    let mut is_new = |row: &&Row| {
-        let of_sm90 = match row {
-            Row::MatmulSm90(row) => Some((row.form, row.cluster)),
-            _ => None,
-        };
-        let form = (row.template().2, of_sm90);
-        let is_new = !seen.contains(&form);
-        seen.push(form);
-        is_new || !known().contains(&line(row)) || is_full()
-    };
-    rows.iter().filter(|row| is_new(row)).copied().collect()
+    kind: Option<&'static Kind>,
+    /// Rows that it has run.
+    ran: HashSet<Row>,
+    witness: Option<Box<Witness>>,
 }
 
 /// An address as a case has it: a buffer's number and an offset in bytes.
@@ -136,41 +100,53 @@ pub(crate) fn address(buffer: usize, offset: usize) -> u64 {
 }
 
 impl Model {
-    /// The program of every row of products by tensor cores, built once a test program; `None` where there is no C++
-    /// compiler, as a skip.
+    /// The program of every row of products by tensor cores; `None` where there is no C++ compiler, as a skip.
     pub(crate) fn start() -> Option<Self> {
-        static PROGRAM: OnceLock<Option<Programs>> = OnceLock::new();
-        Self::shared(&PROGRAM, "products", |row| row.key().starts_with("matmul") && !is_plain(row))
+        Self::shared(&PRODUCTS)
     }
 
     /// The same of the rows of attention.
     pub(crate) fn attention() -> Option<Self> {
-        static PROGRAM: OnceLock<Option<Programs>> = OnceLock::new();
-        Self::shared(&PROGRAM, "attention", |row| row.key().starts_with("attention"))
+        Self::shared(&ATTENTION)
     }
 
     /// The same of all other rows.
     pub(crate) fn plain() -> Option<Self> {
-        static PROGRAM: OnceLock<Option<Programs>> = OnceLock::new();
-        Self::shared(&PROGRAM, "plain", is_plain)
+        Self::shared(&PLAIN)
     }
 
-    fn shared(
-        programs: &'static OnceLock<Option<Programs>>,
-        name: &str,
-        has: impl Fn(&Row) -> bool,
-    ) -> Option<Self> {
-        let rows: Vec<Row> = rows().into_iter().filter(has).collect();
-        let witnessed = witnessed(&rows);
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let programs = programs.get_or_init(|| {
-            let sanitized = compile(Build::Sanitized, folder, name, &witnessed)?;
-            Some([compile(Build::Plain, folder, name, &rows)?, sanitized])
-        });
-        let [plain, sanitized] = programs.as_ref()?;
-        let mut model = Self::spawn(plain, rows);
-        model.witness = Some(Witness { program: sanitized, rows: witnessed, model: None });
+    fn shared(kind: &'static Kind) -> Option<Self> {
+        let build = || compile(Build::Plain, crate_folder(), kind.name, &kind.rows());
+        let mut model = Self::spawn(kind.plain.get_or_init(build).as_ref()?, kind.rows());
+        model.kind = Some(kind);
         Some(model)
+    }
+
+    /// From here on, what is [`witnessed`](Self::witnessed) is run under sanitizers too, of those of these rows that are due.
+    /// Says which these are.
+    pub(crate) fn watch(&mut self, rows: &[Row]) -> Vec<Row> {
+        let kind = self.kind.expect("a program of a kind");
+        let mut due = witness::due(&kind.rows());
+        let build = || compile(Build::Sanitized, crate_folder(), kind.name, &due);
+        let program = kind.sanitized.get_or_init(|| build().expect("the compiler is there"));
+        let of_program = due.clone();
+        due.retain(|row| rows.contains(row));
+        self.witness = Some(Box::new(Witness::new(program, of_program, &due)));
+        due
+    }
+
+    /// What a run does, its first launches of each watched row under sanitizers too.
+    pub(crate) fn witnessed<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> T {
+        self.witness.iter_mut().for_each(|witness| witness.is_on = true);
+        let result = run(self);
+        self.witness.iter_mut().for_each(|witness| witness.is_on = false);
+        result
+    }
+
+    /// Whether it has run a row, and that under sanitizers.
+    pub(crate) fn has_run(&self, row: &Row) -> [bool; 2] {
+        let is_seen = self.witness.as_ref().is_some_and(|witness| witness.has_seen(row));
+        [self.ran.contains(row), is_seen]
     }
 
     /// The program of some rows, from sources in any folder.
@@ -185,7 +161,7 @@ impl Model {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the model starts");
-        Self { child, rows, witness: None }
+        Self { child, rows, kind: None, ran: HashSet::new(), witness: None }
     }
 
     /// Runs a row on a grid of `blocks`. Addresses stand at `places` in the arguments.
@@ -198,16 +174,9 @@ impl Model {
         buffers: &[Vec<u8>],
     ) -> Outcome {
         let outcome = self.run_once(row, order, blocks, args, buffers);
-        if let Some(model) = self.witness.as_mut().and_then(|witness| witness.of(row)) {
-            for order in Order::ALL {
-                let seen = model.run_once(row, order, blocks, args, buffers);
-                let what = format!("{} {order:?}, sanitized", row.key());
-                assert_eq!(seen.found, outcome.found, "{what}");
-                // Whose bad index is the first is open; the words of the fault are as long as nothing else.
-                let pairs = seen.buffers.iter().zip(&outcome.buffers);
-                let is_equal = |(a, b): (&Vec<u8>, &Vec<u8>)| a == b || a.len() == 12;
-                assert!(pairs.into_iter().all(is_equal), "{what}: other bits");
-            }
+        self.ran.insert(*row);
+        if let Some(witness) = &mut self.witness {
+            witness.see(row, blocks, args, buffers, &outcome);
         }
         outcome
     }
@@ -281,9 +250,13 @@ fn is_plain(row: &Row) -> bool {
     )
 }
 
+fn crate_folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 /// The program around rows, of sources in a folder; what is made of others than the crate's own lies beside them.
 fn compile(build: Build, folder: &Path, name: &str, rows: &[Row]) -> Option<PathBuf> {
-    let own = folder == Path::new(env!("CARGO_MANIFEST_DIR"));
+    let own = folder == crate_folder();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let made = if own { target.join("model") } else { folder.join("made") };
     let main = "#include \"host/runner.h\"\nint main() { return model::run_cases(); }\n";

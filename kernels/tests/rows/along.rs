@@ -78,9 +78,7 @@ fn unrounded(out: &Tensor, i: usize) -> Tensor {
     Tensor::out(F32, &out.shape, LAYS[(i + 2) % 5])
 }
 
-#[test]
-fn norms_agree() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn norms_agree(model: &mut Model) {
     let mut random = Random(11);
     for i in 0..2 * CASES.len() {
         let layer = i < CASES.len();
@@ -104,7 +102,7 @@ fn norms_agree() {
         let places = places(offset_of!(NormArgs, views), 4, offset_of!(NormArgs, rows));
         for rows in passes(args.rows, if layer { &[0, 1, 2] } else { &[1, 2] }) {
             let args = NormArgs { rows, ..args };
-            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let (ws, bs) = (weight.values(), bias.values());
         let mut want = Vec::new();
@@ -124,14 +122,12 @@ fn norms_agree() {
         let args = NormArgs { views: [x.view(0), plain.view(1)], ..args };
         buffers[1].clone_from(&plain.bytes);
         let (row, threads) = (StreamingReference::Norm, args.rows.count);
-        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        let by_one = simple(model, row, threads, (&args, &places), &buffers);
         assert_close(&got, &plain.read(&by_one[1]), out.dtype, 4.0, &what);
     }
 }
 
-#[test]
-fn gradients_of_norms_agree() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn gradients_of_norms_agree(model: &mut Model) {
     let mut random = Random(19);
     for (i, n) in [1, 40, 512, 520, 4096, 8000, 8200, 20_000].into_iter().enumerate() {
         let (layer, weighs) = (i % 2 == 0, i % 3 != 0);
@@ -156,7 +152,7 @@ fn gradients_of_norms_agree() {
         let places = places(at, 5, offset_of!(NormBackwardArgs, rows));
         for rows in passes(args.rows, if layer { &[0, 1, 2, 3] } else { &[1, 2, 3] }) {
             let args = NormBackwardArgs { rows, ..args };
-            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let (ws, xs, ds) = (weight.values(), x.values(), d_out.values());
         let (mut want, mut want_terms) = (Vec::new(), Vec::new());
@@ -185,15 +181,13 @@ fn gradients_of_norms_agree() {
         buffers[3].clone_from(&terms.bytes);
         let (row, threads) = (StreamingReference::NormBackward, args.rows.count);
         let args = NormBackwardArgs { views, ..args };
-        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        let by_one = simple(model, row, threads, (&args, &places), &buffers);
         assert_close(&got, &plain.read(&by_one[2]), a, scale, &what);
         assert_close(&got_terms, &terms.read(&by_one[3]), F32, 8.0, &what);
     }
 }
 
-#[test]
-fn softmaxes_agree_and_hide() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn softmaxes_agree_and_hide(model: &mut Model) {
     let mut random = Random(13);
     for i in 0..CASES.len() + 1 {
         let (mut x, out) = operands(i, &mut random);
@@ -215,7 +209,7 @@ fn softmaxes_agree_and_hide() {
         let places = places(offset_of!(SoftmaxArgs, views), 2, offset_of!(SoftmaxArgs, rows));
         for rows in passes(args.rows, &[0, 1]) {
             let args = SoftmaxArgs { rows, ..args };
-            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let mut want = Vec::new();
         for row in x.values().chunks(n) {
@@ -235,14 +229,12 @@ fn softmaxes_agree_and_hide() {
         let args = SoftmaxArgs { views: [x.view(0), plain.view(1)], ..args };
         buffers[1].clone_from(&plain.bytes);
         let (row, threads) = (StreamingReference::Softmax, args.rows.count);
-        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        let by_one = simple(model, row, threads, (&args, &places), &buffers);
         assert_close(&got, &plain.read(&by_one[1]), out.dtype, largest, &what);
     }
 }
 
-#[test]
-fn reductions_agree() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn reductions_agree(model: &mut Model) {
     let mut random = Random(17);
     for i in 0..2 * CASES.len() {
         let across = i >= CASES.len();
@@ -270,7 +262,7 @@ fn reductions_agree() {
         let places = places(offset_of!(ReduceArgs, views), 2, offset_of!(ReduceArgs, rows));
         for rows in launches {
             let args = ReduceArgs { rows, ..args };
-            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let values = x.values();
         let fold = |row: &[f64]| match i % 4 {
@@ -288,7 +280,7 @@ fn reductions_agree() {
         let args = ReduceArgs { views: [x.view(0), plain.view_without(1)], ..args };
         buffers[1].clone_from(&plain.bytes);
         let (row, threads) = (StreamingReference::Reduce, args.rows.count);
-        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        let by_one = simple(model, row, threads, (&args, &places), &buffers);
         assert_close(&got, &plain.read(&by_one[1]), dtype, scale, &what);
     }
 }

@@ -21,9 +21,7 @@ fn right(model: &mut Model, key: &str, options: Options, seed: u64) {
     case.check(&outcome).unwrap_or_else(|wrong| panic!("{key} {options:?}: {wrong}"));
 }
 
-#[test]
-fn every_row_attends_in_every_order() {
-    let Some(mut model) = Model::attention() else { return };
+pub(crate) fn every_row_attends_in_every_order(model: &mut Model) {
     let forward = |row: &Row| {
         use Row::{AttentionPaged, AttentionReference, AttentionSm80, AttentionSm90};
         matches!(
@@ -37,11 +35,11 @@ fn every_row_attends_in_every_order() {
             let options = Options { causal, group: 1 + (i + j) % 3, rows, keys, ..PLAIN };
             let what = format!("{row:?} {options:?}");
             let case = Case::new(row, options, (i + j) as u64);
-            let late = case.run(&mut model, Order::Late);
+            let late = model.witnessed(|model| case.run(model, Order::Late));
             assert_eq!(late.found, "", "{what}");
             case.check(&late).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
             for order in Order::others(i, j) {
-                let other = case.run(&mut model, *order);
+                let other = case.run(model, *order);
                 assert_eq!(other.found, "", "{what} {order:?}");
                 assert!(other.buffers == late.buffers, "{what}: {order:?} gives other bits");
             }

@@ -24,9 +24,7 @@ fn cuts(range: Range) -> Vec<Range> {
     vec![part(0, cut), part(cut, 1), part(cut + 1, range.count - cut - 1)]
 }
 
-#[test]
-fn copies_move_bits() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn copies_move_bits(model: &mut Model) {
     let mut random = Random(3);
     for (i, width) in [1u32, 2, 4].into_iter().cycle().take(30).enumerate() {
         let (shape, from, to) = (SHAPES[i % 4], LAYS[i % 5], LAYS[i / 5 % 5]);
@@ -41,20 +39,18 @@ fn copies_move_bits() {
         let parts = |range| if i % 2 == 0 { vec![range] } else { cuts(range) };
         for range in parts(range) {
             let args = CopyArgs { range, views };
-            buffers = launch(&mut model, row, range.blocks(), (&args, &places), &buffers);
+            buffers = launch(model, row, range.blocks(), (&args, &places), &buffers);
         }
         assert_eq!(out.read(&buffers[1]), x.values(), "{shape:?} {from:?} {to:?}");
         for range in parts(one_by_one(range)) {
             let args = (&CopyArgs { range, views }, &places[..]);
-            by_one = simple(&mut model, StreamingReference::Copy, range.count, args, &by_one);
+            by_one = simple(model, StreamingReference::Copy, range.count, args, &by_one);
         }
         assert!(by_one == buffers, "{shape:?} {from:?} {to:?}: the simple kernel differs");
     }
 }
 
-#[test]
-fn copies_turn() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn copies_turn(model: &mut Model) {
     let mut random = Random(4);
     for (i, [entries, rows, columns]) in
         [[2, 70, 65], [1, 64, 128], [3, 5, 200]].into_iter().enumerate()
@@ -84,7 +80,7 @@ fn copies_turn() {
             for [first, count] in [[0, tiles / 2], [tiles / 2, tiles - tiles / 2]] {
                 let args = TurnArgs { first, count, ..args };
                 let row = Streaming::CopyTurned(width);
-                buffers = launch(&mut model, row, count, (&args, &places), &buffers);
+                buffers = launch(model, row, count, (&args, &places), &buffers);
             }
             let values = x.values();
             let of = |at: usize| {
@@ -100,7 +96,7 @@ fn copies_turn() {
             let places = self::places(offset_of!(CopyArgs, views), 2);
             let before = [x.bytes.clone(), out.bytes.clone()];
             let (row, args) = (StreamingReference::Copy, (&args, &places[..]));
-            let by_one = simple(&mut model, row, range.count, args, &before);
+            let by_one = simple(model, row, range.count, args, &before);
             assert!(by_one == buffers, "{rows} by {columns} of {width}: the simple kernel differs");
         }
     }
@@ -133,9 +129,7 @@ fn gelu_tanh(x: f64) -> f64 {
     0.5 * x * (1.0 + inner.tanh())
 }
 
-#[test]
-fn every_function_maps() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn every_function_maps(model: &mut Model) {
     let one = |number, of: fn(f64, f64) -> f64| Function { number, pairs: false, of };
     let two = |number, of: fn(f64, f64) -> f64| Function { number, pairs: true, of };
     let functions = [
@@ -186,7 +180,7 @@ fn every_function_maps() {
         let buffers = [x.bytes.clone(), y.bytes.clone(), out.bytes.clone()];
         let places = places(offset_of!(MapArgs, views), 3);
         let blocks = args.range.blocks();
-        let after = launch(&mut model, row, blocks, (&args, &places), &buffers);
+        let after = launch(model, row, blocks, (&args, &places), &buffers);
         let (xs, ys) = (x.values(), y.values());
         let want: Vec<f64> =
             xs.iter().zip(&ys).map(|(&x, &y)| 0.5 * (function.of)(x, y) + 1.0).collect();
@@ -195,7 +189,7 @@ fn every_function_maps() {
         assert_close(&out.read(&after[2]), &want, to, scale, &what);
         let args = MapArgs { range: one_by_one(args.range), ..args };
         let (row, threads) = (StreamingReference::Map, args.range.count);
-        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        let by_one = simple(model, row, threads, (&args, &places), &buffers);
         assert!(by_one == after, "{what}: the simple kernel differs");
     }
 }
@@ -223,9 +217,7 @@ fn logarithms_and_exponentials_keep_their_edges() {
     assert!(exp[6].is_nan());
 }
 
-#[test]
-fn integers_wrap_and_repeat() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn integers_wrap_and_repeat(model: &mut Model) {
     let mut random = Random(9);
     let shape = [6, 9];
     for (number, of) in [
@@ -250,7 +242,7 @@ fn integers_wrap_and_repeat() {
             };
             let places = places(offset_of!(MapArgs, views), 3);
             let buffers = [x.bytes.clone(), y.bytes.clone(), out.bytes.clone()];
-            let after = launch(&mut model, row, 1, (&args, &places), &buffers);
+            let after = launch(model, row, 1, (&args, &places), &buffers);
             let want: Vec<f64> = x
                 .values()
                 .iter()
@@ -265,7 +257,7 @@ fn integers_wrap_and_repeat() {
             assert_eq!(out.read(&after[2]), want, "function {number} of {dtype}");
             let args = MapArgs { range: one_by_one(args.range), ..args };
             let (row, threads) = (StreamingReference::Map, args.range.count);
-            let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+            let by_one = simple(model, row, threads, (&args, &places), &buffers);
             assert!(by_one == after, "function {number} of {dtype}: the simple kernel differs");
         }
     }

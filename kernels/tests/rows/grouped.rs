@@ -48,7 +48,8 @@ fn run(model: &mut Model, args: &MatmulGroupsArgs, sizes: &[u32]) -> (Vec<GroupE
         offset_of!(MatmulGroupsArgs, fault) as u32,
     ];
     let launch = (bytemuck::bytes_of(&args), &places[..]);
-    let outcome = model.run(&Row::MatmulGroups(MatmulGroups), Order::Late, 1, launch, &buffers);
+    let row = Row::MatmulGroups(MatmulGroups);
+    let outcome = model.witnessed(|model| model.run(&row, Order::Late, 1, launch, &buffers));
     assert_eq!(outcome.found, "");
     let (list, guard) = outcome.buffers[1].split_at(entries * size_of::<GroupEntry>());
     assert_eq!(guard, GUARD, "past the list");
@@ -56,9 +57,7 @@ fn run(model: &mut Model, args: &MatmulGroupsArgs, sizes: &[u32]) -> (Vec<GroupE
     (bytemuck::pod_collect_to_vec(list), [fault[0], fault[1], fault[2]])
 }
 
-#[test]
-fn sizes_of_any_kind_become_groups_that_fit() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn sizes_of_any_kind_become_groups_that_fit(model: &mut Model) {
     let mut random = Random(5);
     let mut told = 0;
     for (i, count) in [1, 31, 32, 33, 70, 0].into_iter().enumerate() {
@@ -81,7 +80,7 @@ fn sizes_of_any_kind_become_groups_that_fit() {
                     rest: follow,
                     ..MatmulGroupsArgs::default()
                 };
-                let (list, fault) = run(&mut model, &args, &sizes);
+                let (list, fault) = run(model, &args, &sizes);
                 assert_eq!((list, fault), reference(&args, &sizes), "{sizes:?}");
                 told += fault[0];
             }

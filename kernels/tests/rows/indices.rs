@@ -59,9 +59,7 @@ fn places(views: usize, count: usize, others: &[usize]) -> Vec<usize> {
     (0..count).map(|i| views + size_of::<View>() * i).chain(others.iter().copied()).collect()
 }
 
-#[test]
-fn gathers_select_and_refuse() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn gathers_select_and_refuse(model: &mut Model) {
     let mut random = Random(23);
     // Entries of the table, columns, indices.
     for (i, (n, columns, count)) in
@@ -88,7 +86,7 @@ fn gathers_select_and_refuse() {
             let places = places(offset_of!(GatherArgs, views), 3, &others);
             let mut buffers = [&table, &index, &out].map(|t| t.bytes.clone()).to_vec();
             buffers.push(vec![0; 12]);
-            let after = launch(&mut model, row, args.range.blocks(), (&args, &places), &buffers);
+            let after = launch(model, row, args.range.blocks(), (&args, &places), &buffers);
             let rows = table.values();
             let want: Vec<f64> = words
                 .iter()
@@ -102,7 +100,7 @@ fn gathers_select_and_refuse() {
             assert_fault(&after[3], &words, n as u32);
             let args = GatherArgs { range: one_by_one(args.range), ..args };
             let (row, threads) = (StreamingReference::Gather, args.range.count);
-            let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+            let by_one = simple(model, row, threads, (&args, &places), &buffers);
             assert!(by_one[2] == after[2], "{n} {columns} {count} of {width}: the simple kernel");
             assert_fault(&by_one[3], &words, n as u32);
         }
@@ -166,9 +164,7 @@ fn scatter_simply(model: &mut Model, args: &ScatterArgs, buffers: &[Vec<u8>]) ->
     simple(model, StreamingReference::Scatter, threads, (&args, &places), buffers)
 }
 
-#[test]
-fn the_last_of_equal_indices_sets() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn the_last_of_equal_indices_sets(model: &mut Model) {
     let mut random = Random(31);
     for (i, (n, columns, count)) in [(9, 40, 30), (50, 3, 44), (6, 1, 20)].into_iter().enumerate() {
         for (dtype, width) in [(I8, 1), (F16, 2), (F32, 4)] {
@@ -197,7 +193,7 @@ fn the_last_of_equal_indices_sets() {
             };
             let mut buffers = [&x, &held, &index].map(|t| t.bytes.clone()).to_vec();
             buffers.extend([vec![0xff; 4 * n], vec![0; 12]]);
-            let by_one = scatter_simply(&mut model, &args, &buffers);
+            let by_one = scatter_simply(model, &args, &buffers);
             // Two runs of entries, the second after the first.
             let cut = count as u64 / 3;
             let entries = |first, count| Range { inner: 1, first, count, ..range };
@@ -205,7 +201,7 @@ fn the_last_of_equal_indices_sets() {
             for (first, count) in [(0, cut), (cut, count as u64 - cut)] {
                 let part = Range { first: first * per, count: count * per, ..range };
                 let args = ScatterArgs { range: part, first_entry: first, ..args };
-                buffers = scatter(&mut model, row, &args, entries(first, count), buffers);
+                buffers = scatter(model, row, &args, entries(first, count), buffers);
             }
             let (values, mut want) = (x.values(), held.values());
             for (j, &word) in words.iter().enumerate().filter(|(_, word)| **word < n as u32) {
@@ -327,9 +323,7 @@ fn appended_rows_land_in_their_pages() {
     }
 }
 
-#[test]
-fn sums_scatter_in_order() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn sums_scatter_in_order(model: &mut Model) {
     let mut random = Random(37);
     for (i, (n, columns, count)) in [(9, 37, 40), (70, 4, 33), (2, 1, 50)].into_iter().enumerate() {
         let words = indices(count, n, &mut random, i != 1);
@@ -359,13 +353,13 @@ fn sums_scatter_in_order() {
         let whole = one_by_one(range);
         let args_of_one = ScatterAddArgs { range: whole, entry_count: count as u64, ..args };
         let row = StreamingReference::ScatterAdd;
-        let by_one = simple(&mut model, row, whole.count, (&args_of_one, &places), &buffers);
+        let by_one = simple(model, row, whole.count, (&args_of_one, &places), &buffers);
         let cut = count as u64 / 2;
         for (first_entry, entry_count) in [(0, cut), (cut, count as u64 - cut)] {
             let args = ScatterAddArgs { first_entry, entry_count, ..args };
             let row = Streaming::ScatterAdd;
             let blocks = Streaming::add_blocks(&range);
-            buffers = launch(&mut model, row, blocks, (&args, &places), &buffers);
+            buffers = launch(model, row, blocks, (&args, &places), &buffers);
         }
         let (values, mut want) = (x.values(), held.values());
         for (j, &word) in words.iter().enumerate().filter(|(_, word)| **word < n as u32) {
@@ -382,9 +376,7 @@ fn sums_scatter_in_order() {
     }
 }
 
-#[test]
-fn pairs_turn_by_their_position() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn pairs_turn_by_their_position(model: &mut Model) {
     let mut random = Random(41);
     let base: f64 = 10_000.0;
     for (i, (d, dims)) in [(64, 64), (20, 12), (16, 6), (7, 0), (50, 34)].into_iter().enumerate() {
@@ -416,7 +408,7 @@ fn pairs_turn_by_their_position() {
             let places = places(offset_of!(RopeArgs, views), 3, &others);
             let mut buffers = [&x, &position, &out].map(|t| t.bytes.clone()).to_vec();
             buffers.push(turns);
-            let after = launch(&mut model, row, range.blocks(), (&args, &places), &buffers);
+            let after = launch(model, row, range.blocks(), (&args, &places), &buffers);
             let mut want = x.values();
             for (r, head) in want.chunks_mut(d).enumerate() {
                 let word = words[r / 6 * 2 + r % 2];
@@ -432,7 +424,7 @@ fn pairs_turn_by_their_position() {
             assert_close(&out.read(&after[2]), &want, types[1], 2.0, &what);
             let args = RopeArgs { range: one_by_one(range), ..args };
             let (row, threads) = (StreamingReference::Rope, args.range.count);
-            let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+            let by_one = simple(model, row, threads, (&args, &places), &buffers);
             assert!(by_one == after, "{what}: the simple kernel differs");
         }
     }

@@ -13,20 +13,18 @@ fn row(key: &str) -> Row {
     rows().into_iter().find(|row| row.key() == key).expect("a row of the table")
 }
 
-#[test]
-fn every_row_multiplies_in_every_order() {
-    let Some(mut model) = Model::start() else { return };
+pub(crate) fn every_row_multiplies_in_every_order(model: &mut Model) {
     let products =
         rows().into_iter().filter(|row| matches!(row, Row::MatmulSm80(_) | Row::MatmulSm90(_)));
     for (i, row) in products.enumerate() {
         for (j, size) in SIZES.into_iter().enumerate() {
             let what = format!("{} {size:?}", row.key());
             let case = Case::new(row, 1 + (i + j) % 2, size, (i + j) as u64);
-            let late = case.run(&mut model, Order::Late);
+            let late = model.witnessed(|model| case.run(model, Order::Late));
             assert_eq!(late.found, "", "{what}");
             case.check(&late).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
             for order in Order::others(i, j) {
-                let other = case.run(&mut model, *order);
+                let other = case.run(model, *order);
                 assert_eq!(other.found, "", "{what} {order:?}");
                 assert!(other.buffers == late.buffers, "{what}: {order:?} gives other bits");
             }
@@ -155,9 +153,7 @@ fn every_form_gives_equal_bits() {
 }
 
 /// Splits of K have an order of their own: its bits depend on their length alone, not on form, grid or cut.
-#[test]
-fn splits_of_k_give_equal_bits_in_every_form() {
-    let Some(mut model) = Model::start() else { return };
+pub(crate) fn splits_of_k_give_equal_bits_in_every_form(model: &mut Model) {
     let mut bits: Option<Vec<u8>> = None;
     let forms = ["128x64", "256x128_ping_pong_by2", "16x128_swapped"];
     for (i, form) in forms.into_iter().enumerate() {
@@ -165,7 +161,7 @@ fn splits_of_k_give_equal_bits_in_every_form() {
         let order = [Order::Late, Order::Early, Order::Seeded(3)][i];
         for (grid, by_tile) in [(3, false), (1, true)] {
             let case = Case::with(row, Out::Rows, 1, [20, 150, 328], 5).on(grid);
-            let outcome = case.run_split(&mut model, order, 128, by_tile);
+            let outcome = model.witnessed(|model| case.run_split(model, order, 128, by_tile));
             assert_eq!(outcome.found, "", "{form}");
             case.check(&outcome).unwrap_or_else(|wrong| panic!("{form}: {wrong}"));
             let got = &outcome.buffers[2];

@@ -6,9 +6,7 @@ use crate::case::{Case, Out};
 use crate::model::{Model, Order};
 use leasehold_kernels::{MatrixPair, rows};
 
-#[test]
-fn indices_of_any_kind_become_matrices_that_there_are() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn indices_of_any_kind_become_matrices_that_there_are(model: &mut Model) {
     let batches = [[1, 1, 1, 1], [2, 3, 4, 30], [1, 1, 7, 41], [1, 1, 1, 256]];
     for (i, batch) in batches.into_iter().enumerate() {
         for is_indexed in [[true, true], [true, false], [false, true]] {
@@ -18,7 +16,8 @@ fn indices_of_any_kind_become_matrices_that_there_are() {
                 let steps = [1, 1 << 33];
                 // All at once, or those behind the first few.
                 let first = if i % 2 == 1 { all / 3 } else { 0 };
-                let outcome = names.run(&mut model, steps, [first, all - first]);
+                let outcome =
+                    model.witnessed(|model| names.run(model, steps, [first, all - first]));
                 assert_eq!(outcome.found, "");
                 let list: Vec<MatrixPair> = bytemuck::pod_collect_to_vec(&outcome.buffers[2]);
                 let (guard, list) = list.split_last().expect("a guard");

@@ -121,7 +121,9 @@ impl Case {
                 _ => bytemuck::bytes_of(&args),
             };
             let bytes = (bytes, &places[..]);
-            let outcome = model.run(&row, Order::Late, args.tiles as u32, bytes, &buffers);
+            let outcome = model.witnessed(|model| {
+                model.run(&row, Order::Late, args.tiles as u32, bytes, &buffers)
+            });
             assert_eq!(outcome.found, "", "{row:?}");
             buffers = outcome.buffers;
         }
@@ -155,9 +157,7 @@ impl Case {
 
 const REFERENCE: Row = Row::MatmulReference(MatmulReference { finds: false });
 
-#[test]
-fn the_reference_takes_every_type() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn the_reference_takes_every_type(model: &mut Model) {
     let types = [
         [F32, F32, F32],
         [BF16, BF16, BF16],
@@ -171,18 +171,16 @@ fn the_reference_takes_every_type() {
         // Of 8 bits K is cut between chunks.
         let (k, at) = if types[0] >= F8E4M3 { (150, 128) } else { (30, 11) };
         let case = Case::new([2, 17, 19, k], types, lays, i % 2 == 1, 7 + i as u64);
-        let after = case.run(&mut model, REFERENCE, 16, None);
+        let after = case.run(model, REFERENCE, 16, None);
         let (want, scale) = case.want();
         let got = case.tensors[OUT].read(&after[OUT]);
         assert_close(&got, &want, types[2], scale, &format!("{types:?}"));
-        let cut = case.run(&mut model, REFERENCE, 16, Some(at));
+        let cut = case.run(model, REFERENCE, 16, Some(at));
         assert!(cut[OUT] == after[OUT], "{types:?}: a cut gives other bits");
     }
 }
 
-#[test]
-fn tiles_of_f32_have_the_bits_of_the_reference() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn tiles_of_f32_have_the_bits_of_the_reference(model: &mut Model) {
     let sizes = [[1, 130, 65, 33], [2, 64, 20, 16], [1, 3, 129, 50], [1, 1, 1, 1], [1, 5, 6, 0]];
     for (i, size) in sizes.into_iter().enumerate() {
         for tile in [128, 64] {
@@ -192,13 +190,13 @@ fn tiles_of_f32_have_the_bits_of_the_reference() {
             let made = [size[0], size[1], size[2], size[3].max(1)];
             let mut case = Case::new(made, [F32; 3], lays, i % 2 == 0, 3);
             (case.args.k, case.args.k_to) = (size[3] as u32, size[3] as u32);
-            let whole = case.run(&mut model, row, tile as usize, None);
-            let plain = case.run(&mut model, REFERENCE, 16, None);
+            let whole = case.run(model, row, tile as usize, None);
+            let plain = case.run(model, REFERENCE, 16, None);
             for buffer in [OUT, OUT + 1] {
                 assert!(whole[buffer] == plain[buffer], "{size:?} by {tile}");
             }
             if size[3] > 16 {
-                let cut = case.run(&mut model, row, tile as usize, Some(16));
+                let cut = case.run(model, row, tile as usize, Some(16));
                 assert!(cut[OUT] == whole[OUT], "{size:?} by {tile}: a cut gives other bits");
             }
         }

@@ -35,9 +35,7 @@ fn places(views: usize, count: usize, state: Option<usize>) -> Vec<usize> {
     (0..count).map(|i| views + size_of::<View>() * i).chain(state).collect()
 }
 
-#[test]
-fn rows_and_tensors_have_one_scale() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn rows_and_tensors_have_one_scale(model: &mut Model) {
     let mut random = Random(53);
     let shapes: [&[usize]; 6] =
         [&[3, 40], &[2, 2, 1, 500], &[2, 1001], &[1, 4099], &[2, 17_000], &[1, 33_000]];
@@ -70,10 +68,10 @@ fn rows_and_tensors_have_one_scale() {
         let state = offset_of!(QuantizeRowsArgs, rows) + offset_of!(Rows, state);
         let places = places(offset_of!(QuantizeRowsArgs, views), 3, Some(state));
         let (simply, threads) = (StreamingReference::QuantizeRows, args.rows.count);
-        let by_one = simple(&mut model, simply, threads, (&args, &places), &buffers);
+        let by_one = simple(model, simply, threads, (&args, &places), &buffers);
         for rows in launches {
             let args = QuantizeRowsArgs { rows, ..args };
-            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let values = x.values();
         let whole = scale_of(coded, values.iter().copied());
@@ -104,9 +102,7 @@ fn cells_args(shape: &[usize], format: u32, views: [View; 4]) -> (QuantizeCellsA
     (args, [matrices, m as usize, n as usize])
 }
 
-#[test]
-fn cells_have_scales_of_their_own() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn cells_have_scales_of_their_own(model: &mut Model) {
     let mut random = Random(59);
     let shapes: [&[usize]; 3] = [&[2, 3, 129], &[130, 260], &[2, 1, 5, 128]];
     for (i, shape) in shapes.into_iter().cycle().take(6).enumerate() {
@@ -124,12 +120,12 @@ fn cells_have_scales_of_their_own() {
         let cells = scale.len() as u64;
         let of_cells = QuantizeCellsArgs { count: cells, ..args };
         let simply = StreamingReference::QuantizeCells;
-        let by_one = simple(&mut model, simply, cells, (&of_cells, &places), &buffers);
+        let by_one = simple(model, simply, cells, (&of_cells, &places), &buffers);
         // One tile alone, then the others.
         for (first, count) in [(0, 1), (1, args.count - 1)] {
             let args = QuantizeCellsArgs { first, count, ..args };
             let row = Streaming::QuantizeCells;
-            buffers = launch(&mut model, row, count, (&args, &places), &buffers);
+            buffers = launch(model, row, count, (&args, &places), &buffers);
         }
         let values = x.values();
         let height = if square { 128 } else { 1 };
@@ -166,7 +162,7 @@ fn cells_have_scales_of_their_own() {
         let at = offset_of!(DequantizeArgs, views);
         let places = self::places(at, 4, None);
         let buffers = [buffers[1].clone(), buffers[2].clone(), back.bytes.clone()];
-        let after = launch(&mut model, row, args.range.blocks(), (&args, &places), &buffers);
+        let after = launch(model, row, args.range.blocks(), (&args, &places), &buffers);
         let want: Vec<f64> = want
             .iter()
             .enumerate()
@@ -175,7 +171,7 @@ fn cells_have_scales_of_their_own() {
         assert_eq!(back.read(&after[2]), want, "{shape:?} from {coded}");
         let args = DequantizeArgs { range: one_by_one(args.range), ..args };
         let (row, threads) = (StreamingReference::Dequantize, args.range.count);
-        let by_one = simple(&mut model, row, threads, (&args, &places), &buffers);
+        let by_one = simple(model, row, threads, (&args, &places), &buffers);
         assert!(by_one == after, "{shape:?} from {coded}: the simple kernel differs");
     }
 }

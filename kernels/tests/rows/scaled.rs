@@ -49,22 +49,20 @@ fn options(row: &Row, i: usize) -> Options {
 
 /// The buffers after a run that has nothing to find and no value that is wrong.
 fn checked(model: &mut Model, case: &Case, order: Order, what: &str) -> Vec<Vec<u8>> {
-    let outcome = case.run(model, order, 2);
+    let outcome = model.witnessed(|model| case.run(model, order, 2));
     assert_eq!(outcome.found, "", "{what}");
     case.judge(&outcome.buffers).unwrap_or_else(|wrong| panic!("{what}: {wrong}"));
     outcome.buffers
 }
 
-#[test]
-fn every_row_of_bytes_multiplies_in_every_order() {
-    let Some(mut model) = Model::start() else { return };
+pub(crate) fn every_row_of_bytes_multiplies_in_every_order(model: &mut Model) {
     for (i, row) in scaled_rows().into_iter().enumerate() {
         for (j, size) in SIZES.into_iter().enumerate() {
             let what = format!("{} {size:?}", row.key());
             let case = Case::new(row, Options { size, ..options(&row, i + j) });
-            let late = checked(&mut model, &case, Order::Late, &what);
+            let late = checked(model, &case, Order::Late, &what);
             for order in Order::others(i, j) {
-                let other = case.run(&mut model, *order, 3);
+                let other = case.run(model, *order, 3);
                 assert_eq!(other.found, "", "{what} {order:?}");
                 assert!(other.buffers == late, "{what}: {order:?} gives other bits");
             }
@@ -109,9 +107,7 @@ fn outputs_of_bytes_have_scales() {
 }
 
 /// Its tiles of two rows find the scales of what no other kernel takes, those of columns that gate each other among it.
-#[test]
-fn the_reference_gives_outputs_of_bytes_their_scales() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn the_reference_gives_outputs_of_bytes_their_scales(model: &mut Model) {
     let sides = [[F8E4M3, F8E5M2], [I8; 2], [F8E5M2, F8E4M3], [F8E4M3; 2], [I8; 2]];
     for (i, scales) in ALL.into_iter().map(|a| [a, ALL[(a as usize + 2) % 5]]).enumerate() {
         let [of_a, of_b] = sides[i];
@@ -127,8 +123,8 @@ fn the_reference_gives_outputs_of_bytes_their_scales() {
                 seed: i as u64,
             };
             let case = Case::new(Row::MatmulReference(MatmulReference { finds }), options);
-            let whole = checked(&mut model, &case, Order::Late, &format!("{options:?}"));
-            let cut = case.run_cut(&mut model, Order::Seeded(3), 128);
+            let whole = checked(model, &case, Order::Late, &format!("{options:?}"));
+            let cut = case.run_cut(model, Order::Seeded(3), 128);
             assert_eq!(cut.found, "", "{options:?}");
             for buffer in [OUT, OUT_SCALE] {
                 assert!(cut.buffers[buffer] == whole[buffer], "{options:?}: other bits of a cut");

@@ -30,9 +30,7 @@ fn places(views: usize, count: usize, rows: usize) -> Vec<usize> {
     views.chain([rows + offset_of!(Rows, state)]).collect()
 }
 
-#[test]
-fn the_first_largest_is_found() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn the_first_largest_is_found(model: &mut Model) {
     let mut random = Random(43);
     for (i, (rows, n)) in
         [(9, 1), (3, 500), (2, 1001), (2, 4097), (1, 40_000)].into_iter().enumerate()
@@ -52,10 +50,10 @@ fn the_first_largest_is_found() {
         let mut buffers = vec![x.bytes.clone(), index.bytes.clone(), vec![0xff; 64]];
         let places = places(offset_of!(ArgMaxArgs, views), 2, offset_of!(ArgMaxArgs, rows));
         let (simply, threads) = (StreamingReference::ArgMax, args.rows.count);
-        let by_one = simple(&mut model, simply, threads, (&args, &places), &buffers);
+        let by_one = simple(model, simply, threads, (&args, &places), &buffers);
         for rows in launches {
             let args = ArgMaxArgs { rows, ..args };
-            buffers = launch(&mut model, row, row.row_blocks(&rows), (&args, &places), &buffers);
+            buffers = launch(model, row, row.row_blocks(&rows), (&args, &places), &buffers);
         }
         let want: Vec<f64> = x.values().chunks(n).map(|row| best(row)[0] as f64).collect();
         assert_eq!(index.read(&buffers[1]), want, "{rows} rows of {n}");
@@ -63,9 +61,7 @@ fn the_first_largest_is_found() {
     }
 }
 
-#[test]
-fn the_k_largest_are_sorted() {
-    let Some(mut model) = Model::plain() else { return };
+pub(crate) fn the_k_largest_are_sorted(model: &mut Model) {
     let mut random = Random(47);
     for (i, (rows, n, k)) in [
         (9, 1, 1),
@@ -91,12 +87,12 @@ fn the_k_largest_are_sorted() {
         buffers.push(vec![0xff; rows.count as usize * 4 * row.state_words() as usize]);
         let places = places(offset_of!(TopKArgs, views), 3, offset_of!(TopKArgs, rows));
         let simply = StreamingReference::TopK;
-        let by_one = simple(&mut model, simply, rows.count, (&args, &places), &buffers);
+        let by_one = simple(model, simply, rows.count, (&args, &places), &buffers);
         // Piece by piece, where there are several.
         for first_piece in 0..rows.pieces {
             let args = TopKArgs { rows: Rows { first_piece, piece_count: 1, ..rows }, ..args };
             let blocks = row.row_blocks(&args.rows);
-            buffers = launch(&mut model, row, blocks, (&args, &places), &buffers);
+            buffers = launch(model, row, blocks, (&args, &places), &buffers);
         }
         let (mut values, mut indices) = (Vec::new(), Vec::new());
         for row in x.values().chunks(n) {
