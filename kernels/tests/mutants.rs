@@ -169,8 +169,8 @@ const MUTANTS: &[Mutant] = &[
     mutant(SM90, "PING_PONG ? 0 : number * S::BLOCKS", "PING_PONG ? 0 : 0", "bits"),
     mutant(
         SM90,
-        "return descriptor::of(at, BLOCK);",
-        "return descriptor::of(at, BLOCK) ^ (u64)3 << 62;",
+        "return descriptor::of(tile + at, BLOCK);",
+        "return descriptor::of(tile + at, BLOCK) ^ (u64)3 << 62;",
         "descriptor",
     ),
     // A tile that begins where the swizzle does not.

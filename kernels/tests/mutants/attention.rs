@@ -41,7 +41,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(PAGED, "    // Everybody's sums are there.\n    sync_block();\n", "", "race"),
     mutant(COMBINE, "u32 from = splits.from;", "u32 from = 0;", "bits"),
-    mutant(COMBINE, "top = larger(before, top);", "", "bits"),
+    mutant(COMBINE, "top = max_number(before, top);", "", "bits"),
     mutant(COMBINE, "(lane > 0 ? other : before)", "before", "bits"),
     mutant(
         COMBINE,
@@ -93,7 +93,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     // Weights and sums.
     mutant(
         SOFTMAX,
-        "            top = larger(top, f32_of_bits(shuffle_xor(bits_of(top), 2)));\n",
+        "            top = max_number(top, f32_of_bits(shuffle_xor(bits_of(top), 2)));\n",
         "",
         "bits",
     ),

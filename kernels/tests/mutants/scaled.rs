@@ -13,7 +13,12 @@ const RING: &str = "cuda/tile/ring.h";
 pub(super) const MUTANTS: &[Mutant] = &[
     // Ring, steps, chunks and their scales.
     mutant(FP8, "wait_barrier(ring.full(), ring.phase);", "", "copy-in-flight"),
-    mutant(FP8, "wait_barrier(ring.empty(), ring.phase ^ 1);", "", "copy-in-flight"),
+    mutant(
+        FP8,
+        "wait_barrier(ring.empty(), ring.phase ^ 1);\n            arrive_expecting",
+        "arrive_expecting",
+        "copy-in-flight",
+    ),
     mutant(FP8, "        wgmma_fence();\n", "", "wgmma-unfenced"),
     mutant(FP8, "                wgmma_wait<0>();\n", "", "race"),
     mutant(FP8, "multiply<false>(", "multiply<true>(", "bits"),
