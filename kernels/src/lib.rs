@@ -328,14 +328,34 @@ pub fn rows() -> Vec<Row> {
     products.chain(attention).chain(backward).chain(streaming).chain(simple).collect()
 }
 
-/// The sources that choose rows and their cuts: what decides bits beside the kernels.
-pub const TABLE: [&str; 5] = [
-    include_str!("attention.rs"),
-    include_str!("attention_paged.rs"),
-    include_str!("attention_sm80.rs"),
-    include_str!("matmul.rs"),
-    include_str!("streaming.rs"),
-];
+macro_rules! table {
+    ($($path:literal),* $(,)?) => {
+        /// The sources that choose rows, their cuts and what they are given, by their names: what decides bits beside the
+        /// kernels.
+        pub const TABLE: &[(&str, &str)] = &[$(($path, include_str!($path))),*];
+    };
+}
+
+table!(
+    "args.rs",
+    "attention.rs",
+    "attention_backward.rs",
+    "attention_backward_sm90.rs",
+    "attention_entries.rs",
+    "attention_paged.rs",
+    "attention_reference.rs",
+    "attention_sm80.rs",
+    "map.rs",
+    "matmul.rs",
+    "matmul_groups.rs",
+    "matmul_indices.rs",
+    "matmul_scaled.rs",
+    "matmul_sm80_bytes.rs",
+    "matmul_sm90.rs",
+    "matmul_sm90_fp8.rs",
+    "streaming.rs",
+    "view.rs",
+);
 
 /// How every row is compiled, beside its architecture: without contraction, so that bits are those of the source, on a card
 /// as on the host model.
@@ -446,6 +466,18 @@ mod tests {
         let keys: HashSet<String> = rows.iter().map(Row::key).collect();
         assert_eq!(keys.len(), rows.len());
         assert!(rows.len() <= 400, "{} rows an arch", rows.len());
+    }
+
+    /// Every source of this crate decides something of the kernels, but the list of them all.
+    #[test]
+    fn every_source_that_decides_is_in_the_table() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let entries = std::fs::read_dir(root).expect("the sources");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let names = names.map(|name| name.into_string().expect("a plain name"));
+        let mut names: Vec<String> = names.filter(|name| name != "lib.rs").collect();
+        names.sort();
+        assert_eq!(names, TABLE.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
 
     #[test]

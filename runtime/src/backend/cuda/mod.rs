@@ -402,8 +402,8 @@ impl Backend for Cuda {
     fn digest(&self) -> [u8; 32] {
         let (code, table) = (self.kernels.digest(), plan::order_table());
         let mut parts: Vec<&[u8]> = vec![&code, table.as_bytes()];
-        parts.extend(HOST.iter().map(|(_, text)| text.as_bytes()));
-        parts.extend(leasehold_kernels::TABLE.map(str::as_bytes));
+        let sources = HOST.iter().chain(leasehold_kernels::TABLE);
+        parts.extend(sources.map(|(_, text)| text.as_bytes()));
         super::digest(&parts)
     }
 
