@@ -9,7 +9,7 @@ use leasehold::backend::cuda::Cuda;
 use leasehold::backend::{Backend, BlockId, Progress};
 use leasehold::exec::Core;
 use leasehold::judge::{LIMIT, judged};
-use leasehold::op::{Attention, Lens, Matmul, Scores, Spec, check};
+use leasehold::op::{Attention, Binding, BufferId, Lens, Matmul, Scores, Spec, check};
 use leasehold::order::{Plan, UNIT_CAP_GPU_NS};
 use leasehold::{
     DType, Device, Dims, Error, Kind, LEASEHOLD_KERNELS, LEASEHOLD_TUNED, Layout, bf16,
@@ -424,6 +424,81 @@ fn busy_time_has_no_pauses_of_the_host() {
         assert_eq!(busy(&mut cuda), Duration::ZERO);
         assert_eq!(busy(&mut cuda), Duration::ZERO);
     }
+}
+
+/// Work behind other work counts as it was predicted where the stream runs dry before an event ends it, and not the pause.
+#[test]
+fn work_that_no_event_ends_counts_as_predicted() {
+    if !in_child("work_that_no_event_ends_counts_as_predicted", &[]) {
+        return;
+    }
+    const PAUSE: Duration = Duration::from_millis(300);
+    const QUEUED: u32 = 5;
+    // Of a launch, on so small a device.
+    const PREDICTED: Duration = Duration::from_micros(142);
+    let mut cuda = open().with_memory(64 * MIB);
+    let block = cuda.alloc(256).unwrap();
+    let large = cuda.alloc(40 * MIB).unwrap();
+    cuda.free(large);
+    // The first has its own events: nothing is before it.
+    for _ in 0..=QUEUED {
+        cuda.zero(block, 0, 256).unwrap();
+    }
+    // What was freed has another size: all work is waited for before it goes.
+    cuda.alloc(48 * MIB).unwrap();
+    std::thread::sleep(PAUSE);
+    cuda.zero(block, 0, 256).unwrap();
+    let mark = cuda.mark().unwrap();
+    let Progress::Done { busy_ns, .. } = cuda.poll(mark, None).unwrap() else { panic!("waited") };
+    let time = Duration::from_nanos(busy_ns);
+    assert!(time >= QUEUED * PREDICTED && time < PAUSE, "{time:?}");
+}
+
+/// An op behind others is launched and no more: an event of its own takes the device as long as a small kernel.
+#[test]
+fn queued_ops_have_no_events_of_their_own() {
+    const TEST: &str = "queued_ops_have_no_events_of_their_own";
+    const OPS: u64 = 200;
+    let told = Path::new(env!("CARGO_TARGET_TMPDIR")).join("queued-calls");
+    let mut counts = Vec::new();
+    for ops in [OPS, 2 * OPS] {
+        let _ = std::fs::remove_file(&told);
+        if in_child(TEST, &[(model::CALLS, told.to_str().unwrap()), (WHY, &ops.to_string())]) {
+            return queue(std::env::var(WHY).unwrap().parse().unwrap());
+        }
+        if folder().is_none() {
+            return;
+        }
+        counts.push(["cuLaunchKernel", "cuEventRecord", ""].map(|name| model::calls(&told, name)));
+    }
+    let [launches, events, all] = [0, 1, 2].map(|i| counts[1][i] - counts[0][i]);
+    println!("cases: {launches} ops queued by {all} calls, {events} events recorded");
+    assert_eq!(launches, OPS);
+    assert!(events * 4 <= OPS && all < 6 * OPS, "{events} events, {all} calls");
+}
+
+/// Enqueues so many small ops, one behind the other, and waits for them.
+fn queue(ops: u64) {
+    let mut core = Core::new(open());
+    let layout = Layout::contiguous(Dims::new(&[1, 1]).unwrap());
+    let spec = Spec::new(DType::F32, layout, 0);
+    let op =
+        Arc::new(check(Matmul::default().into(), &[spec.clone(), spec.clone(), spec]).unwrap());
+    let buffers = [1, 2, 3].map(BufferId);
+    buffers.iter().for_each(|buffer| core.alloc(*buffer, 256).unwrap());
+    let bindings = buffers.map(|buffer| Binding { buffer, offset: 0, len: 256 });
+    let bound = op.bind(&bindings).unwrap();
+    for _ in 0..ops {
+        let mut run = core.begin(bound.clone()).unwrap();
+        core.step(&mut run, u64::MAX).unwrap();
+        core.end(&run);
+    }
+    // The stream is waited for, not asked again and again.
+    let out = core.place(buffers[2], 0, 4).unwrap();
+    core.backend().download(out.block, 0, &mut [0; 4]).unwrap();
+    let mark = core.mark().unwrap();
+    let progress = core.poll(mark, None).unwrap();
+    assert!(matches!(progress, Progress::Done { busy_ns: 1.., .. }), "{progress:?}");
 }
 
 /// A device is chosen once its kernels came out right on it; by its name it is opened as it is.

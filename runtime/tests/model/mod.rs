@@ -81,10 +81,10 @@ pub(crate) fn open() -> Cuda {
     Cuda::open_with(*ordinal, &pack(caps.arch)).unwrap()
 }
 
-/// How often a process called a function, by the file of [`CALLS`] that it left.
+/// How often a process called a function, or any where it has no name, by the file of [`CALLS`] that it left.
 pub(crate) fn calls(file: &Path, function: &str) -> u64 {
     let text = std::fs::read_to_string(file).unwrap();
     let counts = text.lines().filter_map(|line| line.split_once(' '));
-    let mut of = counts.filter(|(name, _)| *name == function);
-    of.next().map_or(0, |(_, count)| count.parse().unwrap())
+    let of = counts.filter(|(name, _)| function.is_empty() || *name == function);
+    of.map(|(_, count)| count.parse::<u64>().unwrap()).sum()
 }

@@ -126,6 +126,7 @@ struct Functions {
     cuStreamCreate(*mut *mut c_void, c_uint);
     cuStreamDestroy_v2(*mut c_void);
     cuStreamSynchronize(*mut c_void);
+    cuStreamQuery(*mut c_void);
     cuEventCreate(*mut *mut c_void, c_uint);
     cuEventDestroy_v2(*mut c_void);
     cuEventRecord(*mut c_void, *mut c_void);

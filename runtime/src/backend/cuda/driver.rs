@@ -305,6 +305,19 @@ impl Stream {
         self.context.check("cuStreamSynchronize", unsafe { (api.cuStreamSynchronize)(self.handle) })
     }
 
+    /// Whether everything enqueued is done.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    pub(super) fn is_done(&self) -> Result<bool, Error> {
+        self.context.enter()?;
+        // SAFETY: the stream lives.
+        match unsafe { (self.context.api.cuStreamQuery)(self.handle) } {
+            NOT_READY => Ok(false),
+            code => self.context.check("cuStreamQuery", code).map(|()| true),
+        }
+    }
+
     /// Zeroes `len` bytes at an address that has as many.
     ///
     /// # Errors

@@ -112,10 +112,11 @@ enum Code {
     CublasLt(Box<Product>),
 }
 
-/// Ops kept as a graph, of how many launches that is, and how many faults they tell of.
+/// Ops kept as a graph, of how many launches that is, what they are predicted to take, and how many faults they tell of.
 pub struct Segment {
     graph: Graph,
     launches: u64,
+    ns: u64,
     faults: usize,
 }
 
@@ -420,7 +421,8 @@ impl Backend for Cuda {
         if len == 0 {
             return Ok(());
         }
-        self.work.begin()?;
+        let ns = self.class.on(self.multiprocessors, self.class.written_ns(len));
+        self.work.begin(ns)?;
         self.work.stream.zero(at, len)?;
         self.work.end()
     }
@@ -505,7 +507,7 @@ impl Backend for Cuda {
         self.work.faults(prepared.is_indexed.into())?;
         let fault = if prepared.is_indexed { self.work.fault(0)? } else { 0 };
         let at = Addresses { operands: &operands, state, made, fault };
-        self.work.begin()?;
+        self.work.begin(prepared.plan.launch_ns(units.end - units.start))?;
         let launched = match &prepared.code {
             Code::CublasLt(product) => self.launch_product(product, &operands),
             Code::Ours(row, functions) => {
@@ -525,7 +527,7 @@ impl Backend for Cuda {
             return Ok(None);
         }
         // All that a capture does not take comes before it.
-        let (mut launches, mut faults) = (Vec::new(), 0);
+        let (mut launches, mut ns, mut faults) = (Vec::new(), 0u64, 0);
         for (number, step) in steps.iter().enumerate() {
             let Step { prepared, units, op, places, state } = step;
             // What cuBLASLt does with its workspace is its own: its products are launched one by one.
@@ -534,6 +536,7 @@ impl Backend for Cuda {
             let fault = if prepared.is_indexed { self.work.fault(number)? } else { 0 };
             faults = if prepared.is_indexed { number + 1 } else { faults };
             let at = Addresses { operands: &operands, state, made, fault };
+            ns = ns.saturating_add(prepared.plan.launch_ns(units.end - units.start));
             for span in spans(units.clone(), prepared.plan.links) {
                 launches.push((functions, self.launches(row, op.op(), span, &at)?));
             }
@@ -543,7 +546,7 @@ impl Backend for Cuda {
             launches.iter().try_for_each(|(functions, of)| enqueue(stream, functions, of))
         })?;
         let launches = launches.iter().map(|(_, of)| of.len() as u64).sum();
-        Ok(graph.map(|graph| Segment { graph, launches, faults }))
+        Ok(graph.map(|graph| Segment { graph, launches, ns, faults }))
     }
 
     fn launches_of(segment: &Segment) -> u64 {
@@ -552,7 +555,7 @@ impl Backend for Cuda {
 
     fn replay(&mut self, segment: &Segment) -> Result<()> {
         self.work.faults(segment.faults)?;
-        self.work.begin()?;
+        self.work.begin(segment.ns)?;
         let launched = segment.graph.launch(&self.work.stream);
         self.work.end()?;
         launched

@@ -16,6 +16,9 @@ const BUFFERS: usize = 2;
 const FAULT: usize = 16;
 /// Faults that are told apart: one of each launch of a segment.
 pub(super) const FAULTS: usize = 256;
+/// What work behind other work is predicted to take, at most, before an event says where it ends: an event between two small
+/// kernels takes the device about as long as one of them.
+const OWED_NS: u64 = 1_000_000;
 /// A mark is asked for this long without a pause, then at this pause.
 const SPIN: Duration = Duration::from_micros(50);
 const PAUSE: Duration = Duration::from_micros(20);
@@ -50,6 +53,8 @@ enum Start {
 struct Stretch {
     start: Start,
     end: Event,
+    /// What work before it is taken to be that no event ended.
+    guessed_ns: u64,
     mark: Option<Mark>,
     /// Where the faults were copied to, and how many, if any work could tell of one.
     told: Option<(Staging, usize)>,
@@ -57,6 +62,9 @@ struct Stretch {
 
 /// The stream of work. What the device was busy with is the sum of its stretches: what the host does between them does not
 /// count, and copies do not. The driver's times are of half a microsecond.
+///
+/// Work behind other work has no event of its own: a mark, a copy, or much work ends the stretch of all of it. Where the
+/// stream runs dry before one of these comes, where it did is not known, and that work counts as it was predicted.
 pub(super) struct Work {
     pub(super) stream: Stream,
     context: Arc<Context>,
@@ -64,8 +72,11 @@ pub(super) struct Work {
     stretches: VecDeque<Stretch>,
     /// The end of the last one that is no longer in the list.
     before: Option<Event>,
-    /// The beginning of the one that is being enqueued.
-    open: Option<Start>,
+    /// The beginning of the one that is being enqueued, and what it is predicted to take.
+    open: Option<(Start, u64)>,
+    /// What the work behind the last stretch is predicted to take, which no event ends yet; and what counts by its prediction.
+    owed_ns: u64,
+    guessed_ns: u64,
     /// Whether copies were enqueued since the last stretch.
     copied: bool,
     next: u64,
@@ -94,6 +105,8 @@ impl Work {
             stretches: VecDeque::new(),
             before: None,
             open: None,
+            owed_ns: 0,
+            guessed_ns: 0,
             copied: false,
             next: 0,
             spare: Vec::new(),
@@ -138,29 +151,63 @@ impl Work {
         Ok(event)
     }
 
-    /// Work that counts as busy comes next, and [`Work::end`] after it.
-    pub(super) fn begin(&mut self) -> Result<()> {
+    /// Work that counts as busy comes next, and [`Work::end`] after it; it is predicted to take so long.
+    pub(super) fn begin(&mut self, predicted_ns: u64) -> Result<()> {
         // Events for the beginning, the end and a mark: once work is enqueued, nothing is short.
         while self.spare.len() < 3 {
             self.spare.push(Event::new(&self.context)?);
         }
-        let last = self.stretches.back().filter(|_| !self.copied);
-        let is_busy = last.map_or(Ok(false), |last| last.end.is_done().map(|done| !done))?;
-        self.open = Some(if is_busy { Start::Before } else { Start::At(self.event()?) });
+        let start = match self.is_busy()? {
+            true => Start::Before,
+            false => {
+                self.guessed_ns += std::mem::take(&mut self.owed_ns);
+                Start::At(self.event()?)
+            }
+        };
+        self.open = Some((start, predicted_ns.max(1)));
         Ok(())
+    }
+
+    /// Whether the stream had work that counts ever since the last of it was enqueued.
+    fn is_busy(&self) -> Result<bool> {
+        if self.owed_ns > 0 {
+            return self.stream.is_done().map(|done| !done);
+        }
+        let last = self.stretches.back().filter(|_| !self.copied);
+        last.map_or(Ok(false), |last| last.end.is_done().map(|done| !done))
     }
 
     /// The work that counts is enqueued.
     pub(super) fn end(&mut self) -> Result<()> {
-        let Some(start) = self.open.take() else { return Ok(()) };
-        let end = self.event()?;
-        self.stretches.push_back(Stretch { start, end, mark: None, told: None });
-        self.copied = false;
+        let Some((start, predicted_ns)) = self.open.take() else { return Ok(()) };
+        let owed_ns = self.owed_ns.saturating_add(predicted_ns);
+        if matches!(start, Start::Before) && owed_ns <= OWED_NS {
+            self.owed_ns = owed_ns;
+            return Ok(());
+        }
+        self.stretch(start, None, None)
+    }
+
+    /// Ends work that no event ends yet: what is enqueued next is none of it.
+    fn close(&mut self) -> Result<()> {
+        if self.owed_ns > 0 { self.stretch(Start::Before, None, None) } else { Ok(()) }
+    }
+
+    fn stretch(
+        &mut self,
+        start: Start,
+        mark: Option<Mark>,
+        told: Option<(Staging, usize)>,
+    ) -> Result<()> {
+        let (end, guessed_ns) = (self.event()?, std::mem::take(&mut self.guessed_ns));
+        self.stretches.push_back(Stretch { start, end, guessed_ns, mark, told });
+        (self.owed_ns, self.copied) = (0, false);
         Ok(())
     }
 
     /// Copies on the device.
     pub(super) fn copy(&mut self, from: Address, to: Address, len: u64) -> Result<()> {
+        self.close()?;
         self.copied = true;
         self.stream.copy(from, to, len)
     }
@@ -171,6 +218,7 @@ impl Work {
         src: &[u8],
         mut to: impl FnMut(u64, u64) -> Result<Address>,
     ) -> Result<()> {
+        self.close()?;
         self.copied = true;
         for (i, part) in src.chunks(STAGED).enumerate() {
             let to = to((i * STAGED) as u64, part.len() as u64)?;
@@ -193,6 +241,7 @@ impl Work {
         dst: &mut [u8],
         mut from: impl FnMut(u64, u64) -> Result<Address>,
     ) -> Result<()> {
+        self.close()?;
         self.copied = true;
         for (i, part) in dst.chunks_mut(STAGED).enumerate() {
             let from = from((i * STAGED) as u64, part.len() as u64)?;
@@ -219,16 +268,13 @@ impl Work {
     }
 
     pub(super) fn mark(&mut self) -> Result<Mark> {
+        self.close()?;
         let told = self.told()?;
         self.copied |= told.is_some();
         let mark = Mark(self.next);
         match self.stretches.back_mut() {
             Some(last) if last.mark.is_none() && !self.copied => last.mark = Some(mark),
-            _ => {
-                let (start, end) = (Start::Nowhere, self.event()?);
-                self.stretches.push_back(Stretch { start, end, mark: Some(mark), told });
-                self.copied = false;
-            }
+            _ => self.stretch(Start::Nowhere, Some(mark), told)?,
         }
         self.next += 1;
         Ok(mark)
@@ -241,7 +287,8 @@ impl Work {
             if !wait(&self.stretches[marked].end, timeout)? {
                 return Ok(Progress::Pending);
             }
-            for Stretch { start, end, told, .. } in self.stretches.drain(..=marked) {
+            for Stretch { start, end, guessed_ns, told, .. } in self.stretches.drain(..=marked) {
+                busy_ns += guessed_ns;
                 busy_ns += match (&start, &self.before) {
                     (Start::At(start), _) => end.since(start)?,
                     (Start::Before, Some(before)) => end.since(before)?,

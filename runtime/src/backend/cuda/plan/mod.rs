@@ -140,6 +140,11 @@ impl Class {
         u64::try_from(ns.div_ceil(own.into())).unwrap_or(u64::MAX)
     }
 
+    /// Nanoseconds that so many bytes take to be written.
+    pub(super) fn written_ns(&self, bytes: u64) -> u64 {
+        LAUNCH_NS + bytes / self.bytes
+    }
+
     /// Nanoseconds that one multiprocessor's share of what memory moves takes for so many bytes.
     fn moved(&self, bytes: u64) -> u64 {
         bytes.saturating_mul(self.multiprocessors).div_ceil(self.bytes)
