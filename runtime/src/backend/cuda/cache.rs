@@ -2,7 +2,7 @@
 //! may do, so nothing doubtful is taken: the folder is its owner's alone, each file carries the hash of what it holds under
 //! which key, and what does not fit is made again. Files appear whole or not at all. `kernels` and `verdict` call it.
 
-use super::compiler::HERE;
+use super::compiler::NEWER_FLAGS;
 use super::folder::Folder;
 use crate::backend::digest;
 use leasehold_kernels::{FLAGS, Row, SOURCES};
@@ -20,11 +20,12 @@ const FILES_MAX: usize = 2048;
 /// Names what is kept by all that it is of: the machine code of a row by sources, flags, compiler and architecture.
 pub(super) type Key = [u8; 32];
 
-/// The key of a row's machine code.
+/// The key of a row's machine code. The compiler's version tells which of the flags it was given.
 pub(super) fn key(row: &Row, arch: &str, compiler: &str) -> Key {
     let source = row.source();
     let mut parts: Vec<&[u8]> = vec![source.as_bytes(), arch.as_bytes(), compiler.as_bytes()];
-    parts.extend(FLAGS.iter().chain(HERE).map(|flag| flag.as_bytes()));
+    let newer = NEWER_FLAGS.iter().map(|(flag, _)| flag);
+    parts.extend(FLAGS.iter().chain(newer).map(|flag| flag.as_bytes()));
     parts.extend(SOURCES.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]));
     digest(&parts)
 }

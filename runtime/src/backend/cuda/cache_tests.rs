@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use super::*;
-use crate::backend::cuda::compiler::Compiler;
+use crate::backend::cuda::compiler::{Compiler, flags};
 use crate::backend::cuda::kernels::cached;
 use leasehold_kernels::rows;
 use std::fs;
@@ -197,14 +197,56 @@ fn a_folder_does_not_grow_without_end() {
     assert_eq!(fs::read_dir(folder.cache()).unwrap().count(), FILES_MAX + 2);
 }
 
+/// Files of the compiler's names that are no libraries are passed over, and told of where there is nothing else.
 #[test]
-fn a_machine_without_the_compiler_says_where_it_looked() {
-    let folder = Place::new("nowhere");
-    // A folder that holds a file of that name which is no library.
-    fs::create_dir(folder.0.join("lib")).unwrap();
-    fs::write(folder.0.join("lib/libnvrtc.so.13"), b"not a library").unwrap();
-    let why = Compiler::open_in(std::slice::from_ref(&folder.0)).err().unwrap();
-    assert!(why.contains("libnvrtc.so.13"), "{why}");
+fn what_does_not_load_hides_no_other_compiler() {
+    const ALONE: &str = "LEASEHOLD_TEST_ALONE";
+    let test = "backend::cuda::cache::tests::what_does_not_load_hides_no_other_compiler";
+    let folder = Place::new("hidden");
+    let wrong = [("first", 13), ("first", 12), ("second", 12)].map(|(name, version)| {
+        folder.0.join(name).join("lib").join(format!("libnvrtc.so.{version}"))
+    });
+    for file in &wrong {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, b"not a library").unwrap();
+    }
+    let mut named = ["first", "second"].map(|name| folder.0.join(name)).to_vec();
+    if std::env::var_os(ALONE).is_some() {
+        match Compiler::open_in(&named) {
+            Ok(compiler) => println!("skip: {} needs no name", compiler.version()),
+            Err(why) => {
+                let tells = |file: &PathBuf| why.contains(&*file.to_string_lossy());
+                assert!(wrong.iter().all(tells), "{why}");
+            }
+        }
+        return;
+    }
+    // A compiler that another test has loaded needs no folder.
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && said.contains("1 passed"), "{said}");
+    let Some(toolkit) = std::env::var_os("LEASEHOLD_CUDA") else {
+        println!("skip: NVRTC behind what is none: LEASEHOLD_CUDA names none");
+        return;
+    };
+    named.push(toolkit.into());
+    let alone = Compiler::open_in(&named[2..]).unwrap();
+    assert_eq!(Compiler::open_in(&named).unwrap().version(), alone.version());
+}
+
+/// NVRTC before 12.9 has no cache of its own, and refuses every row for a flag that it does not know.
+#[test]
+fn a_compiler_is_given_no_flag_that_it_does_not_know() {
+    let has = |version| flags(version).any(|flag| flag == "--no-cache");
+    let [older, newer] = [[[12, 0], [12, 3], [12, 8]], [[12, 9], [12, 10], [13, 0]]];
+    assert_eq!((older.map(has), newer.map(has)), ([false; 3], [true; 3]));
+    for version in older {
+        assert!(flags(version).any(|flag| flag == "-std=c++20"));
+    }
 }
 
 /// A compiler that the loader finds by its name alone is told by its files, as one in a folder is.

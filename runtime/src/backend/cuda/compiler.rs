@@ -11,8 +11,12 @@ use std::ptr::null_mut;
 /// The variable that names folders of NVIDIA's compiler, as `PATH` does: of a toolkit, or where Python's wheels lie.
 pub const LEASEHOLD_NVRTC: &str = "LEASEHOLD_NVRTC";
 
-/// Flags beside those of every row: the driver keeps nothing.
-pub(super) const HERE: &[&str] = &["--no-cache"];
+/// Flags beside those of every row, each with the version from which on the compiler knows it: one before refuses every row
+/// for it.
+pub(super) const NEWER_FLAGS: &[(&str, Numbers)] = &[("--no-cache", [12, 9])];
+
+/// Major and minor number of a version.
+pub(super) type Numbers = [c_int; 2];
 
 /// Names of the library, newest first.
 const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so.12"];
@@ -42,6 +46,7 @@ pub(super) struct Compiler {
     log: (Size, Get),
     cubin: (Size, Get),
     destroy: Destroy,
+    numbers: Numbers,
     version: String,
     is_known: bool,
     /// The functions above are of these.
@@ -60,21 +65,23 @@ impl Compiler {
     /// The same with the folders given.
     ///
     /// # Errors
-    /// Where it was looked for.
+    /// Where it was looked for, and why what was found there is none.
     pub(super) fn open_in(named: &[PathBuf]) -> Result<Self, String> {
-        if let Some(path) = files(named, &INSIDE, &NAMES).first() {
-            return Self::load(path);
-        }
-        // The loader's own places.
-        for name in NAMES {
-            if let Ok(compiler) = Self::load(Path::new(name)) {
-                return Ok(compiler);
+        let found = files(named, &INSIDE, &NAMES);
+        // Then the loader's own places.
+        let paths = found.iter().map(PathBuf::as_path).chain(NAMES.map(Path::new));
+        let mut reasons = Vec::new();
+        for path in paths {
+            match Self::load(path) {
+                Ok(compiler) => return Ok(compiler),
+                Err(why) => reasons.push(why),
             }
         }
         Err(format!(
-            "no {} in {LEASEHOLD_NVRTC} ({named:?}), {}, or where libraries are looked for",
+            "no {} in {LEASEHOLD_NVRTC} ({named:?}), {}, or where libraries are looked for: {}",
             NAMES[0],
-            USUAL.join(", ")
+            USUAL.join(", "),
+            reasons.join("; ")
         ))
     }
 
@@ -116,6 +123,7 @@ impl Compiler {
             ),
             cubin: (function!("nvrtcGetCUBINSize" as Size), function!("nvrtcGetCUBIN" as Get)),
             destroy: function!("nvrtcDestroyProgram" as Destroy),
+            numbers: [major, minor],
             is_known: files.is_some(),
             version: format!("NVRTC {major}.{minor} of {}", files.unwrap_or_default().join(", ")),
             _libraries: [builtins, Some(library)],
@@ -144,8 +152,8 @@ impl Compiler {
         let column = |i: usize| headers.iter().map(|h| h[i].as_ptr()).collect::<Vec<_>>();
         let (names, sources) = (column(0), column(1));
         let arch_flag = format!("--gpu-architecture={arch}");
-        let flags: Vec<CString> =
-            FLAGS.iter().chain(HERE).copied().chain([&*arch_flag]).map(text).collect();
+        let flags = flags(self.numbers).map(text).chain([text(&arch_flag)]);
+        let flags: Vec<CString> = flags.collect();
         let flags: Vec<*const c_char> = flags.iter().map(|flag| flag.as_ptr()).collect();
         let failed = |said: &str| -> Error {
             let asked = format!("{} for {arch}", row.key());
@@ -173,6 +181,12 @@ impl Compiler {
                 .ok_or_else(|| failed(&format!("error {code}: {log}")))
         }
     }
+}
+
+/// The flags of every row for a compiler of this version, beside the architecture.
+pub(super) fn flags(version: Numbers) -> impl Iterator<Item = &'static str> {
+    let newer = NEWER_FLAGS.iter().filter(move |(_, since)| version >= *since);
+    FLAGS.iter().copied().chain(newer.map(|(flag, _)| *flag))
 }
 
 /// The folders that [`LEASEHOLD_NVRTC`] names.
