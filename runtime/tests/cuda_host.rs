@@ -3,6 +3,8 @@
 #![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "../../kernels/tests/cuda/mod.rs"]
+mod cuda;
 mod model;
 
 use leasehold::backend::cuda::Cuda;
@@ -73,7 +75,83 @@ fn memory_is_what_was_free() {
     assert_eq!(open().caps().memory, memory);
 }
 
-/// A device that was taken whole needs nothing of the driver any more, and its ranges have gaps around them.
+/// Memory of the model's device in this process that may be touched: where each range begins and ends, and how many bytes
+/// before and behind it nobody may touch that are not those of another range.
+fn ranges() -> Vec<([u64; 2], [u64; 2])> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Part {
+        Closed,
+        Device,
+        Other,
+    }
+    let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mut parts: Vec<(Part, u64, u64)> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (from, to) = words.next().unwrap().split_once('-').unwrap();
+        let [from, to] = [from, to].map(|at| u64::from_str_radix(at, 16).unwrap());
+        let part = match words.next().unwrap() {
+            access if access.starts_with("---") => Part::Closed,
+            _ if line.contains("memfd:leasehold-model") => Part::Device,
+            _ => Part::Other,
+        };
+        match parts.last_mut() {
+            Some((last, _, end)) if (*last, *end) == (part, from) => *end = to,
+            _ => parts.push((part, from, to)),
+        }
+    }
+    let beside = |at: usize, next: usize, touches: &dyn Fn(u64, u64) -> bool| {
+        let (_, from, to) = parts[at];
+        let is_shared = parts.get(next).is_some_and(|(part, ..)| *part == Part::Device);
+        let bytes = if is_shared { (to - from) / 2 } else { to - from };
+        if parts[at].0 == Part::Closed && touches(from, to) { bytes } else { 0 }
+    };
+    let device = (1..parts.len() - 1).filter(|&i| parts[i].0 == Part::Device);
+    let range = |i: usize| {
+        let (_, from, to) = parts[i];
+        let before = beside(i - 1, i.wrapping_sub(2), &|_, end| end == from);
+        ([from, to], [before, beside(i + 1, i + 2, &|start, _| start == to)])
+    };
+    device.map(range).collect()
+}
+
+/// Whatever memory is made of: a block is a range of its own between addresses that nobody has, and an access beside it is
+/// refused.
+#[test]
+fn ranges_have_gaps_on_both_sides() {
+    if !in_child("ranges_have_gaps_on_both_sides", &[]) {
+        return;
+    }
+    const BLOCKS: [u64; 4] = [3, 1, 7, 4];
+    for is_taken in [false, true] {
+        let mut cuda = open().with_memory(ALL * GRANULE);
+        if is_taken {
+            cuda = cuda.taken().unwrap();
+        }
+        for granules in BLOCKS {
+            cuda.alloc(granules * GRANULE).unwrap();
+        }
+        let driver = cuda::Cuda::open(Path::new("libcuda.so.1")).unwrap();
+        let stream = driver.stream().unwrap();
+        let is_refused =
+            |at| driver.fill(at, 0, 1, stream).err().map(|failure| failure.0) == Some(1);
+        let found = ranges();
+        for ([from, to], gaps) in &found {
+            assert!(gaps.iter().all(|gap| *gap >= GRANULE), "{gaps:?} around {}", to - from);
+            let inside = [*from, to - 1].map(is_refused);
+            let beside = [from - 1, from - GRANULE, *to, to + GRANULE - 1].map(is_refused);
+            assert_eq!((inside, beside), ([false; 2], [true; 4]));
+        }
+        // The backend has one of its own.
+        let mut granules: Vec<u64> =
+            found.iter().map(|([from, to], _)| (to - from) / GRANULE).collect();
+        granules.sort_unstable();
+        assert_eq!(granules, [1, 1, 3, 4, 7]);
+        driver.synchronize(stream).unwrap();
+    }
+}
+
+/// A device that was taken whole needs nothing of the driver any more.
 #[test]
 fn taken_memory_makes_blocks_of_any_size() {
     if !in_child("taken_memory_makes_blocks_of_any_size", &[]) {
