@@ -9,8 +9,8 @@ use crate::layout::{Dims, Layout};
 use crate::op::{Gate, Group, Lens, Matmul, OrderClass, Precision, Scale, check};
 use crate::order::{Span, spans};
 use leasehold_kernels::{
-    Form, GroupEntry, MatmulArgs, MatmulGroupsArgs, MatmulIndicesArgs, MatmulMergeArgs, MatrixPair,
-    Side, rows,
+    BoxMap, Form, GroupEntry, MatmulArgs, MatmulGroupsArgs, MatmulIndicesArgs, MatmulMergeArgs,
+    MatrixPair, Side, rows,
 };
 use std::collections::HashMap;
 
@@ -61,6 +61,42 @@ fn candidates_share_an_order_and_keep_the_cap() {
         let all = [tables::attention().len(), tables::attention_backward().len()];
         let ours = ["attention", "attention_backward"].map(|name| planned[&(class.arch, name)]);
         assert_eq!(ours, all, "{planned:?}");
+    }
+}
+
+/// The same with some axes repeated, most often the outer ones.
+fn repeated(spec: Spec, random: &mut Random) -> Spec {
+    let (shape, strides) = (*spec.layout.shape(), *spec.layout.strides());
+    let steps = Dims::from_fn(shape.len(), |axis| {
+        let is_outer = axis + 2 < shape.len();
+        if random.below(if is_outer { 2 } else { 12 }) == 0 { 0 } else { strides[axis] }
+    });
+    Spec { layout: Layout::new(shape, steps).unwrap(), ..spec }
+}
+
+/// Types of operands and of an output.
+const TYPES: [[DType; 2]; 5] = [
+    [DType::BF16, DType::BF16],
+    [DType::F16, DType::F32],
+    [DType::F32, DType::F32],
+    [DType::I8, DType::F32],
+    [DType::F8E4M3, DType::BF16],
+];
+
+/// What the copy engine is told is what it takes: an axis that is repeated has one element and no stride of 0.
+fn assert_maps(args: &Args) {
+    let of = |maps: &[BoxMap]| {
+        let used = maps.iter().filter(|map| map.sizes[0] > 0);
+        used.for_each(|map| assert!(map.is_valid(), "{map:?}"));
+    };
+    match args {
+        Args::MatmulSm90(args) => of(&[args.a, args.b, args.out]),
+        Args::MatmulSm90Fp8(args) => of(&[args.a, args.b]),
+        Args::AttentionSm90(args) => of(&[args.k, args.v]),
+        Args::AttentionBackwardSm90(args) => {
+            of(&[args.q, args.k, args.v, args.d_out, args.statistics]);
+        }
+        Args::Plain(_) => {}
     }
 }
 
@@ -122,6 +158,7 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
     for &to in cuts {
         for span in spans(from..to, plan.links) {
             for Launch { row: of, args, blocks } in launches(op, row, class, span, &at, 4) {
+                assert_maps(&args);
                 let args: MatmulArgs = match (of, args) {
                     (Row::MatmulGroups(_), Args::Plain(args)) => {
                         list = counted(&bytemuck::pod_read_unaligned(&args), sizes);
@@ -213,24 +250,40 @@ pub(super) fn cuts(units: u64, random: &mut Random) -> [Vec<u64>; 2] {
     [vec![units], ends]
 }
 
+/// Operands of every type, some of them repeated along axes of the batch, or along any.
 #[test]
 fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
     let mut random = Random(3);
-    let (mut cut, mut sm90, mut split) = (0, 0, 0);
-    for round in 0..60 {
+    let (mut cut, mut split) = (0, 0);
+    let mut orders = HashMap::new();
+    for round in 0..240 {
         let batch: Vec<u64> = (0..round % 5).map(|_| 1 + random.below(3)).collect();
-        let k = [1, 8, 72, 40_000, 100_000][random.below(5) as usize];
-        let size = [random.below(300), 8 * random.below(60) + round % 2, k + random.below(4) / 3];
+        let k = [1, 8, 144, 40_000, 100_000][random.below(5) as usize];
+        let [m, n, k] =
+            [random.below(300), 8 * random.below(60) + round % 2, k + random.below(4) / 3];
         let matmul = match random.below(4) {
             0 => Matmul { order: OrderClass::BatchInvariant, ..Matmul::default() },
             _ => Matmul::default(),
         };
-        let op = product(matmul, &batch, size);
+        let [dtype, out] = TYPES[if round < 60 { 0 } else { round as usize % TYPES.len() }];
+        let with = |dtype, tail: [u64; 2]| contiguous(dtype, &[&batch[..], &tail].concat());
+        // Of 8 bits the copy engine brings what lies along K.
+        let b = match dtype.size() {
+            1 => {
+                let turned = with(dtype, [n, k]);
+                Spec { layout: turned.layout.transpose().unwrap(), ..turned }
+            }
+            _ => with(dtype, [k, n]),
+        };
+        let sides = [with(dtype, [m, k]), b];
+        let [a, b] = if round < 60 { sides } else { sides.map(|spec| repeated(spec, &mut random)) };
+        let is_repeated = [&a, &b].iter().any(|spec| spec.layout.strides().contains(&0));
+        let op = check(matmul.into(), &[a, b, with(out, [m, n])]).unwrap();
         let class = &CLASSES[if round % 3 == 0 { 3 } else { random.below(5) as usize }];
         for plan in candidates(&op, class).unwrap() {
             cut += u64::from(plan.links > 1);
-            sm90 += u64::from(plan.order == product::SM90);
             split += u64::from(plan.order == splits::ORDER);
+            *orders.entry((plan.order.entry, is_repeated)).or_insert(0) += 1;
             assert!(plan.order != splits::ORDER || plan.state_bytes <= 64 << 20, "{plan}");
             for cuts in cuts(plan.units() as u64, &mut random) {
                 let finished = cover(&op, class, &plan, &cuts, &[]);
@@ -238,8 +291,13 @@ fn every_output_of_a_product_is_finished_once_whatever_the_cut() {
             }
         }
     }
-    assert!(cut > 20 && sm90 > 5, "{cut} plans had links, {sm90} were of wgmma");
-    assert!(split > 5, "{split} plans split K");
+    println!("cases: {orders:?}");
+    assert!(cut > 20 && split > 5, "{cut} plans had links, {split} split K");
+    for order in
+        [product::SM80, product::SM80_BYTES, product::F32, product::SM90, product::SM90_FP8]
+    {
+        assert!(orders.get(&(order.entry, true)).is_some_and(|n| *n > 2), "{order:?}: {orders:?}");
+    }
 }
 
 /// Groups of all kinds, their sizes with the host or not, and outputs of every kind of row.
@@ -282,7 +340,12 @@ fn every_output_of_groups_is_finished_once_whatever_the_cut() {
         let columns = if matmul.gate == Gate::Interleaved { n / 2 } else { n };
         let with =
             |dtype, batch: &[u64], tail: [u64; 2]| contiguous(dtype, &[batch, &tail].concat());
-        let mut specs = vec![with(dtype, of_a, [m, k]), with(dtype, of_b, [k, n])];
+        let sides = [with(dtype, of_a, [m, k]), with(dtype, of_b, [k, n])];
+        // Groups may have one matrix, and entries one row.
+        let mut specs = match round % 2 {
+            0 => sides.to_vec(),
+            _ => sides.map(|spec| repeated(spec, &mut random)).to_vec(),
+        };
         specs.extend(on_device.then(|| contiguous(DType::U32, &[groups])));
         specs.push(with(out, of_out, [m, columns]));
         if out == DType::I8 {
@@ -339,7 +402,11 @@ fn every_output_of_named_matrices_is_finished_once_whatever_the_cut() {
         let mut right = side(index_b, [n, k], dtype);
         right.layout = right.layout.transpose().unwrap();
         let mut specs = vec![side(index_a, [m, k], dtype), right];
-        let index = contiguous(DType::I32, &batch);
+        let mut index = contiguous(DType::I32, &batch);
+        if round % 5 > 2 {
+            specs = specs.into_iter().map(|spec| repeated(spec, &mut random)).collect();
+            index = repeated(index, &mut random);
+        }
         specs.extend([index_a, index_b].into_iter().filter_map(|is| is.then_some(index)));
         specs.push(side(false, [m, n], out));
         let op = check(matmul.into(), &specs).unwrap();
