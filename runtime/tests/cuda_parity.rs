@@ -8,7 +8,7 @@ mod common;
 mod model;
 
 use common::case::{Case, Fill, Operand, Style};
-use common::hostile::{changed, changing, is_told, lied_to};
+use common::hostile::{changed, changing, changing_those, is_told, lied_to, told};
 use common::run::{Outcome, contents, execute, run_on};
 use leasehold::backend::cuda::{Cuda, Pack};
 use leasehold::backend::{Backend, Place, Progress};
@@ -19,6 +19,7 @@ use leasehold::op::{
 };
 use leasehold::{DType, Device, Kind};
 use model::{open, pack};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Floating-point operations of a case of the tables: the model does about a million a second.
@@ -674,35 +675,56 @@ fn rows_in_pieces() {
     }
 }
 
-/// Runs cases that read indices or counts and take more than one slice while those change; how many there were, and how
-/// many told a fault.
-fn change_in_each(cuda: &mut Cuda, cases: &[Case]) -> [usize; 2] {
-    let (mut run, mut faults) = (0, 0);
+/// How often operands changed between slices, and how often a fault was told then, by kernels and the operand's name.
+type Changed = BTreeMap<(&'static str, &'static str), [usize; 2]>;
+
+/// Runs cases that read indices or counts and take more than one slice, each of these operands changing alone.
+fn change_in_each(cuda: &mut Cuda, cases: &[Case], changed: &mut Changed) {
     for case in cases.iter().filter(|case| is_told(case)) {
         for plan in cuda.candidates(&case.checked()).unwrap() {
-            if plan.units() > 1 {
-                run += 1;
-                faults += usize::from(changing(cuda, case, &plan));
+            let by = if plan.kernel.starts_with("matmul_sm90") { "wgmma" } else { case.op.name() };
+            for name in told(case).into_iter().filter(|_| plan.units() > 1) {
+                let told = changing_those(cuda, case, &plan, |other| other == name);
+                let [run, faults] = changed.entry((by, name)).or_default();
+                (*run, *faults) = (*run + 1, *faults + usize::from(told));
             }
         }
     }
-    println!("{run} plans, {faults} faults");
-    [run, faults]
 }
 
-/// Every operand of indices or counts that more than one slice of a small op reads, changed between them: each unit of a
-/// gather has its own.
+/// Every operand of indices or counts that more than one slice of an op reads, changed between them: each unit of a gather
+/// has its own.
 #[test]
 fn what_is_told_changes_between_slices() {
     if !in_child("what_is_told_changes_between_slices", "sm_90a", "early") {
         return;
     }
-    let mut cuda = open();
-    for cases in [common::tables::scatter(), common::tables::attention(), common::tables::matmul()]
-    {
-        let [run, faults] = change_in_each(&mut cuda, &small(cases));
-        assert!(run > 0 && faults * 3 > run, "{faults} faults of {run}");
+    let (mut cuda, mut changed) = (open(), Changed::new());
+    let mut attention = common::tables::attention();
+    attention.retain(|case| is_told(case) && case.flops() <= 40 * CASE_FLOPS);
+    for cases in [
+        small(common::tables::scatter()),
+        attention,
+        gradients_with_options(),
+        small(common::tables::matmul()),
+        common::products::chains_by_index(),
+        of_hopper(),
+        named_on_hopper(),
+    ] {
+        change_in_each(&mut cuda, &cases, &mut changed);
     }
+    println!("cases: {changed:?}");
+    let names: Vec<(&str, &str)> = changed.keys().copied().collect();
+    let of = |by, names: &[&'static str]| names.iter().map(|name| (by, *name)).collect::<Vec<_>>();
+    let every = [
+        of("attention", &["lens", "pages", "rows"]),
+        of("attention_backward", &["lens", "rows"]),
+        of("matmul", &["a_index", "b_index", "sizes"]),
+        of("scatter", &["index", "lens", "pages"]),
+        of("wgmma", &["a_index", "b_index", "sizes"]),
+    ];
+    assert_eq!(names, every.concat());
+    assert!(changed.values().all(|[run, faults]| faults == run), "{changed:?}");
 }
 
 /// Whatever indices say, the result is the reference's, nothing else changes and the fault is told.

@@ -186,11 +186,28 @@ pub fn changed<B: Backend>(backend: &mut B, kernel: &str, keys: u32) -> bool {
 /// Runs a case while its indices and counts change between slices, to bad ones and to others: what is made is of elements
 /// of operands, beside which all is NaN, and no byte beside the outputs changes. Whether a fault was told.
 pub fn changing<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
+    changing_those(backend, case, plan, |_| true)
+}
+
+/// The names of a case's operands of indices and counts.
+pub fn told(case: &Case) -> Vec<&'static str> {
+    let roles = case.op.roles();
+    roles.iter().filter(|role| is_trusted_by_none(role)).map(|role| role.name).collect()
+}
+
+/// The same where of these operands only those of some names change.
+pub fn changing_those<B: Backend>(
+    backend: &mut B,
+    case: &Case,
+    plan: &Plan,
+    changes: impl Fn(&str) -> bool,
+) -> bool {
     /// Launches of a case, at most.
     const SLICES: u64 = 12;
     let op = Arc::new(case.checked());
     let contents = contents(case);
-    let told = || (0..op.roles().len()).filter(|&i| is_trusted_by_none(&op.roles()[i]));
+    let is_told = |role: &Role| is_trusted_by_none(role) && changes(role.name);
+    let told = || (0..op.roles().len()).filter(|&i| is_told(&op.roles()[i]));
     let mut slice = 0;
     let lie = |backend: &mut B, places: &[Place]| {
         slice += 1;
@@ -211,8 +228,9 @@ pub fn changing<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
     neighbours(case, &contents, &left, |i| op.roles()[i].access.writes())
         .unwrap_or_else(|wrong| panic!("{}: {plan}: {wrong}", case.name));
     // Rows that are of no group or entry by the counts of one slice and another's by those of the next are nobody's to
-    // write.
+    // write, and what a slice hands on may be of other rows than the next has.
     let is_grouped = match op.op() {
+        Op::Attention(op) => op.scores.rows != Lens::Full,
         Op::AttentionBackward(op) => op.scores.rows != Lens::Full,
         _ => op.position("sizes").is_some(),
     };
@@ -220,7 +238,10 @@ pub fn changing<B: Backend>(backend: &mut B, case: &Case, plan: &Plan) -> bool {
         let operand = &case.operands[out];
         let bytes = &left.blocks[out][operand.offset as usize..];
         let values = reference::read(operand.dtype, &op.specs()[out].layout, bytes);
-        assert!(is_grouped || values.iter().all(|x| x.is_finite()), "{}: {plan}", case.name);
+        // The logarithm of no key's sum.
+        let is_none = |x: f64| op.roles()[out].name == "lse" && x == f64::NEG_INFINITY;
+        let is_made = |x: &f64| x.is_finite() || is_none(*x);
+        assert!(is_grouped || values.iter().all(is_made), "{}: {plan}", case.name);
     }
     left.fault.is_some()
 }

@@ -85,6 +85,9 @@ impl Landing {
     }
 
     /// Three passes for each run of entries: claims cleared, claimed, and kept by those that set.
+    ///
+    /// Where an index changes between them an entry meets a claim that its run did not clear: zeros, or what the same owner
+    /// left, as all states are. No address comes of a claim: the entry is then dropped, or another that landed there stays.
     pub(in super::super) fn passes(&self) -> Vec<Pass> {
         let count = self.entries.elements();
         let runs = (0..count).step_by(RUN as usize).map(|from| RUN.min(count - from));
