@@ -308,8 +308,8 @@ fn launch_row<A: bytemuck::NoUninit>(
     let places: Vec<u32> = places.iter().map(|&at| at as u32).collect();
     let args = (bytemuck::bytes_of(args), &places[..]);
     // Threads take turns from drawn ones on.
-    let order = Order::Seeded(blocks);
-    let outcome = model.run(&row, order, blocks as u32, args, buffers);
+    let (order, blocks) = (Order::Seeded(blocks), blocks as u32);
+    let outcome = model.witnessed(|model| model.run(&row, order, blocks, args, buffers));
     let Outcome { found, buffers } = outcome;
     assert_eq!(found, "", "{row:?}");
     buffers

@@ -203,7 +203,7 @@ fn cover(op: &CheckedOp, class: &Class, plan: &Plan, cuts: &[u64], sizes: &[u32]
                     (_, Args::MatmulSm90Fp8(args)) => args.scaled.matmul,
                     _ => panic!("no product"),
                 };
-                let cluster = if let Row::MatmulSm90(row) = row { row.cluster } else { 1 };
+                let cluster = row.cluster();
                 let merges = matches!(of, Row::MatmulMerge(_));
                 assert!(blocks > 0 && (merges || blocks % cluster == 0));
                 assert!(merges || u64::from(blocks / cluster) <= args.tiles);
