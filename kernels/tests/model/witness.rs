@@ -2,7 +2,7 @@
 //! `sanitized.tsv`. The tests of `rows` say which launches those are.
 
 use super::{Model, Order, Outcome, digest, is_full};
-use leasehold_kernels::{Row, Values, rows};
+use leasehold_kernels::{Form, Major, Row, Values, rows};
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -42,8 +42,8 @@ impl Witness {
         let Some(left) = self.left.get_mut(row).filter(|left| self.is_on && **left > 0) else {
             return;
         };
-        for order in Order::ALL {
-            let seen = self.model.run_once(row, order, blocks, args, buffers);
+        for order in orders(row) {
+            let seen = self.model.run_once(row, *order, blocks, args, buffers);
             let what = format!("{} {order:?}, sanitized", row.key());
             assert_eq!(seen.found, outcome.found, "{what}");
             // Whose bad index is the first is open; the words of the fault are as long as nothing else.
@@ -53,6 +53,12 @@ impl Witness {
         }
         *left -= 1;
     }
+}
+
+/// All orders that differ: what has no boxes and no products of warpgroups has neither late while the other is early.
+fn orders(row: &Row) -> &'static [Order] {
+    const ALL: [Order; 5] = Order::ALL;
+    if row.archs() == ["sm_90a"] || is_full() { &ALL } else { &ALL[..3] }
 }
 
 /// The rows that are witnessed: one of each form, those that changed since `sanitized.tsv` was written, and all where
@@ -73,12 +79,14 @@ pub(super) fn due(rows: &[Row]) -> Vec<Row> {
 fn form(row: &Row) -> String {
     let (_, shape, run) = row.template();
     let class = match row {
+        // Either side by each of its ways: which ways are combined decides nothing.
         Row::MatmulSm80(row) => {
-            let is_wide = row.values == Values::Tf32;
-            format!("{is_wide} {:?} {:?}", row.a, row.b)
+            let way = if row.a == row.b { row.a } else { Major::K };
+            format!("{way:?} {}", row.values == Values::Tf32)
         }
         Row::MatmulSm90(row) => {
-            format!("{:?} {} {} {}", row.form, row.cluster, row.a_outer, row.b_outer)
+            let is_outer = row.b_outer && (row.a_outer || row.form == Form::Swapped);
+            format!("{:?} {} {is_outer}", row.form, row.cluster)
         }
         Row::MatmulSm80Bytes(row) => format!("{:?} {}", row.values, row.gathered),
         Row::MatmulSm90Fp8(row) => format!("{:?} {}", row.tile, row.by_columns),
