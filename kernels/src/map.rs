@@ -12,7 +12,8 @@ pub struct BoxMap {
     pub at: u64,
     /// Elements along each axis, at least 1 and less than 2^32.
     pub sizes: [u64; 5],
-    /// Bytes from one index to the next along all axes but the dense first: multiples of 16, less than 2^40.
+    /// Bytes from one index to the next along all axes but the dense first: multiples of 16, less than 2^40. What repeats
+    /// along an axis has one element there, not a stride of 0.
     pub strides: [u64; 4],
     /// Elements of the box along each axis, at most 256.
     pub boxed: [u32; 5],
@@ -25,13 +26,13 @@ pub struct BoxMap {
 const _: () = assert!(size_of::<BoxMap>() == 128);
 
 impl BoxMap {
-    /// Whether the driver takes it.
+    /// Whether the driver takes it, whatever it makes of a stride of 0.
     pub fn is_valid(&self) -> bool {
         let rows = u64::from(self.boxed[0]) * u64::from(self.element) == 128;
         self.at.is_multiple_of(16)
             && rows
             && self.sizes.iter().all(|&n| (1..=1 << 32).contains(&n))
-            && self.strides.iter().all(|&n| n.is_multiple_of(16) && n < 1 << 40)
+            && self.strides.iter().all(|&n| n.is_multiple_of(16) && (1..1 << 40).contains(&n))
             && self.boxed.iter().all(|&n| (1..=256).contains(&n))
     }
 }

@@ -276,8 +276,8 @@ impl MatmulSm90 {
             element: 2,
             padding: [0; 6],
         };
-        // Writes of a stride of 0 would meet.
-        (map.is_valid() && map.strides.iter().all(|&n| n > 0)).then_some(map)
+        // Writes of a stride of 0 would meet: it is no valid one.
+        map.is_valid().then_some(map)
     }
 }
 

@@ -347,7 +347,7 @@ impl Case {
         let [m, n, k] = self.size.map(|x| x as u64);
         let map = |side, buffer, outer, operand: Operand| {
             let steps = [operand.outer_step, operand.k_step].map(|x| x as u64);
-            let batch = [[1, 0], [1, 0], [self.batch as u64, operand.entry as u64]];
+            let batch = [[1, 8], [1, 8], [self.batch as u64, operand.entry as u64]];
             let map = row.map(side, address(buffer, 0), [outer, k], steps, batch);
             assert!(map.is_valid(), "{map:?}");
             map
