@@ -276,13 +276,15 @@ impl Cuda {
         Ok(count)
     }
 
-    /// A map of 16-bit elements as the driver encodes it, with the number of its swizzle in cuda.h.
+    /// A map of elements of 8 or 16 bits as the driver encodes it, with the number of its swizzle in cuda.h.
     pub(crate) fn encode(&self, map: &BoxMap, swizzle: u32) -> Answer<Encoded> {
+        const UINT8: u32 = 0;
         const FLOAT16: u32 = 6;
+        let dtype = if map.element == 1 { UINT8 } else { FLOAT16 };
         let mut encoded = Encoded([0; 128]);
         let ones = [1u32; 5];
         call!(self, "cuTensorMapEncodeTiled",
-            &mut encoded => &mut Encoded, FLOAT16 => u32, 5 => u32, map.at as *mut c_void => *mut c_void,
+            &mut encoded => &mut Encoded, dtype => u32, 5 => u32, map.at as *mut c_void => *mut c_void,
             map.sizes.as_ptr() => *const u64, map.strides.as_ptr() => *const u64, map.boxed.as_ptr() => *const u32,
             ones.as_ptr() => *const u32, 0 => u32, swizzle => u32, 0 => u32, 0 => u32)?;
         Ok(encoded)

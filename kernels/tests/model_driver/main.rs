@@ -6,6 +6,7 @@
 mod cuda;
 #[path = "../driver/mod.rs"]
 mod driver;
+mod far;
 
 use cuda::{Cuda, Failure, Grid, Handle};
 use half::f16;
