@@ -158,6 +158,26 @@ fn control_sees_only_the_executors_messages() {
     }
 }
 
+/// Lines of kernels and of their model: no formatter sees those.
+#[test]
+fn lines_of_cpp_have_128_columns_at_most() {
+    let mut wide = Vec::new();
+    for folder in ["kernels/cuda", "kernels/host", "kernels/tests", "benches/gpu"] {
+        let files: Vec<PathBuf> = [".cu", ".cpp", ".h"]
+            .into_iter()
+            .flat_map(|ending| files(&root().join(folder), ending))
+            .collect();
+        assert!(!files.is_empty(), "no C++ in {folder}");
+        for path in files {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 128);
+            let inside = path.strip_prefix(root()).unwrap().display();
+            wide.extend(lines.map(|(i, _)| format!("{inside}:{}", i + 1)));
+        }
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
+}
+
 #[test]
 fn every_crate_has_the_shared_lints() {
     for manifest in files(&root(), "Cargo.toml") {
