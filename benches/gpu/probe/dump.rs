@@ -1,5 +1,5 @@
 //! The probe's sections, how they are run through a driver, the dump that comes of it, and how the model's answers are held
-//! against a card's. The program `probe` and the tests of the host model call it.
+//! against a card's. The program `probe` (through `ask`) and the tests of the host model call it.
 
 // Each of them uses a part.
 #![allow(dead_code)]
@@ -206,24 +206,21 @@ fn args(maps: &[Encoded], answer: Encoded, input: u64, output: u64) -> Vec<u8> {
     bytes
 }
 
-/// What a device answered: its name and driver, and the words of each section that it runs.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Dump {
+/// A device with the probe's image and what its kernels are given.
+pub(crate) struct Asked<'a> {
+    cuda: &'a Cuda,
+    /// Its name and driver.
     pub(crate) device: String,
-    pub(crate) sections: BTreeMap<String, Vec<u32>>,
+    is_hopper: bool,
+    stream: Handle,
+    module: Handle,
+    maps: Vec<Encoded>,
+    input: u64,
 }
 
-impl Dump {
-    /// Runs every section that the device has, of a compiled image. What was answered before a call of the driver failed
-    /// is kept, and the failure told with the section that it was made for.
-    pub(crate) fn of(cuda: &Cuda, image: &[u8]) -> (Self, Result<(), String>) {
-        let mut dump = Self { device: String::new(), sections: BTreeMap::new() };
-        let result = dump.ask(cuda, image);
-        (dump, result)
-    }
-
-    fn ask(&mut self, cuda: &Cuda, image: &[u8]) -> Result<(), String> {
-        self.device = format!("{}, driver {}", cuda.name()?, cuda.version()?);
+impl<'a> Asked<'a> {
+    pub(crate) fn open(cuda: &'a Cuda, image: &[u8]) -> Result<Self, String> {
+        let device = format!("{}, driver {}", cuda.name()?, cuda.version()?);
         let (is_hopper, stream, module) =
             (cuda.attribute(75)? == 9, cuda.stream()?, cuda.module(image)?);
         let inputs: Vec<u8> = numbers().into_iter().flat_map(u32::to_le_bytes).collect();
@@ -234,50 +231,126 @@ impl Dump {
                 *map = cuda.encode(&tensor_at(at, inner), swizzle)?;
             }
         }
-        for section in SECTIONS.iter().filter(|section| is_hopper || !section.hopper) {
-            let words = run(cuda, module, section, (&maps, input), stream);
-            let words = words.map_err(|failure| format!("{}: {failure}", section.name))?;
-            self.sections.insert(section.name.to_owned(), words);
-        }
-        Ok(())
+        Ok(Self { cuda, device, is_hopper, stream, module, maps, input })
     }
 
-    /// As text: the device, and of each section its name and its words, eight a line.
+    /// The sections that the device has.
+    pub(crate) fn sections(&self) -> impl Iterator<Item = &'static Section> + use<> {
+        let is_hopper = self.is_hopper;
+        SECTIONS.iter().filter(move |section| is_hopper || !section.hopper)
+    }
+
+    pub(crate) fn answer(&self, section: &Section) -> Result<Vec<u32>, Failure> {
+        run(self.cuda, self.module, section, (&self.maps, self.input), self.stream)
+    }
+}
+
+/// What a device answered: its name and driver, the sections that it was asked for, the words of each that it answered,
+/// and why it did not answer another, where that is known.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Dump {
+    pub(crate) device: String,
+    pub(crate) asked: Vec<String>,
+    pub(crate) sections: BTreeMap<String, Vec<u32>>,
+    pub(crate) missing: BTreeMap<String, String>,
+}
+
+/// Where the file ends before a section does.
+const CUT: &str = "cut off";
+
+/// How a dump begins: the device, and all that it is asked for, so that what is not there is known.
+pub(crate) fn head<'a>(device: &str, asked: impl Iterator<Item = &'a str>) -> String {
+    let asked: Vec<&str> = asked.collect();
+    format!("{MAGIC}\ndevice {device}\nasked {}\n", asked.join(" "))
+}
+
+const MAGIC: &str = "probe 2";
+/// Words of a section to a line.
+pub(crate) const LINE: usize = 8;
+
+/// A section: its name, how many words it has, and they.
+pub(crate) fn part(name: &str, words: &[u32]) -> String {
+    let mut text = format!("section {name} {}\n", words.len());
+    for line in words.chunks(LINE) {
+        let line: Vec<String> = line.iter().map(|word| format!("{word:08x}")).collect();
+        let _ = writeln!(text, "{}", line.join(" "));
+    }
+    text
+}
+
+/// A section that is not there.
+pub(crate) fn not_there(name: &str, why: &str) -> String {
+    format!("missing {name} {}\n", why.replace('\n', " "))
+}
+
+impl Dump {
+    /// Every section that the device has, of a compiled image.
+    ///
+    /// # Errors
+    /// The driver's first, with its section.
+    pub(crate) fn of(cuda: &Cuda, image: &[u8]) -> Result<Self, String> {
+        let asked = Asked::open(cuda, image)?;
+        let mut dump = Self { device: asked.device.clone(), ..Self::default() };
+        for section in asked.sections() {
+            let words = asked.answer(section);
+            let words = words.map_err(|failure| format!("{}: {failure}", section.name))?;
+            dump.asked.push(section.name.into());
+            dump.sections.insert(section.name.into(), words);
+        }
+        Ok(dump)
+    }
+
+    /// As text, which `read` reads.
     pub(crate) fn write(&self) -> String {
-        let mut text = format!("probe 1\ndevice {}\n", self.device);
-        for section in SECTIONS {
-            let Some(words) = self.sections.get(section.name) else { continue };
-            let _ = writeln!(text, "section {}", section.name);
-            for line in words.chunks(8) {
-                let line: Vec<String> = line.iter().map(|word| format!("{word:08x}")).collect();
-                let _ = writeln!(text, "{}", line.join(" "));
+        let mut text = head(&self.device, self.asked.iter().map(String::as_str));
+        for name in &self.asked {
+            match (self.sections.get(name), self.missing.get(name)) {
+                (Some(words), _) => text += &part(name, words),
+                (None, Some(why)) => text += &not_there(name, why),
+                (None, None) => {}
             }
         }
         text
     }
 
-    /// What `write` wrote.
+    /// What `write` or `ask` wrote, as far as it came.
     ///
     /// # Errors
-    /// The first line that it did not.
+    /// The first line that they did not.
     pub(crate) fn read(text: &str) -> Result<Self, String> {
-        let mut lines = text.lines();
-        if lines.next() != Some("probe 1") {
+        // What a line's end does not follow was cut off.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let mut lines = whole.lines();
+        if lines.next() != Some(MAGIC) {
             return Err("no dump of this probe".into());
         }
-        let mut dump = Self { device: String::new(), sections: BTreeMap::new() };
-        let mut section: Option<&mut Vec<u32>> = None;
+        let (mut dump, mut section) = (Self::default(), None);
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for line in lines {
-            if let Some(name) = line.strip_prefix("device ") {
-                dump.device = name.into();
-            } else if let Some(name) = line.strip_prefix("section ") {
-                section = Some(dump.sections.entry(name.to_owned()).or_default());
-            } else {
-                let words: Result<Vec<u32>, _> =
-                    line.split(' ').map(|word| u32::from_str_radix(word, 16)).collect();
-                let words = words.map_err(|error| format!("{line:?}: {error}"))?;
-                section.as_mut().ok_or_else(|| format!("{line:?}: of no section"))?.extend(words);
+            let wrong = || format!("{line:?}: no line of a dump");
+            let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match kind {
+                "device" => dump.device = rest.into(),
+                "asked" => dump.asked = rest.split(' ').map(String::from).collect(),
+                "section" => {
+                    let (name, count) = rest.split_once(' ').ok_or_else(wrong)?;
+                    counts.insert(name.to_owned(), count.parse().map_err(|_| wrong())?);
+                    section = Some(dump.sections.entry(name.to_owned()).or_default());
+                }
+                "missing" => {
+                    let (name, why) = rest.split_once(' ').ok_or_else(wrong)?;
+                    dump.missing.insert(name.into(), why.into());
+                }
+                _ => {
+                    let words = line.split(' ').map(|word| u32::from_str_radix(word, 16));
+                    let words: Result<Vec<u32>, _> = words.collect();
+                    section.as_mut().ok_or_else(wrong)?.extend(words.map_err(|_| wrong())?);
+                }
             }
+        }
+        dump.sections.retain(|name, words| counts[name] == words.len());
+        for name in dump.asked.iter().filter(|name| !dump.sections.contains_key(*name)) {
+            dump.missing.entry(name.clone()).or_insert_with(|| CUT.into());
         }
         Ok(dump)
     }

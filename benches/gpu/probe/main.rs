@@ -2,21 +2,28 @@
 //! the test `probe` compiled for the card's architecture. `README.md` tells how, and what becomes of a dump.
 #![allow(clippy::expect_used, clippy::panic, reason = "its modules are those of tests")]
 
+mod ask;
 #[path = "../../../kernels/tests/cuda/mod.rs"]
 mod cuda;
 mod dump;
 
-use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+/// Of a card, which answers a section in microseconds.
+const LIMITS: ask::Limits =
+    ask::Limits { start: Duration::from_secs(20), section: Duration::from_secs(5) };
 
 fn main() -> ExitCode {
-    let images: Vec<String> = std::env::args().skip(1).collect();
-    let [image] = &images[..] else {
-        eprintln!("usage: probe IMAGE");
-        return ExitCode::FAILURE;
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let done = match &words[..] {
+        [image] => whole(image),
+        // How this program starts itself.
+        [image, from] => part(image, from),
+        _ => Err("usage: probe IMAGE".into()),
     };
-    match ask(image) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("probe: {error}");
@@ -25,11 +32,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what was answered, also where not all was.
-fn ask(image: &str) -> Result<(), String> {
+/// Prints what is answered by this program's children, as it comes.
+fn whole(image: &str) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let child = |from: usize| {
+        let mut command = Command::new(&program);
+        command.arg(image).arg(from.to_string());
+        command
+    };
+    let missing = ask::ask(&child, LIMITS, &mut std::io::stdout())?;
+    if missing.is_empty() { Ok(()) } else { Err(format!("missing: {}", missing.join("; "))) }
+}
+
+/// Answers from a section on.
+fn part(image: &str, from: &str) -> Result<(), String> {
     let bytes = std::fs::read(image).map_err(|error| format!("{image}: {error}"))?;
-    let (dump, result) = dump::Dump::of(&cuda::Cuda::open(Path::new("libcuda.so.1"))?, &bytes);
-    let written = std::io::stdout().write_all(dump.write().as_bytes());
-    written.map_err(|error| error.to_string())?;
-    result
+    let from = from.parse().map_err(|error| format!("{from:?}: {error}"))?;
+    let cuda = cuda::Cuda::open(Path::new("libcuda.so.1"))?;
+    ask::answer((&cuda, &bytes), from, &|_| {}, &mut std::io::stdout())
 }

@@ -2,6 +2,8 @@
 //! and as every card whose dump is kept there.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "../../../benches/gpu/probe/ask.rs"]
+mod ask;
 #[path = "../compiler/mod.rs"]
 mod compiler;
 #[path = "../cuda/mod.rs"]
@@ -19,8 +21,11 @@ use nvrtc::Nvrtc;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 const ORDER: &str = "LEASEHOLD_MODEL_ORDER";
+/// Makes a test a child of `ask` that answers from this section on.
+const FROM: &str = "LEASEHOLD_PROBE_FROM";
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../benches/gpu/probe")
@@ -63,9 +68,7 @@ fn dump() -> Option<Dump> {
     static DUMP: OnceLock<Option<Dump>> = OnceLock::new();
     let ask = || {
         let cuda = Cuda::open(&library()?).expect("the model driver");
-        let (dump, result) = Dump::of(&cuda, b"any image");
-        assert_eq!(result, Ok(()));
-        Some(dump)
+        Some(Dump::of(&cuda, b"any image").expect("every section"))
     };
     DUMP.get_or_init(ask).clone()
 }
@@ -96,7 +99,7 @@ fn the_model_answers_alike_in_every_order() {
     let name = "the_model_answers_alike_in_every_order";
     let output = command.args(["--exact", name, "--nocapture"]).env(ORDER, "early").output();
     let said = String::from_utf8(output.expect("a child").stdout).expect("text");
-    let from = said.find("probe 1\n").unwrap_or_else(|| panic!("no dump: {said}"));
+    let from = said.find("probe 2\n").unwrap_or_else(|| panic!("no dump: {said}"));
     let lines = said[from..].lines().take_while(|line| !line.starts_with("test "));
     let text: String = lines.map(|line| format!("{line}\n")).collect();
     let early = Dump::read(&text).expect("a dump");
@@ -109,8 +112,62 @@ fn the_model_answers_alike_in_every_order() {
 fn the_model_answers_as_every_card_that_was_asked() {
     let Some(model) = dump() else { return };
     for (path, card) in kept() {
+        for (name, why) in &card.missing {
+            println!("skip: {}: {name}: not dumped: {why}", path.display());
+        }
         let wrong = model.against(&card);
         assert!(wrong.is_empty(), "{}:\n{}", path.display(), wrong.join("\n"));
+    }
+}
+
+/// A section whose kernel never ends, and one that ends its process: each costs itself, and is named.
+#[test]
+fn a_section_that_is_not_answered_is_lost_alone() {
+    let (hangs, dies) = ("phases", "box_32");
+    if let Ok(from) = std::env::var(FROM) {
+        // This is a child, behind what the test's program says.
+        println!();
+        let before = |name: &str| match name {
+            _ if name == hangs => std::thread::sleep(Duration::from_secs(600)),
+            _ if name == dies => std::process::exit(9),
+            _ => {}
+        };
+        let cuda = Cuda::open(&library().expect("as the parent")).expect("the model driver");
+        let from = from.parse().expect("a number");
+        let answered = ask::answer((&cuda, b"any image"), from, &before, &mut std::io::stdout());
+        return answered.expect("a driver");
+    }
+    let Some(model) = dump() else { return };
+    let program = std::env::current_exe().expect("this program");
+    let child = |from: usize| {
+        let mut command = Command::new(&program);
+        let name = "a_section_that_is_not_answered_is_lost_alone";
+        command.args(["--exact", name, "--nocapture"]).env(FROM, from.to_string());
+        command
+    };
+    let (start, section) = (Duration::from_secs(300), Duration::from_secs(10));
+    let (limits, mut text) = (ask::Limits { start, section }, Vec::new());
+    let missing = ask::ask(&child, limits, &mut text).expect("a dump");
+    let text = String::from_utf8(text).expect("text");
+    let card = Dump::read(&text).expect("a dump");
+    assert_eq!(
+        missing,
+        [format!("{hangs}: no answer in 10 s"), format!("{dies}: the process ended")]
+    );
+    let named: Vec<_> = card.missing.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+    assert_eq!(named, [&*missing[1], &missing[0]]);
+    assert_eq!((&card.asked, &card.device), (&model.asked, &model.device));
+    for name in model.asked.iter().filter(|name| ![hangs, dies].contains(&&***name)) {
+        assert_eq!(card.sections[name], model.sections[name], "{name}");
+    }
+    assert_eq!(model.against(&card), Vec::<String>::new());
+    assert_eq!(Dump::read(&card.write()).as_ref(), Ok(&card));
+    // A dump that ends anywhere, in the middle of a word too, is what was whole.
+    for at in [text.len() / 3, text.len() / 2, text.len() - 1] {
+        let cut = Dump::read(&text[..at]).expect("the beginning of a dump");
+        assert_eq!(cut.sections.len() + cut.missing.len(), model.asked.len(), "{at}");
+        assert!(cut.sections.iter().all(|(name, words)| model.sections[name] == *words), "{at}");
+        assert!(cut.missing.values().any(|why| why == "cut off"), "{at}");
     }
 }
 
