@@ -50,9 +50,6 @@ fn of_cases(op: &str, count: Count, flops: u64) -> Row {
     if count.large > 0 {
         what += &format!(", {} of more than {flops} operations are left to windows", count.large);
     }
-    if count.left > 0 {
-        what += &format!(", no time for {}", count.left);
-    }
     let done = count.passed + count.failed.len() as u64;
     match count.first {
         Some(why) if done == 0 => Row::new(what, None, Maybe::not(why), Vec::new()),
@@ -60,7 +57,11 @@ fn of_cases(op: &str, count: Count, flops: u64) -> Row {
             let wrong = count.failed.first().map_or_else(String::new, |first| {
                 format!("{} cases failed, the first {first}", count.failed.len())
             });
-            counted(&what, "cases", Checked { wrong, ..Checked::all(done) })
+            let left = match count.left {
+                0 => String::new(),
+                cases => format!("{done} cases, no time for {cases}"),
+            };
+            counted(&what, "cases", Checked { wrong, left, ..Checked::all(done) })
         }
     }
 }
@@ -91,7 +92,7 @@ pub(super) fn repeats(check: &mut Check<'_>) {
             check.row(&what, |check| {
                 let found = if beside { beside_another(check, run) } else { run(check) };
                 match found {
-                    Ok(found) => repeated(&what, found, (is_tuned, runs, check.is_tiny())),
+                    Ok(found) => repeated(&what, found, (is_tuned, runs)),
                     Err(why) => Row::new(&*what, None, Maybe::not(why), Vec::new()),
                 }
             });
@@ -99,22 +100,18 @@ pub(super) fn repeats(check: &mut Check<'_>) {
     }
 }
 
-/// A row of equal runs; fewer than were asked for prove less than the row says, and are wrong where they judge somebody.
-fn repeated(what: &str, found: Repeated, (is_tuned, runs, is_tiny): (bool, u64, bool)) -> Row {
+/// A row of equal runs; fewer than were asked for are neither wrong nor all.
+fn repeated(what: &str, found: Repeated, (is_tuned, runs): (bool, u64)) -> Row {
     let Repeated { mut checked, plans, chosen } = found;
     let of = match (is_tuned, chosen) {
         (false, _) => format!("{plans} plans of the order"),
         (true, Some(kernel)) => format!("{kernel} of {plans}"),
         (true, None) => "there was none".into(),
     };
-    let mut what = format!("{what}: {of}");
     if checked.values < runs && checked.wrong.is_empty() {
-        match is_tiny {
-            true => what += &format!(", no time for {runs} runs"),
-            false => checked.wrong = format!("no time for {runs} runs"),
-        }
+        checked.left = format!("{} of {runs} runs, equal so far", checked.values);
     }
-    counted(&what, "equal runs", checked)
+    counted(&format!("{what}: {of}"), "equal runs", checked)
 }
 
 /// The same on a device that is opened with a tuner which knows nothing yet.
@@ -273,9 +270,9 @@ fn sanitized(check: &Check<'_>, tool: &str) -> Result<(String, Checked), String>
     if cases == 0.0 {
         return Err(format!("no summary and no case in {limit} s: {}", last()));
     }
-    let what = format!("{tool}, a part: cut off after {limit} s");
+    let left = format!("cut off after {limit} s");
     let wrong = found.map_or_else(String::new, String::from);
-    Ok((what, Checked { wrong, ..Checked::all(cases as u64) }))
+    Ok((tool.into(), Checked { wrong, left, ..Checked::all(cases as u64) }))
 }
 
 /// The first that the checker found: a line of its own that is neither its name nor a sum.
@@ -287,8 +284,29 @@ fn finding(said: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    /// What there was no time for makes a row incomplete; other bits make it wrong, however many runs were equal before.
+    #[test]
+    fn fewer_equal_runs_are_neither_wrong_nor_all() {
+        let of = |values, wrong: &str| {
+            let checked = Checked { wrong: wrong.into(), ..Checked::all(values) };
+            let row = repeated("x", Repeated { checked, plans: 3, chosen: None }, (false, 1000));
+            assert_eq!(row.what, "x: 3 plans of the order");
+            let number = row.ours.known().unwrap();
+            (number.is_right(), number.is_whole(), number.check.known().unwrap().left.clone())
+        };
+        assert_eq!(of(1000, ""), (true, true, String::new()));
+        assert_eq!(of(143, ""), (true, false, "143 of 1000 runs, equal so far".into()));
+        assert_eq!(of(143, "run 143 gives other bits"), (false, true, String::new()));
+        // The same of cases.
+        let count = Count { passed: 5, left: 2, ..Count::default() };
+        let row = of_cases("copy", count, 8);
+        let number = row.ours.known().unwrap();
+        assert!(number.is_right() && !number.is_whole() && number.value == 5.0, "{row:?}");
+    }
 
     #[test]
     fn a_finding_of_the_checker_is_told_from_its_other_words() {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Grows when a reader of the last version would misread this one.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// How the reason of a row begins in which the device was lost, and the reason of one that was begun and never ended.
 pub const LOST: &str = "the device is lost";
@@ -220,12 +220,14 @@ pub struct Checked {
     pub worst: f64,
     /// Empty where all are within the tolerance, else what is not.
     pub wrong: String,
+    /// Empty where all that the row asks was looked at, else how far that came: such a row proves less than it says.
+    pub left: String,
 }
 
 impl Checked {
     /// So many agree.
     pub fn all(values: u64) -> Self {
-        Self { values, worst: 0.0, wrong: String::new() }
+        Self { values, worst: 0.0, wrong: String::new(), left: String::new() }
     }
 }
 
@@ -249,6 +251,11 @@ impl Number {
     /// Whether what it rests on was computed rightly, as far as it was looked at.
     pub fn is_right(&self) -> bool {
         self.check.known().is_none_or(|check| check.wrong.is_empty())
+    }
+
+    /// Whether all that the row asks was looked at.
+    pub fn is_whole(&self) -> bool {
+        self.check.known().is_none_or(|check| check.left.is_empty())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reports as Markdown for people: each table's geometric mean, worst row and share of rows won beside the target, and what
 //! was not run. `leasehold-bench check-summary` prints it.
 
-use super::report::{Report, Table};
+use super::report::{Number, Report, Table};
 use super::tables::{ALL, Target};
 use std::fmt::Write;
 
@@ -63,7 +63,7 @@ fn line(table: &Table, is_rehearsal: bool) -> String {
     let target =
         ALL.iter().find(|kind| kind.name == table.name).and_then(|kind| kind.target.as_ref());
     let ran: Vec<_> = table.rows.iter().filter_map(|row| row.ours.known()).collect();
-    let right = ran.iter().filter(|number| number.is_right()).count();
+    let right = ran.iter().filter(|number| number.is_right() && number.is_whole()).count();
     let mut line = format!("| {} | {} of {} | {right} |", table.name, ran.len(), table.rows.len());
     // Ratios of a rehearsal would be read as more than they are.
     let ratios = if is_rehearsal { None } else { Ratios::of(table, target) };
@@ -97,8 +97,18 @@ fn line(table: &Table, is_rehearsal: bool) -> String {
     let first = table.rows.iter().find_map(|row| row.ours.why_not());
     let first = first
         .map_or_else(String::new, |why| format!(" not run: {}", why.replace(['|', '\n'], "/")));
-    let _ = writeln!(line, " {verdict}{peers}{first} |");
+    let _ = writeln!(line, " {verdict}{peers}{}{first} |", incomplete(&ran));
     line
+}
+
+/// How many numbers are right as far as they came and came less far than their rows ask.
+fn incomplete(ran: &[&Number]) -> String {
+    let parts = ran.iter().filter(|number| number.is_right() && !number.is_whole());
+    let lefts: Vec<&str> =
+        parts.filter_map(|number| Some(number.check.known()?.left.as_str())).collect();
+    lefts.first().map_or_else(String::new, |first| {
+        format!(" {} incomplete ({});", lefts.len(), first.replace(['|', '\n'], "/"))
+    })
 }
 
 /// Whether what is aimed at is reached by the rows that it is of; where one of its numbers is not there, that is not known.
@@ -162,7 +172,7 @@ impl Ratios {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::report::{Checked, Maybe, Number, Peer, Row};
+    use super::super::report::{Checked, Maybe, Peer, Row};
     use super::*;
     use serde_json::json;
 
@@ -193,6 +203,19 @@ mod tests {
             text.contains("not yet of 4 peers' numbers 0 wrong, 1 absent; not run: a test"),
             "{text}"
         );
+    }
+
+    /// A row that is right as far as it came is neither right nor wrong.
+    #[test]
+    fn what_is_incomplete_is_said() {
+        let left = "143 of 1000 runs, equal so far".to_string();
+        let count =
+            |values, left| Number::count(1.0, "x", Checked { left, ..Checked::all(values) });
+        let rows = [count(1000, String::new()), count(143, left)];
+        let rows = rows.map(|number| Row::new("x", None, Maybe::Is(number), Vec::new()));
+        let text = line(&table("repeats", rows.to_vec()), false);
+        assert!(text.starts_with("| repeats | 2 of 2 | 1 |"), "{text}");
+        assert!(text.contains("1 incomplete (143 of 1000 runs, equal so far);"), "{text}");
     }
 
     /// A target is of its rows and beside its peers: what others do is neither for it nor against it.
