@@ -148,43 +148,176 @@ fn from_a_row_on_earlier_rows_are_kept() {
     assert!(status != Some(0) && text.contains("--from 9"), "{text}");
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// A folder of this test's own, gone before and after.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = format!("leasehold-check-{}-{name}", std::process::id());
+        let folder = Self(std::env::temp_dir().join(folder));
+        let _ = std::fs::remove_dir_all(&folder.0);
+        folder
+    }
+
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.join(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A tree's script, on the CPU with tiny shapes.
+fn script(tree: &Path, out: &Folder, words: &[&str]) -> Command {
+    let mut command = Command::new(tree.join("benches/gpu/check/run"));
+    let tiny = ["--tiny", "--device", "cpu", "--budget", "1", "--seed", "7"];
+    command.arg(&out.0).args(tiny).args(words);
+    command
+}
+
+/// Names in an archive.
+fn listed(archive: &Path) -> String {
+    said(&Command::new("tar").arg("-tzf").arg(archive).output().unwrap())
+}
+
 /// The script that a person with a card starts, with the models of the examples where they are already here.
 #[test]
 fn the_script_leaves_reports_of_every_table() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let built = root.join("target/release");
-    assert_eq!(bench().parent().unwrap(), built, "the script takes what is built there");
-    let out = std::env::temp_dir().join(format!("leasehold-check-{}-script", std::process::id()));
+    assert_eq!(bench().parent().unwrap(), root().join("target/release"), "it takes what is there");
+    let (out, archive) = (Folder::new("script"), Folder::new("archive"));
     let models = std::env::home_dir().unwrap().join(".cache/leasehold/models");
-    let mut command = Command::new(root.join("benches/gpu/check/run"));
-    command.arg(&out).args(["--tiny", "--device", "cpu", "--budget", "1", "--seed", "7"]);
-    let has_models = models.is_dir();
-    if has_models {
+    let archive = archive.0.join("found.tgz");
+    let mut command = script(root(), &out, &["--seconds", "3000", "--archive"]);
+    command.arg(&archive);
+    if models.is_dir() {
         command.arg("--models").arg(&models);
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(&out).unwrap() {
+    for entry in std::fs::read_dir(&out.0).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|end| end == "json") {
             let report = read(&path).unwrap();
             assert_eq!(report.faults(), Vec::<String>::new(), "{}", path.display());
             assert!(report.rehearsal && report.seed == 7);
-            if report.device.asked == "cpu" {
+            if path.file_stem().is_some_and(|name| name == "smoke") {
+                assert_eq!(report.gaps(), Vec::<String>::new());
+                assert!(report.tables.len() > 10);
+                assert!(report.tables.iter().all(|table| (1..=2).contains(&table.rows.len())));
+            } else if report.device.asked == "cpu" {
                 found.extend(report.tables.into_iter().map(|table| table.name));
             }
         }
     }
     found.sort_unstable();
-    // Its table of other libraries is of a graphics adapter.
+    // Its table of other libraries is of a graphics adapter, and what the checker is given is a part of its table.
     let mut wanted = names();
-    wanted.retain(|name| *name != "adapter");
+    wanted.retain(|name| !["adapter", "watched"].contains(name));
     wanted.sort_unstable();
     assert_eq!(found, wanted);
-    let summary = std::fs::read_to_string(out.join("summary.md")).unwrap();
+    let summary = out.text("summary.md");
+    assert!(summary.starts_with("Smoke: passed.") && !summary.contains("Left out"), "{summary}");
     assert!(wanted.iter().all(|name| summary.contains(&format!("| {name} |"))), "{summary}");
-    std::fs::remove_dir_all(&out).unwrap();
+    let listed = listed(&archive);
+    assert!(["parity.json", "smoke.log", "summary.md"].iter().all(|name| listed.contains(name)));
+}
+
+/// What there is no time for is named, with the step that another run goes on at, which sums both.
+#[test]
+fn the_script_ends_in_time_and_goes_on() {
+    let out = Folder::new("seconds");
+    let run = |words: &[&str]| {
+        let words = [&["--tables", "launches,dense,fp8"], words].concat();
+        let output = script(root(), &out, &words).output().unwrap();
+        (output.status.success(), said(&output))
+    };
+    // Ten of them are kept for the end.
+    let (is_good, text) = run(&["--seconds", "10"]);
+    let left = "Left out, since the 10 s are over (--from launches goes on): launches dense fp8.";
+    assert!(is_good && text.contains(left) && out.text("summary.md").contains(left), "{text}");
+    assert!(listed(&out.0.join("all.tgz")).contains("summary.md"));
+    let (is_good, text) = run(&["--seconds", "600", "--from", "dense"]);
+    assert!(is_good && !text.contains("Left out") && !text.contains("| launches |"), "{text}");
+    let (is_good, text) = script_of_one(&out, "launches");
+    assert!(
+        is_good && ["launches", "dense", "fp8"].iter().all(|name| text.contains(name)),
+        "{text}"
+    );
+    let (is_good, text) = run(&["--from", "sums"]);
+    assert!(!is_good && text.contains("--from 'sums': allowed: launches,dense,fp8"), "{text}");
+}
+
+fn script_of_one(out: &Folder, table: &str) -> (bool, String) {
+    let output = script(root(), out, &["--tables", table]).output().unwrap();
+    (output.status.success(), said(&output))
+}
+
+/// A machine that cuts a command off tells it first, or does not: what was found is there either way.
+#[test]
+fn a_script_that_is_told_to_end_keeps_what_it_found() {
+    let out = Folder::new("told");
+    let mut child = script(root(), &out, &["--tables", "launches,parity,dense"]).spawn().unwrap();
+    let has_begun = || out.text("parity.log").contains("row 1");
+    for _ in 0..6000 {
+        if has_begun() || child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // Before it is told, the table that has ended is in the archive.
+    assert!(has_begun() && listed(&out.0.join("all.tgz")).contains("launches.json"));
+    let told = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let status = child.wait().unwrap();
+    assert!(told.success() && status.code() == Some(143), "{status}");
+    let summary = out.text("summary.md");
+    assert!(summary.contains("Left out, since this was told to end: parity dense."), "{summary}");
+    assert!(summary.contains("| launches |") && summary.contains("cut off here"), "{summary}");
+    assert!(listed(&out.0.join("all.tgz")).contains("parity.json"));
+}
+
+/// What is carried to a card runs where it is unpacked; where something of it is broken the smoke says so, and nothing else
+/// is asked unless it is wanted.
+#[test]
+fn what_is_carried_is_tried_before_anything_else() {
+    if Command::new("strip").arg("--version").output().is_err() {
+        println!("skip: no strip, which binutils has");
+        return;
+    }
+    let (tree, out) = (Folder::new("carried"), Folder::new("smoke"));
+    std::fs::create_dir_all(&tree.0).unwrap();
+    let archive = tree.0.join("check.tgz");
+    let mut collect = Command::new(root().join("benches/gpu/check/run"));
+    collect.args(["--build", "--collect", "--arch", "sm_90a", "--archive"]).arg(&archive);
+    let output = collect.output().unwrap();
+    let size = said(&output);
+    assert!(output.status.success() && size.contains("MiB, of at most 64"), "{size}");
+    assert!(!size.contains("THAT IS TOO LARGE"), "{size}");
+    let mut unpack = Command::new("tar");
+    unpack.args(["--no-same-owner", "-xzf"]).arg(&archive).arg("-C").arg(&tree.0);
+    assert!(unpack.status().unwrap().success());
+    let carried = tree.0.join("check");
+    let run = |words: &[&str]| {
+        let words = [&["--tables", "smoke,launches"], words].concat();
+        let output = script(&carried, &out, &words).output().unwrap();
+        (output.status.success(), said(&output))
+    };
+    let (is_good, text) = run(&[]);
+    assert!(is_good && text.contains("Smoke: passed.") && text.contains("| launches |"), "{text}");
+    std::fs::remove_file(out.0.join("launches.json")).unwrap();
+    std::fs::remove_file(carried.join("target/release/leasehold-node")).unwrap();
+    let (is_good, text) = run(&[]);
+    assert!(!is_good && text.contains("Smoke: FAILED"), "{text}");
+    assert!(text.contains("since the smoke failed") && !text.contains("| launches |"), "{text}");
+    let (is_good, text) = run(&["--go-on"]);
+    assert!(!is_good && text.contains("Smoke: FAILED") && text.contains("| launches |"), "{text}");
 }
 
 #[test]

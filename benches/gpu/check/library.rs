@@ -32,8 +32,7 @@ extern "C" fn leasehold_check(
     let words: Vec<String> = (0..count.max(0) as usize).map(word).collect();
     let answer = |request: &str, operands: &[&[u8]]| asked(answer, request, operands);
     match from_words(&words, Some(Box::new(answer))) {
-        Ok(report) => {
-            let faults = report.faults();
+        Ok(faults) => {
             faults.iter().for_each(|fault| eprintln!("check: {fault}"));
             c_int::from(!faults.is_empty())
         }

@@ -16,6 +16,7 @@ mod proofs;
 mod repeats;
 pub mod report;
 mod rows;
+mod sanitizer;
 mod shapes;
 mod speed;
 mod stall;
@@ -54,6 +55,12 @@ pub struct Args {
     /// The first of the table's rows that runs here, with one table: those before it are taken from the file.
     #[arg(long, default_value_t = 0)]
     pub from: usize,
+    /// At most so many rows of each table.
+    #[arg(long)]
+    pub rows: Option<usize>,
+    /// A row that ours did not run is as wrong as one whose result is.
+    #[arg(long)]
+    pub strict: bool,
     /// The file, which is written anew before every row.
     #[arg(long, default_value = "check.json")]
     pub out: PathBuf,
@@ -85,7 +92,7 @@ struct Whole {
     args: Args,
 }
 
-/// Seconds that a row may take beyond its table's time before it counts as hung, and in a rehearsal, which may be of software.
+/// Seconds that a row may take beyond its table's time before it counts as hung, on a card and in software.
 const HUNG: [u64; 2] = [45, 600];
 
 /// The names of the tables, in the order in which they run.
@@ -151,13 +158,23 @@ pub struct Check<'a> {
     is_lost: bool,
 }
 
-/// Runs `check` with arguments as the command line has them, the program's name first.
+/// Runs `check` with arguments as the command line has them, the program's name first; what is wrong with what it found.
 ///
 /// # Errors
 /// The arguments, the device, or a report that cannot be written.
-pub fn from_words(words: &[String], answer: Option<Box<Answer<'_>>>) -> Result<Report, CheckError> {
+pub fn from_words(
+    words: &[String],
+    answer: Option<Box<Answer<'_>>>,
+) -> Result<Vec<String>, CheckError> {
     let Whole { device, args } = Whole::try_parse_from(words)?;
-    run(&Args { device, ..args }, answer)
+    let args = Args { device, ..args };
+    Ok(faults(&run(&args, answer)?, &args))
+}
+
+/// What is wrong with a report that was asked for so.
+pub fn faults(report: &Report, args: &Args) -> Vec<String> {
+    let gaps = if args.strict { report.gaps() } else { Vec::new() };
+    report.faults().into_iter().chain(gaps).collect()
 }
 
 /// Runs the tables that are asked for and writes the report before each row and after each table. Where the device is lost or
@@ -273,11 +290,12 @@ impl Check<'_> {
     }
 
     /// The table's next row, which is told of and kept as cut off before it runs, in case nothing comes after it. None runs
-    /// that an earlier process has, nor any after the device is lost.
+    /// that an earlier process has or that is not asked for, nor any after the device is lost.
     fn row(&mut self, what: &str, run: impl FnOnce(&mut Self) -> Row) {
         let place = self.places;
         self.places += 1;
-        if place < self.rows.len() || self.is_lost {
+        let is_asked = self.args.rows.is_none_or(|most| place < most);
+        if place < self.rows.len() || self.is_lost || !is_asked {
             return;
         }
         let table = self.report.tables.last().map_or("", |table| &table.name);
@@ -285,7 +303,8 @@ impl Check<'_> {
         let cut = Row::new(what, None, Maybe::not(CUT), Vec::new());
         // A file that cannot be written is told of at the end of the table.
         let _ = self.write(self.rows.iter().cloned().chain([cut]).collect());
-        let limit = Duration::from_secs(HUNG[usize::from(self.args.tiny)]) + self.budget;
+        let hung = HUNG[usize::from(self.report.device.software)];
+        let limit = Duration::from_secs(hung) + self.budget;
         self.stall.begin(limit);
         self.watch.taken();
         let mut row = run(self);

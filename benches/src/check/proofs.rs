@@ -1,5 +1,5 @@
 //! What must hold before a speed counts: parity with the reference, the same bits however an op is cut and whoever runs
-//! beside it, no byte of another left in memory, and kernels that NVIDIA's checker finds nothing in. `tables` calls it.
+//! beside it, no byte of another left in memory. `tables` calls it, and `sanitizer` makes rows as it does.
 
 use super::parity::case::Case;
 use super::parity::{Count, OPS};
@@ -8,12 +8,11 @@ use super::report::{Checked, Maybe, Number, Row};
 use super::{Check, ours};
 use crate::served::Served;
 use leasehold::{DType, Device, Matmul, Tensor};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Floating-point operations of a case of the parity suite, and in a rehearsal.
-const CASE_FLOPS: [u64; 2] = [200_000_000, 300_000];
+pub(super) const CASE_FLOPS: [u64; 2] = [200_000_000, 300_000];
 /// Runs of one case, and in a rehearsal.
 const TIMES: [u64; 2] = [1000, 6];
 /// Bytes that are filled and read, and in a rehearsal; a part at a time.
@@ -23,7 +22,7 @@ const PART: u64 = 4 << 20;
 const NEIGHBOUR: [usize; 2] = [4096, 256];
 const QUEUED: usize = 4;
 
-fn counted(what: &str, unit: &str, checked: Checked) -> Row {
+pub(super) fn counted(what: &str, unit: &str, checked: Checked) -> Row {
     let number = Number::count(checked.values as f64, unit, checked);
     Row::new(what, None, Maybe::Is(number), Vec::new())
 }
@@ -42,7 +41,7 @@ pub(super) fn parity(check: &mut Check<'_>) {
 }
 
 /// What became of an op's cases, as a row.
-fn of_cases(op: &str, count: Count, flops: u64) -> Row {
+pub(super) fn of_cases(op: &str, count: Count, flops: u64) -> Row {
     let mut what = op.to_string();
     if count.unsupported > 0 {
         what += &format!(", {} cases unsupported", count.unsupported);
@@ -81,7 +80,7 @@ pub(super) fn repeats(check: &mut Check<'_>) {
             }
             let time = check.budget.saturating_sub(began.elapsed()) / left;
             left -= 1;
-            let times = Times { runs, time, seed: check.args.seed };
+            let times = Times { runs: Some(runs), time, seed: check.args.seed };
             let run = |check: &mut Check<'_>| match is_tuned {
                 true => tuned(check, case, times),
                 false => check.ours.repeat(case, times, None),
@@ -92,7 +91,7 @@ pub(super) fn repeats(check: &mut Check<'_>) {
             check.row(&what, |check| {
                 let found = if beside { beside_another(check, run) } else { run(check) };
                 match found {
-                    Ok(found) => repeated(&what, found, (is_tuned, runs)),
+                    Ok(found) => repeated(&what, found, is_tuned),
                     Err(why) => Row::new(&*what, None, Maybe::not(why), Vec::new()),
                 }
             });
@@ -101,8 +100,8 @@ pub(super) fn repeats(check: &mut Check<'_>) {
 }
 
 /// A row of equal runs; fewer than were asked for are neither wrong nor all.
-fn repeated(what: &str, found: Repeated, (is_tuned, runs): (bool, u64)) -> Row {
-    let Repeated { mut checked, plans, chosen } = found;
+pub(super) fn repeated(what: &str, found: Repeated, is_tuned: bool) -> Row {
+    let Repeated { mut checked, runs, plans, chosen } = found;
     let of = match (is_tuned, chosen) {
         (false, _) => format!("{plans} plans of the order"),
         (true, Some(kernel)) => format!("{kernel} of {plans}"),
@@ -217,72 +216,6 @@ fn read_back(device: &Device, bytes: u64) -> leasehold::Result<Checked> {
     Ok(Checked { wrong, ..Checked::all(bytes) })
 }
 
-/// NVIDIA's checker on this program as it runs the parity suite's small cases, each of its tools for a third of the time.
-pub(super) fn sanitizer(check: &mut Check<'_>) {
-    for tool in ["memcheck", "racecheck", "synccheck"] {
-        check.row(tool, |check| {
-            let found = match check.args.device.starts_with("cuda:") {
-                true => sanitized(check, tool),
-                false => Err(format!("{} runs no CUDA kernels", check.args.device)),
-            };
-            match found {
-                Ok((what, checked)) => counted(&what, "cases", checked),
-                Err(why) => Row::new(tool, None, Maybe::not(why), Vec::new()),
-            }
-        });
-    }
-}
-
-/// One tool, and how many cases it saw: where its time is over those that were there.
-fn sanitized(check: &Check<'_>, tool: &str) -> Result<(String, Checked), String> {
-    let limit = (check.budget.as_secs() / 3).max(1);
-    let program = check.programs().join("leasehold-bench");
-    let report =
-        std::env::temp_dir().join(format!("leasehold-check-{}-{tool}.json", std::process::id()));
-    // The cases take half of it, in the three shares of their table: it is slow to start.
-    let output = Command::new("timeout")
-        .args(["--kill-after=5", &limit.to_string()])
-        .args(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"])
-        .arg(program)
-        .args(["--device", &check.args.device, "check", "--tiny", "--table", "parity", "--budget"])
-        .arg((limit / 6).max(1).to_string())
-        .arg("--out")
-        .arg(&report)
-        .output()
-        .map_err(|error| format!("timeout: {error}"))?;
-    let done = super::read(&report).map_err(|error| error.to_string());
-    // What it left there is read.
-    let _ = std::fs::remove_file(&report);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    let last = || format!("{}: {}", output.status, err.lines().next_back().unwrap_or(""));
-    let rows = done.map_err(|why| format!("{why}; {}", last()))?.tables;
-    let numbers = rows.iter().flat_map(|table| &table.rows).filter_map(|row| row.ours.known());
-    let cases: f64 = numbers.map(|number| number.value).sum();
-    let found = finding(&said);
-    if said.contains("ERROR SUMMARY") || said.contains("RACECHECK SUMMARY") {
-        let wrong = match (output.status.success(), found) {
-            (true, _) => String::new(),
-            (false, found) => found.map_or_else(last, String::from),
-        };
-        return Ok((tool.into(), Checked { wrong, ..Checked::all(cases as u64) }));
-    }
-    if cases == 0.0 {
-        return Err(format!("no summary and no case in {limit} s: {}", last()));
-    }
-    let left = format!("cut off after {limit} s");
-    let wrong = found.map_or_else(String::new, String::from);
-    Ok((tool.into(), Checked { wrong, left, ..Checked::all(cases as u64) }))
-}
-
-/// The first that the checker found: a line of its own that is neither its name nor a sum.
-fn finding(said: &str) -> Option<&str> {
-    let own = said.lines().filter_map(|line| line.strip_prefix("========= "));
-    own.map(str::trim).find(|line| {
-        !line.is_empty() && !line.contains("COMPUTE-SANITIZER") && !line.contains("SUMMARY")
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -293,7 +226,8 @@ mod tests {
     fn fewer_equal_runs_are_neither_wrong_nor_all() {
         let of = |values, wrong: &str| {
             let checked = Checked { wrong: wrong.into(), ..Checked::all(values) };
-            let row = repeated("x", Repeated { checked, plans: 3, chosen: None }, (false, 1000));
+            let row =
+                repeated("x", Repeated { checked, runs: 1000, plans: 3, chosen: None }, false);
             assert_eq!(row.what, "x: 3 plans of the order");
             let number = row.ours.known().unwrap();
             (number.is_right(), number.is_whole(), number.check.known().unwrap().left.clone())
@@ -306,13 +240,5 @@ mod tests {
         let row = of_cases("copy", count, 8);
         let number = row.ours.known().unwrap();
         assert!(number.is_right() && !number.is_whole() && number.value == 5.0, "{row:?}");
-    }
-
-    #[test]
-    fn a_finding_of_the_checker_is_told_from_its_other_words() {
-        let clean = "========= COMPUTE-SANITIZER\nours\n========= ERROR SUMMARY: 0 errors\n";
-        assert_eq!(finding(clean), None);
-        let found = clean.replace("ours", "========= Invalid __global__ read of size 4 bytes");
-        assert_eq!(finding(&found), Some("Invalid __global__ read of size 4 bytes"));
     }
 }

@@ -304,6 +304,16 @@ impl Row {
 }
 
 impl Report {
+    /// The rows that ours did not run, each with the reason.
+    pub fn gaps(&self) -> Vec<String> {
+        let rows =
+            self.tables.iter().flat_map(|table| table.rows.iter().map(move |row| (table, row)));
+        let gap = |(table, row): (&Table, &Row)| {
+            Some(format!("{}: {}: not run: {}", table.name, row.what, row.ours.why_not()?))
+        };
+        rows.filter_map(gap).collect()
+    }
+
     /// What is wrong with a report beyond its fields: a table without rows, a row without a number or a reason, a number
     /// that is none, wrong results, a device that was lost, a row that was cut off.
     pub fn faults(&self) -> Vec<String> {

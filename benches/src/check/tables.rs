@@ -3,7 +3,7 @@
 
 use super::report::Row;
 use super::shapes::{self, Entry};
-use super::{Check, host, lists, proofs};
+use super::{Check, host, lists, proofs, sanitizer};
 use serde_json::Value;
 
 /// A table.
@@ -66,7 +66,7 @@ fn is_small_batch(row: &Row) -> bool {
 }
 
 /// Every table.
-pub(super) const ALL: [Kind; 16] = [
+pub(super) const ALL: [Kind; 17] = [
     Kind {
         name: "parity",
         share: 3,
@@ -75,17 +75,24 @@ pub(super) const ALL: [Kind; 16] = [
         target: None,
     },
     Kind {
+        name: "sanitizer",
+        share: 8,
+        about: "the table `watched` under each tool of NVIDIA's compute-sanitizer",
+        rows: Rows::Made(sanitizer::sanitizer),
+        target: None,
+    },
+    Kind {
+        name: "watched",
+        share: 1,
+        about: "the cases of `repeats` by each plan once, and small cases of each op: what NVIDIA's checker is given",
+        rows: Rows::Made(sanitizer::watched),
+        target: None,
+    },
+    Kind {
         name: "lists",
         share: 6,
         about: "the shape lists of the speed tables, of FlashAttention's tests and sizes with tails, as large as they are: windows of every output, recomputed in f64 and held by the op's tolerance",
         rows: Rows::Made(lists::lists),
-        target: None,
-    },
-    Kind {
-        name: "sanitizer",
-        share: 3,
-        about: "the small cases of parity under NVIDIA's compute-sanitizer",
-        rows: Rows::Made(proofs::sanitizer),
         target: None,
     },
     Kind {
