@@ -292,8 +292,9 @@ impl Row {
     }
 
     /// Ours over the best of the peers that ran and were right, of those whose names begin so; of all where none is named.
+    /// What is wrong is no speed, ours either.
     pub fn ratio_to(&self, names: &[&str]) -> Option<f64> {
-        let ours = self.ours.known()?;
+        let ours = self.ours.known().filter(|ours| ours.is_right())?;
         let theirs = self.peers.iter().filter(|peer| !peer.beside && peer.is_named(names));
         let theirs = theirs.filter_map(|peer| peer.number.known());
         let right = theirs.filter(|n| n.is_right() && n.unit == ours.unit && n.value > 0.0);
@@ -381,8 +382,14 @@ mod tests {
             peer("d", number(500.0), true),
             peer("e", wrong, false),
         ];
-        let row = Row::new("x", None, number(100.0), peers);
+        let row = Row::new("x", None, number(100.0), peers.clone());
         assert_eq!(row.ratio, Some(1.25));
+        let mut ours = number(100.0);
+        if let Maybe::Is(n) = &mut ours {
+            n.check = Maybe::Is(Checked { wrong: "element 3".into(), ..Checked::all(8) });
+        }
+        let row = Row::new("x", None, ours, peers);
+        assert_eq!((row.ratio, row.ratio_to(&["a"])), (None, None), "ours is wrong");
         assert_eq!(Row::new("x", None, Maybe::not("no"), vec![]).ratio, None);
     }
 

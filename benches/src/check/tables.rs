@@ -36,6 +36,10 @@ pub(super) struct Target {
     pub(super) of: fn(&Row) -> bool,
     /// How the names of its peers begin; any that are not beside where empty.
     pub(super) peers: &'static [&'static str],
+    /// Peers without whose right number a row is not measured, by how their names begin.
+    pub(super) needs: &'static [&'static str],
+    /// Peers to each of which the ratio is said too.
+    pub(super) also: &'static [&'static str],
     /// Least geometric mean of the ratios.
     pub(super) mean: Option<f64>,
     /// Least ratio of a row.
@@ -47,11 +51,22 @@ pub(super) struct Target {
 }
 
 /// Any row and any peer, without an aim.
-const ANY: Target =
-    Target { to: "", of: |_| true, peers: &[], mean: None, worst: None, best: None, most: None };
+const ANY: Target = Target {
+    to: "",
+    of: |_| true,
+    peers: &[],
+    needs: &[],
+    also: &[],
+    mean: None,
+    worst: None,
+    best: None,
+    most: None,
+};
 
-const fn target(to: &'static str, mean: f64, worst: Option<f64>) -> Option<Target> {
-    Some(Target { to, mean: Some(mean), worst, ..ANY })
+/// Attention of entries in a batch, which torch's backends take; of packed ones there are other peers.
+fn is_batch_of_heads(row: &Row) -> bool {
+    let packed = row.problem.as_ref().and_then(|problem| problem.get("packed"));
+    packed.and_then(Value::as_array).is_some_and(Vec::is_empty)
 }
 
 /// A batch of products that are at most 256 on a side: what a library launches one by one.
@@ -114,7 +129,13 @@ pub(super) const ALL: [Kind; 17] = [
         share: 6,
         about: "bf16 products: squares, K at 8192 x 8192 (TileLang), DeepGEMM's dense list with its outputs of f32, few rows by Llama-3 8B's weights and vocabulary, gradients' layouts, sizes drawn by the seed",
         rows: Rows::Speed(shapes::dense),
-        target: target("the best of cuBLASLt and torch", 1.0, Some(0.85)),
+        target: Some(Target {
+            to: "the best of cuBLASLt and torch",
+            needs: &["cuBLASLt"],
+            mean: Some(1.0),
+            worst: Some(0.85),
+            ..ANY
+        }),
     },
     Kind {
         name: "batched",
@@ -124,6 +145,7 @@ pub(super) const ALL: [Kind; 17] = [
         target: Some(Target {
             to: "the fastest of cuBLAS strided, of pointers and grouped, and a graph of singles, in batches to 256 on a side",
             of: is_small_batch,
+            needs: &["cuBLASLt"],
             mean: Some(1.3),
             ..ANY
         }),
@@ -144,7 +166,12 @@ pub(super) const ALL: [Kind; 17] = [
         share: 4,
         about: "forward: 16384 tokens at hidden 2048 (FlashAttention's benchmark), 16 heads on 2, sizes and lengths drawn by the seed",
         rows: Rows::Speed(shapes::attention),
-        target: target("the best of cuDNN, torch's flash and flash-attn", 1.0, None),
+        target: Some(Target {
+            to: "the best of cuDNN, torch's flash and flash-attn",
+            needs: &["torch sdpa cuDNN"],
+            mean: Some(1.0),
+            ..ANY
+        }),
     },
     Kind {
         name: "backward",
@@ -152,8 +179,10 @@ pub(super) const ALL: [Kind; 17] = [
         about: "gradients of attention: the same tokens, heads and lengths; windows of all three",
         rows: Rows::Speed(shapes::backward),
         target: Some(Target {
-            to: "cuDNN, where it takes the shape",
+            to: "cuDNN, of entries in a batch",
+            of: is_batch_of_heads,
             peers: &["torch sdpa cuDNN"],
+            needs: &["torch sdpa cuDNN"],
             mean: Some(1.0),
             ..ANY
         }),
@@ -175,7 +204,12 @@ pub(super) const ALL: [Kind; 17] = [
         share: 2,
         about: "ops that memory bounds on rows of bf16, the last sizes drawn by the seed: bytes moved, beside a plain copy of as many",
         rows: Rows::Speed(shapes::memory),
-        target: target("the card's copy and torch", 0.9, None),
+        target: Some(Target {
+            to: "the card's copy and torch",
+            needs: &["a copy"],
+            mean: Some(0.9),
+            ..ANY
+        }),
     },
     Kind {
         name: "launches",
@@ -202,7 +236,12 @@ pub(super) const ALL: [Kind; 17] = [
         share: 2,
         about: "embed and generate, leased beside local, with models that are already here",
         rows: Rows::Made(host::programs),
-        target: target("the same programs, local", 0.98, None),
+        target: Some(Target {
+            to: "the same programs, local",
+            needs: &["local"],
+            mean: Some(0.98),
+            ..ANY
+        }),
     },
     Kind {
         name: "adapter",
