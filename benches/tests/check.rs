@@ -23,6 +23,16 @@ for path in sys.argv[1:]:
         assert not twice, f'{path}: said twice: {twice}'
 ";
 
+/// Operands as the library hands them over, one of them empty.
+const OPERANDS: &str = "
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+import peers
+raw = (ctypes.c_uint8 * 3)(1, 2, 3)
+assert bytes(peers.operand(ctypes.addressof(raw), 3)) == bytes([1, 2, 3])
+assert bytes(peers.operand(None, 0)) == b''
+";
+
 /// A file of this test's own, gone before and after.
 struct File(PathBuf);
 
@@ -342,6 +352,10 @@ fn pythons_side_answers_and_names_what_it_lacks() {
     let parsed =
         Command::new("python3").args(["-c", NAMES_ONCE]).arg(other).arg(script).output().unwrap();
     assert!(parsed.status.success(), "{}", said(&parsed));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("gpu/check");
+    let operands =
+        Command::new("python3").args(["-B", "-c", OPERANDS]).arg(folder).output().unwrap();
+    assert!(operands.status.success(), "{}", said(&operands));
     let output = tiny(&mut command, &file);
     assert!(output.status.success(), "{}", said(&output));
     let report = read(&file.0).unwrap();

@@ -66,7 +66,9 @@ class Problem:
     def tensors(self, given: list, operands: list) -> dict:
         made = {}
         for one, raw in zip(given, operands):
-            flat = torch.frombuffer(raw, dtype=torch.uint8).view(dtypes()[one["dtype"]])
+            # A buffer of nothing is refused.
+            flat = torch.frombuffer(raw, dtype=torch.uint8) if len(raw) else torch.empty(0, dtype=torch.uint8)
+            flat = flat.view(dtypes()[one["dtype"]])
             # The copy keeps the strides, and outlives the bytes.
             made[one["name"]] = flat.to(self.device, copy=True).as_strided(one["shape"], one["strides"])
         return made
@@ -512,6 +514,16 @@ def backward_peers(problem: Problem) -> list:
     return peers + [(name, False, flash_peer(module)) for name, module in FLASHES]
 
 
+def copied(problem: Problem, moved: list):
+    """A copy that moves so many bytes, half of them read and half written, of each copy of the operands."""
+    pairs = [[torch.empty(n // 2, dtype=torch.uint8, device=problem.device) for _ in range(2)] for n in moved]
+
+    def run(i: int):
+        pairs[i][0].copy_(pairs[i][1])
+
+    return run
+
+
 def decode_peers(problem: Problem) -> list:
     def read():
         def run(i: int):
@@ -533,7 +545,14 @@ def decode_peers(problem: Problem) -> list:
 
         return run
 
-    return [("torch.sum of the same bytes", False, read), ("flash-attn 3", False, paged)]
+    def copy():
+        return copied(problem, [c["k"].nbytes + c["v"].nbytes for c in problem.copies])
+
+    return [
+        ("torch.sum of the same bytes", False, read),
+        ("a copy of as many bytes", False, copy),
+        ("flash-attn 3", False, paged),
+    ]
 
 
 def turned_by(c: dict):
@@ -599,17 +618,8 @@ def row_peers(problem: Problem) -> list:
         return lambda i: runs[i]()
 
     def copy():
-        def pair(c: dict):
-            # As many as ours moves: what it reads, and outputs as large as its own.
-            moved = sum(t.nbytes for t in c.values()) + problem.written
-            return [torch.empty(moved // 2, dtype=torch.uint8, device=problem.device) for _ in range(2)]
-
-        pairs = problem.each(pair)
-
-        def run(i: int):
-            pairs[i][0].copy_(pairs[i][1])
-
-        return run
+        # As many as ours moves: what it reads, and outputs as large as its own.
+        return copied(problem, [sum(t.nbytes for t in c.values()) + problem.written for c in problem.copies])
 
     return [(f"torch {function}", False, call), ("a copy of as many bytes", False, copy)]
 
@@ -690,6 +700,12 @@ ANSWER = ctypes.CFUNCTYPE(
 )
 
 
+def operand(place, length: int):
+    """Bytes where they lie; of none the address means nothing."""
+    kind = ctypes.c_uint8 * length
+    return kind.from_address(place) if length else kind()
+
+
 def main() -> int:
     if len(sys.argv) < 4 or "--device" not in sys.argv:
         print(__doc__, file=sys.stderr)
@@ -699,9 +715,8 @@ def main() -> int:
 
     def answer(request, places, lens, count, reply, room) -> int:
         try:
-            # Nothing of an operand is copied here; a length of 0 has no address.
-            kinds = [ctypes.c_uint8 * max(lens[i], 1) for i in range(count)]
-            operands = [kind.from_address(places[i]) for i, kind in enumerate(kinds)]
+            # Nothing of an operand is copied here.
+            operands = [operand(places[i], lens[i]) for i in range(count)]
             said = answers.answer(json.loads(request), operands)
         except Exception as error:
             said = {"error": f"{type(error).__name__}: {error}"[:1000]}
