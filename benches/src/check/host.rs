@@ -1,8 +1,8 @@
 //! What a tenant's program feels on the host's clock: launches, the replay of a decode step, the example programs local and
 //! leased, and another library on the same graphics adapter. `tables` calls it.
 
-use super::Check;
 use super::report::{Checked, Maybe, Number, Peer, Row};
+use super::{Check, models};
 use crate::leased::{LeasedError, Pair, Sides, Wait};
 use crate::measure::{Timing, interleaved};
 use crate::ops::random;
@@ -269,21 +269,51 @@ pub(super) fn programs(check: &mut Check<'_>) {
         ("embed", "all-MiniLM-L6-v2", ""),
         ("generate", "SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct.Q4_1.gguf"),
     ];
-    let row = |check: &mut Check<'_>, (program, model, file): (&str, &str, &str)| {
-        let folder = check.args.models.as_deref().ok_or("no folder of models: --models");
-        let folder = folder.map_err(String::from).and_then(|folder| found(folder, model));
-        let number = |is_leased: bool| {
-            let rate = folder.clone();
-            let rate = rate.and_then(|folder| rate_of(check, program, (&folder, file), is_leased));
-            let number = rate.map(|rate| Number::count(rate, "tokens/s", Checked::all(0)));
-            number.map_or_else(Maybe::not, Maybe::Is)
-        };
-        let peer = Peer::new("local", number(false));
-        Row::new(format!("{program}, leased"), None, number(true), vec![peer])
-    };
-    for of in programs {
-        check.row(&format!("{}, leased", of.0), |check| row(check, of));
+    let made = std::env::temp_dir().join(format!("leasehold-check-{}-models", std::process::id()));
+    for (program, model, file) in programs {
+        check.row(&format!("{program}, leased"), |check| {
+            let named = check.args.models.as_deref().ok_or("no --models".into());
+            let (folder, of) = match named.and_then(|folder| found(folder, model)) {
+                Ok(folder) => (Ok(folder), model.to_string()),
+                Err(_) => {
+                    let (is_tiny, seed) = (check.is_tiny(), check.args.seed);
+                    let folder = drawn(&made, program, file, (is_tiny, seed));
+                    (folder, format!("random weights of seed {seed}, {} {model}", sized(is_tiny)))
+                }
+            };
+            let number = |is_leased: bool| {
+                let rate = folder
+                    .clone()
+                    .and_then(|folder| rate_of(check, program, (&folder, file), is_leased));
+                let number = rate.map(|rate| Number::count(rate, "tokens/s", Checked::all(0)));
+                number.map_or_else(Maybe::not, Maybe::Is)
+            };
+            let peer = Peer::new("local", number(false));
+            Row::new(format!("{program}, leased, {of}"), None, number(true), vec![peer])
+        });
     }
+    // Where no model was made there is none.
+    let _ = std::fs::remove_dir_all(&made);
+}
+
+fn sized(is_tiny: bool) -> &'static str {
+    if is_tiny { "much smaller than" } else { "of the size of" }
+}
+
+/// A model of random weights for a program.
+fn drawn(
+    folder: &Path,
+    program: &str,
+    file: &str,
+    (is_tiny, seed): (bool, u64),
+) -> Result<PathBuf, String> {
+    let folder = folder.join(program);
+    let made = std::fs::create_dir_all(&folder).and_then(|()| match program {
+        "embed" => models::bert(&folder, is_tiny, seed),
+        _ => models::llama(&folder.join(file), is_tiny, seed),
+    });
+    made.map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok(folder)
 }
 
 /// The folder of a model, whose name has its version after it.

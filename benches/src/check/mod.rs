@@ -8,6 +8,7 @@ mod decode;
 mod heads;
 mod host;
 mod lists;
+mod models;
 mod ours;
 mod parity;
 mod problem;
@@ -67,7 +68,7 @@ pub struct Args {
     /// The folder with `leasehold-bench`, `leasehold-node`, `embed` and `generate`; that of this program unless given.
     #[arg(long)]
     pub programs: Option<PathBuf>,
-    /// The folder with the examples' models.
+    /// The folder with the examples' models; random ones are made unless given.
     #[arg(long)]
     pub models: Option<PathBuf>,
     /// The program `adapter` of `benches/peers`.

@@ -270,7 +270,10 @@ mod tests {
         for bad in [wrong, part, not, absent] {
             let text = says("dense", &[bad.clone(), good()]);
             assert!(text.contains("| partly measured (1 of 2 rows), met by these"), "{text}");
-            assert!(says("dense", &[bad.clone()]).contains("| not measured"), "{bad:?}");
+            assert!(
+                says("dense", std::slice::from_ref(&bad)).contains("| not measured"),
+                "{bad:?}"
+            );
         }
         // The best of our rows is one that is right.
         let fast = |wrong: &str| {

@@ -236,7 +236,7 @@ pub(super) const ALL: [Kind; 17] = [
     Kind {
         name: "programs",
         share: 2,
-        about: "embed and generate, leased beside local, with models that are already here",
+        about: "embed and generate, leased beside local, with models that are already here, else with random weights",
         rows: Rows::Made(host::programs),
         target: Some(Target {
             to: "the same programs, local",
