@@ -560,8 +560,7 @@ fn queue(ops: u64) {
     let mut core = Core::new(open());
     let layout = Layout::contiguous(Dims::new(&[1, 1]).unwrap());
     let spec = Spec::new(DType::F32, layout, 0);
-    let op =
-        Arc::new(check(Matmul::default().into(), &[spec.clone(), spec.clone(), spec]).unwrap());
+    let op = Arc::new(check(Matmul::default().into(), &[spec; 3]).unwrap());
     let buffers = [1, 2, 3].map(BufferId);
     buffers.iter().for_each(|buffer| core.alloc(*buffer, 256).unwrap());
     let bindings = buffers.map(|buffer| Binding { buffer, offset: 0, len: 256 });

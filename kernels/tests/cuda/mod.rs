@@ -2,6 +2,7 @@
 
 // Each of them calls a part.
 #![allow(dead_code)]
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use leasehold_kernels::BoxMap;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
