@@ -518,7 +518,7 @@ fn groups_along_k_are_products_of_wgmma() {
             let row = row(plan.kernel).unwrap();
             let Row::MatmulSm90(form) = row else { panic!("{plan}") };
             assert_eq!((form.form, form.cluster), (Form::Cooperative, 1));
-            let maps = p.maps(&row, [256; 2]).unwrap();
+            let maps = p.maps(row, [256; 2]).unwrap();
             assert!(maps.iter().all(|map| map.sizes.contains(&k)), "{maps:?}");
         }
     }
