@@ -8,8 +8,8 @@ use half::f16;
 use leasehold_kernels::{
     AttentionArgs, AttentionCombine, AttentionPaged, AttentionReference, AttentionSm80,
     AttentionSm90, AttentionSm90Args, Axes, BoxMap, Bytes, CopyArgs, Entry, Fp8, GatherArgs, Heads,
-    Major, MatmulArgs, MatmulScaledArgs, MatmulSm90Args, MatmulSm90Fp8, MatmulSm90Fp8Args,
-    Matrices, Pages, Range, Row, Rows, Side, SoftmaxArgs, Streaming, Values, View, rows,
+    Major, MatmulArgs, MatmulScaledArgs, MatmulSm90Args, MatmulSm90Fp8Args, Matrices, Pages, Range,
+    Row, Rows, Side, SoftmaxArgs, Streaming, Values, View, rows,
 };
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -457,14 +457,12 @@ fn product(on: &Sparse, row: &Row, dtype: u32, along_k: [bool; 2]) {
             on.launch(*row, row.cluster().into(), bytemuck::bytes_of(&args));
         }
         Row::MatmulSm90Fp8(fp8) => {
-            let map = |tile, at, outer| {
-                on.map(&MatmulSm90Fp8::map(tile, at, sizes(outer), far as u64, batch))
-            };
-            let a = map(fp8.tile[0], matmul.a.at, M);
-            let b = map(fp8.tile[1], matmul.b.at, N);
+            let map = |side, at, outer| on.map(&fp8.map(side, at, sizes(outer), far as u64, batch));
+            let a = map(Side::A, matmul.a.at, M);
+            let b = map(Side::B, matmul.b.at, N);
             let scaled = MatmulScaledArgs { matmul, ..MatmulScaledArgs::default() };
             let args = MatmulSm90Fp8Args { a, b, scaled, ..MatmulSm90Fp8Args::default() };
-            on.launch(*row, 1, bytemuck::bytes_of(&args));
+            on.launch(*row, row.cluster().into(), bytemuck::bytes_of(&args));
         }
         Row::MatmulReference(_) | Row::MatmulSm80Bytes(_) => {
             let args = MatmulScaledArgs { matmul, ..MatmulScaledArgs::default() };
