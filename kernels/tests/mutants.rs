@@ -142,7 +142,7 @@ const MUTANTS: &[Mutant] = &[
         "deadlock",
     ),
     mutant(RING, "        fence_barriers();\n", "", "barrier-unfenced"),
-    mutant(SM90, "        sync_block();\n", "", "barrier"),
+    mutant(SM90, "        sync_block();\n", "", "race"),
     // Products behind the threads.
     mutant(SM90, "wgmma_fence();", "", "wgmma-unfenced"),
     mutant(SM90, "wgmma_commit();", "", "exit-with-products"),

@@ -81,7 +81,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     mutant(MERGE, "u32 split = 1;", "u32 split = 2;", "bits"),
     // Groups along k.
     mutant(SM90, "args.group == ALONG_K", "false", "bits"),
-    mutant(SM90, "S::RIGHT_OUTER>(stage + S::LEFT_BYTES, k,", "S::RIGHT_OUTER>(stage, k,", "race"),
+    mutant(SM90, "S::RIGHT_OUTER>(stage + S::LEFT_BYTES, k,", "S::RIGHT_OUTER>(stage, k,", "bits"),
     mutant(SM90, "        sync_threads<3, THREADS>();\n", "", "race"),
     mutant(TAIL, "word & 0xffff", "word", "bits"),
     mutant(TAIL, " ^ line % 8)", ")", "bits"),

@@ -55,7 +55,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "phase-lag",
     ),
     mutant(FP8, "        sync_cluster();\n", "        sync_block();\n", "race"),
-    mutant(FP8, "(rank * S::WAVES + wave) * SUMS", "wave * SUMS", "race"),
+    mutant(FP8, "(rank * S::WAVES + wave) * SUMS", "wave * SUMS", "bits"),
     // Its way out.
     mutant(
         FP8,
