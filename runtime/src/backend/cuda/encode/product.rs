@@ -10,7 +10,8 @@ use leasehold_kernels::{
     Matrices, MatrixPair, Row, Scales,
 };
 
-/// The kernels' number is none of a grouping's.
+/// The kernels' numbers are those of groupings, and one that is none of theirs.
+const _: () = assert!(Group::K as u32 == MatmulArgs::ALONG_K);
 const _: () = assert!(Group::K as u32 + 1 == MatmulArgs::BY_INDEX);
 
 /// The list of groups, or room for it, or for that of matrices which indices name.
