@@ -468,14 +468,16 @@ mod tests {
         assert!(rows.len() <= 400, "{} rows an arch", rows.len());
     }
 
-    /// Every source of this crate decides something of the kernels, but the list of them all.
+    /// Every source of this crate decides something of the kernels, but the list of them all and the rows that no plan
+    /// names.
     #[test]
     fn every_source_that_decides_is_in_the_table() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let entries = std::fs::read_dir(root).expect("the sources");
         let names = entries.map(|entry| entry.expect("an entry").file_name());
         let names = names.map(|name| name.into_string().expect("a plain name"));
-        let mut names: Vec<String> = names.filter(|name| name != "lib.rs").collect();
+        let mut names: Vec<String> =
+            names.filter(|name| name != "lib.rs" && name != "streaming_reference.rs").collect();
         names.sort();
         assert_eq!(names, TABLE.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
