@@ -1,5 +1,5 @@
-// Which global memory a kernel may touch. The model driver says so of its device's memory (`host/driver`); without it all
-// memory is the kernel's, and the sanitizer watches. `host/ptx` asks before each access.
+// Which global memory a kernel may touch, and what of it nobody wrote. The model driver says so of its device's memory
+// (`host/driver`); without it all memory is the kernel's, and the sanitizer watches. `host/ptx` asks before each access.
 #pragma once
 
 #include <cstdint>
@@ -47,6 +47,10 @@ class Ranges {
 // What a kernel of this thread may touch; null is everything.
 inline thread_local const Ranges* reachable = nullptr;
 
+// What stands in each word of scratch that no launch has written: a NaN that nothing computes, and no index, count or claim.
+// Tests fill with it what a launch is given of its own; it outlives a launch that leaves some of it.
+constexpr uint32_t UNWRITTEN = 0x7fa5c0de;
+
 // The bytes at an address that may be read and written, at most 64; where none are, a place that nobody reads, of zeros.
 inline void* touched(uint64_t at, uint32_t bytes, const Where& where) {
     if (reachable == nullptr || reachable->cover(at, bytes)) {
@@ -57,6 +61,18 @@ inline void* touched(uint64_t at, uint32_t bytes, const Where& where) {
     alignas(64) static thread_local uint8_t nowhere[64];
     memset(nowhere, 0, sizeof nowhere);
     return nowhere;
+}
+
+// The same of bytes that are read, whole words of which were written.
+inline const void* seen(uint64_t at, uint32_t bytes, const Where& where) {
+    const void* from = touched(at, bytes, where);
+    for (uint32_t i = 0; at % 4 == 0 && i + 4 <= bytes; i += 4) {
+        if (memcmp(static_cast<const uint8_t*>(from) + i, &UNWRITTEN, 4) == 0) {
+            world->report.error("global-uninitialised", where, "read of 0x%llx, never written",
+                                static_cast<unsigned long long>(at + i));
+        }
+    }
+    return from;
 }
 
 }  // namespace model

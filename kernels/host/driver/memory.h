@@ -1,10 +1,11 @@
-// Memory of the model driver's device: the host's own, each allocation between pages that fault, filled with a pattern so
-// that nobody leans on zeros, and counted against a small total. `driver.cpp` calls it.
+// Memory of the model driver's device: the host's own, each allocation between pages that fault, filled with what
+// tells that nobody wrote it, and counted against a small total. `driver.cpp` calls it.
 #pragma once
 
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 
 #include "host/driver/status.h"
@@ -15,7 +16,6 @@ namespace model {
 constexpr u64 TOTAL_MEMORY = 256ull << 20;
 constexpr u64 GRANULARITY = 2ull << 20;  // Of mapped memory, as on today's cards.
 constexpr u64 GUARD = 64ull << 10;       // On both sides of an allocation.
-constexpr u8 FRESH = 0xa5;
 
 class Memory {
   public:
@@ -37,7 +37,7 @@ class Memory {
             return OUT_OF_MEMORY;
         }
         at = reinterpret_cast<u64>(base) + GUARD;
-        memset(reinterpret_cast<void*>(at), FRESH, whole);
+        std::fill_n(reinterpret_cast<u32*>(at), whole / 4, UNWRITTEN);
         allocations_[at] = bytes;
         ranges_.add(at, bytes);
         used_ += bytes;
@@ -99,7 +99,7 @@ class Memory {
             close(file);
             return OUT_OF_MEMORY;
         }
-        memset(at, FRESH, bytes);
+        std::fill_n(static_cast<u32*>(at), bytes / 4, UNWRITTEN);
         munmap(at, bytes);
         handle = ++last_handle_;
         pieces_[handle] = {file, bytes, 0, false};

@@ -38,7 +38,7 @@ DEVICE void copy_async16(u32 shared, u64 global, u32 bytes, const model::Where& 
     w.shared->write(shared, 16, w.toucher(where), w.running + 1);
     memset(to, 0xff, 16);
     // What is not read need not be there.
-    const void* from = bytes == 0 ? nullptr : model::touched(global, bytes, where);
+    const void* from = bytes == 0 ? nullptr : model::seen(global, bytes, where);
     w.thread().copies.push_back({shared, bytes, w.thread().groups, static_cast<const u8*>(from), false});
     const bool early = w.config.order == model::Order::Early || (w.config.order == model::Order::Seeded && w.draw(2) == 0);
     if (early) {

@@ -33,23 +33,24 @@ T load(u32 at, const Where& where) {
 }
 
 // A global address, which must be a multiple of its element's size.
-inline void* global(u64 at, u32 size, const Where& where) {
+inline void check_global(u64 at, u32 size, const Where& where) {
     if (at % size != 0) {
         world->report.error("global-alignment", where, "%u bytes at 0x%llx", size, at);
     }
-    return touched(at, size, where);
 }
 
 template <class T>
 T load_global(u64 at, const Where& where) {
+    check_global(at, sizeof(T), where);
     T v;
-    memcpy(&v, global(at, sizeof v, where), sizeof v);
+    memcpy(&v, seen(at, sizeof v, where), sizeof v);
     return v;
 }
 
 template <class T>
 void store_global(u64 at, T v, const Where& where) {
-    memcpy(global(at, sizeof v, where), &v, sizeof v);
+    check_global(at, sizeof v, where);
+    memcpy(touched(at, sizeof v, where), &v, sizeof v);
 }
 
 }  // namespace model

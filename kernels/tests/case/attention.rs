@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 use super::Random;
-use crate::model::{Model, Order, Outcome, address};
+use crate::model::{Model, Order, Outcome, address, scratch};
 use half::{bf16, f16};
 use leasehold_kernels::{
     AttentionArgs, AttentionCombine, AttentionPaged, AttentionReference, AttentionSm90,
@@ -260,7 +260,7 @@ impl Case {
             vec![POISON; ((q_batch * heads * rows - 1) * (dv + gap(&options)) + dv) * 4],
             vec![POISON; q_batch * heads * rows * 4],
             bytemuck::cast_slice(&case.entries).to_vec(),
-            vec![POISON; (state_bytes * args.tiles) as usize],
+            scratch(state_bytes * args.tiles),
         ];
         let mut floats = |count: usize, scale: f32| -> Vec<u8> {
             (0..count).flat_map(|_| (scale * random.draw().abs()).to_le_bytes()).collect()
@@ -275,7 +275,7 @@ impl Case {
         buffers.push(vec![0; 12]);
         let splits = if args.split == 0 { 0 } else { args.tiles * keys.div_ceil(SPLIT) as u64 };
         let part = AttentionCombine::part_bytes(args.dv);
-        buffers.push(vec![POISON; (splits * part) as usize]);
+        buffers.push(scratch(splits * part));
         case.buffers = buffers;
         case
     }

@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 use super::Random;
-use crate::model::{Model, Order, Outcome, address};
+use crate::model::{Model, Order, Outcome, address, scratch};
 use half::{bf16, f16};
 use leasehold_kernels::{
     AttentionBackwardArgs, AttentionBackwardReference, AttentionBackwardRows,
@@ -202,8 +202,8 @@ impl Case {
                 as u64;
         let room = AttentionBackwardRows::room(rows as u64, packed);
         let bytes = AttentionBackwardRows::bytes((batch * heads) as u64, room);
-        buffers.push(vec![NO_NUMBER; bytes as usize]);
-        buffers.push(vec![NO_NUMBER; (state_bytes * tiles) as usize]);
+        buffers.push(scratch(bytes));
+        buffers.push(scratch(state_bytes * tiles));
         let of_mask_view =
             Heads { at: address(MASK, 0), ..view(0, of_mask, F32, options.style, false) };
         buffers.push(bytes_of(&of_mask_view, of_mask, &scores.mask));

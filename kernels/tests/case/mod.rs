@@ -8,7 +8,7 @@ pub(crate) mod gradients;
 pub(crate) mod named;
 pub(crate) mod scaled;
 
-use crate::model::{Model, Order, Outcome, address};
+use crate::model::{Model, Order, Outcome, address, scratch};
 use half::{bf16, f16};
 use leasehold_kernels::{
     GroupEntry, Major, MatmulArgs, MatmulMerge, MatmulSm90Args, Matrices, Row, Side, Values,
@@ -172,7 +172,7 @@ impl Case {
             sides[0].fill(dtype, [batch, m, k], &mut draw),
             sides[1].fill(dtype, [batch, n, k], &mut draw),
             vec![POISON; ((batch * rows - 1) * ld + columns) * element],
-            vec![POISON; state_bytes as usize],
+            scratch(state_bytes),
         ];
         let mut floats =
             |count| -> Vec<u8> { (0..count).flat_map(|_| random.draw().to_le_bytes()).collect() };
@@ -306,7 +306,7 @@ impl Case {
         let mut outcome = Outcome { found: String::new(), buffers: self.buffers.clone() };
         for first_tile in (0..self.args.tiles).step_by(tiles as usize) {
             let args = MatmulArgs { first_tile, tiles, ..self.args };
-            outcome.buffers[STATE] = vec![POISON; row.part_bytes(tiles, splits) as usize];
+            outcome.buffers[STATE] = scratch(row.part_bytes(tiles, splits));
             let parts = self.launch(model, order, &args, [splits, split], &outcome.buffers);
             let merge = row.merge(&args, splits);
             let bytes = (bytemuck::bytes_of(&merge), &places()[..]);

@@ -1,7 +1,7 @@
 //! Indices that name the matrices of a batch, for the host model: good, repeated and bad ones, and the list that
 //! `matmul_indices` makes of them.
 
-use crate::model::{Model, Order, Outcome, address};
+use crate::model::{Model, Order, Outcome, address, scratch};
 use leasehold_kernels::{Indices, MatmulIndices, MatmulIndicesArgs, MatrixPair, Row};
 use std::mem::offset_of;
 
@@ -70,7 +70,8 @@ impl Names {
         let apart = |words: &Vec<u32>| -> Vec<u8> {
             words.iter().flat_map(|&word| [word, 0xffff_fff0]).flat_map(u32::to_le_bytes).collect()
         };
-        let list = vec![0xa5; (count as usize + 1) * size_of::<MatrixPair>()];
+        let guard = vec![0xa5; size_of::<MatrixPair>()];
+        let list = [scratch(u64::from(count) * guard.len() as u64), guard].concat();
         let buffers = [apart(&self.words[0]), apart(&self.words[1]), list, vec![0; 12]];
         let (b, c) = (offset_of!(MatmulIndicesArgs, b), offset_of!(MatmulIndicesArgs, pairs));
         let places = [0, b, c, offset_of!(MatmulIndicesArgs, fault)].map(|at| at as u32);

@@ -1,7 +1,7 @@
 //! Products of 8-bit values for the host model: operands, scales, the launch, and the judgement. The tests of their rows
 //! make them.
 
-use crate::model::{Model, Order, Outcome, address};
+use crate::model::{Model, Order, Outcome, address, scratch};
 use crate::tensor::{
     BF16, F8E4M3, F8E5M2, F16, F32, I8, Lay, Random, Tensor, close, decode, encode,
 };
@@ -304,7 +304,7 @@ impl Case {
         let quantize = to as u32;
         let scaling = MatmulScaling { a: of_a, b: of_b, out, quantize, padding: 0 };
         let mut buffers: Vec<Vec<u8>> = tensors.iter().map(|t| t.bytes.clone()).collect();
-        buffers.push(vec![0xff; state as usize]);
+        buffers.push(scratch(state));
         buffers.push(bytemuck::cast_slice(&list).to_vec());
         Self { row, options, args: MatmulScaledArgs { matmul, scaling }, tensors, buffers }
     }

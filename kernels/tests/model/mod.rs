@@ -99,6 +99,11 @@ pub(crate) fn address(buffer: usize, offset: usize) -> u64 {
     (buffer as u64 + 1) << 32 | offset as u64
 }
 
+/// Scratch of a launch that none has written, which the model knows: `UNWRITTEN` of `host/global.h`.
+pub(crate) fn scratch(bytes: u64) -> Vec<u8> {
+    0x7fa5_c0de_u32.to_le_bytes().into_iter().cycle().take(bytes as usize).collect()
+}
+
 impl Model {
     /// The program of every row of products by tensor cores; `None` where there is no C++ compiler, as a skip.
     pub(crate) fn start() -> Option<Self> {

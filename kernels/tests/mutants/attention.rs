@@ -106,6 +106,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(SOFTMAX, "(i32)(i / 4 * 8 + i % 2) < left", "left != 0", "ended"),
     mutant(SOFTMAX, "if (row >= tile.packed_rows) {", "if (false) {", "ended"),
     mutant(SOFTMAX, "(u64)tile_number * STATE_BYTES", "(u64)tile_number * 0", "bits"),
+    // What a launch leaves to the next, and what it does not.
+    mutant(
+        SOFTMAX,
+        "store_global_f32(carried(tile_number, slot, SUMS + half), largest[half]);",
+        "",
+        "global-uninitialised",
+    ),
+    mutant(
+        PAGED,
+        "args.partials, block_index()",
+        "args.partials, block_index() / 2",
+        "global-uninitialised",
+    ),
     // Where rows and keys lie.
     mutant(LINES, "if (page >= args.pages.count) {", "if (page > args.pages.count) {", "ended"),
     mutant(LINES, "if (key >= tile.keys) {", "if (false) {", "ended"),

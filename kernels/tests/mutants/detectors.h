@@ -84,6 +84,19 @@ inline void read_of_no_allocation(bool wrong) {
     model::reachable = nullptr;
 }
 
+// Words that no launch wrote; this one does first, unless.
+inline void words_of_scratch(bool wrong, void (*read)(u64)) {
+    alignas(16) u32 words[4] = {model::UNWRITTEN, 0, 0, model::UNWRITTEN};
+    const u64 at = reinterpret_cast<u64>(words);
+    if (!wrong) {
+        store_global_u32x4(at, {1, 2, 3, 4});
+    }
+    read(at);
+}
+inline void read_of_scratch(bool wrong) { words_of_scratch(wrong, [](u64 at) { load_global_u32(at); }); }
+inline void copy_of_scratch(bool wrong) { words_of_scratch(wrong, [](u64 at) { copy(at, 16); }); }
+inline void exchange_of_scratch(bool wrong) { words_of_scratch(wrong, [](u64 at) { exchange_global_u32(at, 5); }); }
+
 inline void write_behind_the_end(bool wrong) {
     if (is_first()) {
         store_shared_u32(shared(wrong ? SHARED_BYTES : SHARED_BYTES - 4), 1);
@@ -178,6 +191,9 @@ inline const Case CASES[] = {
     {"global-alignment", "copy", copy_off_alignment},
     {"global-alignment", "read", read_off_alignment},
     {"global-bounds", "read", read_of_no_allocation},
+    {"global-uninitialised", "read", read_of_scratch},
+    {"global-uninitialised", "copy", copy_of_scratch},
+    {"global-uninitialised", "exchange", exchange_of_scratch},
     {"shared-bounds", "behind", write_behind_the_end},
     {"shared-bounds", "before", write_before_the_beginning},
     {"shared-bounds", "over", write_over_the_end},

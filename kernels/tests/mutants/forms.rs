@@ -76,7 +76,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         "bits",
     ),
     // Splits of K.
-    mutant(SM90, "nth * all.splits + split", "nth * all.splits", "bits"),
+    mutant(SM90, "nth * all.splits + split", "nth * all.splits", "global-uninitialised"),
     mutant(SM90, "of_tile(block) * 64 + fragment", "block * 64 + fragment", "bits"),
     mutant(MERGE, "u32 split = 1;", "u32 split = 2;", "bits"),
     // Groups along k.

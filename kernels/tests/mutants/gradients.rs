@@ -91,6 +91,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "bits",
     ),
     mutant(SUMS, "(u64)block_index() * S::STATE_BYTES", "(u64)block_index() * 0", "bits"),
+    mutant(SUMS, "args.from > 0, carried", "true, carried", "global-uninitialised"),
     mutant(GRADIENTS, "end < keys.to ? (u32)end : keys.to;", "keys.to;", "bits"),
     mutant(SUMS, "            if (row >= rows) {", "            if (false) {", "ended"),
     mutant(SUMS, "if (column < columns) {", "if (true) {", "ended"),

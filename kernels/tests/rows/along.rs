@@ -1,7 +1,7 @@
 //! The streaming kernels that go along rows, on the host model: every form and layout against the same in f64, by
 //! the host and by the simple kernels; rows of one piece and of several, cut anywhere.
 
-use crate::model::Model;
+use crate::model::{Model, scratch};
 use crate::tensor::{BF16, F16, F32, LAYS, Lay, Random, Tensor, assert_close, launch, simple};
 use leasehold_kernels::{
     NormArgs, NormBackwardArgs, ReduceArgs, Rows, SoftmaxArgs, Streaming, StreamingReference, View,
@@ -68,10 +68,8 @@ fn operands(i: usize, random: &mut Random) -> (Tensor, Tensor) {
     (x, Tensor::out(to, shape, LAYS[(i + i / 5) % 5]))
 }
 
-/// Buffer that holds what is known of pieces.
-fn state() -> Vec<u8> {
-    vec![0xff; 4096]
-}
+/// Bytes of what is known of pieces.
+const STATE: u64 = 4096;
 
 /// Where a simple kernel leaves what an output would be before it is rounded to its type.
 fn unrounded(out: &Tensor, i: usize) -> Tensor {
@@ -98,7 +96,7 @@ pub(crate) fn norms_agree(model: &mut Model) {
             layer: layer.into(),
         };
         let mut buffers = [&x, &out, &weight, &bias].map(|t| t.bytes.clone()).to_vec();
-        buffers.push(state());
+        buffers.push(scratch(STATE));
         let places = places(offset_of!(NormArgs, views), 4, offset_of!(NormArgs, rows));
         for rows in passes(args.rows, if layer { &[0, 1, 2] } else { &[1, 2] }) {
             let args = NormArgs { rows, ..args };
@@ -147,7 +145,7 @@ pub(crate) fn gradients_of_norms_agree(model: &mut Model) {
             layer: layer.into(),
         };
         let mut buffers = [&x, &d_out, &d_x, &terms, &weight].map(|t| t.bytes.clone()).to_vec();
-        buffers.push(state());
+        buffers.push(scratch(STATE));
         let at = offset_of!(NormBackwardArgs, views);
         let places = places(at, 5, offset_of!(NormBackwardArgs, rows));
         for rows in passes(args.rows, if layer { &[0, 1, 2, 3] } else { &[1, 2, 3] }) {
@@ -205,7 +203,7 @@ pub(crate) fn softmaxes_agree_and_hide(model: &mut Model) {
             scale: 3.0,
             padding: 0,
         };
-        let mut buffers = vec![x.bytes.clone(), out.bytes.clone(), state()];
+        let mut buffers = vec![x.bytes.clone(), out.bytes.clone(), scratch(STATE)];
         let places = places(offset_of!(SoftmaxArgs, views), 2, offset_of!(SoftmaxArgs, rows));
         for rows in passes(args.rows, &[0, 1]) {
             let args = SoftmaxArgs { rows, ..args };
@@ -254,7 +252,7 @@ pub(crate) fn reductions_agree(model: &mut Model) {
             function: i as u32 % 4,
             padding: 0,
         };
-        let mut buffers = vec![x.bytes.clone(), out.bytes.clone(), state()];
+        let mut buffers = vec![x.bytes.clone(), out.bytes.clone(), scratch(STATE)];
         let mut launches = passes(args.rows, &[0]);
         if args.rows.pieces > 1 {
             launches.push(Rows { pass: 1, first_piece: 0, piece_count: 1, ..args.rows });

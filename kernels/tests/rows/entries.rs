@@ -1,6 +1,6 @@
 //! The list of batch entries from counts that a tenant wrote, against the same made one entry after another.
 
-use crate::model::{Model, Order, address};
+use crate::model::{Model, Order, address, scratch};
 use leasehold_kernels::{AttentionEntries, AttentionEntriesArgs, Counts, Entry, Row};
 use std::mem::offset_of;
 
@@ -39,7 +39,7 @@ fn run(
 ) -> (Vec<Entry>, [u32; 3]) {
     let count = rows.len();
     let entries = count + args.last as usize;
-    let list = [vec![0xff; entries * size_of::<Entry>()], GUARD.to_vec()].concat();
+    let list = [scratch((entries * size_of::<Entry>()) as u64), GUARD.to_vec()].concat();
     let bytes = |words: &[u32]| bytemuck::cast_slice(words).to_vec();
     let mut buffers = vec![bytes(rows), bytes(keys), list, vec![0; 12]];
     let places = [

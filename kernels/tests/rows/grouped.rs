@@ -1,7 +1,7 @@
 //! Groups of rows on the host model: the list of them from sizes that a tenant wrote, and products of more groups than a
 //! warp has lanes by that list. The runtime's parity tests run the other groupings.
 
-use crate::model::{Model, Order, address};
+use crate::model::{Model, Order, address, scratch};
 use crate::tensor::{BF16, F32, Lay, Random, Tensor, assert_close};
 use leasehold_kernels::{
     GroupEntry, MatmulArgs, MatmulF32, MatmulGroups, MatmulGroupsArgs, MatmulReference,
@@ -40,7 +40,7 @@ fn run(model: &mut Model, args: &MatmulGroupsArgs, sizes: &[u32]) -> (Vec<GroupE
         ..*args
     };
     let entries = sizes.len() + args.rest as usize;
-    let list = [vec![0xff; entries * size_of::<GroupEntry>()], GUARD.to_vec()].concat();
+    let list = [scratch((entries * size_of::<GroupEntry>()) as u64), GUARD.to_vec()].concat();
     let buffers = [bytemuck::cast_slice(sizes).to_vec(), list, vec![0; 12]];
     let places = [
         offset_of!(MatmulGroupsArgs, sizes) as u32,

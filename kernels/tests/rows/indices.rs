@@ -2,7 +2,7 @@
 //! much, against the same in order and, to the bit, against the simple kernels; nothing beside the output changes,
 //! and the first bad index is told.
 
-use crate::model::{Model, address};
+use crate::model::{Model, address, scratch};
 use crate::tensor::{
     BF16, F16, F32, I8, I32, LAYS, Lay, Random, Tensor, U32, assert_close, launch, one_by_one,
     simple,
@@ -192,7 +192,7 @@ pub(crate) fn the_last_of_equal_indices_sets(model: &mut Model) {
                 ..ScatterArgs::default()
             };
             let mut buffers = [&x, &held, &index].map(|t| t.bytes.clone()).to_vec();
-            buffers.extend([vec![0xff; 4 * n], vec![0; 12]]);
+            buffers.extend([scratch(4 * n as u64), vec![0; 12]]);
             let by_one = scatter_simply(model, &args, &buffers);
             // Two runs of entries, the second after the first.
             let cut = count as u64 / 3;
@@ -240,7 +240,7 @@ fn an_index_that_changes_between_passes_reaches_nothing_else() {
     let others = [offset_of!(ScatterArgs, claims), offset_of!(ScatterArgs, fault)];
     let places = places(offset_of!(ScatterArgs, views), 4, &others);
     let mut buffers = [&x, &held, &index].map(|t| t.bytes.clone()).to_vec();
-    buffers.extend([vec![0xff; 4 * n], vec![0; 12]]);
+    buffers.extend([scratch(4 * n as u64), vec![0; 12]]);
     let changed = [5, u32::MAX, 3, 0x7fff_ffff, 1, 0x8000_0000, 0, 6, 2, 2, 2, 4];
     for pass in 0..3 {
         let entries = Range { inner: 1, count: count as u64, ..range };
@@ -299,7 +299,7 @@ fn appended_rows_land_in_their_pages() {
         ..ScatterArgs::default()
     };
     let mut buffers = [&x, &held, &of_pages, &of_lens].map(|t| t.bytes.clone()).to_vec();
-    buffers.extend([vec![0xff; 4 * entries * page], vec![0; 12]]);
+    buffers.extend([scratch((4 * entries * page) as u64), vec![0; 12]]);
     let outer = crate::tensor::axes(&[batch, rows]);
     let claims = Range { outer, inner: 1, first: 0, count: (batch * rows) as u64 };
     let by_one = scatter_simply(&mut model, &args, &buffers);

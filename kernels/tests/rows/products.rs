@@ -1,7 +1,7 @@
 //! The products without tensor cores on the host model: the reference kernel against sums in f64, over types, layouts and
 //! the whole epilogue; the tiled f32 kernel against the reference kernel, bit by bit.
 
-use crate::model::{Model, Order};
+use crate::model::{Model, Order, scratch};
 use crate::tensor::{
     BF16, F8E4M3, F8E5M2, F16, F32, I8, LAYS, Lay, Random, Tensor, assert_close, decode, encode,
 };
@@ -96,7 +96,7 @@ impl Case {
             ..self.args
         };
         let mut buffers: Vec<Vec<u8>> = self.tensors.iter().map(|t| t.bytes.clone()).collect();
-        buffers.push(vec![0xff; 8 * tile * tile]);
+        buffers.push(scratch(8 * (tile * tile) as u64));
         let links = |cut: u32| {
             let tile = move |first_tile| {
                 [[0, cut], [cut, all.k]].map(|[k_from, k_to]| MatmulArgs {

@@ -2,7 +2,7 @@
 //! values to the bit, and the same by the simple kernels.
 
 use crate::along::{passes, rows_of};
-use crate::model::{Model, address};
+use crate::model::{Model, address, scratch};
 use crate::tensor::{
     BF16, F8E4M3, F8E5M2, F16, F32, I8, LAYS, Lay, Random, Tensor, U32, assert_close, axes, decode,
     encode, launch, one_by_one, simple,
@@ -64,7 +64,7 @@ pub(crate) fn rows_and_tensors_have_one_scale(model: &mut Model) {
             launches.extend([1, 2].map(|pass| Rows { pass, ..args.rows }));
         }
         let mut buffers = [&x, &out, &scale].map(|t| t.bytes.clone()).to_vec();
-        buffers.push(vec![0xff; 256]);
+        buffers.push(scratch(256));
         let state = offset_of!(QuantizeRowsArgs, rows) + offset_of!(Rows, state);
         let places = places(offset_of!(QuantizeRowsArgs, views), 3, Some(state));
         let (simply, threads) = (StreamingReference::QuantizeRows, args.rows.count);

@@ -2,7 +2,7 @@
 //! against the total order and the simple kernels; long rows cut between pieces.
 
 use crate::along::{passes, rows_of};
-use crate::model::{Model, address};
+use crate::model::{Model, address, scratch};
 use crate::tensor::{BF16, F16, F32, I32, LAYS, Lay, Random, Tensor, U32, launch, simple};
 use leasehold_kernels::{ArgMaxArgs, Rows, Streaming, StreamingReference, TopKArgs, View};
 use std::mem::offset_of;
@@ -84,7 +84,7 @@ pub(crate) fn the_k_largest_are_sorted(model: &mut Model) {
         let views = [x.view(0), value.view(1), index.view(2)];
         let args = TopKArgs { rows, views, k: k as u32, padding: 0 };
         let mut buffers = [&x, &value, &index].map(|t| t.bytes.clone()).to_vec();
-        buffers.push(vec![0xff; rows.count as usize * 4 * row.state_words() as usize]);
+        buffers.push(scratch(4 * rows.count * u64::from(row.state_words())));
         let places = places(offset_of!(TopKArgs, views), 3, offset_of!(TopKArgs, rows));
         let simply = StreamingReference::TopK;
         let by_one = simple(model, simply, rows.count, (&args, &places), &buffers);
