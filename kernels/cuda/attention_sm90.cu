@@ -168,7 +168,7 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             wait_barrier(keys.full(), keys.phase);
             score(keys.at());
             wgmma_wait<0>();
-            release(keys.empty());
+            keys.release(keys.empty());
             keys.next();
             this->adjust(key, seen);
             this->weigh(weights);
@@ -190,14 +190,14 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
                 give_turn(number);
                 // The scores are there.
                 wgmma_wait<1>();
-                release(keys.empty());
+                keys.release(keys.empty());
                 keys.next();
                 this->adjust(key, seen);
                 f32 shrink[2];
                 this->weigh_scores(shrink);
                 // The values before are added, their weights free.
                 wgmma_wait<0>();
-                release(values.empty());
+                values.release(values.empty());
                 values.next();
                 this->scale_sums(shrink);
                 this->pack(weights);
@@ -206,17 +206,11 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             wait_barrier(values.full(), values.phase);
             add_values(weights, values.at());
             wgmma_wait<0>();
-            release(values.empty());
+            values.release(values.empty());
             values.next();
         }
         // Q is read no more once everybody of the warpgroup is here.
         meet();
-    }
-
-    DEVICE_MEMBER void release(u32 empty) const {
-        if (thread % 32 == 0) {
-            arrive(empty);
-        }
     }
 };
 
