@@ -10,6 +10,7 @@
 #pragma once
 
 #include "cuda/tile/ring.h"
+#include "cuda/tile/swizzle.h"
 #include "cuda/tile/warpgroup_products.h"
 
 // The launch, and the maps of keys and values: dense axis, rows, heads, batch.
@@ -111,8 +112,8 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             if (row < tile.packed_rows && c * 8 < args.d) {
                 v = load_global_u32x4(attention::address_of(args, tile, args.q, row, c * 8));
             }
-            const u32 at = shared_base() + c / 8 * S::ROWS * descriptor::ROW + (64 * number + r) * descriptor::ROW + c % 8 * 16;
-            store_shared(at ^ (at >> 7 & 7) << 4, v);
+            const u32 block = shared_base() + c / 8 * S::ROWS * descriptor::ROW;
+            store_shared(block + swizzled<descriptor::ROW / 16>(64 * number + r, c % 8), v);
         }
         // wgmma reads them, after everybody of the warpgroup has written.
         fence_async();
