@@ -297,7 +297,7 @@ struct Consumer {
             // The scores are there, and all sums of the chunk before.
             wgmma_wait<1>();
             if constexpr (S::RUNS_ON) {
-                release(last_empty);
+                chunks.release(last_empty, last_empty != 0);
             }
             weigh(scores, chunk, walk.row());
             if constexpr (S::KEYS) {
@@ -315,22 +315,15 @@ struct Consumer {
                 last_empty = chunks.empty();
             } else {
                 wgmma_wait<0>();
-                release(chunks.empty());
+                chunks.release(chunks.empty());
             }
             chunks.next();
         }
         // All sums are there.
         wgmma_wait<0>();
-        release(last_empty);
-        release(own.empty());
+        chunks.release(last_empty, last_empty != 0);
+        own.release(own.empty());
         own.next();
-    }
-
-    // This warp is done with a stage, if there was one.
-    DEVICE_MEMBER void release(u32 empty) const {
-        if (empty != 0 && thread % LANES == 0) {
-            arrive(empty);
-        }
     }
 
     // Where a cut tile's sums lie: the same register of all threads together.

@@ -10,6 +10,7 @@
 #pragma once
 
 #include "cuda/tile/ring.h"
+#include "cuda/tile/swizzle.h"
 #include "cuda/tile/warpgroup_products.h"
 
 // The launch, and the maps of keys and values: dense axis, rows, heads, batch.
@@ -111,8 +112,8 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             if (row < tile.packed_rows && c * 8 < args.d) {
                 v = load_global_u32x4(attention::address_of(args, tile, args.q, row, c * 8));
             }
-            const u32 at = shared_base() + c / 8 * S::ROWS * descriptor::ROW + (64 * number + r) * descriptor::ROW + c % 8 * 16;
-            store_shared(at ^ (at >> 7 & 7) << 4, v);
+            const u32 block = shared_base() + c / 8 * S::ROWS * descriptor::ROW;
+            store_shared(block + swizzled<descriptor::ROW / 16>(64 * number + r, c % 8), v);
         }
         // wgmma reads them, after everybody of the warpgroup has written.
         fence_async();
@@ -168,7 +169,7 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             wait_barrier(keys.full(), keys.phase);
             score(keys.at());
             wgmma_wait<0>();
-            release(keys.empty());
+            keys.release(keys.empty());
             keys.next();
             this->adjust(key, seen);
             this->weigh(weights);
@@ -190,14 +191,14 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
                 give_turn(number);
                 // The scores are there.
                 wgmma_wait<1>();
-                release(keys.empty());
+                keys.release(keys.empty());
                 keys.next();
                 this->adjust(key, seen);
                 f32 shrink[2];
                 this->weigh_scores(shrink);
                 // The values before are added, their weights free.
                 wgmma_wait<0>();
-                release(values.empty());
+                values.release(values.empty());
                 values.next();
                 this->scale_sums(shrink);
                 this->pack(weights);
@@ -206,17 +207,11 @@ struct Consumer : attention::Softmax<S::CHUNK, S::DV, S::DTYPE, S::CONSUMERS * W
             wait_barrier(values.full(), values.phase);
             add_values(weights, values.at());
             wgmma_wait<0>();
-            release(values.empty());
+            values.release(values.empty());
             values.next();
         }
         // Q is read no more once everybody of the warpgroup is here.
         meet();
-    }
-
-    DEVICE_MEMBER void release(u32 empty) const {
-        if (thread % 32 == 0) {
-            arrive(empty);
-        }
     }
 };
 

@@ -67,7 +67,7 @@ struct Shape {
     static constexpr u32 SHARED_BYTES = TURNS + (PING_PONG ? CONSUMERS * 8 : 0);
     // The tile of the output that a cluster computes.
     static constexpr u32 BLOCK_M = SWAPPED ? RIGHT : CLUSTER * LEFT, BLOCK_N = SWAPPED ? CLUSTER * LEFT : RIGHT;
-    using Stages = Ring<STAGES, STAGE_BYTES, BARRIERS>;
+    using Stages = Ring<STAGES, STAGE_BYTES, BARRIERS, 0, CLUSTER>;
     static_assert(SHARED_BYTES <= SHARED_MOST, "shared memory of a block");
     static_assert(LEFT_BYTES % 1024 == 0 && RIGHT_BYTES % 1024 == 0, "the swizzle repeats every 1024 bytes");
     static_assert(!SWAPPED || !RIGHT_OUTER, "rows of A are dense along K where they are few");
@@ -86,7 +86,7 @@ struct Tile {
 template <class S, class F>
 DEVICE void each_tile(const MatmulSm90Args& all, F f) {
     const MatmulArgs& args = all.matmul;
-    const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
+    const u32 rank = S::Stages::rank();
     const u64 count = args.tiles * (all.splits > 0 ? all.splits : 1);
     for (u64 i = block_index() / S::CLUSTER; i < count; i += block_count() / S::CLUSTER) {
         const u32 split = all.splits > 0 ? (u32)(i / args.tiles) : 0;
@@ -124,12 +124,7 @@ DEVICE void produce(const MatmulSm90Args& all) {
             ring.next();
         }
     });
-    if constexpr (S::CLUSTER > 1) {
-        // All that the peers signal here has come: the block may end.
-        for (u32 i = 0; i < S::STAGES; i++, ring.next()) {
-            wait_barrier(ring.empty(), ring.phase ^ 1);
-        }
-    }
+    ring.end();
 }
 
 template <class S>
@@ -193,32 +188,17 @@ struct Consumer {
             }
             wgmma_commit();
             wgmma_wait<1>();
-            release(last_empty);
+            ring.release(last_empty, last_empty != 0);
             last_empty = ring.empty();
             ring.next();
         }
         all_started();
         wgmma_wait<0>();
-        release(last_empty);
-    }
-
-    // One arrival a warp at every block that fills this stage: what the others of its warpgroup read is done when their own
-    // wait is.
-    DEVICE_MEMBER void release(u32 empty) {
-        if (empty != 0 && thread % 32 < S::CLUSTER) {
-            if constexpr (S::CLUSTER > 1) {
-                arrive_at(empty, thread % 32);
-            } else {
-                arrive(empty);
-            }
-        }
+        ring.release(last_empty, last_empty != 0);
     }
 
     // Which of the blocks of 64 rows of a tile, of all blocks that compute it.
-    DEVICE_MEMBER u32 of_tile(u32 block) const {
-        const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
-        return rank * (S::LEFT / 64) + first_block() + block;
-    }
+    DEVICE_MEMBER u32 of_tile(u32 block) const { return S::Stages::rank() * (S::LEFT / 64) + first_block() + block; }
 
     // Where a cut tile's sums lie: the same register of all threads together.
     DEVICE_MEMBER u64 carried(u64 state, u32 block, u32 sum) const {
@@ -341,7 +321,7 @@ DEVICE void make_barriers() {
         }
     }
     // Of a cooperative tile both consumers' warps leave a stage, of one of its own a consumer's alone.
-    S::Stages::init(S::CLUSTER * (S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32);
+    S::Stages::init((S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32);
 }
 
 template <class S>
@@ -349,12 +329,7 @@ DEVICE void run(const MatmulSm90Args& args) {
     if (thread_index() == 0) {
         make_barriers<S>();
     }
-    // The barriers are there, in all blocks that signal each other.
-    if constexpr (S::CLUSTER > 1) {
-        sync_cluster();
-    } else {
-        sync_block();
-    }
+    S::Stages::meet();
     S::Warpgroups::run([&] { produce<S>(args); }, [&](u32 number) { consume<S>(args, number); });
 }
 

@@ -49,14 +49,14 @@ struct Shape {
     static_assert(CHUNK_K == descriptor::ROW, "a chunk is a row of the swizzle");
     // Rows after which the swizzle repeats.
     static constexpr u32 SPAN = descriptor::EIGHT_ROWS / descriptor::ROW;
-    using Stages = Ring<STAGES, STAGE_BYTES, BARRIERS>;
+    using Stages = Ring<STAGES, STAGE_BYTES, BARRIERS, 0, CLUSTER>;
 };
 
 // Blocks of a cluster are given the same tiles, and take their columns in turn. Of groups along K the end is none of a box's:
 // they are not multiplied here.
 template <class S, class F>
 DEVICE void each_tile(const MatmulArgs& args, F f) {
-    const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
+    const u32 rank = S::Stages::rank();
     for (u64 i = block_index() / S::CLUSTER; i < args.tiles; i += block_count() / S::CLUSTER) {
         Part part = part_of<S::BLOCK_M, S::CLUSTER * S::BLOCK_N>(args, place_of(args, args.first_tile + i));
         part.column += rank * S::BLOCK_N;
@@ -81,12 +81,7 @@ DEVICE void produce(const MatmulSm90Fp8Args& all) {
             ring.next();
         }
     });
-    if constexpr (S::CLUSTER > 1) {
-        // All that the peers signal here has come: the block may end.
-        for (u32 i = 0; i < S::STAGES; i++, ring.next()) {
-            wait_barrier(ring.empty(), ring.phase ^ 1);
-        }
-    }
+    ring.end();
 }
 
 template <class S>
@@ -163,15 +158,7 @@ struct Consumer {
                 const f32 factors[2] = {of_a.of_chunk(row(wave, 0), tile.owned, chunk) * shared,
                                         of_a.of_chunk(row(wave, 2), tile.owned, chunk) * shared};
                 wgmma_wait<0>();
-                if (wave == S::WAVES - 1 && thread % 32 < S::CLUSTER) {
-                    // One arrival a warp at every block that fills this stage: what the others of its warpgroup read is done
-                    // when their own wait is.
-                    if constexpr (S::CLUSTER > 1) {
-                        arrive_at(ring.empty(), thread % 32);
-                    } else {
-                        arrive(ring.empty());
-                    }
-                }
+                ring.release(ring.empty(), wave == S::WAVES - 1);
                 promote(wave, factors, of_b, chunk);
             }
             ring.next();
@@ -180,8 +167,7 @@ struct Consumer {
 
     // Where a cut tile's sums lie: the same register of all threads together.
     DEVICE_MEMBER u64 carried(u32 wave, u32 sum) const {
-        const u32 rank = S::CLUSTER > 1 ? cluster_rank() : 0;
-        const u32 place = (((rank * S::WAVES + wave) * SUMS + sum) * S::CONSUMERS + number) * WARPGROUP + thread;
+        const u32 place = (((S::Stages::rank() * S::WAVES + wave) * SUMS + sum) * S::CONSUMERS + number) * WARPGROUP + thread;
         return args.state + (u64)place * 4;
     }
 
@@ -256,14 +242,9 @@ DEVICE void consume(const MatmulScaledArgs& all, u32 number) {
 template <class S>
 DEVICE void run(const MatmulSm90Fp8Args& args) {
     if (thread_index() == 0) {
-        S::Stages::init(S::CLUSTER * S::CONSUMERS * WARPGROUP / 32);
+        S::Stages::init(S::CONSUMERS * WARPGROUP / 32);
     }
-    // The barriers are there, in all blocks that signal each other.
-    if constexpr (S::CLUSTER > 1) {
-        sync_cluster();
-    } else {
-        sync_block();
-    }
+    S::Stages::meet();
     S::Warpgroups::run([&] { produce<S>(args); }, [&](u32 number) { consume<S>(args.scaled, number); });
 }
 

@@ -129,12 +129,7 @@ const MUTANTS: &[Mutant] = &[
         "arrive_expecting(ring.full(), S::STAGE_BYTES + 128);",
         "deadlock",
     ),
-    mutant(
-        SM90,
-        "if (empty != 0 && thread % 32 < S::CLUSTER)",
-        "if (empty != 0 && thread == 0)",
-        "deadlock",
-    ),
+    mutant(RING, "if (is && lane < CLUSTER)", "if (is && thread_index() % 128 == 0)", "deadlock"),
     mutant(
         SM90,
         "(S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
@@ -142,7 +137,7 @@ const MUTANTS: &[Mutant] = &[
         "deadlock",
     ),
     mutant(RING, "        fence_barriers();\n", "", "barrier-unfenced"),
-    mutant(SM90, "        sync_block();\n", "", "race"),
+    mutant(RING, "            sync_block();\n", "", "race"),
     // Products behind the threads.
     mutant(SM90, "wgmma_fence();", "", "wgmma-unfenced"),
     mutant(SM90, "wgmma_commit();", "", "exit-with-products"),
@@ -150,8 +145,8 @@ const MUTANTS: &[Mutant] = &[
     mutant(SM90, "        wgmma_wait<0>();\n", "", "exit-with-products"),
     mutant(
         SM90,
-        "            release(last_empty);\n",
-        "            release(ring.empty());\n",
+        "            ring.release(last_empty, last_empty != 0);\n",
+        "            ring.release(ring.empty());\n",
         "race",
     ),
     mutant(

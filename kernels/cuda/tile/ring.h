@@ -6,8 +6,8 @@
 #include "cuda/tile/place.h"
 
 // Stages of STAGE_BYTES from AT in shared memory on; at BARRIERS each has a barrier that its bytes fill and one that its
-// readers empty.
-template <u32 STAGES, u32 STAGE_BYTES, u32 BARRIERS, u32 AT = 0>
+// readers empty. Where CLUSTER blocks are one, each has such a ring, and what it brings to the rings of all is read by all.
+template <u32 STAGES, u32 STAGE_BYTES, u32 BARRIERS, u32 AT = 0, u32 CLUSTER = 1>
 struct Ring {
     u32 base = shared_base();
     u32 stage = 0;
@@ -32,15 +32,52 @@ struct Ring {
         stage %= STAGES;
     }
 
-    // One thread, before any other looks: `readers` warps empty a stage.
+    // One thread, before any other looks: `readers` warps of each block empty a stage.
     static DEVICE_MEMBER void init(u32 readers) {
         Ring ring;
         for (u32 i = 0; i < STAGES; i++, ring.next()) {
             init_barrier(ring.full(), 1);
-            init_barrier(ring.empty(), readers);
+            init_barrier(ring.empty(), CLUSTER * readers);
         }
         fence_barriers();
     }
+
+    // All threads, behind `init`.
+    static DEVICE_MEMBER void meet() {
+        // The barriers are there, in all blocks that signal each other.
+        if constexpr (CLUSTER > 1) {
+            sync_cluster();
+        } else {
+            sync_block();
+        }
+    }
+
+    // A warp has left the stage that this barrier is of, if there `is` one.
+    static DEVICE_MEMBER void release(u32 empty, bool is = true) {
+        const u32 lane = thread_index() % 32;
+        if (is && lane < CLUSTER) {
+            // One arrival a warp at every block that fills this stage: what the others of its warpgroup read is done when their
+            // own wait is.
+            if constexpr (CLUSTER > 1) {
+                arrive_at(empty, lane);
+            } else {
+                arrive(empty);
+            }
+        }
+    }
+
+    // Who fills the ring, behind its last stage.
+    DEVICE_MEMBER void end() {
+        if constexpr (CLUSTER > 1) {
+            // All that the peers signal here has come: the block may end.
+            for (u32 i = 0; i < STAGES; i++, next()) {
+                wait_barrier(empty(), phase ^ 1);
+            }
+        }
+    }
+
+    // This block's number among those that share.
+    static DEVICE_MEMBER u32 rank() { return CLUSTER > 1 ? cluster_rank() : 0; }
 };
 
 // Coordinates of an entry in the last three axes of the batch, 0 along those that an operand repeats; or of the matrix that

@@ -56,7 +56,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "",
         "copy-in-flight",
     ),
-    mutant(SM90, "                release(values.empty());\n", "", "deadlock"),
+    mutant(SM90, "                values.release(values.empty());\n", "", "deadlock"),
     // Turns.
     mutant(SM90, "                give_turn(number);\n", "", "deadlock"),
     mutant(SM90, "                take_turn(number);\n", "", "barrier"),

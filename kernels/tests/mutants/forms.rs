@@ -14,31 +14,16 @@ const TAIL: &str = "cuda/tile/tail.h";
 pub(crate) const MUTANTS: &[Mutant] = &[
     // Clusters.
     mutant(
-        SM90,
-        "has come: the block may end.\n        for (u32 i = 0; i < S::STAGES;",
-        "has come: the block may end.\n        for (u32 i = 1; i < S::STAGES;",
+        RING,
+        "has come: the block may end.\n            for (u32 i = 0; i < STAGES;",
+        "has come: the block may end.\n            for (u32 i = 1; i < STAGES;",
         "cluster-exit",
     ),
-    mutant(
-        SM90,
-        "if constexpr (S::CLUSTER > 1) {\n        // All",
-        "if constexpr (false) {\n        // All",
-        "cluster-exit",
-    ),
-    mutant(SM90, "        sync_cluster();\n", "        sync_block();\n", "race"),
-    mutant(
-        SM90,
-        "arrive_at(empty, thread % 32);",
-        "arrive_at(empty, cluster_rank());",
-        "copy-in-flight",
-    ),
-    mutant(SM90, "thread % 32 < S::CLUSTER)", "thread % 32 == 0)", "deadlock"),
-    mutant(
-        SM90,
-        "S::CLUSTER * (S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
-        "(S::PING_PONG ? 1 : S::CONSUMERS) * WARPGROUP / 32",
-        "phase-lag",
-    ),
+    mutant(SM90, "    ring.end();\n", "", "cluster-exit"),
+    mutant(SM90, "S::Stages::meet();", "sync_block();", "race"),
+    mutant(RING, "arrive_at(empty, lane);", "arrive_at(empty, cluster_rank());", "copy-in-flight"),
+    mutant(RING, "lane < CLUSTER)", "lane == 0)", "deadlock"),
+    mutant(RING, "CLUSTER * readers", "readers", "phase-lag"),
     mutant(SM90, "left + rank * S::LEFT", "left", "bits"),
     mutant(
         RING,

@@ -106,7 +106,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(SM90, "2 * S::CHUNK_BYTES + S::NUMBERS);", "2 * S::CHUNK_BYTES);", "copy-in-flight"),
     mutant(SM90, "            wait_barrier(chunks.full(), chunks.phase);\n", "", "copy-in-flight"),
     mutant(SM90, "        wait_barrier(own.full(), own.phase);\n", "", "race"),
-    mutant(SM90, "        release(own.empty());\n", "", "deadlock"),
+    mutant(SM90, "        own.release(own.empty());\n", "", "deadlock"),
     // Products behind the threads.
     mutant(
         SM90,
@@ -114,12 +114,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "all sums of the chunk before.\n            wgmma_wait<2>();",
         "wgmma-sums",
     ),
-    mutant(SM90, "last_empty = chunks.empty();", "release(chunks.empty());", "race"),
+    mutant(SM90, "last_empty = chunks.empty();", "chunks.release(chunks.empty());", "race"),
     // Where sums do not run into the next chunk's products: keys of wide heads.
     mutant(
         SM90,
-        "                wgmma_wait<0>();\n                release(chunks.empty());\n            }",
-        "                release(chunks.empty());\n            }",
+        "                wgmma_wait<0>();\n                chunks.release(chunks.empty());\n            }",
+        "                chunks.release(chunks.empty());\n            }",
         "race",
     ),
     // What a row sees, and where the swizzle put its numbers.

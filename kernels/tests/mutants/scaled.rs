@@ -23,7 +23,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(FP8, "                wgmma_wait<0>();\n", "", "race"),
     mutant(FP8, "multiply<false>(", "multiply<true>(", "bits"),
     mutant(FP8, "descriptor::of(a + step, 0)", "descriptor::of(a + step / 2, 0)", "bits"),
-    mutant(FP8, "wave == S::WAVES - 1 && thread", "thread", "race"),
+    mutant(FP8, "ring.empty(), wave == S::WAVES - 1", "ring.empty()", "race"),
     mutant(FP8, "factors[i / 2 % 2]", "factors[0]", "bits"),
     mutant(
         FP8,
@@ -36,26 +36,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(RING, "        fence_barriers();\n", "", "barrier-unfenced"),
     // Clusters.
     mutant(FP8, "part.column += rank * S::BLOCK_N;", "part.column += 0;", "bits"),
-    mutant(
-        FP8,
-        "has come: the block may end.\n        for (u32 i = 0; i < S::STAGES;",
-        "has come: the block may end.\n        for (u32 i = 1; i < S::STAGES;",
-        "cluster-exit",
-    ),
-    mutant(
-        FP8,
-        "arrive_at(ring.empty(), thread % 32);",
-        "arrive_at(ring.empty(), cluster_rank());",
-        "copy-in-flight",
-    ),
-    mutant(
-        FP8,
-        "S::CLUSTER * S::CONSUMERS * WARPGROUP / 32",
-        "S::CONSUMERS * WARPGROUP / 32",
-        "phase-lag",
-    ),
-    mutant(FP8, "        sync_cluster();\n", "        sync_block();\n", "race"),
-    mutant(FP8, "(rank * S::WAVES + wave) * SUMS", "wave * SUMS", "bits"),
+    mutant(FP8, "    ring.end();\n", "", "cluster-exit"),
+    mutant(RING, "arrive_at(empty, lane);", "arrive_at(empty, cluster_rank());", "copy-in-flight"),
+    mutant(RING, "CLUSTER * readers", "readers", "phase-lag"),
+    mutant(FP8, "S::Stages::meet();", "sync_block();", "race"),
+    mutant(FP8, "(S::Stages::rank() * S::WAVES + wave) * SUMS", "wave * SUMS", "bits"),
     // Its way out.
     mutant(
         FP8,
