@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cuda/tile/descriptor.h"
+#include "cuda/tile/output.h"
 #include "cuda/tile/ring.h"
 #include "cuda/tile/scaled.h"
 #include "cuda/tile/warpgroups.h"
@@ -14,14 +15,19 @@
 // The launch, and the maps of its operands.
 struct MatmulSm90Fp8Args {
     TensorMap a, b;
+    // Of the output, where the copy engine takes it: then it is dense and of 16 bits, no scale covers all of k, and the epilogue
+    // has alpha alone.
+    TensorMap out;
     MatmulScaledArgs scaled;
     // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes; that of a side
     // whose matrices indices name has those as the last, and no bits.
     u32 spread_a, spread_b;
-    u32 padding[2];
+    // Whether the engine takes the output.
+    u32 stores_boxes;
+    u32 padding;
 };
 
-static_assert(sizeof(MatmulSm90Fp8Args) == 1088, "as in kernels/src/matmul_sm90_fp8.rs");
+static_assert(sizeof(MatmulSm90Fp8Args) == 1216, "as in kernels/src/matmul_sm90_fp8.rs");
 
 namespace matmul_sm90_fp8 {
 
@@ -40,9 +46,11 @@ struct Shape {
     static constexpr u32 A_BYTES = BLOCK_M * CHUNK_K, B_BYTES = BLOCK_N * CHUNK_K;
     static constexpr u32 STAGE_BYTES = A_BYTES + B_BYTES, RING_BYTES = STAGES * STAGE_BYTES;
     // Sums of a warp on their way to the epilogue, eight rows at a time: of f32, and eight more, so that four of them meet
-    // no bank twice.
-    static constexpr u32 SUM_ROW = (BLOCK_N + 8) * 4, SUM_BYTES = 8 * SUM_ROW;
-    static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * WARPGROUP / 32 * SUM_BYTES;
+    // no bank twice. Or boxes of a warpgroup's.
+    static constexpr u32 SUM_ROW = (BLOCK_N + 8) * 4, SUM_BYTES = 8 * SUM_ROW, STAGED = WARPGROUP / 32 * SUM_BYTES;
+    static_assert(STAGED >= BLOCK_N / output::BOX * output::BOX_BYTES && BLOCK_N <= 2 * output::BOX, "boxes fit");
+    static_assert(STAGED % 1024 == 0, "the swizzle of boxes repeats every 1024 bytes");
+    static constexpr u32 BARRIERS = RING_BYTES + CONSUMERS * STAGED;
     static constexpr u32 SHARED_BYTES = BARRIERS + 2 * STAGES * 8;
     static_assert(SHARED_BYTES <= SHARED_MOST, "shared memory of a block");
     static_assert(SCALE_COLUMNS % BLOCK_N == 0, "one scale of 128 columns covers a tile");
@@ -192,6 +200,19 @@ struct Consumer {
         }
     }
 
+    // Where the warpgroup's sums are staged.
+    DEVICE_MEMBER u32 staged() const { return shared_base() + S::RING_BYTES + number * S::STAGED; }
+
+    DEVICE_MEMBER void store_boxes(const TensorMap& map) const {
+        const output::Output<S::BLOCK_N, false> out(staged(), number);
+#pragma unroll
+        for (u32 wave = 0; wave < S::WAVES; wave++) {
+            output::Corner corner{first_row(wave), tile.column, {}};
+            coordinates(corner.batch, args, tile.entry, 7);
+            out.store(sums[wave], map, args, corner);
+        }
+    }
+
     // A warp's eight rows of a wave's upper or lower half to shared memory.
     template <u32 LOT>
     DEVICE_MEMBER void stage(u32 to) const {
@@ -205,8 +226,7 @@ struct Consumer {
     // A warp's rows of a wave lie in two lots of eight. The loop is one, so that there is one copy of the epilogue.
     DEVICE_MEMBER void finish() const {
         const ScaledEpilogue epilogue(args, scaling, tile.entry);
-        const u32 warp = thread / 32;
-        const u32 staged = shared_base() + S::RING_BYTES + (number * WARPGROUP / 32 + warp) * S::SUM_BYTES;
+        const u32 warp = thread / 32, staged = this->staged() + warp * S::SUM_BYTES;
 #pragma unroll 1
         for (u32 lot = 0; lot < 2 * S::WAVES; lot++) {
             // The warp has read the lot before.
@@ -226,17 +246,22 @@ struct Consumer {
 };
 
 template <class S>
-DEVICE void consume(const MatmulScaledArgs& all, u32 number) {
+DEVICE void consume(const MatmulSm90Fp8Args& all, u32 number) {
+    const MatmulArgs& args = all.scaled.matmul;
     typename S::Stages ring;
-    each_tile<S>(all.matmul, [&](const Part& tile) {
-        Consumer<S> consumer(all, tile, number);
+    each_tile<S>(args, [&](const Part& tile) {
+        Consumer<S> consumer(all.scaled, tile, number);
         consumer.load();
         consumer.run(ring);
-        if (all.matmul.k_to < all.matmul.k) {
-            return consumer.store();
+        if (args.k_to < args.k) {
+            consumer.store();
+        } else if (all.stores_boxes) {
+            consumer.store_boxes(all.out);
+        } else {
+            consumer.finish();
         }
-        consumer.finish();
     });
+    output::wait();
 }
 
 template <class S>
@@ -245,7 +270,7 @@ DEVICE void run(const MatmulSm90Fp8Args& args) {
         S::Stages::init(S::CONSUMERS * WARPGROUP / 32);
     }
     S::Stages::meet();
-    S::Warpgroups::run([&] { produce<S>(args); }, [&](u32 number) { consume<S>(args.scaled, number); });
+    S::Warpgroups::run([&] { produce<S>(args); }, [&](u32 number) { consume<S>(args, number); });
 }
 
 }  // namespace matmul_sm90_fp8

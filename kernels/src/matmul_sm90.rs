@@ -250,35 +250,42 @@ impl MatmulSm90 {
     /// The box map of the output of a launch, where the copy engine can take it: 16-bit elements, rows dense and aligned, at
     /// most three axes of the batch, no groups of rows, and nothing in the epilogue but alpha.
     pub fn out(&self, args: &MatmulArgs) -> Option<BoxMap> {
-        let MatmulArgs { out, batch, m, n, .. } = args;
-        let others = [args.bias, args.c, args.gate, args.residual, args.preactivation];
-        let is_plain = others.iter().all(|x| x.present == 0)
-            && [args.activation, args.interleaved] == [0; 2]
-            && [0, MatmulArgs::ALONG_K, MatmulArgs::BY_INDEX].contains(&args.group);
-        let is_narrow = matches!(out.dtype, 1 | 2);
-        if !is_plain || !is_narrow || (out.column != 1 && *n > 1) || batch[0] != 1 || m.min(n) == &0
-        {
-            return None;
-        }
-        // A stride that nothing follows is any valid one.
-        let step = |size: u32, step: i64| if size > 1 { u64::try_from(step).ok() } else { Some(8) };
-        let (mut sizes, mut strides) =
-            ([u64::from(*n), (*m).into(), 1, 1, 1], [step(*m, out.row)?, 0, 0, 0]);
-        for (axis, place) in [(3, 1), (2, 2), (1, 3)] {
-            sizes[place + 1] = batch[axis].into();
-            strides[place] = step(batch[axis], out.batch[axis])?;
-        }
-        let map = BoxMap {
-            at: out.at,
-            sizes,
-            strides: strides.map(|n| 2 * n),
-            boxed: [Self::CHUNK, if self.form == Form::Swapped { self.rows } else { 64 }, 1, 1, 1],
-            element: 2,
-            padding: [0; 6],
-        };
-        // Writes of a stride of 0 would meet: it is no valid one.
-        map.is_valid().then_some(map)
+        out(args, if self.form == Form::Swapped { self.rows } else { BOX })
     }
+}
+
+/// Columns of an output's box, and its rows: those of a warpgroup's sums.
+pub(crate) const BOX: u32 = 64;
+
+/// [`MatmulSm90::out`] in boxes of so many rows.
+pub(crate) fn out(args: &MatmulArgs, rows: u32) -> Option<BoxMap> {
+    let MatmulArgs { out, batch, m, n, .. } = args;
+    let others = [args.bias, args.c, args.gate, args.residual, args.preactivation];
+    let is_plain = others.iter().all(|x| x.present == 0)
+        && [args.activation, args.interleaved] == [0; 2]
+        && [0, MatmulArgs::ALONG_K, MatmulArgs::BY_INDEX].contains(&args.group);
+    let is_narrow = matches!(out.dtype, 1 | 2);
+    if !is_plain || !is_narrow || (out.column != 1 && *n > 1) || batch[0] != 1 || m.min(n) == &0 {
+        return None;
+    }
+    // A stride that nothing follows is any valid one.
+    let step = |size: u32, step: i64| if size > 1 { u64::try_from(step).ok() } else { Some(8) };
+    let (mut sizes, mut strides) =
+        ([u64::from(*n), (*m).into(), 1, 1, 1], [step(*m, out.row)?, 0, 0, 0]);
+    for (axis, place) in [(3, 1), (2, 2), (1, 3)] {
+        sizes[place + 1] = batch[axis].into();
+        strides[place] = step(batch[axis], out.batch[axis])?;
+    }
+    let map = BoxMap {
+        at: out.at,
+        sizes,
+        strides: strides.map(|n| 2 * n),
+        boxed: [BOX, rows, 1, 1, 1],
+        element: 2,
+        padding: [0; 6],
+    };
+    // Writes of a stride of 0 would meet: it is no valid one.
+    map.is_valid().then_some(map)
 }
 
 /// A side of a product.

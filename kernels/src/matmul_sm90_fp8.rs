@@ -1,8 +1,8 @@
 //! The rows of `matmul_sm90_fp8`, and what their launches are given: the Rust side of `cuda/matmul_sm90_fp8.cu`.
 
 use crate::map::BoxMap;
-use crate::matmul_scaled::MatmulScaledArgs;
-use crate::matmul_sm90::Side;
+use crate::matmul_scaled::{MatmulScaledArgs, MatmulScaling};
+use crate::matmul_sm90::{self, Side};
 use bytemuck::{Pod, Zeroable};
 
 /// Elements of k of a chunk of the order: what a scale along K covers, and what launches are cut at multiples of.
@@ -17,17 +17,21 @@ pub struct MatmulSm90Fp8Args {
     pub a: BoxMap,
     /// B likewise.
     pub b: BoxMap,
+    /// The output likewise, where [`MatmulSm90Fp8::out`] has a map.
+    pub out: BoxMap,
     /// All else. Of A and B themselves nothing is read.
     pub scaled: MatmulScaledArgs,
     /// As of [`MatmulSm90Args`](crate::MatmulSm90Args). The first axis of four is 1.
     pub spread_a: u32,
     /// The same of B.
     pub spread_b: u32,
+    /// 1 where `out` is a map: the copy engine takes the output.
+    pub stores_boxes: u32,
     /// Nothing.
-    pub padding: [u32; 2],
+    pub padding: u32,
 }
 
-const _: () = assert!(size_of::<MatmulSm90Fp8Args>() == 1088);
+const _: () = assert!(size_of::<MatmulSm90Fp8Args>() == 1216);
 
 /// An 8-bit float.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -154,5 +158,13 @@ impl MatmulSm90Fp8 {
             element: 1,
             padding: [0; 6],
         }
+    }
+
+    /// The box map of the output of a launch, as of [`MatmulSm90`](crate::MatmulSm90): where it has no scale, and none covers
+    /// all of k.
+    pub fn out(&self, args: &MatmulScaledArgs) -> Option<BoxMap> {
+        let MatmulScaling { a, b, quantize, .. } = args.scaling;
+        let is_plain = quantize == 0 && a.covers != 1 && b.covers != 1;
+        is_plain.then(|| matmul_sm90::out(&args.matmul, matmul_sm90::BOX)).flatten()
     }
 }

@@ -1,6 +1,6 @@
 // The way out of a warpgroup's sums of 64 rows, through shared memory of its own: rounded and as boxes by the copy engine,
 // behind the threads, or as whole rows through the epilogue. Where sides are swapped, rows of the sums are columns of the
-// output. `matmul_sm90.cu` calls it.
+// output. `matmul_sm90.cu` calls it, and `matmul_sm90_fp8.cu` for boxes.
 #pragma once
 
 #include "cuda/tile/descriptor.h"

@@ -58,6 +58,8 @@ pub(crate) struct Options {
     /// Whether odd columns of B gate the even ones.
     pub(crate) interleaved: bool,
     pub(crate) whole_epilogue: bool,
+    /// Whether the output lies as the copy engine takes it.
+    pub(crate) boxed: bool,
     pub(crate) seed: u64,
 }
 
@@ -197,6 +199,23 @@ impl Options {
         (list, tiles + (m - first).div_ceil(tile) + 1)
     }
 
+    /// The factor of sums.
+    fn alpha(&self) -> f32 {
+        if self.whole_epilogue || self.boxed { 0.5 } else { 1.0 }
+    }
+
+    /// The output: with a gap behind each row, and off alignment or not.
+    fn out(&self, shape: [usize; 3]) -> Tensor {
+        let [batch, m, n] = shape;
+        if !self.boxed {
+            return Tensor::out(self.types[2], &shape, Lay::Odd);
+        }
+        let room = [batch, m, n.next_multiple_of(8) + 8];
+        let mut tensor = Tensor::out(self.types[2], &room, Lay::Dense);
+        tensor.shape[2] = n;
+        tensor
+    }
+
     /// The entry of B for a row of an entry; none where no group owns it.
     fn owner(&self, entry: usize, row: usize) -> Option<usize> {
         let sizes = self.rows_of_groups();
@@ -215,7 +234,7 @@ impl Options {
 impl Case {
     pub(crate) fn new(row: Row, options: Options) -> Self {
         let mut random = Random(options.seed * 2 + 1);
-        let Options { size: [groups, m, n, k], types: [of_a, of_b, of_out], to, .. } = options;
+        let Options { size: [groups, m, n, k], types: [of_a, of_b, _], to, .. } = options;
         // Rows of groups that follow each other are one entry.
         let batch = options.entries();
         let narrow = if options.interleaved { n / 2 } else { n };
@@ -248,7 +267,7 @@ impl Case {
             c,
             make(F16, m, narrow, Lay::Turned),
             make(F32, m, narrow, Lay::Spread),
-            Tensor::out(of_out, &[batch, m, narrow], Lay::Odd),
+            options.out([batch, m, narrow]),
             Tensor::out(BF16, &[batch, m, n], Lay::Dense),
             scale_a,
             scale_b,
@@ -290,7 +309,7 @@ impl Case {
             group_count: groups as u32,
             groups: address(GROUPS, 0),
             k_to: k as u32,
-            alpha: if whole { 0.5 } else { 1.0 },
+            alpha: options.alpha(),
             beta: if whole { 2.0 } else { 0.0 },
             // SiLU.
             activation: if whole { 4 } else { 0 },
@@ -373,17 +392,25 @@ impl Case {
                 assert!(map.is_valid(), "{map:?}");
                 map
             };
+            let out = form.out(&scaled);
+            assert_eq!(out.is_some(), self.options.boxed);
             let args = MatmulSm90Fp8Args {
                 a: map(Side::A, m, self.options.entries() as u64),
                 b: map(Side::B, n, groups),
+                out: out.unwrap_or_default(),
+                stores_boxes: out.is_some().into(),
                 scaled,
                 spread_a: if self.options.group == Group::Contiguous { 0 } else { 7 },
                 spread_b: 7,
                 ..MatmulSm90Fp8Args::default()
             };
             let inner = offset_of!(MatmulSm90Fp8Args, scaled) as u32;
-            let maps =
-                [offset_of!(MatmulSm90Fp8Args, a) as u32, offset_of!(MatmulSm90Fp8Args, b) as u32];
+            let maps = [
+                offset_of!(MatmulSm90Fp8Args, a),
+                offset_of!(MatmulSm90Fp8Args, b),
+                offset_of!(MatmulSm90Fp8Args, out),
+            ]
+            .map(|at| at as u32);
             // A and B are read through the maps alone.
             let rest = places[2..].iter().map(|at| inner + at);
             let places: Vec<u32> = maps.into_iter().chain(rest).collect();
@@ -409,9 +436,10 @@ impl Case {
     /// What sums become before the cast: zeros where no group owns their row.
     fn finish(&self, sums: &[f64], owned: &[bool], values: &[Vec<f64>]) -> Vec<f64> {
         let Options { whole_epilogue: whole, interleaved, size: [_, _, n, _], .. } = self.options;
+        let alpha = f64::from(self.options.alpha());
         let before = |at: usize| match whole {
-            true => 0.5 * sums[at] + 2.0 * values[3][at] + values[2][at],
-            false => sums[at],
+            true => alpha * sums[at] + 2.0 * values[3][at] + values[2][at],
+            false => alpha * sums[at],
         };
         let activated = |v: f64| if whole { v / (1.0 + (-v).exp()) } else { v };
         let width = if interleaved { 2 } else { 1 };

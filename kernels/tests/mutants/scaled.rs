@@ -3,7 +3,7 @@
 use super::{Mutant, mutant};
 use crate::case::scaled::{By, Case, Group, Options, To, form};
 use crate::model::{Model, Order};
-use crate::tensor::F32;
+use crate::tensor::{BF16, F32};
 use leasehold_kernels::{Row, rows};
 
 const FP8: &str = "cuda/matmul_sm90_fp8.cu";
@@ -50,6 +50,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     mutant(FP8, "            // All of the lot is there.\n            sync_warp();\n", "", "race"),
     mutant(FP8, "16 * warp + 8 * (lot % 2)", "16 * warp + lot % 2", "bits"),
+    mutant(FP8, "S::RING_BYTES + number * S::STAGED", "S::RING_BYTES", "race"),
+    mutant(FP8, "corner{first_row(wave),", "corner{first_row(0),", "bits"),
+    mutant(FP8, "    output::wait();\n", "", "exit-with-stores"),
 ];
 
 /// The sources whose kernels are run as they are, too.
@@ -64,18 +67,19 @@ pub(super) fn subjects(_file: &str) -> Vec<Row> {
 
 /// What a mutant's runs say first: the model's findings, or that values are wrong.
 pub(super) fn verdict(_first: Row, model: &mut Model) -> String {
-    let runs = subjects(FP8).into_iter().flat_map(|row| [(row, 648), (row, 200)]);
-    for (row, k) in runs {
+    let runs = subjects(FP8).into_iter().flat_map(|row| [648, 200].map(|k| (row, k, false)));
+    for (row, k, boxed) in runs.chain([(subjects(FP8)[0], 200, true)]) {
         let [a, b] = form(&row).types;
         // Of a cluster the second block has two columns.
         let options = Options {
             size: [1, 260, 130, k],
-            types: [a, b, F32],
+            types: [a, b, if boxed { BF16 } else { F32 }],
             scales: [By::Chunk, By::Block],
             to: To::Float,
             group: Group::None,
             interleaved: false,
             whole_epilogue: false,
+            boxed,
             seed: 3,
         };
         let case = Case::new(row, options);

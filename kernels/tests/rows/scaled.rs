@@ -43,6 +43,7 @@ fn options(row: &Row, i: usize) -> Options {
         group: Group::None,
         interleaved: false,
         whole_epilogue: i % 2 == 1,
+        boxed: false,
         seed: i as u64,
     }
 }
@@ -106,6 +107,32 @@ fn outputs_of_bytes_have_scales() {
     }
 }
 
+/// What no scale covers all of leaves as it does otherwise, and whole boxes stay inside the output.
+#[test]
+fn outputs_leave_in_boxes() {
+    let Some(mut model) = Model::start() else { return };
+    let rows = scaled_rows().into_iter().filter(|row| matches!(row, Row::MatmulSm90Fp8(_)));
+    for (i, row) in rows.enumerate() {
+        let of_b = if is_by_columns(&row) { By::Chunk } else { [By::Block, By::None][i % 2] };
+        let whole = options(&row, i);
+        let options = Options {
+            size: [[2, 129, 65, 200], [1, 270, 264, 136], [3, 40, 130, 392]][i % 3],
+            types: [whole.types[0], whole.types[1], [BF16, F16][i / 3 % 2]],
+            scales: [[By::Chunk, By::Block, By::None][i % 3], of_b],
+            whole_epilogue: false,
+            boxed: true,
+            ..whole
+        };
+        let case = Case::new(row, options);
+        let late = checked(&mut model, &case, Order::Late, &format!("{} boxes", row.key()));
+        for order in [Order::Early, Order::Seeded(5), Order::LateProducts] {
+            let other = case.run(&mut model, order, 1);
+            assert_eq!(other.found, "", "{} {order:?}", row.key());
+            assert!(other.buffers == late, "{}: {order:?} gives other bits", row.key());
+        }
+    }
+}
+
 /// Its tiles of two rows find the scales of what no other kernel takes, those of columns that gate each other among it.
 pub(crate) fn the_reference_gives_outputs_of_bytes_their_scales(model: &mut Model) {
     let sides = [[F8E4M3, F8E5M2], [I8; 2], [F8E5M2, F8E4M3], [F8E4M3; 2], [I8; 2]];
@@ -120,6 +147,7 @@ pub(crate) fn the_reference_gives_outputs_of_bytes_their_scales(model: &mut Mode
                 group: [Group::None, Group::Contiguous, Group::Masked][i % 3],
                 interleaved: i % 2 == 1,
                 whole_epilogue: i / 2 % 2 == 0,
+                boxed: false,
                 seed: i as u64,
             };
             let case = Case::new(Row::MatmulReference(MatmulReference { finds }), options);

@@ -317,6 +317,7 @@ impl Cuda {
                 Args::MatmulSm90Fp8(args) => {
                     self.encoded(&mut args.a)?;
                     self.encoded(&mut args.b)?;
+                    self.encoded(&mut args.out)?;
                 }
                 Args::AttentionSm90(args) => {
                     self.encoded(&mut args.k)?;

@@ -6,8 +6,8 @@ use crate::op::{CheckedOp, Gate, Group, Lens, Matmul, Scale};
 use crate::order::Span;
 use leasehold_kernels::{
     BoxMap, Indices, MatmulArgs, MatmulGroups, MatmulGroupsArgs, MatmulIndices, MatmulIndicesArgs,
-    MatmulMerge, MatmulScaledArgs, MatmulScaling, MatmulSm90, MatmulSm90Args, MatmulSm90Fp8Args,
-    Matrices, MatrixPair, Row, Scales,
+    MatmulMerge, MatmulScaledArgs, MatmulScaling, MatmulSm90, MatmulSm90Args, MatmulSm90Fp8,
+    MatmulSm90Fp8Args, Matrices, MatrixPair, Row, Scales,
 };
 
 /// The kernels' numbers are those of groupings, and one that is none of theirs.
@@ -77,12 +77,7 @@ impl Source<'_> {
         let scaled = || MatmulScaledArgs { matmul: args, scaling: self.scaling() };
         let given = match self.row {
             Row::MatmulSm90(form) => Args::MatmulSm90(Box::new(self.sm90(form, &args)?)),
-            Row::MatmulSm90Fp8(_) => {
-                let ([a, b], [spread_a, spread_b]) = self.brought(&args)?;
-                let (scaled, padding) = (scaled(), Default::default());
-                let all = MatmulSm90Fp8Args { a, b, scaled, spread_a, spread_b, padding };
-                Args::MatmulSm90Fp8(Box::new(all))
-            }
+            Row::MatmulSm90Fp8(form) => Args::MatmulSm90Fp8(Box::new(self.fp8(form, scaled())?)),
             Row::MatmulReference(_) | Row::MatmulSm80Bytes(_) => Args::plain(&scaled()),
             _ => Args::plain(&args),
         };
@@ -105,6 +100,14 @@ impl Source<'_> {
         let stores_boxes = out.is_some().into();
         let (out, matmul, rest) = (out.unwrap_or_default(), *args, MatmulSm90Args::default());
         Some(MatmulSm90Args { a, b, out, matmul, spread_a, spread_b, stores_boxes, ..rest })
+    }
+
+    fn fp8(&self, form: &MatmulSm90Fp8, scaled: MatmulScaledArgs) -> Option<MatmulSm90Fp8Args> {
+        let ([a, b], [spread_a, spread_b]) = self.brought(&scaled.matmul)?;
+        let out = form.out(&scaled);
+        let (stores_boxes, padding) = (out.is_some().into(), 0);
+        let out = out.unwrap_or_default();
+        Some(MatmulSm90Fp8Args { a, b, out, scaled, spread_a, spread_b, stores_boxes, padding })
     }
 
     /// What the copy engine is told of A and B, and along which axes of the batch they are not repeated: what indices name

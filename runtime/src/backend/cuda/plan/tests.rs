@@ -91,7 +91,7 @@ fn assert_maps(args: &Args) {
     };
     match args {
         Args::MatmulSm90(args) => of(&[args.a, args.b, args.out]),
-        Args::MatmulSm90Fp8(args) => of(&[args.a, args.b]),
+        Args::MatmulSm90Fp8(args) => of(&[args.a, args.b, args.out]),
         Args::AttentionSm90(args) => of(&[args.k, args.v]),
         Args::AttentionBackwardSm90(args) => {
             of(&[args.q, args.k, args.v, args.d_out, args.statistics]);
