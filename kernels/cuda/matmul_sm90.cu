@@ -201,29 +201,23 @@ struct Consumer {
     DEVICE_MEMBER u32 of_tile(u32 block) const { return S::Stages::rank() * (S::LEFT / 64) + first_block() + block; }
 
     // Where a cut tile's sums lie: the same register of all threads together.
-    DEVICE_MEMBER u64 carried(u64 state, u32 block, u32 sum) const {
+    DEVICE_MEMBER u64 carried(u64 state, u32 i) const {
         // One base and constant distances, which the loads hold.
-        return state + (u64)(of_tile(0) * S::SUMS * WARPGROUP + thread) * 4 + (u64)((block * S::SUMS + sum) * WARPGROUP * 4);
+        return state + (u64)(of_tile(0) * S::SUMS * WARPGROUP + thread) * 4 + (u64)(i * WARPGROUP * 4);
     }
 
     // What earlier links summed, or zeros: defined without a branch, which would make wgmma wait for each other.
     DEVICE_MEMBER void load(u64 state, bool is) {
 #pragma unroll
-        for (u32 block = 0; block < S::BLOCKS; block++) {
-#pragma unroll
-            for (u32 i = 0; i < S::SUMS; i++) {
-                sums[block][i] = load_global_f32_if(is, carried(state, block, i));
-            }
+        for (u32 i = 0; i < S::BLOCKS * S::SUMS; i++) {
+            sums[i / S::SUMS][i % S::SUMS] = load_global_f32_if(is, carried(state, i));
         }
     }
 
     DEVICE_MEMBER void store(u64 state) const {
 #pragma unroll
-        for (u32 block = 0; block < S::BLOCKS; block++) {
-#pragma unroll
-            for (u32 i = 0; i < S::SUMS; i++) {
-                store_global_f32(carried(state, block, i), sums[block][i]);
-            }
+        for (u32 i = 0; i < S::BLOCKS * S::SUMS; i++) {
+            store_global_f32(carried(state, i), sums[i / S::SUMS][i % S::SUMS]);
         }
     }
 

@@ -174,29 +174,23 @@ struct Consumer {
     }
 
     // Where a cut tile's sums lie: the same register of all threads together.
-    DEVICE_MEMBER u64 carried(u32 wave, u32 sum) const {
-        const u32 place = (((S::Stages::rank() * S::WAVES + wave) * SUMS + sum) * S::CONSUMERS + number) * WARPGROUP + thread;
+    DEVICE_MEMBER u64 carried(u32 i) const {
+        const u32 place = ((S::Stages::rank() * S::WAVES * SUMS + i) * S::CONSUMERS + number) * WARPGROUP + thread;
         return args.state + (u64)place * 4;
     }
 
     // What earlier links summed, or zeros.
     DEVICE_MEMBER void load() {
 #pragma unroll
-        for (u32 wave = 0; wave < S::WAVES; wave++) {
-#pragma unroll
-            for (u32 i = 0; i < SUMS; i++) {
-                sums[wave][i] = load_global_f32_if(args.k_from > 0, carried(wave, i));
-            }
+        for (u32 i = 0; i < S::WAVES * SUMS; i++) {
+            sums[i / SUMS][i % SUMS] = load_global_f32_if(args.k_from > 0, carried(i));
         }
     }
 
     DEVICE_MEMBER void store() const {
 #pragma unroll
-        for (u32 wave = 0; wave < S::WAVES; wave++) {
-#pragma unroll
-            for (u32 i = 0; i < SUMS; i++) {
-                store_global_f32(carried(wave, i), sums[wave][i]);
-            }
+        for (u32 i = 0; i < S::WAVES * SUMS; i++) {
+            store_global_f32(carried(i), sums[i / SUMS][i % SUMS]);
         }
     }
 

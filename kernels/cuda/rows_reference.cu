@@ -41,6 +41,15 @@ struct Row {
     DEVICE_MEMBER Line in(const View& view) const { return {view, address_of(view, rows.outer, number, 0)}; }
 };
 
+// Calls f with the thread's row, if it has one, and with its lines in the first two views.
+template <class A, class F>
+DEVICE void with_row(const A& args, F f) {
+    const Row row(args.rows);
+    if (row.is) {
+        f(row, row.in(args.views[0]), row.in(args.views[1]));
+    }
+}
+
 struct Moments {
     f32 mean, factor;
 };
@@ -60,72 +69,63 @@ DEVICE Moments moments_of(const Line& x, u64 n, u32 layer, f32 epsilon) {
 
 template <class S>
 DEVICE void norm(const NormArgs& args) {
-    const Row row(args.rows);
-    if (!row.is) {
-        return;
-    }
-    const Line x = row.in(args.views[0]), out = row.in(args.views[1]);
-    const Line weight = {args.weight, args.weight.at}, bias = {args.bias, args.bias.at};
-    const Moments moments = moments_of(x, args.rows.n, args.layer, args.epsilon);
-    for (u64 i = 0; i < args.rows.n; i++) {
-        f32 y = (x.load(i) - moments.mean) * moments.factor;
-        if (args.weight.present) {
-            y *= weight.load(i);
+    with_row(args, [&](const Row&, const Line& x, const Line& out) {
+        const Line weight = {args.weight, args.weight.at}, bias = {args.bias, args.bias.at};
+        const Moments moments = moments_of(x, args.rows.n, args.layer, args.epsilon);
+        for (u64 i = 0; i < args.rows.n; i++) {
+            f32 y = (x.load(i) - moments.mean) * moments.factor;
+            if (args.weight.present) {
+                y *= weight.load(i);
+            }
+            if (args.bias.present) {
+                y += bias.load(i);
+            }
+            out.store(i, y);
         }
-        if (args.bias.present) {
-            y += bias.load(i);
-        }
-        out.store(i, y);
-    }
+    });
 }
 
 template <class S>
 DEVICE void norm_backward(const NormBackwardArgs& args) {
-    const Row row(args.rows);
-    if (!row.is) {
-        return;
-    }
-    const Line x = row.in(args.views[0]), d_out = row.in(args.views[1]);
-    const Line d_x = row.in(args.views[2]), terms = row.in(args.views[3]), weight = {args.weight, args.weight.at};
-    const u64 n = args.rows.n;
-    const Moments moments = moments_of(x, n, args.layer, args.epsilon);
-    f64 along = 0.0, shift = 0.0;
-    for (u64 i = 0; i < n; i++) {
-        const f32 y = (x.load(i) - moments.mean) * moments.factor;
-        const f32 g = d_out.load(i) * (args.weight.present ? weight.load(i) : 1.0f);
-        along += (f64)g * y;
-        shift += g;
-    }
-    const f32 of_y = divided((f32)along, (f32)n), of_all = args.layer ? divided((f32)shift, (f32)n) : 0.0f;
-    for (u64 i = 0; i < n; i++) {
-        const f32 y = (x.load(i) - moments.mean) * moments.factor, d = d_out.load(i);
-        const f32 g = d * (args.weight.present ? weight.load(i) : 1.0f);
-        d_x.store(i, moments.factor * (g - of_all - y * of_y));
-        terms.store(i, d * y);
-    }
+    with_row(args, [&](const Row& row, const Line& x, const Line& d_out) {
+        const Line d_x = row.in(args.views[2]), terms = row.in(args.views[3]), weight = {args.weight, args.weight.at};
+        const u64 n = args.rows.n;
+        const Moments moments = moments_of(x, n, args.layer, args.epsilon);
+        f64 along = 0.0, shift = 0.0;
+        for (u64 i = 0; i < n; i++) {
+            const f32 y = (x.load(i) - moments.mean) * moments.factor;
+            const f32 g = d_out.load(i) * (args.weight.present ? weight.load(i) : 1.0f);
+            along += (f64)g * y;
+            shift += g;
+        }
+        const f32 of_y = divided((f32)along, (f32)n), of_all = args.layer ? divided((f32)shift, (f32)n) : 0.0f;
+        for (u64 i = 0; i < n; i++) {
+            const f32 y = (x.load(i) - moments.mean) * moments.factor, d = d_out.load(i);
+            const f32 g = d * (args.weight.present ? weight.load(i) : 1.0f);
+            d_x.store(i, moments.factor * (g - of_all - y * of_y));
+            terms.store(i, d * y);
+        }
+    });
 }
 
 template <class S>
 DEVICE void softmax(const SoftmaxArgs& args) {
-    const Row row(args.rows);
-    if (!row.is) {
-        return;
-    }
-    const Line x = row.in(args.views[0]), out = row.in(args.views[1]);
-    f32 max = -infinity();
-    for (u64 i = 0; i < args.rows.n; i++) {
-        max = larger(max, args.scale * x.load(i));
-    }
-    // Where all is hidden every exponential is 0, and so is every result.
-    const f32 base = max == -infinity() ? 0.0f : max;
-    f64 sum = 0.0;
-    for (u64 i = 0; i < args.rows.n; i++) {
-        sum += exp_of(args.scale * x.load(i) - base);
-    }
-    const f32 factor = sum == 0.0 ? 0.0f : divided(1.0f, (f32)sum);
-    for (u64 i = 0; i < args.rows.n; i++) {
-        out.store(i, exp_of(args.scale * x.load(i) - base) * factor);
-    }
+    with_row(args, [&](const Row&, const Line& x, const Line& out) {
+        f32 max = -infinity();
+        for (u64 i = 0; i < args.rows.n; i++) {
+            max = larger(max, args.scale * x.load(i));
+        }
+        // Where all is hidden every exponential is 0, and so is every result.
+        const f32 base = max == -infinity() ? 0.0f : max;
+        f64 sum = 0.0;
+        for (u64 i = 0; i < args.rows.n; i++) {
+            sum += exp_of(args.scale * x.load(i) - base);
+        }
+        const f32 factor = sum == 0.0 ? 0.0f : divided(1.0f, (f32)sum);
+        for (u64 i = 0; i < args.rows.n; i++) {
+            out.store(i, exp_of(args.scale * x.load(i) - base) * factor);
+        }
+    });
 }
 
 // Functions by their numbers in `ReduceFn`.
@@ -133,25 +133,22 @@ enum Function : u32 { SUM, MEAN, MAX, MIN };
 
 template <class S>
 DEVICE void reduce(const ReduceArgs& args) {
-    const Row row(args.rows);
-    if (!row.is) {
-        return;
-    }
-    const Line x = row.in(args.views[0]), out = row.in(args.views[1]);
-    f64 sum = 0.0;
-    f32 max = -infinity(), min = infinity();
-    for (u64 i = 0; i < args.rows.n; i++) {
-        const f32 v = x.load(i);
-        sum += v;
-        max = larger(max, v);
-        min = smaller(min, v);
-    }
-    switch (args.function) {
-    case MAX: return out.store(0, max);
-    case MIN: return out.store(0, min);
-    case MEAN: return out.store(0, args.rows.n == 0 ? 0.0f : divided((f32)sum, (f32)args.rows.n));
-    default: return out.store(0, (f32)sum);
-    }
+    with_row(args, [&](const Row&, const Line& x, const Line& out) {
+        f64 sum = 0.0;
+        f32 max = -infinity(), min = infinity();
+        for (u64 i = 0; i < args.rows.n; i++) {
+            const f32 v = x.load(i);
+            sum += v;
+            max = larger(max, v);
+            min = smaller(min, v);
+        }
+        switch (args.function) {
+        case MAX: return out.store(0, max);
+        case MIN: return out.store(0, min);
+        case MEAN: return out.store(0, args.rows.n == 0 ? 0.0f : divided((f32)sum, (f32)args.rows.n));
+        default: return out.store(0, (f32)sum);
+        }
+    });
 }
 
 // A number that is the larger the earlier an element goes: by IEEE 754's total order, then by its place.
@@ -184,18 +181,16 @@ DEVICE void arg_max(const ArgMaxArgs& args) {
 
 template <class S>
 DEVICE void top_k(const TopKArgs& args) {
-    const Row row(args.rows);
-    if (!row.is) {
-        return;
-    }
-    const Line x = row.in(args.views[0]), value = row.in(args.views[1]), index = row.in(args.views[2]);
-    u64 most = ~(u64)0;
-    for (u32 i = 0; i < args.k; i++) {
-        const u64 next = first_of(x, args.rows.n, most);
-        store_element(value.view.dtype, value.of(i), load_element(x.view.dtype, x.of(column_of(next))));
-        store_global_u32(index.of(i), column_of(next));
-        most = next - 1;
-    }
+    with_row(args, [&](const Row& row, const Line& x, const Line& value) {
+        const Line index = row.in(args.views[2]);
+        u64 most = ~(u64)0;
+        for (u32 i = 0; i < args.k; i++) {
+            const u64 next = first_of(x, args.rows.n, most);
+            store_element(value.view.dtype, value.of(i), load_element(x.view.dtype, x.of(column_of(next))));
+            store_global_u32(index.of(i), column_of(next));
+            most = next - 1;
+        }
+    });
 }
 
 // The larger of a magnitude and those of a row's columns; what is no number counts for nothing.

@@ -40,7 +40,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(RING, "arrive_at(empty, lane);", "arrive_at(empty, cluster_rank());", "copy-in-flight"),
     mutant(RING, "CLUSTER * readers", "readers", "phase-lag"),
     mutant(FP8, "S::Stages::meet();", "sync_block();", "race"),
-    mutant(FP8, "(S::Stages::rank() * S::WAVES + wave) * SUMS", "wave * SUMS", "bits"),
+    mutant(FP8, "S::Stages::rank() * S::WAVES * SUMS + i", "i", "bits"),
     // Its way out.
     mutant(
         FP8,
