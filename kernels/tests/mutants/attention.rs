@@ -40,7 +40,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "race",
     ),
     mutant(PAGED, "    // Everybody's sums are there.\n    sync_block();\n", "", "race"),
-    mutant(COMBINE, "u32 from = splits.from;", "u32 from = 0;", "bits"),
+    mutant(COMBINE, "u32 from = splits.from;", "u32 from = 0;", "global-uninitialised"),
     mutant(COMBINE, "top = max_number(before, top);", "", "bits"),
     mutant(COMBINE, "(lane > 0 ? other : before)", "before", "bits"),
     mutant(

@@ -82,7 +82,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     mutant(GRADIENTS, "== 0xff800000u", "== 0xff800001u", "bits"),
     mutant(ROWS, "any ? mean : 0.0f", "mean", "bits"),
     mutant(ROWS, "far > 0; far /= 2", "far > 1; far /= 2", "bits"),
-    mutant(ROWS, "        if (lane == 0) {", "        if (lane == 0 && is) {", "bits"),
+    mutant(
+        ROWS,
+        "        if (lane == 0) {",
+        "        if (lane == 0 && is) {",
+        "global-uninitialised",
+    ),
     // Fragments, cuts and the way out.
     mutant(
         SUMS,
