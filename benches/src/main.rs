@@ -90,7 +90,7 @@ enum Kernels {
     /// Compile every kernel of some architectures into one file. It needs NVIDIA's run-time compiler and no GPU.
     Build {
         /// Architectures, by commas.
-        #[arg(long, value_delimiter = ',', default_value = "sm_80,sm_86,sm_89,sm_90a,sm_120")]
+        #[arg(long, value_delimiter = ',', default_values = leasehold::backend::cuda::ARCHS)]
         arch: Vec<String>,
         /// The file, which is replaced as a whole.
         #[arg(long)]

@@ -52,8 +52,8 @@ pub use streaming_reference::StreamingReference;
 pub use view::{Axes, Range, Rows, View};
 
 /// The architectures that rows are compiled for, of which each device runs the machine code of one: compute capability 8.x,
-/// 9.0, 12.x.
-pub const ARCHS: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"];
+/// 9.0, 10.x, 12.x.
+pub const ARCHS: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"];
 
 /// A compiled variant: one entry point of one cubin an arch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

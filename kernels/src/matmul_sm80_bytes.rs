@@ -77,8 +77,8 @@ impl MatmulSm80Bytes {
     pub(crate) fn archs(&self) -> &'static [&'static str] {
         match self.values {
             Bytes::I8 => &crate::ARCHS,
-            // Hopper multiplies floats of 8 bits by warpgroups alone.
-            Bytes::Fp8AsF16 => &["sm_80", "sm_86", "sm_90a"],
+            // Hopper multiplies floats of 8 bits by warpgroups alone; on 10.0 the compiler spills what stands for `mma.sync`.
+            Bytes::Fp8AsF16 => &["sm_80", "sm_86", "sm_90a", "sm_100"],
             Bytes::Fp8 => &["sm_89", "sm_120"],
         }
     }

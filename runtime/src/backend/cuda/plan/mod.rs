@@ -62,8 +62,9 @@ pub(super) struct Class {
     pub(super) l2_bytes: u64,
 }
 
-/// Every architecture. A third to a half of the peak of H100 PCIe, A30, A10, L4 and their like.
-const CLASSES: [Class; 5] = [
+/// Every architecture. A third to a half of the peak of H100 PCIe, A30, A10, L4 and their like; of B200 what `mma.sync` is
+/// guessed to leave of it.
+const CLASSES: [Class; 6] = [
     Class {
         arch: "sm_80",
         multiprocessors: 56,
@@ -117,6 +118,19 @@ const CLASSES: [Class; 5] = [
         l2_bytes: 32 << 20,
     },
     Class {
+        arch: "sm_100",
+        multiprocessors: 132,
+        sm90: [0; 3],
+        sm90_fp8: [0; 3],
+        sm80: [1_200, 800],
+        gathered: 100,
+        fma: 120,
+        plain: 5,
+        attention: 800,
+        bytes: 2_500,
+        l2_bytes: 48 << 20,
+    },
+    Class {
         arch: "sm_120",
         multiprocessors: 36,
         sm90: [0; 3],
@@ -163,6 +177,7 @@ pub(super) fn arch_of(capability: [i32; 2]) -> Option<&'static str> {
         [8, 6] => "sm_86",
         [8, _] => "sm_80",
         [9, 0] => "sm_90a",
+        [10, _] => "sm_100",
         [12, _] => "sm_120",
         _ => return None,
     })
