@@ -236,6 +236,20 @@ def grouped_peers(problem: Problem) -> list:
         offsets = torch.tensor(ends, dtype=torch.int32, device=device)
         return lambda i: torch._grouped_mm(problem.copies[i]["a"], problem.copies[i]["b"], offs=offsets)
 
+def in_fours(scale):
+    """The scales of B as cuBLASLt reads them: those of a column next to one another, columns a multiple of four apart."""
+    return across(torch.nn.functional.pad(scale, (0, 0, 0, -scale.shape[0] % 4)))
+
+
+def scaled_product(a, b, scale_a, scale_b, **out):
+    """A product by scales of 1x128, laid `across`, and of 128x128, laid `in_fours`."""
+    if scale_b.shape[0] == scale_a.shape[1]:
+        return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, **out)
+    # That asks for scales without a gap, which cuBLASLt then reads as if they had one; its successor takes them with it.
+    kinds = torch.nn.functional.ScalingType
+    return torch.nn.functional.scaled_mm(a, b, scale_a, kinds.BlockWise1x128, scale_b, kinds.BlockWise128x128, **out)
+
+
     def parts(copy: dict, out) -> list:
         """A, B, their scales and the output of each group that has any."""
         made = []
@@ -250,7 +264,7 @@ def grouped_peers(problem: Problem) -> list:
             own = (lambda t: t[i, :count]) if group == "masked" else (lambda t: t[rows])
             scales = (None, None)
             if is_scaled:
-                scales = (across(own(copy["scale_a"])), across(copy["scale_b"][i]))
+                scales = (across(own(copy["scale_a"])), in_fours(copy["scale_b"][i]))
             made.append((own(copy["a"]), copy["b"][i], *scales, own(out)))
         return made
 
@@ -263,7 +277,7 @@ def grouped_peers(problem: Problem) -> list:
 
         def product(a, b, scale_a, scale_b, **out):
             if is_scaled:
-                return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=out_type, **out)
+                return scaled_product(a, b, scale_a, scale_b, **out)
             return torch.mm(a, b, **mixed, **out)
 
         how = "into the output"
@@ -299,20 +313,16 @@ def grouped_peers(problem: Problem) -> list:
 
 
 def scaled_peers(problem: Problem) -> list:
-    def call(i: int, scales: list):
-        a, b = problem.copies[i]["a"], problem.copies[i]["b"]
-        return torch._scaled_mm(a, b, scale_a=scales[0], scale_b=scales[1], out_dtype=torch.bfloat16)
-
     def blocks():
-        # Both lie with the rows of A, and the blocks of K of B, next to one another.
-        scales = problem.each(lambda c: [across(c[name]) for name in ("scale_a", "scale_b")])
-        return lambda i: call(i, scales[i])
+        operands = problem.each(lambda c: (c["a"], c["b"], across(c["scale_a"]), in_fours(c["scale_b"])))
+        return lambda i: scaled_product(*operands[i])
 
     def one():
         scale = torch.ones((), device=problem.device)
 
         def run(i: int):
-            call(i, [scale, scale])
+            a, b = problem.copies[i]["a"], problem.copies[i]["b"]
+            torch._scaled_mm(a, b, scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16)
 
         return run
 
