@@ -225,17 +225,6 @@ def across(scale):
     return scale.t().contiguous().t()
 
 
-def grouped_peers(problem: Problem) -> list:
-    sizes, device = problem.sizes, problem.device
-    counts, (m, n, _), group = sizes["counts"], sizes["size"], sizes["group"]
-    out_type, is_scaled = dtypes()[sizes["out"]], sizes["dtype"] == "f8e4m3"
-    mixed = {} if sizes["out"] == sizes["dtype"] else {"out_dtype": out_type}
-    ends = [sum(counts[: i + 1]) for i in range(len(counts))]
-
-    def whole():
-        offsets = torch.tensor(ends, dtype=torch.int32, device=device)
-        return lambda i: torch._grouped_mm(problem.copies[i]["a"], problem.copies[i]["b"], offs=offsets)
-
 def in_fours(scale):
     """The scales of B as cuBLASLt reads them: those of a column next to one another, columns a multiple of four apart."""
     return across(torch.nn.functional.pad(scale, (0, 0, 0, -scale.shape[0] % 4)))
@@ -261,6 +250,17 @@ def scaled_product(a, b, scale_a, scale_b, **out):
                 made.append((copy["a"][:, rows], copy["b"][rows], None, None, out[i]))
                 continue
             # Rows of a group: in a room of its own, or after those of the others.
+def grouped_peers(problem: Problem) -> list:
+    sizes, device = problem.sizes, problem.device
+    counts, (m, n, _), group = sizes["counts"], sizes["size"], sizes["group"]
+    out_type, is_scaled = dtypes()[sizes["out"]], sizes["dtype"] == "f8e4m3"
+    mixed = {} if sizes["out"] == sizes["dtype"] else {"out_dtype": out_type}
+    ends = [sum(counts[: i + 1]) for i in range(len(counts))]
+
+    def whole():
+        offsets = torch.tensor(ends, dtype=torch.int32, device=device)
+        return lambda i: torch._grouped_mm(problem.copies[i]["a"], problem.copies[i]["b"], offs=offsets)
+
             own = (lambda t: t[i, :count]) if group == "masked" else (lambda t: t[rows])
             scales = (None, None)
             if is_scaled:
