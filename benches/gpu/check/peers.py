@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import time
+import warnings
 
 try:
     import torch
@@ -31,6 +32,14 @@ HOST_BATCHES = 200
 
 class Absent(Exception):
     """Why a peer is not run."""
+
+
+def why(error: Exception, said: list) -> str:
+    """An error in one line, and what was warned of before it: torch's attention tells only there what of it does not fit."""
+    lines = [str(warning.message).splitlines()[0].split(" (Triggered internally")[0] for warning in said]
+    # It warns of each kernel by a heading, also of those that were not to be taken.
+    lines = [line for line in lines if not line.endswith("because:") and "runtime disabled" not in line]
+    return "; ".join([f"{type(error).__name__}: {error}".splitlines()[0], *lines])[:300]
 
 
 def dtypes() -> dict:
@@ -53,13 +62,15 @@ class Problem:
         self.peers, self.offers, self.turn = [], [], 0
         for name, beside, make in PEERS[self.sizes["op"]](self):
             offer = {"name": name, "beside": beside, "not_run": None, "how": None}
-            try:
-                run = make()
-                run(0)
-                synchronize(device)
-                offer["how"] = getattr(run, "how", None)
-            except Exception as error:  # A peer that fails is named, whatever it fails with.
-                run, offer["not_run"] = None, f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                try:
+                    run = make()
+                    run(0)
+                    synchronize(device)
+                    offer["how"] = getattr(run, "how", None)
+                except Exception as error:  # A peer that fails is named, whatever it fails with.
+                    run, offer["not_run"] = None, why(error, said)
             self.peers.append(run)
             self.offers.append(offer)
 
