@@ -69,9 +69,16 @@ def fastest(products: list, timed) -> tuple:
     algorithms = products[0].algorithms
     if not algorithms:
         return None, None
-    times = [timed(lambda i: products[i % len(products)](algorithm)) for algorithm in algorithms]
-    best = times.index(min(times))
-    return algorithms[best], f"algorithm {best} of {len(times)}"
+    times, refused = {}, None
+    for i, algorithm in enumerate(algorithms):
+        try:
+            times[i] = timed(lambda turn: products[turn % len(products)](algorithm))
+        except RuntimeError as error:  # One that was offered and does not run leaves the others.
+            refused = error
+    if not times:
+        raise refused
+    best = min(times, key=times.get)
+    return algorithms[best], f"algorithm {best} of {len(algorithms)}"
 
 
 class light:
