@@ -207,13 +207,13 @@ def product_peers(problem: Problem) -> list:
         if batch > GRAPH_MAX:
             raise Absent(f"{batch} singles, more than {GRAPH_MAX} in a graph")
         outs, graphs = outputs(), []
-        torch.mm(problem.copies[0]["a"][0], problem.copies[0]["b"][0], out=outs[0][0])
+        torch.mm(problem.copies[0]["a"][0], problem.copies[0]["b"][0], out=outs[0][0], **mixed)
         synchronize(problem.device)
         for copy, out in list(zip(problem.copies, outs))[:count]:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 for i in range(batch):
-                    torch.mm(copy["a"][i], copy["b"][i], out=out[i])
+                    torch.mm(copy["a"][i], copy["b"][i], out=out[i], **mixed)
             graphs.append(graph)
 
         def run(i: int):
@@ -250,17 +250,6 @@ def scaled_product(a, b, scale_a, scale_b, **out):
     return torch.nn.functional.scaled_mm(a, b, scale_a, kinds.BlockWise1x128, scale_b, kinds.BlockWise128x128, **out)
 
 
-    def parts(copy: dict, out) -> list:
-        """A, B, their scales and the output of each group that has any."""
-        made = []
-        for i, (end, count) in enumerate(zip(ends, counts)):
-            rows = slice(end - count, end)
-            if count == 0:
-                continue
-            if group == "k":
-                made.append((copy["a"][:, rows], copy["b"][rows], None, None, out[i]))
-                continue
-            # Rows of a group: in a room of its own, or after those of the others.
 def grouped_peers(problem: Problem) -> list:
     sizes, device = problem.sizes, problem.device
     counts, (m, n, _), group = sizes["counts"], sizes["size"], sizes["group"]
@@ -272,6 +261,17 @@ def grouped_peers(problem: Problem) -> list:
         offsets = torch.tensor(ends, dtype=torch.int32, device=device)
         return lambda i: torch._grouped_mm(problem.copies[i]["a"], problem.copies[i]["b"], offs=offsets)
 
+    def parts(copy: dict, out) -> list:
+        """A, B, their scales and the output of each group that has any."""
+        made = []
+        for i, (end, count) in enumerate(zip(ends, counts)):
+            rows = slice(end - count, end)
+            if count == 0:
+                continue
+            if group == "k":
+                made.append((copy["a"][:, rows], copy["b"][rows], None, None, out[i]))
+                continue
+            # Rows of a group: in a room of its own, or after those of the others.
             own = (lambda t: t[i, :count]) if group == "masked" else (lambda t: t[rows])
             scales = (None, None)
             if is_scaled:
@@ -656,6 +656,19 @@ PEERS = {
 }
 
 
+def told(name: str, version) -> str:
+    """A library with its version, for the report: one that cannot tell it takes no peer away."""
+    try:
+        return f"{name} {version()}"
+    except Exception as error:
+        return f"{name}, version unknown: {type(error).__name__}: {error}"[:200]
+
+
+def libraries() -> list:
+    known = [("cuDNN", torch.backends.cudnn.version), ("cuBLASLt", cublas.version)]
+    return [f"CUDA {torch.version.cuda}", *(told(*one) for one in known)]
+
+
 class Answers:
     """Answers requests, one problem at a time."""
 
@@ -675,7 +688,7 @@ class Answers:
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "clock": "CUDA events" if cuda else "host clock",
-            "libraries": [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}", cublas.version()] if cuda else [],
+            "libraries": libraries() if cuda else [],
         }
 
     def host(self, elements: int, count: int) -> list:
