@@ -36,7 +36,7 @@ class Absent(Exception):
 
 def why(error: Exception, said: list) -> str:
     """An error in one line, and what was warned of before it: torch's attention tells only there what of it does not fit."""
-    lines = [str(warning.message).splitlines()[0].split(" (Triggered internally")[0] for warning in said]
+    lines = [str(warning.message).split("\n")[0].split(" (Triggered internally")[0] for warning in said]
     # It warns of each kernel by a heading, also of those that were not to be taken.
     lines = [line for line in lines if not line.endswith("because:") and "runtime disabled" not in line]
     return "; ".join([f"{type(error).__name__}: {error}".splitlines()[0], *lines])[:300]
