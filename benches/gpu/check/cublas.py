@@ -43,13 +43,11 @@ def call(library: ctypes.CDLL, name: str, *args) -> None:
         raise RuntimeError(f"{name}: status {status}")
 
 
-def version() -> str:
-    try:
-        library = opened("libcublasLt")
-    except OSError as error:
-        return f"no cuBLASLt: {error}"
+def version() -> int:
+    """Of cuBLASLt."""
+    library = opened("libcublasLt")
     library.cublasLtGetVersion.restype = c_size_t
-    return f"cuBLASLt {library.cublasLtGetVersion()}"
+    return library.cublasLtGetVersion()
 
 
 def matrices(sizes: dict) -> list:
@@ -71,9 +69,16 @@ def fastest(products: list, timed) -> tuple:
     algorithms = products[0].algorithms
     if not algorithms:
         return None, None
-    times = [timed(lambda i: products[i % len(products)](algorithm)) for algorithm in algorithms]
-    best = times.index(min(times))
-    return algorithms[best], f"algorithm {best} of {len(times)}"
+    times, refused = {}, None
+    for i, algorithm in enumerate(algorithms):
+        try:
+            times[i] = timed(lambda turn: products[turn % len(products)](algorithm))
+        except RuntimeError as error:  # One that was offered and does not run leaves the others.
+            refused = error
+    if not times:
+        raise refused
+    best = min(times, key=times.get)
+    return algorithms[best], f"algorithm {best} of {len(algorithms)}"
 
 
 class light:
@@ -144,7 +149,7 @@ class pointers:
         if pointers.handle is None:
             pointers.handle = c_void_p()
             call(self.library, "cublasCreate_v2", byref(pointers.handle))
-        self.type = TYPES[out.dtype]
+        self.types = [TYPES[t.dtype] for t in (b, a, out)]
         self.places = [torch.tensor([part.data_ptr() for part in t], device=out.device) for t in (b, a, out)]
         self.m, self.n, self.k = sizes["size"]
         self.turned = [shape[2] for shape in matrices(sizes)]
@@ -157,9 +162,9 @@ class pointers:
 
     def __call__(self, _) -> None:
         a, b, c = self.begin()
-        one, zero, (lda, ldb, ldc) = c_float(1), c_float(0), self.leading
+        one, zero, (lda, ldb, ldc), (ta, tb, tc) = c_float(1), c_float(0), self.leading, self.types
         size = (self.turned[0], self.turned[1], self.n, self.m, self.k)
-        operands = (byref(one), a, self.type, lda, b, self.type, ldb, byref(zero), c, self.type, ldc)
+        operands = (byref(one), a, ta, lda, b, tb, ldb, byref(zero), c, tc, ldc)
         count = (self.sizes["batch"], COMPUTE_32F, DEFAULT_ALGORITHM)
         call(self.library, "cublasGemmBatchedEx", pointers.handle, *size, *operands, *count)
 
@@ -170,8 +175,8 @@ class grouped(pointers):
     def __call__(self, _) -> None:
         a, b, c = self.begin()
         of = lambda value: byref(c_int(value))
-        one, zero, (lda, ldb, ldc) = c_float(1), c_float(0), self.leading
+        one, zero, (lda, ldb, ldc), (ta, tb, tc) = c_float(1), c_float(0), self.leading, self.types
         size = (of(self.turned[0]), of(self.turned[1]), of(self.n), of(self.m), of(self.k))
-        operands = (byref(one), a, self.type, of(lda), b, self.type, of(ldb), byref(zero), c, self.type, of(ldc))
+        operands = (byref(one), a, ta, of(lda), b, tb, of(ldb), byref(zero), c, tc, of(ldc))
         count = (1, of(self.sizes["batch"]), COMPUTE_32F)
         call(self.library, "cublasGemmGroupedBatchedEx", pointers.handle, *size, *operands, *count)

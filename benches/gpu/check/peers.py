@@ -12,6 +12,7 @@ import json
 import math
 import sys
 import time
+import warnings
 
 try:
     import torch
@@ -31,6 +32,14 @@ HOST_BATCHES = 200
 
 class Absent(Exception):
     """Why a peer is not run."""
+
+
+def why(error: Exception, said: list) -> str:
+    """An error in one line, and what was warned of before it: torch's attention tells only there what of it does not fit."""
+    lines = [str(warning.message).split("\n")[0].split(" (Triggered internally")[0] for warning in said]
+    # It warns of each kernel by a heading, also of those that were not to be taken.
+    lines = [line for line in lines if not line.endswith("because:") and "runtime disabled" not in line]
+    return "; ".join([f"{type(error).__name__}: {error}".splitlines()[0], *lines])[:300]
 
 
 def dtypes() -> dict:
@@ -53,13 +62,15 @@ class Problem:
         self.peers, self.offers, self.turn = [], [], 0
         for name, beside, make in PEERS[self.sizes["op"]](self):
             offer = {"name": name, "beside": beside, "not_run": None, "how": None}
-            try:
-                run = make()
-                run(0)
-                synchronize(device)
-                offer["how"] = getattr(run, "how", None)
-            except Exception as error:  # A peer that fails is named, whatever it fails with.
-                run, offer["not_run"] = None, f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                try:
+                    run = make()
+                    run(0)
+                    synchronize(device)
+                    offer["how"] = getattr(run, "how", None)
+                except Exception as error:  # A peer that fails is named, whatever it fails with.
+                    run, offer["not_run"] = None, why(error, said)
             self.peers.append(run)
             self.offers.append(offer)
 
@@ -196,13 +207,13 @@ def product_peers(problem: Problem) -> list:
         if batch > GRAPH_MAX:
             raise Absent(f"{batch} singles, more than {GRAPH_MAX} in a graph")
         outs, graphs = outputs(), []
-        torch.mm(problem.copies[0]["a"][0], problem.copies[0]["b"][0], out=outs[0][0])
+        torch.mm(problem.copies[0]["a"][0], problem.copies[0]["b"][0], out=outs[0][0], **mixed)
         synchronize(problem.device)
         for copy, out in list(zip(problem.copies, outs))[:count]:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 for i in range(batch):
-                    torch.mm(copy["a"][i], copy["b"][i], out=out[i])
+                    torch.mm(copy["a"][i], copy["b"][i], out=out[i], **mixed)
             graphs.append(graph)
 
         def run(i: int):
@@ -223,6 +234,20 @@ def product_peers(problem: Problem) -> list:
 def across(scale):
     """The same scales with those of a column next to one another."""
     return scale.t().contiguous().t()
+
+
+def in_fours(scale):
+    """The scales of B as cuBLASLt reads them: those of a column next to one another, columns a multiple of four apart."""
+    return across(torch.nn.functional.pad(scale, (0, 0, 0, -scale.shape[0] % 4)))
+
+
+def scaled_product(a, b, scale_a, scale_b, **out):
+    """A product by scales of 1x128, laid `across`, and of 128x128, laid `in_fours`."""
+    if scale_b.shape[0] == scale_a.shape[1]:
+        return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, **out)
+    # That asks for scales without a gap, which cuBLASLt then reads as if they had one; its successor takes them with it.
+    kinds = torch.nn.functional.ScalingType
+    return torch.nn.functional.scaled_mm(a, b, scale_a, kinds.BlockWise1x128, scale_b, kinds.BlockWise128x128, **out)
 
 
 def grouped_peers(problem: Problem) -> list:
@@ -250,7 +275,7 @@ def grouped_peers(problem: Problem) -> list:
             own = (lambda t: t[i, :count]) if group == "masked" else (lambda t: t[rows])
             scales = (None, None)
             if is_scaled:
-                scales = (across(own(copy["scale_a"])), across(copy["scale_b"][i]))
+                scales = (across(own(copy["scale_a"])), in_fours(copy["scale_b"][i]))
             made.append((own(copy["a"]), copy["b"][i], *scales, own(out)))
         return made
 
@@ -263,7 +288,7 @@ def grouped_peers(problem: Problem) -> list:
 
         def product(a, b, scale_a, scale_b, **out):
             if is_scaled:
-                return torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=out_type, **out)
+                return scaled_product(a, b, scale_a, scale_b, **out)
             return torch.mm(a, b, **mixed, **out)
 
         how = "into the output"
@@ -299,20 +324,16 @@ def grouped_peers(problem: Problem) -> list:
 
 
 def scaled_peers(problem: Problem) -> list:
-    def call(i: int, scales: list):
-        a, b = problem.copies[i]["a"], problem.copies[i]["b"]
-        return torch._scaled_mm(a, b, scale_a=scales[0], scale_b=scales[1], out_dtype=torch.bfloat16)
-
     def blocks():
-        # Both lie with the rows of A, and the blocks of K of B, next to one another.
-        scales = problem.each(lambda c: [across(c[name]) for name in ("scale_a", "scale_b")])
-        return lambda i: call(i, scales[i])
+        operands = problem.each(lambda c: (c["a"], c["b"], across(c["scale_a"]), in_fours(c["scale_b"])))
+        return lambda i: scaled_product(*operands[i])
 
     def one():
         scale = torch.ones((), device=problem.device)
 
         def run(i: int):
-            call(i, [scale, scale])
+            a, b = problem.copies[i]["a"], problem.copies[i]["b"]
+            torch._scaled_mm(a, b, scale_a=scale, scale_b=scale, out_dtype=torch.bfloat16)
 
         return run
 
@@ -635,6 +656,19 @@ PEERS = {
 }
 
 
+def told(name: str, version) -> str:
+    """A library with its version, for the report: one that cannot tell it takes no peer away."""
+    try:
+        return f"{name} {version()}"
+    except Exception as error:
+        return f"{name}, version unknown: {type(error).__name__}: {error}"[:200]
+
+
+def libraries() -> list:
+    known = [("cuDNN", torch.backends.cudnn.version), ("cuBLASLt", cublas.version)]
+    return [f"CUDA {torch.version.cuda}", *(told(*one) for one in known)]
+
+
 class Answers:
     """Answers requests, one problem at a time."""
 
@@ -654,7 +688,7 @@ class Answers:
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "clock": "CUDA events" if cuda else "host clock",
-            "libraries": [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}", cublas.version()] if cuda else [],
+            "libraries": libraries() if cuda else [],
         }
 
     def host(self, elements: int, count: int) -> list:
