@@ -62,7 +62,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     ),
     // Splits of K.
     mutant(SM90, "nth * all.splits + split", "nth * all.splits", "global-uninitialised"),
-    mutant(SM90, "of_tile(block) * 64 + fragment", "block * 64 + fragment", "bits"),
+    mutant(SM90, "of_tile(block) * 64 + fragment", "block * 64 + fragment", "global-uninitialised"),
     mutant(MERGE, "u32 split = 1;", "u32 split = 2;", "bits"),
     // Groups along k.
     mutant(SM90, "args.group == ALONG_K", "false", "bits"),
