@@ -1,6 +1,6 @@
 //! `attention_backward`: whole rows of weights and of their gradients.
 
-use super::attention::{Line, entries};
+use super::attention::{Line, entries, products};
 use super::{Arithmetic, Inputs};
 use crate::op::{AttentionBackward, KeyValue};
 
@@ -24,19 +24,20 @@ pub(super) fn attention_backward(
     let columns = |n: usize, at: usize| at * n..(at + 1) * n;
     for entry in entries(&op.scores, KeyValue::Dense, inputs) {
         for (head, row) in (0..heads).flat_map(|h| (0..entry.rows).map(move |r| (h, r))) {
-            let key_value = KeyValue::Dense;
-            let line = Line { scores: &op.scores, key_value, entry: &entry, head, row };
-            let index = line.index(inputs);
+            let line = Line::new(&op.scores, KeyValue::Dense, inputs, &entry, head, row);
+            let index = line.index;
             let (query, gradient) = (&q.data[columns(d, index)], &d_out.data[columns(dv, index)]);
             let mean = a.value(dot(gradient, &out.data[columns(dv, index)]));
             // Nothing was seen: there are no weights, not equal ones.
-            let seen = line.seen().filter(|_| lse.data[index] > f64::NEG_INFINITY);
-            for key in seen {
-                let Some(at) = line.key(inputs, key) else { continue };
-                let [score, growth] = line.score(a, inputs, key);
+            let has_seen = lse.data[index] > f64::NEG_INFINITY;
+            let seen = if has_seen { line.seen() } else { Vec::new() };
+            let d_weights = products(a, gradient, &v.data, &seen);
+            let scores = line.scores(a, &seen);
+            for ((&(_, at), d_weight), [score, growth]) in seen.iter().zip(d_weights).zip(scores) {
+                let Some(at) = at else { continue };
                 let weight = a.value(a.sum(score - lse.data[index]).exp());
                 add(&mut d_v[columns(dv, at)], weight, gradient);
-                let d_weight = a.value(dot(gradient, &v.data[columns(dv, at)]));
+                let d_weight = a.value(d_weight);
                 let d_score = a.value(a.value(weight * a.value(d_weight - mean)) * growth);
                 let d_score = a.value(f64::from(op.scores.scale) * d_score);
                 add(&mut d_q[columns(d, index)], d_score, &k.data[columns(d, at)]);

@@ -4,6 +4,7 @@
 use super::Arithmetic;
 use crate::dtype::DType;
 use crate::op::Activation;
+use std::sync::OnceLock;
 
 /// The error function: its Taylor series up to 3, beyond it the continued fraction of its complement
 /// (Abramowitz and Stegun 7.1.5 and 7.1.14); absolute error below 1e-12.
@@ -56,6 +57,17 @@ pub(super) fn largest(dtype: DType) -> f64 {
 
 /// The value of an OCP 8-bit float.
 pub(super) fn f8(dtype: DType, code: u8) -> f64 {
+    values(dtype)[usize::from(code)]
+}
+
+/// The values of all codes of an OCP 8-bit float.
+fn values(dtype: DType) -> &'static [f64; 256] {
+    static VALUES: [OnceLock<[f64; 256]>; 2] = [const { OnceLock::new() }; 2];
+    let of = &VALUES[usize::from(dtype == DType::F8E4M3)];
+    of.get_or_init(|| std::array::from_fn(|code| decoded(dtype, code as u8)))
+}
+
+fn decoded(dtype: DType, code: u8) -> f64 {
     let (digits, bias) = if dtype == DType::F8E4M3 { (3, 7) } else { (2, 15) };
     let sign = if code & 0x80 != 0 { -1.0 } else { 1.0 };
     let exponent = i32::from(code & 0x7f) >> digits;
@@ -74,10 +86,11 @@ pub(super) fn nearest(dtype: DType, x: f64) -> f64 {
     if dtype == DType::I8 {
         return x.round_ties_even().clamp(-128.0, 127.0);
     }
+    let values = values(dtype);
     let mut best = (f64::INFINITY, 0.0);
     // Even codes first, so that they win ties.
-    for code in (0..=255u8).step_by(2).chain((1..=255).step_by(2)) {
-        let y = f8(dtype, code);
+    for code in (0..256).step_by(2).chain((1..256).step_by(2)) {
+        let y = values[code];
         if y.is_finite() && (y - x).abs() < best.0 {
             best = ((y - x).abs(), y);
         }

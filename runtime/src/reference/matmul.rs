@@ -79,51 +79,53 @@ fn indexed(op: &Matmul, inputs: &Inputs, m: usize, k: usize) -> Vec<Option<Line>
     (0..a.0.len() * m).map(line).collect()
 }
 
-/// The factor of a product of A's element (row, k) and B's element (k, column).
-fn scale(op: &Matmul, inputs: &Inputs, line: &Line, m: usize, p: usize, j: usize, n: usize) -> f64 {
-    let value = |name: &str, scale: Scale, at: &dyn Fn(usize) -> usize| match inputs.get(name) {
-        None => 1.0,
-        Some(_) if scale == Scale::None => 1.0,
-        Some(scales) => scales.data[at(scales.dim(0))],
-    };
+/// The factors of the products of A's element (row, `p`) with the elements (`p`, column) of B, a column each: the same in
+/// each 128 of K.
+fn factors(op: &Matmul, inputs: &Inputs, line: &Line, [m, n]: [usize; 2], p: usize) -> Vec<f64> {
+    let scales = |name: &str, scale: Scale| inputs.get(name).filter(|_| scale != Scale::None);
     let (entry, row) = (line.a / m, line.a % m);
     let [of_a, of_b] = op.scales;
-    let a = value("scale_a", of_a, &|width| match of_a {
-        Scale::Row => line.a,
-        Scale::Block1x128 => line.a * width + p / 128,
-        Scale::Block128x128 => (entry * m.div_ceil(128) + row / 128) * width + p / 128,
-        _ => 0,
+    let a = scales("scale_a", of_a).map_or(1.0, |scales| {
+        let width = scales.dim(0);
+        scales.data[match of_a {
+            Scale::Row => line.a,
+            Scale::Block1x128 => line.a * width + p / 128,
+            Scale::Block128x128 => (entry * m.div_ceil(128) + row / 128) * width + p / 128,
+            _ => 0,
+        }]
     });
-    let depth = inputs.need("a").dim(0).div_ceil(128);
-    let b = value("scale_b", of_b, &|width| match of_b {
+    let Some(scales) = scales("scale_b", of_b) else { return vec![a; n] };
+    let (width, depth) = (scales.dim(0), inputs.need("a").dim(0).div_ceil(128));
+    let at = |j: usize| match of_b {
         Scale::Row => line.b * n + j,
         Scale::Block1x128 => (line.b * depth + p / 128) * width + j,
         Scale::Block128x128 => (line.b * depth + p / 128) * width + j / 128,
         _ => 0,
-    });
-    a * b
+    };
+    (0..n).map(|j| a * scales.data[at(j)]).collect()
 }
 
-/// The sum of output `j` of a line as [`Unit::Fp8`] has it; what is scaled is each sum of 128.
-fn aligned(op: &Matmul, inputs: &Inputs, line: &Line, [m, k, n]: [usize; 3], j: usize) -> f64 {
+/// The sums of a line as [`Unit::Fp8`] has them; what is scaled is each sum of 128.
+fn aligned(op: &Matmul, inputs: &Inputs, line: &Line, [m, k, n]: [usize; 3], sums: &mut [f64]) {
     let (lhs, rhs) = (&inputs.need("a").data, &inputs.need("b").data);
-    let product = |p: usize| lhs[line.a * k + p] * rhs[(line.b * k + p) * n + j];
-    let mut whole = 0f32;
     for first in line.k.clone().step_by(128) {
+        let factors = factors(op, inputs, line, [m, n], first);
         let end = line.k.end.min(first + 128);
-        let mut sum = 0f64;
-        for from in (first..end).step_by(32) {
-            let run = from..end.min(from + 32);
-            let most = run.clone().fold(sum.abs(), |most, p| most.max(product(p).abs()));
-            let kept = |x: f64| {
-                let unit = 2f64.powi(most.log2().floor() as i32 - 13);
-                if x == 0.0 { 0.0 } else { (x / unit).trunc() * unit }
-            };
-            sum = run.fold(kept(sum), |sum, p| sum + kept(product(p)));
+        for (j, (whole, factor)) in sums.iter_mut().zip(factors).enumerate() {
+            let mut sum = 0f64;
+            for from in (first..end).step_by(32) {
+                let mut products = [0.0; 32];
+                for (p, product) in (from..end).zip(&mut products) {
+                    *product = lhs[line.a * k + p] * rhs[(line.b * k + p) * n + j];
+                }
+                let most = products.iter().fold(sum.abs(), |most, x| most.max(x.abs()));
+                let unit = 2f64.powi((most.log2().floor() as i32).saturating_sub(13));
+                let kept = |x: f64| if x == 0.0 { 0.0 } else { (x / unit).trunc() * unit };
+                sum = products.iter().fold(kept(sum), |sum, x| sum + kept(*x));
+            }
+            *whole = f64::from(*whole as f32 + (sum * factor) as f32);
         }
-        whole += (sum * scale(op, inputs, line, m, first, j, n)) as f32;
     }
-    whole.into()
 }
 
 /// The nearest value of ten digits behind the point, ties away from zero.
@@ -143,22 +145,26 @@ pub(super) fn matmul(
     let (lhs, rhs) = (inputs.need("a"), inputs.need("b"));
     let (m, k, n) = (lhs.dim(1), lhs.dim(0), rhs.dim(0));
     let lines = lines(op, inputs);
-    let scaled = op.scales != [Scale::None; 2];
-    let factor = |x: f64| if a.unit() == Unit::Tf32 { tf32(x) } else { x };
+    // A and B as they are multiplied.
+    let [of_a, of_b] = [lhs, rhs].map(|side| match a.unit() {
+        Unit::Tf32 => side.data.iter().map(|&x| tf32(x)).collect(),
+        _ => side.data.clone(),
+    });
     let mut sums = vec![0.0; lines.len() * n];
     for (line, sums) in lines.iter().zip(sums.chunks_exact_mut(n.max(1))) {
         let Some(line) = line else { continue };
         if a.unit() == Unit::Fp8 {
-            let dense = |j: usize| aligned(op, inputs, line, [m, k, n], j);
-            sums.iter_mut().enumerate().for_each(|(j, sum)| *sum = dense(j));
+            aligned(op, inputs, line, [m, k, n], sums);
             continue;
         }
+        let mut by = Vec::new();
         for p in line.k.clone() {
-            let x = factor(lhs.data[line.a * k + p]);
-            let row = (line.b * k + p) * n;
-            for (j, (sum, &y)) in sums.iter_mut().zip(&rhs.data[row..row + n]).enumerate() {
-                let y = factor(y);
-                let factor = if scaled { scale(op, inputs, line, m, p, j, n) } else { 1.0 };
+            if p == line.k.start || p % 128 == 0 {
+                by = factors(op, inputs, line, [m, n], p);
+            }
+            let x = of_a[line.a * k + p];
+            let row = &of_b[(line.b * k + p) * n..][..n];
+            for ((sum, y), factor) in sums.iter_mut().zip(row).zip(&by) {
                 *sum = a.sum(*sum + a.sum(x * y * factor));
             }
         }

@@ -50,6 +50,21 @@ pub fn rounded(op: &CheckedOp, inputs: &[&[u8]], low: DType, unit: Unit) -> Vec<
     run(Rounded { low, unit }, op, inputs)
 }
 
+/// What each output should hold: the [`exact`] values, and those [`rounded`] to the output's own type.
+pub fn expected(op: &CheckedOp, inputs: &[&[u8]], unit: Unit) -> Vec<[Vec<f64>; 2]> {
+    let written = op.roles().iter().zip(op.specs()).filter(|(role, _)| role.access.writes());
+    let dtypes: Vec<DType> = written.map(|(_, spec)| spec.dtype).collect();
+    let mut low: Vec<Vec<f64>> = vec![Vec::new(); dtypes.len()];
+    for (n, dtype) in dtypes.iter().enumerate() {
+        // One run gives all outputs of a type.
+        if !dtypes[..n].contains(dtype) {
+            let outputs = rounded(op, inputs, *dtype, unit).into_iter().enumerate();
+            outputs.filter(|(i, _)| dtypes[*i] == *dtype).for_each(|(i, output)| low[i] = output);
+        }
+    }
+    exact(op, inputs).into_iter().zip(low).map(|(exact, low)| [exact, low]).collect()
+}
+
 /// The value of `x` in a dtype: the nearest, ties to even; of 8 bits the nearest finite one. 32-bit integers are
 /// returned as they are.
 pub fn round_to(dtype: DType, x: f64) -> f64 {
@@ -86,13 +101,15 @@ pub fn read(dtype: DType, layout: &Layout, bytes: &[u8]) -> Vec<f64> {
 /// Element offsets of a layout in row-major order.
 pub fn offsets(layout: &Layout) -> impl Iterator<Item = u64> + '_ {
     let (shape, strides) = (layout.shape(), layout.strides());
-    (0..layout.numel() as u64).map(move |mut index| {
+    let of_last = |dims: &Dims| dims.last().copied().unwrap_or(1);
+    let (row, step) = (of_last(shape), of_last(strides));
+    (0..layout.numel() as u64 / row.max(1)).flat_map(move |mut index| {
         let mut offset = 0;
-        for (&size, &stride) in shape.iter().zip(strides.iter()).rev() {
+        for (&size, &stride) in shape.iter().zip(strides.iter()).rev().skip(1) {
             offset += index % size * stride;
             index /= size;
         }
-        offset
+        (0..row).map(move |i| offset + i * step)
     })
 }
 

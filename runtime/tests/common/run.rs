@@ -199,15 +199,13 @@ fn judge_all(
     };
     let (outs, ins) = (named(Access::writes), named(Access::reads));
     let inputs: Vec<&[u8]> = ins.map(view).collect();
-    let exact = reference::exact(op, &inputs);
-    for (n, i) in outs.enumerate() {
+    for (i, [exact, low]) in outs.zip(reference::expected(op, &inputs, unit)) {
         let operand = &case.operands[i];
         let name = op.roles()[i].name;
-        let low = reference::rounded(op, &inputs, operand.dtype, unit).swap_remove(n);
         let bytes = &left.blocks[i][operand.offset as usize..];
         // The view as `check` left it: the op's axis last.
         let got = reference::read(operand.dtype, &op.specs()[i].layout, bytes);
-        judge(operand.dtype, &got, &exact[n], &low).map_err(|e| format!("{name}: {e}"))?;
+        judge(operand.dtype, &got, &exact, &low).map_err(|e| format!("{name}: {e}"))?;
     }
     neighbours(case, contents, left, written)
 }
