@@ -35,60 +35,8 @@ assert bytes(peers.operand(ctypes.addressof(raw), 3)) == bytes([1, 2, 3])
 assert bytes(peers.operand(None, 0)) == b''
 ";
 
-/// What of the peers needs no card, beside a PyTorch of a few words.
-const ALONE: &str = "
-import ctypes, itertools, sys, types, warnings
-sys.path.insert(0, sys.argv[1])
-ran, named = [], ['float32', 'float16', 'bfloat16']
-class Event:
-    def __init__(self, enable_timing): self.at = None
-    def record(self): self.at = len(ran)
-    def query(self): return len(ran) - self.at > 4
-    def synchronize(self): pass
-    def elapsed_time(self, end): return 2.0 * (end.at - self.at)
-torch = types.ModuleType('torch')
-torch.cuda = types.SimpleNamespace(Event=Event, _sleep=lambda cycles: None)
-for name in named: setattr(torch, name, name)
-sys.modules['torch'] = torch
-import cublas, peers
-# As cublasLt.h lays its result.
-of = cublas.Result
-assert [ctypes.sizeof(of), of.workspace.offset, of.state.offset] == [96, 64, 72]
-# A host that enqueues no more than four runs in time is asked for no more.
-assert abs(peers.held_seconds(ran.append, 16, 1) - 16 * 0.002) < 1e-9 and len(ran) == 16 + 8 + 4
-# A row-major product by their column-major one, of operands that lie either way.
-m, n, k = 2, 3, 4
-def places(rows, columns, turned): return [lambda i, j: i * columns + j, lambda i, j: j * rows + i][turned]
-for turned in itertools.product([False, True], repeat=2):
-    a, b = places(m, k, turned[0]), places(k, n, turned[1])
-    first, second, out = cublas.matrices({'size': [m, n, k], 'turned': turned})
-    at = lambda of, i, j: of[0] * i + j if of[2] else of[0] * j + i
-    for i, j, l in itertools.product(range(m), range(n), range(k)):
-        assert [at(first, j, l), at(second, l, i), at(out, j, i)] == [b(l, j), a(i, l), i * n + j], turned
-# An algorithm that is refused is no more than that.
-class Product:
-    algorithms = ['refused', 'slow', 'fast']
-    def __call__(self, algorithm):
-        if algorithm == 'refused': raise RuntimeError(algorithm)
-        self.last = algorithm
-product = Product()
-def timed(run):
-    run(7)
-    return {'slow': 2.0, 'fast': 1.0}[product.last]
-assert cublas.fastest([product] * 3, timed) == ('fast', 'algorithm 2 of 3')
-product.algorithms = ['refused']
-try: cublas.fastest([product], timed)
-except RuntimeError as error: assert str(error) == 'refused'
-else: raise AssertionError('no algorithm ran')
-# Of what is warned, the reason.
-with warnings.catch_warnings(record=True) as said:
-    warnings.simplefilter('always')
-    for text in ['cuDNN kernel not used because:', 'Flash has been runtime disabled.', 'too wide']:
-        warnings.warn(text + ' (Triggered internally at x.cpp:1.)')
-assert peers.why(RuntimeError('none\\nmore'), said) == 'RuntimeError: none; too wide'
-def fails(): raise OSError('gone')
-assert peers.told('cuDNN', fails) == 'cuDNN, version unknown: OSError: gone'
-";
+/// What of the peers needs no card.
+const ALONE: &str = include_str!("alone.py");
 
 /// A file of this test's own, gone before and after.
 struct File(PathBuf);
