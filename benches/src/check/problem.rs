@@ -127,14 +127,20 @@ impl Window {
         Self { output, at, ..self }
     }
 
+    /// What a card multiplies with, ours and its vendor's alike. Problems of 8 bits have outputs of 16, beside whose roundings
+    /// those of a matrix unit are small.
+    fn unit(&self) -> Unit {
+        let is_wide = self.op.spec("a").is_some_and(|a| a.dtype.size() == 2);
+        if is_wide { Unit::Matrix16 } else { Unit::Single }
+    }
+
     /// Holds values against the reference: the largest error, and what is wrong.
     fn judged(&self, dtype: DType, got: &[f64]) -> (f64, Result<(), String>) {
         // What is only updated begins as nothing.
         let none = self.op.roles().iter().map(|_| &[][..]);
         let inputs: Vec<&[u8]> = self.inputs.iter().map(Vec::as_slice).chain(none).collect();
         let exact = reference::exact(&self.op, &inputs).swap_remove(self.output);
-        // Problems of 8 bits have outputs of 16, beside whose roundings those of a matrix unit are small.
-        let low = reference::rounded(&self.op, &inputs, dtype, Unit::Single);
+        let low = reference::rounded(&self.op, &inputs, dtype, self.unit());
         let errors = got.iter().zip(&exact).map(|(y, x)| (y - x).abs());
         let right = judge(dtype, got, &exact, &low[self.output]);
         (errors.fold(0.0, f64::max), right)

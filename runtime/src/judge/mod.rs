@@ -156,7 +156,9 @@ fn run<B: Backend>(
 /// What an op's order multiplies with.
 pub fn unit_of(op: &CheckedOp, order: &Order) -> Unit {
     let may_round = matches!(op.op(), Op::Matmul(matmul) if matmul.precision == Precision::Tf32);
+    let is_wide = op.spec("a").is_some_and(|a| a.dtype.size() == 2);
     match order.family {
+        Family::Matrix16 | Family::Vendor if is_wide => Unit::Matrix16,
         Family::MatrixTf32 => Unit::Tf32,
         Family::Vendor if may_round => Unit::Tf32,
         Family::Matrix8 => Unit::Fp8,

@@ -105,27 +105,59 @@ fn factors(op: &Matmul, inputs: &Inputs, line: &Line, [m, n]: [usize; 2], p: usi
     (0..n).map(|j| a * scales.data[at(j)]).collect()
 }
 
-/// The sums of a line as [`Unit::Fp8`] has them; what is scaled is each sum of 128.
-fn aligned(op: &Matmul, inputs: &Inputs, line: &Line, [m, k, n]: [usize; 3], sums: &mut [f64]) {
-    let (lhs, rhs) = (&inputs.need("a").data, &inputs.need("b").data);
-    for first in line.k.clone().step_by(128) {
-        let factors = factors(op, inputs, line, [m, n], first);
-        let end = line.k.end.min(first + 128);
-        for (j, (whole, factor)) in sums.iter_mut().zip(factors).enumerate() {
-            let mut sum = 0f64;
-            for from in (first..end).step_by(32) {
-                let mut products = [0.0; 32];
-                for (p, product) in (from..end).zip(&mut products) {
-                    *product = lhs[line.a * k + p] * rhs[(line.b * k + p) * n + j];
-                }
-                let most = products.iter().fold(sum.abs(), |most, x| most.max(x.abs()));
-                let unit = 2f64.powi((most.log2().floor() as i32).saturating_sub(13));
-                let kept = |x: f64| if x == 0.0 { 0.0 } else { (x / unit).trunc() * unit };
-                sum = products.iter().fold(kept(sum), |sum, x| sum + kept(*x));
-            }
-            *whole = f64::from(*whole as f32 + (sum * factor) as f32);
+/// How a matrix unit sums.
+struct Aligned {
+    /// Products at a time, beside the sum before, aligned to the largest of all.
+    at_once: usize,
+    /// Bits behind the leading one of the largest that are kept.
+    bits: i32,
+    /// Elements of K after which a sum begins anew, and is added in f32, scaled.
+    chunk: usize,
+}
+
+impl Aligned {
+    fn of(unit: Unit) -> Option<Self> {
+        match unit {
+            Unit::Single | Unit::Tf32 => None,
+            Unit::Matrix16 => Some(Self { at_once: 8, bits: 24, chunk: usize::MAX }),
+            Unit::Fp8 => Some(Self { at_once: 32, bits: 13, chunk: 128 }),
         }
     }
+
+    /// A sum and a few products.
+    fn add(&self, sum: f64, products: impl Iterator<Item = f64> + Clone) -> f64 {
+        let most = products.clone().fold(sum.abs(), |most, x| most.max(x.abs()));
+        let unit = 2f64.powi((most.log2().floor() as i32).saturating_sub(self.bits));
+        let kept = |x: f64| if x == 0.0 { 0.0 } else { (x / unit).trunc() * unit };
+        cut(products.fold(kept(sum), |sum, x| sum + kept(x)))
+    }
+
+    /// The sums of a line.
+    fn sums(&self, op: &Matmul, inputs: &Inputs, line: &Line, sums: &mut [f64]) {
+        let (lhs, rhs) = (inputs.need("a"), inputs.need("b"));
+        let (m, k, n) = (lhs.dim(1), lhs.dim(0), rhs.dim(0));
+        let product =
+            |p: usize, j: usize| lhs.data[line.a * k + p] * rhs.data[(line.b * k + p) * n + j];
+        for first in line.k.clone().step_by(self.chunk) {
+            let end = line.k.end.min(first.saturating_add(self.chunk));
+            let factors = factors(op, inputs, line, [m, n], first);
+            for (j, (whole, factor)) in sums.iter_mut().zip(factors).enumerate() {
+                let steps = (first..end).step_by(self.at_once);
+                let sum = steps.fold(0.0, |sum, from| {
+                    let to = end.min(from + self.at_once);
+                    self.add(sum, (from..to).map(|p| product(p, j)))
+                });
+                *whole = f64::from(*whole as f32 + (sum * factor) as f32);
+            }
+        }
+    }
+}
+
+/// The value of f32 that is nearest of those no larger.
+fn cut(x: f64) -> f64 {
+    let nearest = x as f32;
+    let is_over = f64::from(nearest).abs() > x.abs();
+    f64::from(if is_over { f32::from_bits(nearest.to_bits() - 1) } else { nearest })
 }
 
 /// The nearest value of ten digits behind the point, ties away from zero.
@@ -150,11 +182,12 @@ pub(super) fn matmul(
         Unit::Tf32 => side.data.iter().map(|&x| tf32(x)).collect(),
         _ => side.data.clone(),
     });
+    let aligned = Aligned::of(a.unit());
     let mut sums = vec![0.0; lines.len() * n];
     for (line, sums) in lines.iter().zip(sums.chunks_exact_mut(n.max(1))) {
         let Some(line) = line else { continue };
-        if a.unit() == Unit::Fp8 {
-            aligned(op, inputs, line, [m, k, n], sums);
+        if let Some(aligned) = &aligned {
+            aligned.sums(op, inputs, line, sums);
             continue;
         }
         let mut by = Vec::new();
@@ -226,4 +259,80 @@ fn finish(
     outs.extend(op.preactivation.then_some(before));
     outs.extend(scales);
     outs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Aligned, cut};
+    use crate::dtype::DType;
+    use crate::judge::holds;
+    use crate::reference::{Unit, round_to};
+
+    /// Sums of products, so many at a time, of which all but the first are this part of it.
+    fn sum(unit: Unit, products: usize, part: f64) -> f64 {
+        let aligned = Aligned::of(unit).unwrap();
+        let all: Vec<f64> = (0..products).map(|i| if i == 0 { 1.0 } else { part }).collect();
+        all.chunks(aligned.at_once).fold(0.0, |sum, some| aligned.add(sum, some.iter().copied()))
+    }
+
+    #[test]
+    fn matrix_units_cut_what_f32_rounds() {
+        let ulp = 2f64.powi(-23);
+        // Half of the last place is kept until the eighth, and cut with what is beneath it.
+        assert_eq!(sum(Unit::Matrix16, 4, ulp / 2.0), 1.0 + ulp);
+        assert_eq!(sum(Unit::Matrix16, 8, ulp / 2.0), 1.0 + 3.0 * ulp);
+        assert_eq!(sum(Unit::Matrix16, 8, ulp / 4.0), 1.0);
+        // Seven, then eight more to a sum that was cut.
+        assert_eq!(sum(Unit::Matrix16, 16, ulp / 2.0), 1.0 + 7.0 * ulp);
+        // All 31 of eight bits are added before anything is cut, and none that is smaller.
+        assert_eq!(sum(Unit::Fp8, 32, 2f64.powi(-13)), 1.0 + 31.0 * 2f64.powi(-13));
+        assert_eq!(sum(Unit::Fp8, 32, 2f64.powi(-14)), 1.0);
+        assert!(Aligned::of(Unit::Single).is_none());
+    }
+
+    /// Sums of lines of products, as a unit has them.
+    fn sums(unit: &Aligned, lines: &[Vec<f64>]) -> Vec<f64> {
+        let sum = |line: &Vec<f64>| {
+            let steps = line.chunks(unit.at_once);
+            steps.fold(0.0, |sum, some| unit.add(sum, some.iter().copied()))
+        };
+        lines.iter().map(sum).collect()
+    }
+
+    /// By the models of that paper: A100 and Ada; H100, H200 and B200.
+    #[test]
+    fn what_a_card_cuts_is_excused_and_a_product_that_is_missing_is_not() {
+        let mut state = 1u64;
+        let mut value = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            round_to(DType::BF16, (state >> 40) as f64 / f64::from(1 << 23) - 1.0)
+        };
+        let cards =
+            [(8, 24), (16, 25)].map(|(at_once, bits)| Aligned { at_once, bits, chunk: usize::MAX });
+        for k in [64, 512, 4096] {
+            let lines: Vec<Vec<f64>> =
+                (0..64).map(|_| (0..k).map(|_| value() * value()).collect()).collect();
+            let exact: Vec<f64> = lines.iter().map(|line| line.iter().sum()).collect();
+            let low = sums(&Aligned::of(Unit::Matrix16).unwrap(), &lines);
+            let plain = lines.iter().map(|line| line.iter().fold(0f32, |sum, x| sum + *x as f32));
+            let plain: Vec<f64> = plain.map(f64::from).collect();
+            for card in &cards {
+                let mut got = sums(card, &lines);
+                holds(DType::F32, &got, &exact, &low).unwrap();
+                // A yardstick that rounds would call a long one wrong.
+                assert_eq!(holds(DType::F32, &got, &exact, &plain).is_err(), k == 4096);
+                got[7] -= lines[7][k - 1];
+                assert!(holds(DType::F32, &got, &exact, &low).is_err(), "{k}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_is_toward_zero() {
+        let between = 1.0 + 2f64.powi(-24) * 1.5;
+        assert_eq!([cut(between), cut(-between)], [1.0, -1.0]);
+        assert_eq!(cut(1e300), f64::from(f32::MAX));
+        assert!(cut(f64::INFINITY).is_infinite() && cut(f64::NAN).is_nan());
+        assert_eq!(cut(0.0), 0.0);
+    }
 }

@@ -36,6 +36,11 @@ pub enum Unit {
     /// Products in f32, added from left to right.
     #[default]
     Single,
+    /// Matrix units of operands of 16 bits, as orders of `Family::Matrix16` name them: they add 8 products at a time to the
+    /// sum before, aligned to the largest, of which 25 bits are kept, and cut the sum to f32 where f32 would round (Khattak
+    /// and Mikaitis, arXiv 2512.07004, of A100 and Ada; those of H100 and B200 add 16 and keep 26, and lose half as much).
+    /// No card of ours has been asked yet.
+    Matrix16,
     /// Matrix units of f32 operands, as orders of `Family::MatrixTf32` name them: A and B keep ten digits behind the point.
     Tf32,
     /// Matrix units of floats of 8 bits, as orders of `Family::Matrix8` name them: they add 32 products at a time, aligned
