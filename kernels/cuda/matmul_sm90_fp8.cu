@@ -15,8 +15,8 @@
 // The launch, and the maps of its operands.
 struct MatmulSm90Fp8Args {
     TensorMap a, b;
-    // Of the output, where the copy engine takes it: then it is dense and of 16 bits, no scale covers all of k, and the epilogue
-    // has alpha alone.
+    // Of the output, where the copy engine takes it: then it is dense and of 16 bits, no scale covers all of k, and the
+    // epilogue has alpha alone.
     TensorMap out;
     MatmulScaledArgs scaled;
     // Bit i: operand's axis i of the batch is not broadcast. Maps have the batch's last three axes; that of a side

@@ -565,6 +565,10 @@ fn queue(ops: u64) {
     buffers.iter().for_each(|buffer| core.alloc(*buffer, 256).unwrap());
     let bindings = buffers.map(|buffer| Binding { buffer, offset: 0, len: 256 });
     let bound = op.bind(&bindings).unwrap();
+    for buffer in &buffers[..2] {
+        let place = core.place(*buffer, 0, 4).unwrap();
+        core.backend().upload(place.block, 0, &[0; 4]).unwrap();
+    }
     for _ in 0..ops {
         let mut run = core.begin(bound.clone()).unwrap();
         core.step(&mut run, u64::MAX).unwrap();
