@@ -99,8 +99,9 @@ pub(crate) fn address(buffer: usize, offset: usize) -> u64 {
     (buffer as u64 + 1) << 32 | offset as u64
 }
 
-/// Scratch of a launch that none has written, which the model knows: `UNWRITTEN` of `host/global.h`.
+/// Scratch of a launch that none has written, which the model knows.
 pub(crate) fn scratch(bytes: u64) -> Vec<u8> {
+    assert!(include_str!("../../host/global.h").contains("UNWRITTEN = 0x7fa5c0de;"));
     0x7fa5_c0de_u32.to_le_bytes().into_iter().cycle().take(bytes as usize).collect()
 }
 
